@@ -1,0 +1,1 @@
+//! The custom resources, their versions, defaults, conversion and validation.

@@ -1,0 +1,3 @@
+//! The cloud provider: the trait that controllers use, its error classes, and the implementations.
+
+pub mod aws;

@@ -1,0 +1,1 @@
+//! The in-memory cluster state fed by watches, and its cheap snapshots.

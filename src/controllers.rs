@@ -1,0 +1,1 @@
+//! The reconcilers, and the table of all of them.

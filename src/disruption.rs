@@ -1,0 +1,1 @@
+//! Pure disruption decisions: candidates, budgets, consolidation, drift, emptiness.

@@ -1,0 +1,16 @@
+//! A Kubernetes node autoscaler for EKS, drop-in compatible with Karpenter.
+//!
+//! Layers, each using only the ones before it: [`api`] (the custom resources), [`scheduling`] and
+//! [`disruption`] (pure decisions), [`cluster`] (state fed by watches), [`cloud`] (the provider),
+//! [`operator`] (settings, logs, metrics, leadership), [`controllers`] (thin reconcilers), [`cli`].
+
+pub mod api;
+pub mod cli;
+pub mod clock;
+pub mod cloud;
+pub mod cluster;
+pub mod controllers;
+pub mod disruption;
+pub mod operator;
+pub mod scheduling;
+pub mod simulate;

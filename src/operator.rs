@@ -1,0 +1,1 @@
+//! What every controller needs around it: settings, logs, metrics, events, leadership, servers.

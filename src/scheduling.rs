@@ -1,0 +1,1 @@
+//! Pure scheduling decisions: requirements, resources, topology, and the solver.

@@ -1,0 +1,1 @@
+//! Scenario files in, decisions out: the offline twin of the controller.
