@@ -1,0 +1,33 @@
+//! Annotation keys and the versions of the hashes they hold.
+
+/// On Pods, Nodes and NodeClaims: `true`, or on pods a Go duration, blocks voluntary disruption.
+pub const DO_NOT_DISRUPT: &str = "karpenter.sh/do-not-disrupt";
+/// Hash of a NodePool's static template fields.
+pub const NODEPOOL_HASH: &str = "karpenter.sh/nodepool-hash";
+/// Version of the algorithm behind [`NODEPOOL_HASH`].
+pub const NODEPOOL_HASH_VERSION: &str = "karpenter.sh/nodepool-hash-version";
+/// The version of the NodePool hash that this build computes.
+pub const NODEPOOL_HASH_VERSION_VALUE: &str = "v3";
+/// Hash of an EC2NodeClass's static fields.
+pub const EC2NODECLASS_HASH: &str = "karpenter.k8s.aws/ec2nodeclass-hash";
+/// Version of the algorithm behind [`EC2NODECLASS_HASH`].
+pub const EC2NODECLASS_HASH_VERSION: &str = "karpenter.k8s.aws/ec2nodeclass-hash-version";
+/// The version of the EC2NodeClass hash that this build computes.
+pub const EC2NODECLASS_HASH_VERSION_VALUE: &str = "v6";
+/// RFC 3339 deadline set from `terminationGracePeriod` when termination begins.
+pub const TERMINATION_TIMESTAMP: &str = "karpenter.sh/nodeclaim-termination-timestamp";
+/// Whether minValues were lowered for this NodeClaim.
+pub const MIN_VALUES_RELAXED: &str = "karpenter.sh/nodeclaim-min-values-relaxed";
+/// Comma-separated DRA drivers that a NodeClaim's pods asked for.
+pub const REQUESTED_DRA_DRIVERS: &str = "karpenter.sh/requested-dra-drivers";
+pub const PRICE_OVERLAY_APPLIED: &str = "karpenter.sh/price-overlay-applied";
+pub const CAPACITY_OVERLAY_APPLIED: &str = "karpenter.sh/capacity-overlay-applied";
+pub const BUFFER_FAKE_POD: &str = "karpenter.sh/capacity-buffer-fake-pod";
+pub const BUFFER_NAME: &str = "karpenter.sh/capacity-buffer-name";
+pub const BUFFER_NAMESPACE: &str = "karpenter.sh/capacity-buffer-namespace";
+/// `true` once the instance carries its late tags (Name and so on).
+pub const INSTANCE_TAGGED: &str = "karpenter.k8s.aws/tagged";
+/// `true` once the instance carries the cluster name tag.
+pub const CLUSTER_NAME_TAGGED: &str = "compatibility.karpenter.k8s.aws/cluster-name-tagged";
+/// The instance profile that an instance was launched with.
+pub const INSTANCE_PROFILE_NAME: &str = "karpenter.k8s.aws/instance-profile-name";

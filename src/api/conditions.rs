@@ -1,0 +1,169 @@
+//! Status conditions: their names, and reading and writing them in a list.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+pub const READY: &str = "Ready";
+pub const LAUNCHED: &str = "Launched";
+pub const REGISTERED: &str = "Registered";
+pub const INITIALIZED: &str = "Initialized";
+pub const CONSOLIDATABLE: &str = "Consolidatable";
+pub const DRIFTED: &str = "Drifted";
+pub const DRAINED: &str = "Drained";
+pub const VOLUMES_DETACHED: &str = "VolumesDetached";
+pub const INSTANCE_TERMINATING: &str = "InstanceTerminating";
+pub const CONSISTENT_STATE_FOUND: &str = "ConsistentStateFound";
+pub const DISRUPTION_REASON: &str = "DisruptionReason";
+pub const VALIDATION_SUCCEEDED: &str = "ValidationSucceeded";
+pub const NODE_CLASS_READY: &str = "NodeClassReady";
+pub const NODE_REGISTRATION_HEALTHY: &str = "NodeRegistrationHealthy";
+pub const SUBNETS_READY: &str = "SubnetsReady";
+pub const SECURITY_GROUPS_READY: &str = "SecurityGroupsReady";
+pub const AMIS_READY: &str = "AMIsReady";
+pub const INSTANCE_PROFILE_READY: &str = "InstanceProfileReady";
+pub const CAPACITY_RESERVATIONS_READY: &str = "CapacityReservationsReady";
+pub const PLACEMENT_GROUP_READY: &str = "PlacementGroupReady";
+
+pub const TRUE: &str = "True";
+pub const FALSE: &str = "False";
+pub const UNKNOWN: &str = "Unknown";
+
+/// Conditions that make up `Ready` of a NodeClaim.
+pub const NODECLAIM_READY: &[&str] = &[LAUNCHED, REGISTERED, INITIALIZED];
+/// Conditions that make up `Ready` of a NodePool.
+pub const NODEPOOL_READY: &[&str] = &[VALIDATION_SUCCEEDED, NODE_CLASS_READY];
+
+/// The condition of a type.
+#[must_use]
+pub fn get<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|c| c.type_ == kind)
+}
+
+/// True when the condition of that type is `True`.
+#[must_use]
+pub fn is_true(conditions: &[Condition], kind: &str) -> bool {
+    get(conditions, kind).is_some_and(|c| c.status == TRUE)
+}
+
+/// True when the condition of that type is `False`.
+#[must_use]
+pub fn is_false(conditions: &[Condition], kind: &str) -> bool {
+    get(conditions, kind).is_some_and(|c| c.status == FALSE)
+}
+
+/// Sets a condition; the transition time moves only when the status changes.
+///
+/// Returns whether anything but the observed generation changed.
+pub fn set(
+    conditions: &mut Vec<Condition>,
+    kind: &str,
+    status: &str,
+    reason: &str,
+    message: &str,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> bool {
+    let mut transition = Time(now);
+    if let Some(existing) = conditions.iter_mut().find(|c| c.type_ == kind) {
+        if existing.status == status && existing.reason == reason && existing.message == message {
+            existing.observed_generation = generation;
+            return false;
+        }
+        if existing.status == status {
+            transition = existing.last_transition_time.clone();
+        }
+        existing.status = status.to_owned();
+        existing.reason = reason.to_owned();
+        existing.message = message.to_owned();
+        existing.observed_generation = generation;
+        existing.last_transition_time = transition;
+        return true;
+    }
+    conditions.push(Condition {
+        type_: kind.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+        observed_generation: generation,
+        last_transition_time: transition,
+    });
+    conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
+    true
+}
+
+/// Sets a condition to `True` with its own name as the reason, as Karpenter writes it.
+pub fn set_true(
+    conditions: &mut Vec<Condition>,
+    kind: &str,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> bool {
+    set(conditions, kind, TRUE, kind, "", generation, now)
+}
+
+/// Removes the condition of a type; tells whether it was there.
+pub fn clear(conditions: &mut Vec<Condition>, kind: &str) -> bool {
+    let before = conditions.len();
+    conditions.retain(|c| c.type_ != kind);
+    conditions.len() != before
+}
+
+/// Recomputes `Ready` from the conditions it depends on: False if any is, else Unknown, else True.
+pub fn set_ready(
+    conditions: &mut Vec<Condition>,
+    dependents: &[&str],
+    generation: Option<i64>,
+    now: Timestamp,
+) -> bool {
+    let unhealthy: Vec<(&str, Option<Condition>)> = dependents
+        .iter()
+        .map(|d| (*d, get(conditions, d).cloned()))
+        .filter(|(_, c)| c.as_ref().is_none_or(|c| c.status != TRUE))
+        .collect();
+    if unhealthy.is_empty() {
+        return set_true(conditions, READY, generation, now);
+    }
+    let any_false = unhealthy.iter().any(|(_, c)| c.as_ref().is_some_and(|c| c.status == FALSE));
+    let wanted = if any_false { FALSE } else { UNKNOWN };
+    let message = unhealthy
+        .iter()
+        .filter(|(_, c)| c.as_ref().map_or(UNKNOWN, |c| c.status.as_str()) == wanted)
+        .map(|(d, _)| format!("{d}={wanted}"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    let reason = if any_false { "UnhealthyDependents" } else { "ReconcilingDependents" };
+    set(conditions, READY, wanted, reason, &message, generation, now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_transition_time_moves_with_the_status_only() {
+        let mut list = Vec::new();
+        let later = Timestamp::UNIX_EPOCH + std::time::Duration::from_secs(5);
+        set(&mut list, LAUNCHED, UNKNOWN, "a", "", None, Timestamp::UNIX_EPOCH);
+        assert!(set(&mut list, LAUNCHED, UNKNOWN, "b", "", None, later));
+        assert_eq!(list[0].last_transition_time.0, Timestamp::UNIX_EPOCH);
+        assert!(set_true(&mut list, LAUNCHED, None, later));
+        assert_eq!(list[0].last_transition_time.0, later);
+        assert!(!set_true(&mut list, LAUNCHED, None, later));
+    }
+
+    #[test]
+    fn ready_follows_its_dependents() {
+        let mut list = Vec::new();
+        let now = Timestamp::UNIX_EPOCH;
+        set_ready(&mut list, NODECLAIM_READY, None, now);
+        assert_eq!(get(&list, READY).unwrap().status, UNKNOWN);
+        for kind in NODECLAIM_READY {
+            set_true(&mut list, kind, None, now);
+        }
+        set_ready(&mut list, NODECLAIM_READY, None, now);
+        assert!(is_true(&list, READY));
+        set(&mut list, LAUNCHED, FALSE, "x", "", None, now);
+        set_ready(&mut list, NODECLAIM_READY, None, now);
+        assert!(is_false(&list, READY));
+    }
+}

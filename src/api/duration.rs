@@ -1,0 +1,175 @@
+//! Go-style durations (`720h`, `1h30m`) and the `Never` that Karpenter allows beside them.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A duration as the user wrote it, or `Never`. The text is kept and written back unchanged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NillableDuration {
+    /// Not bounded in time.
+    Never,
+    /// A bounded time: its original text and value.
+    After(String, Duration),
+}
+
+impl NillableDuration {
+    /// The bounded time, or `None` for `Never`.
+    #[must_use]
+    pub fn duration(&self) -> Option<Duration> {
+        match self {
+            Self::Never => None,
+            Self::After(_, d) => Some(*d),
+        }
+    }
+
+    /// Parses `Never` or a Go duration.
+    ///
+    /// # Errors
+    /// When the text is neither.
+    pub fn parse(text: &str) -> Result<Self, DurationError> {
+        if text == "Never" {
+            return Ok(Self::Never);
+        }
+        Ok(Self::After(text.to_owned(), parse_go(text)?))
+    }
+}
+
+impl fmt::Display for NillableDuration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Never => f.write_str("Never"),
+            Self::After(text, _) => f.write_str(text),
+        }
+    }
+}
+
+impl Serialize for NillableDuration {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for NillableDuration {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+/// A text that is not a Go duration.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("invalid duration {0:?}: expected a number with a unit such as \"10m\" or \"1h30m\"")]
+pub struct DurationError(pub String);
+
+/// Parses a non-negative Go duration: decimal numbers with units ns, us, ms, s, m, h; `0` alone is zero.
+///
+/// # Errors
+/// When the text does not have that form, is negative, or is too long for Go's 64-bit nanoseconds.
+pub fn parse_go(text: &str) -> Result<Duration, DurationError> {
+    let error = || DurationError(text.to_owned());
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    if rest == "0" {
+        return Ok(Duration::ZERO);
+    }
+    if rest.is_empty() {
+        return Err(error());
+    }
+    let mut nanos: f64 = 0.0;
+    let mut exact: u128 = 0;
+    while !rest.is_empty() {
+        let split = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(error)?;
+        let (number, tail) = rest.split_at(split);
+        let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+        let (unit, next) = tail.split_at(unit_end);
+        let scale: u64 = match unit {
+            "ns" => 1,
+            "us" | "µs" | "μs" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            _ => return Err(error()),
+        };
+        if let Ok(whole) = number.parse::<u64>() {
+            exact += u128::from(whole) * u128::from(scale);
+        } else {
+            let value: f64 = number.parse().map_err(|_| error())?;
+            nanos += value * scale as f64;
+        }
+        rest = next;
+    }
+    let total = exact + nanos as u128;
+    u64::try_from(total)
+        .ok()
+        .filter(|n| i64::try_from(*n).is_ok())
+        .map(Duration::from_nanos)
+        .ok_or_else(error)
+}
+
+/// Prints a duration as Go does: `1h30m0s`, `37.301795ms`, `0s`.
+#[must_use]
+pub fn format_go(duration: Duration) -> String {
+    let nanos = duration.as_nanos();
+    if nanos == 0 {
+        return "0s".to_owned();
+    }
+    let fraction = |value: u128, unit: u128| -> String {
+        let (whole, rest) = (value / unit, value % unit);
+        if rest == 0 {
+            return whole.to_string();
+        }
+        let width = unit.ilog10() as usize;
+        let digits = format!("{rest:0width$}");
+        format!("{whole}.{}", digits.trim_end_matches('0'))
+    };
+    if nanos < 1_000 {
+        return format!("{nanos}ns");
+    }
+    if nanos < 1_000_000 {
+        return format!("{}µs", fraction(nanos, 1_000));
+    }
+    if nanos < 1_000_000_000 {
+        return format!("{}ms", fraction(nanos, 1_000_000));
+    }
+    let hours = nanos / 3_600_000_000_000;
+    let minutes = nanos / 60_000_000_000 % 60;
+    let seconds = fraction(nanos % 60_000_000_000, 1_000_000_000);
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds}s"),
+        (0, m) => format!("{m}m{seconds}s"),
+        (h, m) => format!("{h}h{m}m{seconds}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn go_durations_parse() {
+        assert_eq!(parse_go("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(parse_go("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(parse_go("0"), Ok(Duration::ZERO));
+        for bad in ["", "10", "-1h", "1x", "h", "1h-3m"] {
+            assert!(parse_go(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn go_durations_print() {
+        assert_eq!(format_go(Duration::from_secs(5400)), "1h30m0s");
+        assert_eq!(format_go(Duration::from_nanos(37_301_795)), "37.301795ms");
+        assert_eq!(format_go(Duration::from_millis(1500)), "1.5s");
+        assert_eq!(format_go(Duration::ZERO), "0s");
+    }
+
+    #[test]
+    fn text_is_kept() {
+        let d: NillableDuration = serde_json::from_str("\"720h\"").unwrap();
+        assert_eq!(d.duration(), Some(Duration::from_secs(720 * 3600)));
+        assert_eq!(serde_json::to_string(&d).unwrap(), "\"720h\"");
+        assert_eq!(serde_json::from_str::<NillableDuration>("\"Never\"").unwrap().duration(), None);
+    }
+}

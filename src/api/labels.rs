@@ -1,0 +1,175 @@
+//! Label keys and their well-known values.
+
+/// API group of NodePool and NodeClaim, and the domain of the core labels.
+pub const GROUP: &str = "karpenter.sh";
+/// API group of EC2NodeClass, and the domain of the instance labels.
+pub const AWS_GROUP: &str = "karpenter.k8s.aws";
+
+/// Name of the NodePool that a node or NodeClaim belongs to.
+pub const NODEPOOL: &str = "karpenter.sh/nodepool";
+/// `true` once Karpenter has matched the Node with its NodeClaim.
+pub const REGISTERED: &str = "karpenter.sh/registered";
+/// `true` once the node is ready for use and may be disrupted.
+pub const INITIALIZED: &str = "karpenter.sh/initialized";
+/// `on-demand`, `spot` or `reserved`.
+pub const CAPACITY_TYPE: &str = "karpenter.sh/capacity-type";
+/// `true` keeps registration from copying taints onto the Node.
+pub const DO_NOT_SYNC_TAINTS: &str = "karpenter.sh/do-not-sync-taints";
+/// EC2NodeClass that a node was launched from.
+pub const EC2NODECLASS: &str = "karpenter.k8s.aws/ec2nodeclass";
+
+pub const INSTANCE_TYPE: &str = "node.kubernetes.io/instance-type";
+pub const ARCH: &str = "kubernetes.io/arch";
+pub const OS: &str = "kubernetes.io/os";
+pub const ZONE: &str = "topology.kubernetes.io/zone";
+pub const REGION: &str = "topology.kubernetes.io/region";
+pub const WINDOWS_BUILD: &str = "node.kubernetes.io/windows-build";
+pub const HOSTNAME: &str = "kubernetes.io/hostname";
+/// Zone id such as `use1-az1`.
+pub const ZONE_ID: &str = "topology.k8s.aws/zone-id";
+/// Zone key that the EBS CSI driver puts into volume topologies.
+pub const EBS_ZONE: &str = "topology.ebs.csi.aws.com/zone";
+
+pub const CAPACITY_ON_DEMAND: &str = "on-demand";
+pub const CAPACITY_SPOT: &str = "spot";
+pub const CAPACITY_RESERVED: &str = "reserved";
+pub const ARCH_AMD64: &str = "amd64";
+pub const ARCH_ARM64: &str = "arm64";
+
+pub const CAPACITY_RESERVATION_ID: &str = "karpenter.k8s.aws/capacity-reservation-id";
+pub const CAPACITY_RESERVATION_TYPE: &str = "karpenter.k8s.aws/capacity-reservation-type";
+pub const CAPACITY_RESERVATION_INTERRUPTIBLE: &str =
+    "karpenter.k8s.aws/capacity-reservation-interruptible";
+pub const INSTANCE_HYPERVISOR: &str = "karpenter.k8s.aws/instance-hypervisor";
+pub const INSTANCE_ENCRYPTION_IN_TRANSIT: &str =
+    "karpenter.k8s.aws/instance-encryption-in-transit-supported";
+pub const NITRO_SANDBOX: &str = "karpenter.k8s.aws/nitro-sandbox";
+pub const INSTANCE_CATEGORY: &str = "karpenter.k8s.aws/instance-category";
+pub const INSTANCE_CAPABILITY_FLEX: &str = "karpenter.k8s.aws/instance-capability-flex";
+pub const INSTANCE_FAMILY: &str = "karpenter.k8s.aws/instance-family";
+pub const INSTANCE_GENERATION: &str = "karpenter.k8s.aws/instance-generation";
+pub const INSTANCE_SIZE: &str = "karpenter.k8s.aws/instance-size";
+pub const INSTANCE_LOCAL_NVME: &str = "karpenter.k8s.aws/instance-local-nvme";
+pub const INSTANCE_CPU: &str = "karpenter.k8s.aws/instance-cpu";
+pub const INSTANCE_CPU_MANUFACTURER: &str = "karpenter.k8s.aws/instance-cpu-manufacturer";
+pub const INSTANCE_CPU_CLOCK_SPEED: &str =
+    "karpenter.k8s.aws/instance-cpu-sustained-clock-speed-mhz";
+pub const INSTANCE_MEMORY: &str = "karpenter.k8s.aws/instance-memory";
+pub const INSTANCE_EBS_BANDWIDTH: &str = "karpenter.k8s.aws/instance-ebs-bandwidth";
+pub const INSTANCE_NETWORK_BANDWIDTH: &str = "karpenter.k8s.aws/instance-network-bandwidth";
+pub const INSTANCE_GPU_NAME: &str = "karpenter.k8s.aws/instance-gpu-name";
+pub const INSTANCE_GPU_MANUFACTURER: &str = "karpenter.k8s.aws/instance-gpu-manufacturer";
+pub const INSTANCE_GPU_COUNT: &str = "karpenter.k8s.aws/instance-gpu-count";
+pub const INSTANCE_GPU_MEMORY: &str = "karpenter.k8s.aws/instance-gpu-memory";
+pub const INSTANCE_ACCELERATOR_NAME: &str = "karpenter.k8s.aws/instance-accelerator-name";
+pub const INSTANCE_ACCELERATOR_MANUFACTURER: &str =
+    "karpenter.k8s.aws/instance-accelerator-manufacturer";
+pub const INSTANCE_ACCELERATOR_COUNT: &str = "karpenter.k8s.aws/instance-accelerator-count";
+pub const INSTANCE_TENANCY: &str = "karpenter.k8s.aws/instance-tenancy";
+pub const PLACEMENT_GROUP_ID: &str = "karpenter.k8s.aws/placement-group-id";
+pub const PLACEMENT_GROUP_PARTITION: &str = "karpenter.k8s.aws/placement-group-partition";
+
+/// Labels that any provider's nodes carry: a requirement on them is always allowed.
+pub const WELL_KNOWN_CORE: &[&str] =
+    &[NODEPOOL, ZONE, REGION, INSTANCE_TYPE, ARCH, OS, CAPACITY_TYPE, WINDOWS_BUILD];
+
+/// Labels that the EC2 provider adds to the well-known ones.
+pub const WELL_KNOWN_AWS: &[&str] = &[
+    CAPACITY_RESERVATION_ID,
+    CAPACITY_RESERVATION_TYPE,
+    CAPACITY_RESERVATION_INTERRUPTIBLE,
+    INSTANCE_HYPERVISOR,
+    INSTANCE_ENCRYPTION_IN_TRANSIT,
+    NITRO_SANDBOX,
+    INSTANCE_CATEGORY,
+    INSTANCE_CAPABILITY_FLEX,
+    INSTANCE_FAMILY,
+    INSTANCE_GENERATION,
+    INSTANCE_SIZE,
+    INSTANCE_LOCAL_NVME,
+    INSTANCE_CPU,
+    INSTANCE_CPU_MANUFACTURER,
+    INSTANCE_CPU_CLOCK_SPEED,
+    INSTANCE_MEMORY,
+    INSTANCE_EBS_BANDWIDTH,
+    INSTANCE_NETWORK_BANDWIDTH,
+    INSTANCE_GPU_NAME,
+    INSTANCE_GPU_MANUFACTURER,
+    INSTANCE_GPU_COUNT,
+    INSTANCE_GPU_MEMORY,
+    INSTANCE_ACCELERATOR_NAME,
+    INSTANCE_ACCELERATOR_MANUFACTURER,
+    INSTANCE_ACCELERATOR_COUNT,
+    INSTANCE_TENANCY,
+    PLACEMENT_GROUP_ID,
+    PLACEMENT_GROUP_PARTITION,
+    ZONE_ID,
+];
+
+/// Domains whose labels users may not set, except the well-known ones.
+pub const RESTRICTED_DOMAINS: &[&str] = &[GROUP, AWS_GROUP];
+
+/// True for a label that is well known to the core or to the EC2 provider.
+#[must_use]
+pub fn is_well_known(key: &str) -> bool {
+    WELL_KNOWN_CORE.contains(&key) || WELL_KNOWN_AWS.contains(&key)
+}
+
+/// Rewrites a deprecated label key to the one in use today.
+#[must_use]
+pub fn normalize(key: &str) -> &str {
+    match key {
+        "failure-domain.beta.kubernetes.io/zone" | EBS_ZONE => ZONE,
+        "failure-domain.beta.kubernetes.io/region" => REGION,
+        "beta.kubernetes.io/arch" => ARCH,
+        "beta.kubernetes.io/os" => OS,
+        "beta.kubernetes.io/instance-type" => INSTANCE_TYPE,
+        other => other,
+    }
+}
+
+/// Why a user may not set or require the label `key`, if so.
+#[must_use]
+pub fn restriction(key: &str) -> Option<String> {
+    if is_well_known(key) {
+        return None;
+    }
+    if key == HOSTNAME {
+        return Some(format!(
+            "label {key} is restricted; specify a well known label: {:?}, or a custom label that does not use a restricted domain: {RESTRICTED_DOMAINS:?}",
+            WELL_KNOWN_CORE
+        ));
+    }
+    let domain = key.split_once('/').map_or("", |(domain, _)| domain);
+    RESTRICTED_DOMAINS
+        .iter()
+        .any(|d| domain == *d || domain.strip_suffix(d).is_some_and(|rest| rest.ends_with('.')))
+        .then(|| {
+            format!(
+                "label {key} is restricted; specify a well known label: {WELL_KNOWN_CORE:?}, or a custom label that does not use a restricted domain: {RESTRICTED_DOMAINS:?}"
+            )
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restricted_domains_need_a_dot_before_them() {
+        assert!(restriction("karpenter.sh/x").is_some());
+        assert!(restriction("a.karpenter.sh/x").is_some());
+        assert!(restriction("mykarpenter.sh/x").is_none());
+        assert!(restriction("karpenter.sh").is_none());
+        assert!(restriction(CAPACITY_TYPE).is_none());
+        assert!(restriction(EC2NODECLASS).is_some());
+        assert!(restriction(HOSTNAME).is_some());
+    }
+
+    #[test]
+    fn aliases_are_normalized() {
+        assert_eq!(normalize("beta.kubernetes.io/arch"), ARCH);
+        assert_eq!(normalize(EBS_ZONE), ZONE);
+        assert_eq!(normalize("team"), "team");
+    }
+}

@@ -1,0 +1,53 @@
+//! Taints that Karpenter sets, and those that come and go while a node starts.
+
+use k8s_openapi::api::core::v1::Taint;
+
+/// Key of the taint on nodes that are being disrupted or terminated.
+pub const DISRUPTED_KEY: &str = "karpenter.sh/disrupted";
+/// Key of the taint from boot until registration.
+pub const UNREGISTERED_KEY: &str = "karpenter.sh/unregistered";
+pub const NO_SCHEDULE: &str = "NoSchedule";
+pub const NO_EXECUTE: &str = "NoExecute";
+pub const PREFER_NO_SCHEDULE: &str = "PreferNoSchedule";
+
+/// `karpenter.sh/disrupted:NoSchedule`.
+#[must_use]
+pub fn disrupted() -> Taint {
+    new(DISRUPTED_KEY, None, NO_SCHEDULE)
+}
+
+/// `karpenter.sh/unregistered:NoExecute`.
+#[must_use]
+pub fn unregistered() -> Taint {
+    new(UNREGISTERED_KEY, None, NO_EXECUTE)
+}
+
+/// A taint without a time.
+#[must_use]
+pub fn new(key: &str, value: Option<&str>, effect: &str) -> Taint {
+    Taint {
+        key: key.to_owned(),
+        value: value.map(str::to_owned),
+        effect: effect.to_owned(),
+        time_added: None,
+    }
+}
+
+/// Taints are the same when key and effect agree; the value does not count.
+#[must_use]
+pub fn matches(a: &Taint, b: &Taint) -> bool {
+    a.key == b.key && a.effect == b.effect
+}
+
+/// True for a taint that is expected to disappear while the node initializes.
+#[must_use]
+pub fn is_ephemeral(taint: &Taint) -> bool {
+    let (key, effect) = (taint.key.as_str(), taint.effect.as_str());
+    match key {
+        "node.kubernetes.io/not-ready" => effect == NO_SCHEDULE || effect == NO_EXECUTE,
+        "node.kubernetes.io/unreachable" => effect == NO_SCHEDULE,
+        "node.cloudprovider.kubernetes.io/uninitialized" => effect == NO_SCHEDULE,
+        UNREGISTERED_KEY => effect == NO_EXECUTE,
+        _ => key.starts_with("readiness.k8s.io/"),
+    }
+}

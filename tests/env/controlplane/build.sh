@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Builds etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubectl and kwok into a folder,
+# once: what is already there is kept. Where KUBEBUILDER_ASSETS names a folder, its binaries are used.
+# Usage: build.sh BIN_DIR
+set -euo pipefail
+bin=$1
+here=$(cd "$(dirname "$0")" && pwd)
+version=v1.35.4
+kwok=v0.8.0
+mkdir -p "$bin"
+
+say() { printf '[%s] %s\n' "$(date +%T)" "$*" >&2; }
+
+from_assets() {
+	local name=$1
+	[ -n "${KUBEBUILDER_ASSETS:-}" ] && [ -x "$KUBEBUILDER_ASSETS/$name" ] || return 1
+	ln -sf "$KUBEBUILDER_ASSETS/$name" "$bin/$name"
+}
+
+build() {
+	local name=$1 package=$2
+	[ -x "$bin/$name" ] && return
+	from_assets "$name" && return
+	say "building $name (once; kept in $bin)"
+	local meta=k8s.io/component-base/version
+	(cd "$here" && GOFLAGS=-mod=readonly CGO_ENABLED=0 go build -trimpath -o "$bin/$name.part" \
+		-ldflags "-s -w -X $meta.gitVersion=$version -X $meta.gitMajor=1 -X $meta.gitMinor=35" "$package")
+	mv "$bin/$name.part" "$bin/$name"
+}
+
+exec 9>"$bin/.lock"
+flock 9
+build etcd ./etcd
+build kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver
+build kube-scheduler k8s.io/kubernetes/cmd/kube-scheduler
+build kube-controller-manager k8s.io/kubernetes/cmd/kube-controller-manager
+build kubectl k8s.io/kubernetes/cmd/kubectl
+if [ ! -x "$bin/kwok" ] && ! from_assets kwok; then
+	say "building kwok (once; kept in $bin)"
+	GOBIN="$bin" CGO_ENABLED=0 go install -trimpath -ldflags "-s -w" "sigs.k8s.io/kwok/cmd/kwok@$kwok"
+fi
+say "control plane ready in $bin"
