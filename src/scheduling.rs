@@ -1,1 +1,10 @@
 //! Pure scheduling decisions: requirements, resources, topology, and the solver.
+//!
+//! Nothing here reads a clock, does I/O or draws random numbers: the same snapshot always gives
+//! the same answer, in the controller, in `karpenter simulate`, in tests and in benchmarks.
+
+pub mod instance_type;
+pub mod quantity;
+pub mod requirements;
+pub mod resources;
+pub mod taints;

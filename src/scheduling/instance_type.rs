@@ -1,0 +1,123 @@
+//! Instance types and their offerings, as a provider describes them to the solver.
+
+use std::sync::Arc;
+
+use super::requirements::{Allow, Requirements};
+use super::resources::{Name, ResourceList};
+use crate::api::labels;
+
+/// A kind of machine: what it is, what it has, and where it can be had for what price.
+#[derive(Clone, Debug, Default)]
+pub struct InstanceType {
+    /// Name such as `m5.large`.
+    pub name: Arc<str>,
+    /// The labels that a node of this type has; several values where the choice is still open.
+    pub requirements: Requirements,
+    /// Where it can be had.
+    pub offerings: Vec<Offering>,
+    /// All that the machine has.
+    pub capacity: ResourceList,
+    /// What the system keeps.
+    pub overhead: Overhead,
+}
+
+/// What the system keeps of a machine's capacity.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overhead {
+    pub kube_reserved: ResourceList,
+    pub system_reserved: ResourceList,
+    pub eviction_threshold: ResourceList,
+}
+
+impl Overhead {
+    /// All of it together.
+    #[must_use]
+    pub fn total(&self) -> ResourceList {
+        let mut total = self.kube_reserved.clone();
+        total.add(&self.system_reserved);
+        total.add(&self.eviction_threshold);
+        total
+    }
+}
+
+/// One way to get an instance type: zone, capacity type, price.
+#[derive(Clone, Debug, Default)]
+pub struct Offering {
+    /// Zone, capacity type and whatever else identifies the offering.
+    pub requirements: Requirements,
+    /// Price an hour, in the provider's currency.
+    pub price: f64,
+    /// False while the provider knows that it cannot be had.
+    pub available: bool,
+    /// For reserved offerings: how many more instances the reservation holds.
+    pub reservation_capacity: i64,
+    /// True when a NodeOverlay set the price.
+    pub price_overlay: bool,
+}
+
+impl Offering {
+    /// The offering's zone, or nothing.
+    #[must_use]
+    pub fn zone(&self) -> &str {
+        self.single(labels::ZONE)
+    }
+
+    /// The offering's capacity type, or nothing.
+    #[must_use]
+    pub fn capacity_type(&self) -> &str {
+        self.single(labels::CAPACITY_TYPE)
+    }
+
+    /// The reservation behind a reserved offering, or nothing.
+    #[must_use]
+    pub fn reservation_id(&self) -> &str {
+        self.single(labels::CAPACITY_RESERVATION_ID)
+    }
+
+    fn single(&self, key: &str) -> &str {
+        self.requirements.get(key).and_then(|r| r.values().next()).unwrap_or("")
+    }
+}
+
+impl InstanceType {
+    /// What is left for pods: capacity less overhead; huge pages come out of memory.
+    #[must_use]
+    pub fn allocatable(&self) -> ResourceList {
+        let mut left = self.capacity.clone();
+        left.sub(&self.overhead.total());
+        let huge: i64 = self
+            .capacity
+            .iter()
+            .filter(|(name, _)| name.as_str().starts_with("hugepages-"))
+            .map(|(_, value)| value)
+            .sum();
+        if huge > 0 {
+            left.set(Name::Memory, (left.get(&Name::Memory) - huge).max(0));
+        }
+        left
+    }
+
+    /// The cheapest available offering that meets the requirements.
+    #[must_use]
+    pub fn cheapest<'a>(&'a self, requirements: &'a Requirements) -> Option<&'a Offering> {
+        self.compatible_offerings(requirements).min_by(|a, b| a.price.total_cmp(&b.price))
+    }
+
+    /// Available offerings that meet the requirements.
+    pub fn compatible_offerings<'a>(
+        &'a self,
+        requirements: &'a Requirements,
+    ) -> impl Iterator<Item = &'a Offering> {
+        self.offerings.iter().filter(move |o| {
+            o.available && requirements.compatible(&o.requirements, Allow::WellKnown).is_ok()
+        })
+    }
+}
+
+/// Sorts by the cheapest compatible offering, then by name; types without one come last.
+pub fn sort_by_price(types: &mut [Arc<InstanceType>], requirements: &Requirements) {
+    types.sort_by_cached_key(|t| {
+        let price = t.cheapest(requirements).map_or(f64::MAX, |o| o.price);
+        (price.to_bits(), Arc::clone(&t.name))
+    });
+}
