@@ -7,6 +7,7 @@ pub mod annotations;
 pub mod conditions;
 pub mod duration;
 pub mod finalizers;
+pub mod hash;
 pub mod labels;
 pub mod schema;
 pub mod taints;

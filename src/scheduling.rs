@@ -4,7 +4,17 @@
 //! the same answer, in the controller, in `karpenter simulate`, in tests and in benchmarks.
 
 pub mod instance_type;
+pub mod node;
+pub mod pod;
 pub mod quantity;
 pub mod requirements;
 pub mod resources;
+pub mod results;
+pub mod snapshot;
+pub mod solver;
 pub mod taints;
+pub mod template;
+
+pub use results::Results;
+pub use snapshot::Snapshot;
+pub use solver::solve;

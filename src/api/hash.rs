@@ -1,0 +1,318 @@
+//! The static hashes that drift detection compares, equal to those a running Karpenter 1.14 wrote.
+//!
+//! Both are structural hashes over 64-bit FNV-1: values are hashed by kind, lists are sets, zero
+//! fields are left out, and names of types and fields take part.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Taint;
+
+use super::duration::NillableDuration;
+use super::v1::{
+    BlockDeviceMapping, ConnectionTracking, EC2NodeClass, MetadataOptions, NetworkInterface,
+    NodePool,
+};
+use crate::scheduling::quantity;
+
+const OFFSET: u64 = 14_695_981_039_346_656_037;
+const PRIME: u64 = 1_099_511_628_211;
+
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(OFFSET, |hash, byte| hash.wrapping_mul(PRIME) ^ u64::from(*byte))
+}
+
+fn ordered(a: u64, b: u64) -> u64 {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&a.to_le_bytes());
+    bytes[8..].copy_from_slice(&b.to_le_bytes());
+    fnv(&bytes)
+}
+
+fn finish(a: u64) -> u64 {
+    fnv(&a.to_le_bytes())
+}
+
+fn text(value: &str) -> u64 {
+    fnv(value.as_bytes())
+}
+
+fn map(entries: &BTreeMap<String, String>) -> u64 {
+    finish(entries.iter().fold(0, |all, (k, v)| all ^ ordered(text(k), text(v))))
+}
+
+fn set(elements: impl Iterator<Item = u64>) -> u64 {
+    elements.fold(0, |all, element| all ^ element)
+}
+
+/// Hashes a struct field by field, in declaration order.
+struct Struct(u64);
+
+impl Struct {
+    fn new(name: &str) -> Self {
+        Self(text(name))
+    }
+
+    fn field(mut self, name: &str, value: Option<u64>) -> Self {
+        if let Some(value) = value {
+            self.0 = finish(self.0 ^ ordered(text(name), value));
+        }
+        self
+    }
+
+    fn string(self, name: &str, value: Option<&str>) -> Self {
+        self.field(name, value.map(text))
+    }
+
+    fn plain_string(self, name: &str, value: &str) -> Self {
+        self.field(name, (!value.is_empty()).then(|| text(value)))
+    }
+
+    fn boolean(self, name: &str, value: Option<bool>) -> Self {
+        self.field(name, value.map(|v| fnv(&[u8::from(v)])))
+    }
+
+    fn long(self, name: &str, value: Option<i64>) -> Self {
+        self.field(name, value.map(|v| fnv(&v.to_le_bytes())))
+    }
+
+    fn int(self, name: &str, value: Option<i32>) -> Self {
+        self.field(name, value.map(|v| fnv(&v.to_le_bytes())))
+    }
+
+    fn strings(self, name: &str, value: Option<&BTreeMap<String, String>>) -> Self {
+        self.field(name, value.filter(|m| !m.is_empty()).map(map))
+    }
+}
+
+/// Hash of a NodePool's template, without its requirements: version `v3`.
+#[must_use]
+pub fn node_pool_hash(pool: &NodePool) -> String {
+    let template = &pool.spec.template;
+    let meta = Struct::new("ObjectMeta")
+        .strings("Labels", template.metadata.labels.as_ref())
+        .strings("Annotations", template.metadata.annotations.as_ref());
+    let has_meta = template.metadata.labels.as_ref().is_some_and(|m| !m.is_empty())
+        || template.metadata.annotations.as_ref().is_some_and(|m| !m.is_empty());
+    let class = &template.spec.node_class_ref;
+    let class = Struct::new("NodeClassReference")
+        .plain_string("Kind", &class.kind)
+        .plain_string("Name", &class.name)
+        .plain_string("Group", &class.group);
+    let spec = Struct::new("NodeClaimTemplateSpec")
+        .field("Taints", taints(template.spec.taints.as_deref()))
+        .field("StartupTaints", taints(template.spec.startup_taints.as_deref()))
+        .field("NodeClassRef", Some(class.0))
+        .field(
+            "TerminationGracePeriod",
+            duration("Duration", template.spec.termination_grace_period.as_ref()),
+        )
+        .field("ExpireAfter", duration("NillableDuration", template.spec.expire_after.as_ref()));
+    Struct::new("NodeClaimTemplate")
+        .field("ObjectMeta", has_meta.then_some(meta.0))
+        .field("Spec", Some(spec.0))
+        .0
+        .to_string()
+}
+
+fn duration(kind: &str, value: Option<&NillableDuration>) -> Option<u64> {
+    let nanos = i64::try_from(value?.duration()?.as_nanos()).unwrap_or(i64::MAX);
+    Some(Struct::new(kind).long("Duration", Some(nanos)).0)
+}
+
+fn taints(list: Option<&[Taint]>) -> Option<u64> {
+    let list = list.filter(|l| !l.is_empty())?;
+    Some(set(list.iter().map(|taint| {
+        Struct::new("Taint")
+            .plain_string("Key", &taint.key)
+            .plain_string("Value", taint.value.as_deref().unwrap_or(""))
+            .plain_string("Effect", &taint.effect)
+            .0
+    })))
+}
+
+/// Hash of an EC2NodeClass's launch settings: version `v6`.
+///
+/// `family` is the resolved AMI family, `ca_bundle` the cluster's CA as it goes into user data.
+#[must_use]
+pub fn ec2_node_class_hash(class: &EC2NodeClass, family: &str, ca_bundle: &str) -> String {
+    let spec = &class.spec;
+    let placement = spec.placement_group_selector.as_ref().map(|p| {
+        Struct::new("PlacementGroupSelector")
+            .string("Name", p.name.as_deref())
+            .string("ID", p.id.as_deref())
+            .0
+    });
+    let devices = spec
+        .block_device_mappings
+        .as_ref()
+        .filter(|l| !l.is_empty())
+        .map(|list| set(list.iter().map(block_device)));
+    let interfaces = spec
+        .network_interfaces
+        .as_ref()
+        .filter(|l| !l.is_empty())
+        .map(|list| set(list.iter().map(network_interface)));
+    let cpu = spec.cpu_options.as_ref().map(|c| {
+        Struct::new("CPUOptions")
+            .string("NestedVirtualization", c.nested_virtualization.as_deref())
+            .0
+    });
+    let hashed = Struct::new("EC2NodeClassSpec")
+        .field("PlacementGroupSelector", placement)
+        .boolean("AssociatePublicIPAddress", spec.associate_public_ip_address)
+        .string("UserData", spec.user_data.as_deref())
+        .plain_string("Role", spec.role.as_deref().unwrap_or(""))
+        .string("InstanceProfile", spec.instance_profile.as_deref())
+        .strings("Tags", spec.tags.as_ref())
+        .field("BlockDeviceMappings", devices)
+        .string("InstanceStorePolicy", spec.instance_store_policy.as_deref())
+        .field("NetworkInterfaces", interfaces)
+        .boolean("DetailedMonitoring", spec.detailed_monitoring)
+        .field("MetadataOptions", spec.metadata_options.as_ref().map(metadata))
+        .field("ConnectionTracking", spec.connection_tracking.as_ref().map(tracking))
+        .string("Context", spec.context.as_deref())
+        .field("CPUOptions", cpu);
+    let kubelet = spec
+        .kubelet
+        .as_ref()
+        .and_then(|k| serde_json::to_string(k).ok())
+        .unwrap_or_else(|| "null".to_owned());
+    set([hashed.0, text(family), text(ca_bundle), text(&kubelet)].into_iter()).to_string()
+}
+
+fn block_device(device: &BlockDeviceMapping) -> u64 {
+    let ebs = device.ebs.as_ref().map(|e| {
+        let size = e
+            .volume_size
+            .as_deref()
+            .map(|s| quantity::parse(s).map_or_else(|_| s.to_owned(), |q| q.to_string()));
+        Struct::new("BlockDevice")
+            .boolean("DeleteOnTermination", e.delete_on_termination)
+            .boolean("Encrypted", e.encrypted)
+            .long("IOPS", e.iops)
+            .string("KMSKeyID", e.kms_key_id.as_deref())
+            .string("SnapshotID", e.snapshot_id.as_deref())
+            .long("Throughput", e.throughput)
+            .int("VolumeInitializationRate", e.volume_initialization_rate)
+            .string("VolumeSize", size.as_deref())
+            .string("VolumeType", e.volume_type.as_deref())
+            .0
+    });
+    Struct::new("BlockDeviceMapping")
+        .string("DeviceName", device.device_name.as_deref())
+        .field("EBS", ebs)
+        .boolean("RootVolume", device.root_volume.filter(|root| *root))
+        .0
+}
+
+fn network_interface(interface: &NetworkInterface) -> u64 {
+    let non_zero = |n: i32| (n != 0).then_some(n);
+    Struct::new("NetworkInterface")
+        .int("NetworkCardIndex", non_zero(interface.network_card_index))
+        .int("DeviceIndex", non_zero(interface.device_index))
+        .plain_string("InterfaceType", &interface.interface_type)
+        .0
+}
+
+fn metadata(options: &MetadataOptions) -> u64 {
+    Struct::new("MetadataOptions")
+        .string("HTTPEndpoint", options.http_endpoint.as_deref())
+        .string("HTTPProtocolIPv6", options.http_protocol_ipv6.as_deref())
+        .long("HTTPPutResponseHopLimit", options.http_put_response_hop_limit)
+        .string("HTTPTokens", options.http_tokens.as_deref())
+        .0
+}
+
+fn tracking(options: &ConnectionTracking) -> u64 {
+    Struct::new("ConnectionTracking")
+        .int("TCPEstablishedTimeout", options.tcp_established_timeout)
+        .int("UDPStreamTimeout", options.udp_stream_timeout)
+        .int("UDPTimeout", options.udp_timeout)
+        .0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn base() -> Value {
+        json!({
+            "role": "role-1",
+            "tags": {"keyTag-1": "valueTag-1", "keyTag-2": "valueTag-2"},
+            "context": "fake-context",
+            "detailedMonitoring": false,
+            "associatePublicIPAddress": false,
+            "metadataOptions": {"httpEndpoint": "disabled", "httpProtocolIPv6": "disabled",
+                "httpPutResponseHopLimit": 1, "httpTokens": "optional"},
+            "blockDeviceMappings": [
+                {"deviceName": "map-device-1", "ebs": {"deleteOnTermination": false,
+                    "encrypted": false, "iops": 0, "kmsKeyID": "fakeKMSKeyID",
+                    "snapshotID": "fakeSnapshot", "throughput": 0, "volumeSize": "2G",
+                    "volumeType": "standard"}},
+                {"deviceName": "map-device-2"},
+            ],
+            "userData": "userdata-test-1",
+        })
+    }
+
+    fn hash_with(pointer: &str, value: Value) -> String {
+        let mut spec = base();
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        let parent = spec.pointer_mut(parent).unwrap();
+        if value.is_null() {
+            parent.as_object_mut().unwrap().remove(key);
+        } else {
+            parent[key] = value;
+        }
+        let class = EC2NodeClass::new("x", serde_json::from_value(spec).unwrap());
+        ec2_node_class_hash(&class, "Custom", "test-ca-bundle")
+    }
+
+    /// Values that Karpenter 1.14 computes for these objects.
+    #[test]
+    fn node_class_hashes_equal_karpenters() {
+        for (pointer, value, want) in [
+            ("/role", json!("role-1"), "11148166120438674859"),
+            ("/userData", json!("userdata-test-2"), "11774429238106843388"),
+            ("/tags/keyTag-test-3", json!("valueTag-test-3"), "9327338697296909506"),
+            ("/context", json!("context-2"), "2279761750428738028"),
+            ("/detailedMonitoring", json!(true), "1936848126751988570"),
+            ("/instanceStorePolicy", json!("RAID0"), "16697988646989909967"),
+            ("/associatePublicIPAddress", json!(true), "16141801171825097963"),
+            ("/metadataOptions/httpEndpoint", json!("enabled"), "14969742554812447671"),
+            ("/metadataOptions/httpPutResponseHopLimit", json!(10), "14046948658064232764"),
+            ("/blockDeviceMappings/0/ebs/volumeSize", json!("10G"), "10372902467896351912"),
+            ("/connectionTracking", json!({"tcpEstablishedTimeout": 300}), "1619669030802245540"),
+            ("/cpuOptions", json!({"nestedVirtualization": "enabled"}), "6157846767212910604"),
+        ] {
+            assert_eq!(hash_with(pointer, value), want, "{pointer}");
+        }
+        let mut spec = base();
+        spec.as_object_mut().unwrap().remove("role");
+        spec["instanceProfile"] = json!("test-instance-profile");
+        let class = EC2NodeClass::new("x", serde_json::from_value(spec).unwrap());
+        assert_eq!(ec2_node_class_hash(&class, "Custom", "test-ca-bundle"), "10323991363677716244");
+    }
+
+    #[test]
+    fn a_node_pools_hash_ignores_what_does_not_need_new_nodes() {
+        let pool = |v: Value| NodePool::new("x", serde_json::from_value(v).unwrap());
+        let plain = node_pool_hash(&pool(json!({})));
+        assert_eq!(plain, node_pool_hash(&pool(json!({"weight": 5, "limits": {"cpu": "1"}}))));
+        assert_eq!(
+            plain,
+            node_pool_hash(&pool(json!({"template": {"spec": {"requirements": [
+                {"key": "a", "operator": "Exists"}]}}})))
+        );
+        assert_ne!(
+            plain,
+            node_pool_hash(&pool(json!({"template": {"metadata": {"labels": {"a": "b"}}}})))
+        );
+        assert_ne!(
+            plain,
+            node_pool_hash(&pool(json!({"template": {"spec": {"taints": [
+                {"key": "a", "effect": "NoSchedule"}]}}})))
+        );
+    }
+}

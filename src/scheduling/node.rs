@@ -1,0 +1,200 @@
+//! Nodes as the solver sees them: a Node, a NodeClaim, or both with one provider id.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, Taint};
+
+use super::pod::PodInfo;
+use super::resources::{Name, ResourceList};
+use crate::api::v1::NodeClaim;
+use crate::api::{annotations, conditions, labels, taints};
+
+/// One node of the cluster state.
+#[derive(Clone, Debug, Default)]
+pub struct StateNode {
+    /// The Node, once it has joined.
+    pub node: Option<Arc<Node>>,
+    /// The NodeClaim, for nodes that Karpenter manages.
+    pub node_claim: Option<Arc<NodeClaim>>,
+    /// Pods bound to the node, finished ones left out.
+    pub pods: Vec<Arc<PodInfo>>,
+    /// Disruption has chosen the node in memory.
+    pub marked_for_deletion: bool,
+    /// Pods are expected on the node until then.
+    pub nominated_until: Option<Timestamp>,
+}
+
+impl StateNode {
+    /// The Node's name once there is one and it counts, else the NodeClaim's.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        let node = self.node.as_ref().and_then(|n| n.metadata.name.as_deref());
+        let claim = self.node_claim.as_ref().and_then(|c| c.metadata.name.as_deref());
+        if self.registered() || claim.is_none() { node.or(claim) } else { claim }.unwrap_or("")
+    }
+
+    /// True when a NodeClaim stands behind the node.
+    #[must_use]
+    pub fn managed(&self) -> bool {
+        self.node_claim.is_some()
+    }
+
+    /// Labels of the Node, or of the NodeClaim until the Node is registered.
+    #[must_use]
+    pub fn labels(&self) -> &BTreeMap<String, String> {
+        static EMPTY: BTreeMap<String, String> = BTreeMap::new();
+        let node = self.node.as_ref().and_then(|n| n.metadata.labels.as_ref());
+        let claim = self.node_claim.as_ref().and_then(|c| c.metadata.labels.as_ref());
+        if self.registered() || !self.managed() { node.or(claim) } else { claim.or(node) }
+            .unwrap_or(&EMPTY)
+    }
+
+    /// An annotation of the Node or the NodeClaim.
+    #[must_use]
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        let node = self.node.as_ref().and_then(|n| n.metadata.annotations.as_ref());
+        let claim = self.node_claim.as_ref().and_then(|c| c.metadata.annotations.as_ref());
+        node.and_then(|m| m.get(key)).or_else(|| claim.and_then(|m| m.get(key))).map(String::as_str)
+    }
+
+    fn label_is_true(&self, key: &str) -> bool {
+        self.node
+            .as_ref()
+            .and_then(|n| n.metadata.labels.as_ref())
+            .and_then(|l| l.get(key))
+            .is_some_and(|v| v == "true")
+    }
+
+    /// Registered, or not managed at all.
+    #[must_use]
+    pub fn registered(&self) -> bool {
+        if self.managed() {
+            self.node.is_some() && self.label_is_true(labels::REGISTERED)
+        } else {
+            self.node.is_some()
+        }
+    }
+
+    /// Initialized, or not managed at all.
+    #[must_use]
+    pub fn initialized(&self) -> bool {
+        if self.managed() {
+            self.node.is_some() && self.label_is_true(labels::INITIALIZED)
+        } else {
+            self.node.is_some()
+        }
+    }
+
+    /// The NodePool's name, if any.
+    #[must_use]
+    pub fn node_pool(&self) -> Option<&str> {
+        self.labels().get(labels::NODEPOOL).map(String::as_str)
+    }
+
+    /// Provider id of the instance.
+    #[must_use]
+    pub fn provider_id(&self) -> Option<&str> {
+        let claim = self
+            .node_claim
+            .as_ref()
+            .and_then(|c| c.status.as_ref())
+            .and_then(|s| s.provider_id.as_deref());
+        let node =
+            self.node.as_ref().and_then(|n| n.spec.as_ref()).and_then(|s| s.provider_id.as_deref());
+        claim.or(node)
+    }
+
+    /// On its way out: marked, being deleted, or its instance terminating.
+    #[must_use]
+    pub fn deleting(&self) -> bool {
+        if self.marked_for_deletion {
+            return true;
+        }
+        match &self.node_claim {
+            Some(claim) => {
+                claim.metadata.deletion_timestamp.is_some()
+                    || claim.status.as_ref().is_some_and(|s| {
+                        conditions::is_true(&s.conditions, conditions::INSTANCE_TERMINATING)
+                    })
+            }
+            None => self.node.as_ref().is_some_and(|n| n.metadata.deletion_timestamp.is_some()),
+        }
+    }
+
+    /// Taints that count for new pods.
+    #[must_use]
+    pub fn taints(&self) -> Vec<Taint> {
+        let claim_spec = self.node_claim.as_ref().map(|c| &c.spec);
+        let mut list = if self.registered() {
+            self.node.as_ref().and_then(|n| n.spec.as_ref()).and_then(|s| s.taints.clone())
+        } else {
+            claim_spec.and_then(|s| s.taints.clone())
+        }
+        .unwrap_or_default();
+        if self.managed() && !self.initialized() {
+            let startup = claim_spec.and_then(|s| s.startup_taints.as_deref()).unwrap_or_default();
+            list.retain(|taint| {
+                !taints::is_ephemeral(taint) && !startup.iter().any(|s| taints::matches(s, taint))
+            });
+        }
+        list
+    }
+
+    /// All that the node has; the NodeClaim fills in what the Node does not tell yet.
+    #[must_use]
+    pub fn capacity(&self) -> ResourceList {
+        let mut list = self.amounts(
+            |n| n.status.as_ref().and_then(|s| s.capacity.as_ref()),
+            |c| c.status.as_ref().and_then(|s| s.capacity.as_ref()),
+        );
+        list.set(Name::from("nodes"), 1);
+        list
+    }
+
+    /// What the node offers to pods; the NodeClaim fills in what the Node does not tell yet.
+    #[must_use]
+    pub fn allocatable(&self) -> ResourceList {
+        self.amounts(
+            |n| n.status.as_ref().and_then(|s| s.allocatable.as_ref()),
+            |c| c.status.as_ref().and_then(|s| s.allocatable.as_ref()),
+        )
+    }
+
+    fn amounts(
+        &self,
+        of_node: impl Fn(&Node) -> Option<&BTreeMap<String, super::resources::ApiQuantity>>,
+        of_claim: impl Fn(&NodeClaim) -> Option<&BTreeMap<String, super::resources::ApiQuantity>>,
+    ) -> ResourceList {
+        let mut list =
+            ResourceList::from_quantities_lossy(self.node.as_ref().and_then(|n| of_node(n)));
+        if self.managed() && !self.initialized() {
+            let claim = ResourceList::from_quantities_lossy(
+                self.node_claim.as_ref().and_then(|c| of_claim(c)),
+            );
+            for (name, value) in claim.iter() {
+                if list.get(name) == 0 {
+                    list.set(name.clone(), value);
+                }
+            }
+        }
+        list
+    }
+
+    /// What is free: allocatable less the requests of all bound pods.
+    #[must_use]
+    pub fn available(&self) -> ResourceList {
+        let mut left = self.allocatable();
+        for pod in self.pods.iter().filter(|p| !p.terminal) {
+            left.sub(&pod.requests);
+        }
+        left
+    }
+
+    /// Blocks voluntary disruption by annotation.
+    #[must_use]
+    pub fn do_not_disrupt(&self) -> bool {
+        self.annotation(annotations::DO_NOT_DISRUPT) == Some("true")
+    }
+}

@@ -1,0 +1,381 @@
+//! Pods as the solver sees them: parsed once at the edge, compact enough to keep by the hundred thousand.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    Pod, PodAffinityTerm, PodSpec, Toleration, TopologySpreadConstraint,
+};
+
+use super::requirements::Requirements;
+use super::resources::{ResourceList, pod_requests};
+use crate::api::annotations;
+
+/// Namespace and name of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodKey {
+    /// The pod's namespace.
+    pub namespace: Arc<str>,
+    /// The pod's name.
+    pub name: Arc<str>,
+}
+
+impl PodKey {
+    /// The key of that pod.
+    #[must_use]
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: Arc::from(namespace), name: Arc::from(name) }
+    }
+}
+
+impl fmt::Display for PodKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What a pod asks of the node and of its neighbours. Shared between pods made from one template.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Constraints {
+    /// Node selector.
+    pub node_selector: Requirements,
+    /// Required node affinity: any one of these terms.
+    pub required_terms: Vec<Requirements>,
+    /// Preferred node affinity with weights, heaviest first.
+    pub preferred_terms: Vec<(i32, Requirements)>,
+    /// Tolerations.
+    pub tolerations: Vec<Toleration>,
+    /// Required pod affinity.
+    pub affinity: Vec<PodAffinityTerm>,
+    /// Preferred pod affinity with weights, heaviest first.
+    pub preferred_affinity: Vec<(i32, PodAffinityTerm)>,
+    /// Required pod anti-affinity.
+    pub anti_affinity: Vec<PodAffinityTerm>,
+    /// Preferred pod anti-affinity with weights, heaviest first.
+    pub preferred_anti_affinity: Vec<(i32, PodAffinityTerm)>,
+    /// Topology spread constraints.
+    pub spread: Vec<TopologySpreadConstraint>,
+    /// Host ports: protocol, address, port.
+    pub host_ports: Vec<HostPort>,
+}
+
+/// A port of the node that a pod takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// Address; unspecified means all.
+    pub ip: String,
+    /// Port number.
+    pub port: i32,
+}
+
+impl HostPort {
+    /// Two ports conflict when protocol and number agree and the addresses overlap.
+    #[must_use]
+    pub fn conflicts(&self, other: &Self) -> bool {
+        let open = |ip: &str| matches!(ip, "" | "0.0.0.0" | "::");
+        self.protocol == other.protocol
+            && self.port == other.port
+            && (open(&self.ip) || open(&other.ip) || self.ip == other.ip)
+    }
+}
+
+/// Who made the pod, as far as it matters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owners {
+    /// A DaemonSet.
+    pub daemon_set: bool,
+    /// A StatefulSet.
+    pub stateful_set: bool,
+    /// A Node: a static pod.
+    pub node: bool,
+}
+
+/// A pod, parsed.
+#[derive(Clone, Debug, Default)]
+pub struct PodInfo {
+    /// Namespace and name.
+    pub key: PodKey,
+    /// Unique id.
+    pub uid: Arc<str>,
+    /// When it was made, in seconds.
+    pub created: i64,
+    /// When its containers started.
+    pub started: Option<Timestamp>,
+    /// Labels.
+    pub labels: Arc<BTreeMap<String, String>>,
+    /// Node it is bound to.
+    pub node_name: Option<Arc<str>>,
+    /// What it requests, its slot included.
+    pub requests: ResourceList,
+    /// What it asks for.
+    pub constraints: Arc<Constraints>,
+    /// Names of its PersistentVolumeClaims.
+    pub claims: Vec<Arc<str>>,
+    /// Who made it.
+    pub owners: Owners,
+    /// Priority.
+    pub priority: i32,
+    /// `controller.kubernetes.io/pod-deletion-cost`.
+    pub deletion_cost: i32,
+    /// The text of `karpenter.sh/do-not-disrupt`.
+    pub do_not_disrupt: Option<Arc<str>>,
+    /// Phase Failed or Succeeded.
+    pub terminal: bool,
+    /// A deletion is under way.
+    pub terminating: bool,
+    /// Phase Pending.
+    pub pending: bool,
+    /// Kubernetes' scheduler has said that it fits nowhere.
+    pub unschedulable: bool,
+    /// Kubernetes' scheduler is making room for it by preemption.
+    pub preempting: bool,
+    /// It asks for dynamic resources.
+    pub dynamic_resources: bool,
+    /// `Ready` is True.
+    pub ready: bool,
+}
+
+impl PodInfo {
+    /// Parses a pod.
+    #[must_use]
+    pub fn from_pod(pod: &Pod) -> Self {
+        let meta = &pod.metadata;
+        let empty = PodSpec::default();
+        let spec = pod.spec.as_ref().unwrap_or(&empty);
+        let status = pod.status.as_ref();
+        let phase = status.and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
+        let annotation =
+            |key: &str| meta.annotations.as_ref().and_then(|a| a.get(key)).map(String::as_str);
+        let conditions = status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+        Self {
+            key: PodKey::new(
+                meta.namespace.as_deref().unwrap_or("default"),
+                meta.name.as_deref().unwrap_or(""),
+            ),
+            uid: Arc::from(meta.uid.as_deref().unwrap_or("")),
+            created: meta.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()),
+            started: status.and_then(|s| s.start_time.as_ref()).map(|t| t.0),
+            labels: Arc::new(meta.labels.clone().unwrap_or_default()),
+            node_name: spec.node_name.as_deref().filter(|n| !n.is_empty()).map(Arc::from),
+            requests: pod_requests(spec, status),
+            constraints: Arc::new(Constraints::from_spec(spec)),
+            claims: claim_names(meta.name.as_deref().unwrap_or(""), spec),
+            owners: owners(pod),
+            priority: spec.priority.unwrap_or(0),
+            deletion_cost: annotation("controller.kubernetes.io/pod-deletion-cost")
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(0),
+            do_not_disrupt: annotation(annotations::DO_NOT_DISRUPT).map(Arc::from),
+            terminal: matches!(phase, "Failed" | "Succeeded"),
+            terminating: meta.deletion_timestamp.is_some(),
+            pending: phase == "Pending",
+            unschedulable: conditions
+                .iter()
+                .any(|c| c.type_ == "PodScheduled" && c.reason.as_deref() == Some("Unschedulable")),
+            preempting: status
+                .and_then(|s| s.nominated_node_name.as_deref())
+                .is_some_and(|n| !n.is_empty()),
+            dynamic_resources: spec.resource_claims.as_ref().is_some_and(|c| !c.is_empty())
+                || spec.containers.iter().chain(spec.init_containers.iter().flatten()).any(|c| {
+                    c.resources
+                        .as_ref()
+                        .is_some_and(|r| r.claims.as_ref().is_some_and(|claims| !claims.is_empty()))
+                }),
+            ready: conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"),
+        }
+    }
+
+    /// Waits for a node that Karpenter may have to launch.
+    #[must_use]
+    pub fn is_provisionable(&self) -> bool {
+        self.unschedulable
+            && self.node_name.is_none()
+            && !self.preempting
+            && !self.owners.daemon_set
+            && !self.owners.node
+    }
+
+    /// Neither finished nor being deleted.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        !self.terminal && !self.terminating
+    }
+
+    /// Will need another node when its own goes away.
+    #[must_use]
+    pub fn is_reschedulable(&self) -> bool {
+        (self.is_active() || (self.owners.stateful_set && self.terminating))
+            && !self.owners.daemon_set
+            && !self.owners.node
+    }
+
+    /// Whether the do-not-disrupt annotation protects the pod now.
+    #[must_use]
+    pub fn do_not_disrupt_active(&self, now: Timestamp) -> bool {
+        match self.do_not_disrupt.as_deref() {
+            None => false,
+            Some("true") => true,
+            Some(text) => crate::api::duration::parse_go(text).is_ok_and(|limit| {
+                !limit.is_zero()
+                    && self.started.is_none_or(|started| {
+                        std::time::Duration::try_from(now.duration_since(started))
+                            .unwrap_or_default()
+                            < limit
+                    })
+            }),
+        }
+    }
+}
+
+fn owners(pod: &Pod) -> Owners {
+    let mut owners = Owners::default();
+    for owner in pod.metadata.owner_references.iter().flatten() {
+        match (owner.api_version.as_str(), owner.kind.as_str()) {
+            ("apps/v1", "DaemonSet") => owners.daemon_set = true,
+            ("apps/v1", "StatefulSet") => owners.stateful_set = true,
+            ("v1", "Node") => owners.node = true,
+            _ => {}
+        }
+    }
+    owners
+}
+
+fn claim_names(pod_name: &str, spec: &PodSpec) -> Vec<Arc<str>> {
+    spec.volumes
+        .iter()
+        .flatten()
+        .filter_map(|volume| {
+            if let Some(claim) = &volume.persistent_volume_claim {
+                return Some(Arc::from(claim.claim_name.as_str()));
+            }
+            volume.ephemeral.as_ref().map(|_| Arc::from(format!("{pod_name}-{}", volume.name)))
+        })
+        .collect()
+}
+
+impl Constraints {
+    /// Reads a pod's constraints.
+    #[must_use]
+    pub fn from_spec(spec: &PodSpec) -> Self {
+        let node = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
+        let pods = spec.affinity.as_ref().and_then(|a| a.pod_affinity.as_ref());
+        let anti = spec.affinity.as_ref().and_then(|a| a.pod_anti_affinity.as_ref());
+        let mut preferred_terms: Vec<(i32, Requirements)> = node
+            .and_then(|n| n.preferred_during_scheduling_ignored_during_execution.as_ref())
+            .into_iter()
+            .flatten()
+            .map(|p| (p.weight, Requirements::from_term(&p.preference)))
+            .collect();
+        preferred_terms.sort_by_key(|(weight, _)| -weight);
+        let weighted = |list: Option<&Vec<k8s_openapi::api::core::v1::WeightedPodAffinityTerm>>| {
+            let mut terms: Vec<(i32, PodAffinityTerm)> = list
+                .into_iter()
+                .flatten()
+                .map(|w| (w.weight, w.pod_affinity_term.clone()))
+                .collect();
+            terms.sort_by_key(|(weight, _)| -weight);
+            terms
+        };
+        Self {
+            node_selector: Requirements::from_labels(spec.node_selector.iter().flatten()),
+            required_terms: node
+                .and_then(|n| n.required_during_scheduling_ignored_during_execution.as_ref())
+                .map(|s| s.node_selector_terms.iter().map(Requirements::from_term).collect())
+                .unwrap_or_default(),
+            preferred_terms,
+            tolerations: spec.tolerations.clone().unwrap_or_default(),
+            affinity: pods
+                .and_then(|p| p.required_during_scheduling_ignored_during_execution.clone())
+                .unwrap_or_default(),
+            preferred_affinity: weighted(
+                pods.and_then(|p| p.preferred_during_scheduling_ignored_during_execution.as_ref()),
+            ),
+            anti_affinity: anti
+                .and_then(|p| p.required_during_scheduling_ignored_during_execution.clone())
+                .unwrap_or_default(),
+            preferred_anti_affinity: weighted(
+                anti.and_then(|p| p.preferred_during_scheduling_ignored_during_execution.as_ref()),
+            ),
+            spread: spec.topology_spread_constraints.clone().unwrap_or_default(),
+            host_ports: spec
+                .containers
+                .iter()
+                .flat_map(|c| c.ports.iter().flatten())
+                .filter(|p| p.host_port.unwrap_or(0) != 0)
+                .map(|p| HostPort {
+                    protocol: p.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
+                    ip: p.host_ip.clone().unwrap_or_default(),
+                    port: p.host_port.unwrap_or(0),
+                })
+                .collect(),
+        }
+    }
+
+    /// Node requirements without preferences: selector and the first required term.
+    #[must_use]
+    pub fn strict_requirements(&self) -> Requirements {
+        let mut requirements = self.node_selector.clone();
+        if let Some(term) = self.required_terms.first() {
+            requirements.merge(term);
+        }
+        requirements
+    }
+
+    /// Node requirements with the heaviest preference, which counts as required until relaxed.
+    #[must_use]
+    pub fn requirements(&self, respect_preferences: bool) -> Requirements {
+        let mut requirements = self.node_selector.clone();
+        if respect_preferences && let Some((_, term)) = self.preferred_terms.first() {
+            requirements.merge(term);
+        }
+        if let Some(term) = self.required_terms.first() {
+            requirements.merge(term);
+        }
+        requirements
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(value: serde_json::Value) -> PodInfo {
+        PodInfo::from_pod(&serde_json::from_value(value).unwrap())
+    }
+
+    #[test]
+    fn only_pods_that_were_refused_are_provisionable() {
+        let condition = |reason: &str| {
+            serde_json::json!({"conditions": [
+                {"type": "PodScheduled", "status": "False", "reason": reason}]})
+        };
+        let base = |status: serde_json::Value| {
+            serde_json::json!({"metadata": {"name": "a", "namespace": "n"},
+                "spec": {"containers": []}, "status": status})
+        };
+        assert!(pod(base(condition("Unschedulable"))).is_provisionable());
+        assert!(!pod(base(condition("SchedulingGated"))).is_provisionable());
+        let mut bound = base(condition("Unschedulable"));
+        bound["spec"]["nodeName"] = "x".into();
+        assert!(!pod(bound).is_provisionable());
+        let mut daemon = base(condition("Unschedulable"));
+        daemon["metadata"]["ownerReferences"] = serde_json::json!([
+            {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "u"}]);
+        assert!(!pod(daemon).is_provisionable());
+    }
+
+    #[test]
+    fn do_not_disrupt_may_be_a_time() {
+        let mut info = PodInfo { do_not_disrupt: Some("10m".into()), ..PodInfo::default() };
+        assert!(info.do_not_disrupt_active(Timestamp::UNIX_EPOCH));
+        info.started = Some(Timestamp::UNIX_EPOCH);
+        let later = Timestamp::UNIX_EPOCH + std::time::Duration::from_secs(601);
+        assert!(!info.do_not_disrupt_active(later));
+        info.do_not_disrupt = Some("soon".into());
+        assert!(!info.do_not_disrupt_active(Timestamp::UNIX_EPOCH));
+    }
+}

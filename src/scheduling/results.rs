@@ -1,0 +1,275 @@
+//! What the solver decided, and why a pod could not be placed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Taint;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::Resource;
+use kube::api::ObjectMeta;
+
+use super::instance_type::{InstanceType, Offering};
+use super::pod::PodKey;
+use super::requirements::{Incompatible, Requirement, Requirements};
+use super::resources::ResourceList;
+use super::taints::TaintError;
+use crate::api::v1::{NodeClaim, NodeClaimSpec, NodePool, Operator, ResourceRequirements};
+use crate::api::{annotations, hash, labels};
+
+/// Most instance types that a NodeClaim lists.
+pub const MAX_INSTANCE_TYPES: usize = 600;
+
+/// The outcome of one scheduling round.
+#[derive(Clone, Debug, Default)]
+pub struct Results {
+    /// NodeClaims to create.
+    pub new_claims: Vec<PlannedClaim>,
+    /// Pods that go to nodes that exist: node name and pods.
+    pub existing: Vec<(String, Vec<PodKey>)>,
+    /// Pods that fit nowhere.
+    pub errors: Vec<(PodKey, PodError)>,
+}
+
+/// A NodeClaim to create.
+#[derive(Clone, Debug)]
+pub struct PlannedClaim {
+    /// The pool it comes from.
+    pub node_pool: Arc<NodePool>,
+    /// Constraints on the node.
+    pub requirements: Requirements,
+    /// Taints of the node.
+    pub taints: Vec<Taint>,
+    /// What its pods and daemons request.
+    pub requests: ResourceList,
+    /// Types to choose from, cheapest first.
+    pub instance_types: Vec<Arc<InstanceType>>,
+    /// Pods meant for it.
+    pub pods: Vec<PodKey>,
+    /// Whether minValues were lowered.
+    pub min_values_relaxed: bool,
+}
+
+impl PlannedClaim {
+    /// The cheapest type and offering.
+    #[must_use]
+    pub fn cheapest(&self) -> Option<(&Arc<InstanceType>, &Offering)> {
+        let first = self.instance_types.first()?;
+        Some((first, first.cheapest(&self.requirements)?))
+    }
+
+    /// The API object, without a name: the API server makes one from `<nodepool>-`.
+    #[must_use]
+    pub fn to_node_claim(&self) -> NodeClaim {
+        let pool = &self.node_pool;
+        let name = pool.metadata.name.clone().unwrap_or_default();
+        let template = &pool.spec.template;
+        let mut requirements = self.requirements.clone();
+        for key in [labels::HOSTNAME, labels::REGISTERED, labels::INITIALIZED] {
+            requirements.remove(key);
+        }
+        let min_values = requirements.get(labels::INSTANCE_TYPE).and_then(Requirement::min_values);
+        requirements.replace(
+            Requirement::new(
+                labels::INSTANCE_TYPE,
+                Operator::In,
+                self.instance_types.iter().map(|t| t.name.as_ref()),
+            )
+            .with_min_values(min_values),
+        );
+        let capacity_types: Vec<&str> = self
+            .instance_types
+            .iter()
+            .flat_map(|t| t.compatible_offerings(&self.requirements))
+            .map(Offering::capacity_type)
+            .filter(|c| !c.is_empty())
+            .collect();
+        if !capacity_types.is_empty() {
+            requirements.replace(Requirement::new(
+                labels::CAPACITY_TYPE,
+                Operator::In,
+                capacity_types,
+            ));
+        }
+        let mut claim_labels: BTreeMap<String, String> =
+            template.metadata.labels.clone().unwrap_or_default();
+        claim_labels.extend(requirements.labels());
+        claim_labels.insert(labels::NODEPOOL.to_owned(), name.clone());
+        let class = &template.spec.node_class_ref;
+        claim_labels
+            .insert(format!("{}/{}", class.group, class.kind.to_lowercase()), class.name.clone());
+        let mut claim_annotations = template.metadata.annotations.clone().unwrap_or_default();
+        claim_annotations.extend([
+            (annotations::NODEPOOL_HASH.to_owned(), hash::node_pool_hash(pool)),
+            (
+                annotations::NODEPOOL_HASH_VERSION.to_owned(),
+                annotations::NODEPOOL_HASH_VERSION_VALUE.to_owned(),
+            ),
+            (annotations::MIN_VALUES_RELAXED.to_owned(), self.min_values_relaxed.to_string()),
+        ]);
+        let mut claim = NodeClaim::new(
+            "",
+            NodeClaimSpec {
+                expire_after: template.spec.expire_after.clone(),
+                node_class_ref: class.clone(),
+                requirements: requirements.to_api(),
+                resources: Some(ResourceRequirements {
+                    requests: Some(self.requests.to_quantities()),
+                }),
+                startup_taints: template.spec.startup_taints.clone(),
+                taints: template.spec.taints.clone(),
+                termination_grace_period: template.spec.termination_grace_period.clone(),
+            },
+        );
+        claim.metadata = ObjectMeta {
+            generate_name: Some(format!("{name}-")),
+            labels: Some(claim_labels),
+            annotations: Some(claim_annotations),
+            owner_references: Some(vec![OwnerReference {
+                api_version: NodePool::api_version(&()).into_owned(),
+                kind: NodePool::kind(&()).into_owned(),
+                name,
+                uid: pool.metadata.uid.clone().unwrap_or_default(),
+                block_owner_deletion: Some(true),
+                controller: None,
+            }]),
+            ..ObjectMeta::default()
+        };
+        claim
+    }
+}
+
+/// Why a pod could not be placed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PodError {
+    /// The pod asks for dynamic resources, which are ignored.
+    DynamicResources,
+    /// No template is left to launch from.
+    NoTemplates,
+    /// Each NodePool's reason, in the order they were tried.
+    Pools(Vec<(String, Reason)>),
+}
+
+impl fmt::Display for PodError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DynamicResources => f.write_str(
+                "pod has Dynamic Resource Allocation requirements that are not yet supported by Karpenter",
+            ),
+            Self::NoTemplates => {
+                f.write_str("nodepool requirements filtered out all available instance types")
+            }
+            Self::Pools(pools) => {
+                for (i, (pool, reason)) in pools.iter().enumerate() {
+                    let separator = if i == 0 { "" } else { "; " };
+                    write!(f, "{separator}incompatible with nodepool {pool:?}, {reason}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Why a candidate refused a pod.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reason {
+    /// A taint that the pod does not tolerate.
+    Taint(TaintError),
+    /// Requirements without a common value.
+    Requirements(Incompatible),
+    /// The pool's node limit is reached.
+    NodeLimit(String),
+    /// Every type would exceed the pool's limits.
+    Limits(String),
+    /// No instance type is left.
+    NoInstanceType(Box<FilterError>),
+    /// A topology rule leaves no domain.
+    Topology(String),
+    /// A host port is taken.
+    HostPort,
+    /// Too little room.
+    Resources,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Taint(e) => e.fmt(f),
+            Self::Requirements(e) => write!(f, "incompatible requirements, {e}"),
+            Self::NodeLimit(pool) => {
+                write!(f, "node limits have been exhausted for nodepool (NodePool={pool})")
+            }
+            Self::Limits(pool) => write!(
+                f,
+                "all available instance types exceed limits for nodepool (NodePool={pool})"
+            ),
+            Self::NoInstanceType(e) => e.fmt(f),
+            Self::Topology(text) => f.write_str(text),
+            Self::HostPort => {
+                f.write_str("pod hostport conflicts with existing hostport configuration")
+            }
+            Self::Resources => f.write_str("exceeds node resources"),
+        }
+    }
+}
+
+/// Which checks some instance type passed, alone and in pairs, when none passed all.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FilterError {
+    /// minValues that are not met: the message.
+    pub min_values: Option<String>,
+    pub requirements_met: bool,
+    pub fits: bool,
+    pub has_offering: bool,
+    pub requirements_and_fits: bool,
+    pub requirements_and_offering: bool,
+    pub fits_and_offering: bool,
+    /// What was asked for.
+    pub requirements: Requirements,
+    /// Requests with the least and the most daemon overhead.
+    pub requests: (ResourceList, ResourceList),
+    /// The pod asks for a million cores or more.
+    pub absurd_cpu: bool,
+}
+
+impl fmt::Display for FilterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(text) = &self.min_values {
+            return f.write_str(text);
+        }
+        let (r, fits, o) = (self.requirements_met, self.fits, self.has_offering);
+        let text = if !r && !fits && !o {
+            "no instance type met the scheduling requirements or had enough resources or had a required offering"
+        } else if !r && !fits {
+            "no instance type met the scheduling requirements or had enough resources"
+        } else if !r && !o {
+            "no instance type met the scheduling requirements or had a required offering"
+        } else if !fits && !o {
+            "no instance type had enough resources or had a required offering"
+        } else if !r {
+            "no instance type met all requirements"
+        } else if !fits {
+            "no instance type has enough resources"
+        } else if !o {
+            "no instance type has the required offering"
+        } else if self.requirements_and_fits {
+            "no instance type which met the scheduling requirements and had enough resources, had a required offering"
+        } else if self.fits_and_offering {
+            "no instance type which had enough resources and the required offering met the scheduling requirements"
+        } else if self.requirements_and_offering {
+            "no instance type which met the scheduling requirements and the required offering had the required resources"
+        } else {
+            "no instance type met the requirements/resources/offering tuple"
+        };
+        write!(f, "{text}, requirements={}", self.requirements)?;
+        if self.requests.0 == self.requests.1 {
+            write!(f, ", resources={}", self.requests.0)?;
+        } else {
+            write!(f, ", min={}, max={}", self.requests.0, self.requests.1)?;
+        }
+        if r && !fits && self.absurd_cpu {
+            f.write_str(" (CPU request >= 1 Million, m vs M typo?)")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,59 @@
+//! Everything a scheduling decision depends on, in one value.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::instance_type::InstanceType;
+use super::node::StateNode;
+use super::pod::PodInfo;
+use crate::api::v1::NodePool;
+
+/// The cluster at one moment, as the solver reads it.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Settings that change decisions.
+    pub options: Options,
+    /// NodePools with what they may launch.
+    pub node_pools: Vec<NodePoolInput>,
+    /// One representative pod a DaemonSet.
+    pub daemonset_pods: Vec<Arc<PodInfo>>,
+    /// Nodes that exist or are being launched.
+    pub nodes: Vec<StateNode>,
+    /// Pods to place.
+    pub pods: Vec<Arc<PodInfo>>,
+    /// Labels of namespaces, for namespace selectors.
+    pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// A NodePool and the instance types that its provider offers it.
+#[derive(Clone, Debug)]
+pub struct NodePoolInput {
+    /// The NodePool.
+    pub node_pool: Arc<NodePool>,
+    /// Its instance types.
+    pub instance_types: Arc<[Arc<InstanceType>]>,
+}
+
+/// Settings that change decisions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Preferences count as required until they cannot be met.
+    pub respect_preferences: bool,
+    /// minValues may be lowered when they cannot be met.
+    pub best_effort_min_values: bool,
+    /// Reserved capacity is booked.
+    pub reserved_capacity: bool,
+    /// Pods that ask for dynamic resources are left alone.
+    pub ignore_dynamic_resources: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            respect_preferences: true,
+            best_effort_min_values: false,
+            reserved_capacity: true,
+            ignore_dynamic_resources: true,
+        }
+    }
+}

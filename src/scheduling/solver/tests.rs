@@ -1,0 +1,167 @@
+use serde_json::json;
+
+use super::*;
+use crate::api::v1::{NodePool, Operator};
+use crate::scheduling::instance_type::{InstanceType, Offering, Overhead};
+use crate::scheduling::node::StateNode;
+use crate::scheduling::snapshot::NodePoolInput;
+
+fn instance_type(name: &str, cpu: i64, memory_gib: i64, price: f64) -> Arc<InstanceType> {
+    let offerings = ["a", "b"]
+        .iter()
+        .flat_map(|zone| {
+            [(labels::CAPACITY_SPOT, price / 2.0), (labels::CAPACITY_ON_DEMAND, price)].map(
+                |(kind, price)| Offering {
+                    requirements: [
+                        Requirement::is(labels::ZONE, zone),
+                        Requirement::is(labels::CAPACITY_TYPE, kind),
+                    ]
+                    .into_iter()
+                    .collect(),
+                    price,
+                    available: true,
+                    ..Offering::default()
+                },
+            )
+        })
+        .collect();
+    Arc::new(InstanceType {
+        name: Arc::from(name),
+        requirements: [
+            Requirement::is(labels::INSTANCE_TYPE, name),
+            Requirement::is(labels::ARCH, "amd64"),
+            Requirement::new(labels::ZONE, Operator::In, ["a", "b"]),
+            Requirement::new(labels::CAPACITY_TYPE, Operator::In, ["spot", "on-demand"]),
+        ]
+        .into_iter()
+        .collect(),
+        offerings,
+        capacity: [(Name::Cpu, cpu * 1000), (Name::Memory, memory_gib << 30), (Name::Pods, 20)]
+            .into_iter()
+            .collect(),
+        overhead: Overhead::default(),
+    })
+}
+
+fn pool(name: &str, spec: serde_json::Value) -> NodePoolInput {
+    NodePoolInput {
+        node_pool: Arc::new(NodePool::new(name, serde_json::from_value(spec).unwrap())),
+        instance_types: [
+            instance_type("small", 2, 4, 0.1),
+            instance_type("medium", 4, 8, 0.2),
+            instance_type("large", 16, 32, 0.8),
+        ]
+        .into(),
+    }
+}
+
+fn pod(name: &str, cpu: &str, spec: serde_json::Value) -> Arc<PodInfo> {
+    let mut value = json!({"metadata": {"name": name, "namespace": "n", "uid": name},
+        "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}});
+    for (key, field) in spec.as_object().into_iter().flatten() {
+        value["spec"][key] = field.clone();
+    }
+    Arc::new(PodInfo::from_pod(&serde_json::from_value(value).unwrap()))
+}
+
+fn snapshot(pools: Vec<NodePoolInput>, pods: Vec<Arc<PodInfo>>) -> Snapshot {
+    Snapshot { node_pools: pools, pods, ..Snapshot::default() }
+}
+
+#[test]
+fn pods_share_the_cheapest_node_that_holds_them() {
+    let results = solve(&snapshot(
+        vec![pool("p", json!({}))],
+        vec![pod("a", "1", json!({})), pod("b", "1", json!({}))],
+    ));
+    assert_eq!(results.new_claims.len(), 1);
+    let claim = &results.new_claims[0];
+    assert_eq!(claim.pods.len(), 2);
+    let (cheapest, offering) = claim.cheapest().unwrap();
+    assert_eq!((&*cheapest.name, offering.capacity_type()), ("small", "spot"));
+}
+
+#[test]
+fn heavier_pools_come_first_and_limits_hold() {
+    let pools = vec![
+        pool("light", json!({})),
+        pool("heavy", json!({"weight": 10, "limits": {"cpu": "2"}})),
+    ];
+    let pods = (0..3).map(|i| pod(&format!("p{i}"), "1900m", json!({}))).collect();
+    let results = solve(&snapshot(pools, pods));
+    let used: Vec<_> =
+        results.new_claims.iter().map(|c| c.node_pool.metadata.name.clone().unwrap()).collect();
+    assert_eq!(used.iter().filter(|n| *n == "heavy").count(), 1, "{used:?}");
+    assert!(results.errors.is_empty());
+}
+
+#[test]
+fn existing_nodes_are_used_before_new_ones() {
+    let node = serde_json::from_value(json!({
+        "metadata": {"name": "n1", "labels": {"kubernetes.io/hostname": "n1"}},
+        "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "10"}}}))
+    .unwrap();
+    let mut input = snapshot(
+        vec![pool("p", json!({}))],
+        vec![pod("a", "3", json!({})), pod("b", "3", json!({}))],
+    );
+    input.nodes = vec![StateNode { node: Some(Arc::new(node)), ..StateNode::default() }];
+    let results = solve(&input);
+    assert_eq!(results.existing.len(), 1);
+    assert_eq!(results.new_claims.len(), 1);
+}
+
+#[test]
+fn preferences_are_relaxed_only_when_they_cannot_be_met() {
+    let prefer = |zone: &str| {
+        json!({"affinity": {"nodeAffinity": {
+            "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference":
+                {"matchExpressions": [{"key": labels::ZONE, "operator": "In", "values": [zone]}]}}]}}})
+    };
+    let input = snapshot(vec![pool("p", json!({}))], vec![pod("a", "1", prefer("b"))]);
+    let claim = &solve(&input).new_claims[0];
+    assert_eq!(claim.requirements.get(labels::ZONE).unwrap().single(), Some("b"));
+    let input = snapshot(vec![pool("p", json!({}))], vec![pod("a", "1", prefer("nowhere"))]);
+    assert_eq!(solve(&input).new_claims.len(), 1);
+}
+
+#[test]
+fn refusals_say_why() {
+    let taint = json!({"template": {"spec": {"taints": [
+        {"key": "team", "value": "x", "effect": "NoSchedule"}]}}});
+    let results = solve(&snapshot(vec![pool("p", taint)], vec![pod("a", "1", json!({}))]));
+    assert_eq!(
+        results.errors[0].1.to_string(),
+        "incompatible with nodepool \"p\", did not tolerate taint (taint=team=x:NoSchedule)"
+    );
+    let results = solve(&snapshot(vec![pool("p", json!({}))], vec![pod("a", "100", json!({}))]));
+    let text = results.errors[0].1.to_string();
+    assert!(text.contains("no instance type has enough resources"), "{text}");
+}
+
+#[test]
+fn daemons_take_their_share() {
+    let mut input = snapshot(vec![pool("p", json!({}))], vec![pod("a", "1900m", json!({}))]);
+    input.daemonset_pods = vec![pod("d", "500m", json!({}))];
+    let results = solve(&input);
+    let claim = &results.new_claims[0];
+    assert_eq!(&*claim.instance_types[0].name, "medium");
+    assert_eq!(claim.requests.get(&Name::Cpu), 2400);
+    assert_eq!(claim.requests.get(&Name::Pods), 2);
+}
+
+#[test]
+fn a_claim_object_carries_what_the_provider_needs() {
+    let spec = json!({"template": {"metadata": {"labels": {"team": "x"}}, "spec": {
+        "nodeClassRef": {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "c"}}}});
+    let results = solve(&snapshot(vec![pool("p", spec)], vec![pod("a", "1", json!({}))]));
+    let claim = results.new_claims[0].to_node_claim();
+    let labels_of = claim.metadata.labels.unwrap();
+    assert_eq!(labels_of["team"], "x");
+    assert_eq!(labels_of[labels::NODEPOOL], "p");
+    assert_eq!(labels_of[labels::EC2NODECLASS], "c");
+    assert_eq!(claim.metadata.generate_name.as_deref(), Some("p-"));
+    let types = claim.spec.requirements.iter().find(|r| r.key == labels::INSTANCE_TYPE).unwrap();
+    assert_eq!(types.values, ["large", "medium", "small"]);
+    assert!(claim.spec.requirements.iter().all(|r| r.key != labels::HOSTNAME));
+}
