@@ -9,3 +9,4 @@ pub mod select;
 pub mod subnet;
 pub mod tags;
 pub mod unavailable;
+pub mod userdata;

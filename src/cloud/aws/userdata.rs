@@ -1,0 +1,144 @@
+//! User data: what an instance of each family runs at boot to join the cluster.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use k8s_openapi::api::core::v1::Taint;
+use serde_json::{Map, Value};
+
+use super::ami::AmiFamily;
+
+pub mod al2;
+pub mod al2023;
+pub mod bottlerocket;
+pub mod mime;
+pub mod windows;
+
+/// What the user data must tell the node.
+#[derive(Clone, Debug, Default)]
+pub struct Bootstrap {
+    pub cluster_name: String,
+    pub cluster_endpoint: String,
+    /// Service CIDR; needed by AL2023.
+    pub cluster_cidr: Option<String>,
+    /// Base64 of the API server's CA.
+    pub ca_bundle: String,
+    pub labels: BTreeMap<String, String>,
+    pub taints: Vec<Taint>,
+    /// Kubelet settings, `maxPods` and DNS filled in.
+    pub kubelet: Map<String, Value>,
+    /// Local disks become one array.
+    pub raid0: bool,
+    /// The user's own user data.
+    pub custom: String,
+}
+
+/// User data that cannot be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UserDataError {
+    /// `spec.userData` cannot be read.
+    #[error("spec.userData: {0}")]
+    Custom(String),
+    /// Something about the cluster is not known yet.
+    #[error("{0}")]
+    NotReady(String),
+}
+
+/// Base64 user data of a family.
+///
+/// # Errors
+/// When the user's own part cannot be merged, or the cluster is not known well enough.
+pub fn render(family: AmiFamily, bootstrap: &Bootstrap) -> Result<String, UserDataError> {
+    let text = match family {
+        AmiFamily::Al2 => al2::render(bootstrap)?,
+        AmiFamily::Al2023 => al2023::render(bootstrap)?,
+        AmiFamily::Bottlerocket => bottlerocket::render(bootstrap)?,
+        AmiFamily::Windows2019 | AmiFamily::Windows2022 | AmiFamily::Windows2025 => {
+            windows::render(bootstrap)
+        }
+        AmiFamily::Custom => bootstrap.custom.clone(),
+    };
+    Ok(STANDARD.encode(text))
+}
+
+/// Domains that the kubelet may not label its own node with.
+const KUBERNETES_DOMAINS: &[&str] = &["node-restriction.kubernetes.io", "kubernetes.io", "k8s.io"];
+
+/// Labels that the kubelet may set itself.
+pub(super) fn kubelet_labels(labels: &BTreeMap<String, String>) -> BTreeMap<&str, &str> {
+    labels
+        .iter()
+        .filter(|(key, _)| {
+            let domain = key.split_once('/').map_or("", |(domain, _)| domain);
+            !KUBERNETES_DOMAINS.iter().any(|d| {
+                domain == *d || domain.strip_suffix(d).is_some_and(|rest| rest.ends_with('.'))
+            })
+        })
+        .map(|(k, v)| (k.as_str(), v.as_str()))
+        .collect()
+}
+
+/// `key=value:Effect`, without the value when there is none.
+fn taint_text(taint: &Taint) -> String {
+    match taint.value.as_deref() {
+        Some(value) if !value.is_empty() => format!("{}={value}:{}", taint.key, taint.effect),
+        _ => format!("{}:{}", taint.key, taint.effect),
+    }
+}
+
+fn scalar(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Kubelet command line arguments, as AL2 and Windows take them.
+pub(super) fn kubelet_args(bootstrap: &Bootstrap) -> String {
+    let mut args = Vec::new();
+    let labels = node_labels(bootstrap);
+    if !labels.is_empty() {
+        args.push(format!("--node-labels={labels:?}"));
+    }
+    let taints: Vec<String> = bootstrap.taints.iter().map(taint_text).collect();
+    args.push(format!("--register-with-taints={:?}", taints.join(",")));
+    let kubelet = &bootstrap.kubelet;
+    let number = |key: &str| kubelet.get(key).filter(|v| v.is_number()).map(scalar);
+    let pairs = |key: &str, separator: &str| {
+        let map = kubelet.get(key).and_then(Value::as_object).filter(|m| !m.is_empty())?;
+        let sorted: BTreeMap<_, _> = map.iter().collect();
+        let list: Vec<String> =
+            sorted.into_iter().map(|(k, v)| format!("{k}{separator}{}", scalar(v))).collect();
+        Some(format!("{:?}", list.join(",")))
+    };
+    for (flag, value) in [
+        ("max-pods", number("maxPods")),
+        ("pods-per-core", number("podsPerCore").filter(|n| n != "0")),
+        ("system-reserved", pairs("systemReserved", "=")),
+        ("kube-reserved", pairs("kubeReserved", "=")),
+        ("eviction-hard", pairs("evictionHard", "<")),
+        ("eviction-soft", pairs("evictionSoft", "<")),
+        ("eviction-soft-grace-period", pairs("evictionSoftGracePeriod", "=")),
+        ("eviction-max-pod-grace-period", number("evictionMaxPodGracePeriod")),
+        ("image-gc-high-threshold", number("imageGCHighThresholdPercent")),
+        ("image-gc-low-threshold", number("imageGCLowThresholdPercent")),
+        ("cpu-cfs-quota", kubelet.get("cpuCFSQuota").filter(|v| v.is_boolean()).map(scalar)),
+    ] {
+        if let Some(value) = value {
+            args.push(format!("--{flag}={value}"));
+        }
+    }
+    args.join(" ")
+}
+
+/// `k=v,k=v` of the labels that the kubelet may set.
+pub(super) fn node_labels(bootstrap: &Bootstrap) -> String {
+    let labels = kubelet_labels(&bootstrap.labels);
+    labels.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",")
+}
+
+/// The first DNS address of the kubelet settings.
+pub(super) fn dns_ip(bootstrap: &Bootstrap) -> Option<&str> {
+    bootstrap.kubelet.get("clusterDNS")?.as_array()?.first()?.as_str()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,26 @@
+//! Windows: a PowerShell script that calls the image's bootstrap script.
+
+use super::{Bootstrap, dns_ip, kubelet_args};
+
+/// The whole script.
+pub(super) fn render(bootstrap: &Bootstrap) -> String {
+    let mut text = "<powershell>\n".to_owned();
+    if !bootstrap.custom.is_empty() {
+        text.push_str(&bootstrap.custom);
+        text.push('\n');
+    }
+    text.push_str("[string]$EKSBootstrapScriptFile = \"$env:ProgramFiles\\Amazon\\EKS\\Start-EKSBootstrap.ps1\"\n");
+    text.push_str(&format!(
+        "& $EKSBootstrapScriptFile -EKSClusterName '{}' -APIServerEndpoint '{}'",
+        bootstrap.cluster_name, bootstrap.cluster_endpoint
+    ));
+    if !bootstrap.ca_bundle.is_empty() {
+        text.push_str(&format!(" -Base64ClusterCA '{}'", bootstrap.ca_bundle));
+    }
+    text.push_str(&format!(" -KubeletExtraArgs '{}'", kubelet_args(bootstrap)));
+    if let Some(ip) = dns_ip(bootstrap) {
+        text.push_str(&format!(" -DNSClusterIP '{ip}'"));
+    }
+    text.push_str("\n</powershell>");
+    text
+}
