@@ -1,12 +1,394 @@
-//! The EC2 provider.
+//! The EC2 provider: its parts, and how they answer the controllers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use aws_config::SdkConfig;
+use base64::Engine as _;
+use k8s_openapi::api::core::v1::Service;
+use kube::Api;
+use kube::api::ObjectMeta;
+
+use self::ami::AmiFamily;
+use self::clients::Clients;
+use self::instance::Instance;
+use self::unavailable::UnavailableOfferings;
+use crate::api::v1::{EC2NodeClass, NodeClaim, NodeClaimStatus, NodePool};
+use crate::api::{annotations, conditions, hash, labels};
+use crate::clock::Clock;
+use crate::cloud::{CloudProvider, Error};
+use crate::operator::settings::Settings;
+use crate::scheduling::instance_type::InstanceType;
+use crate::scheduling::resources::ResourceList;
 
 pub mod ami;
 pub mod cache;
 pub mod clients;
 pub mod errors;
+pub mod filters;
+pub mod instance;
+pub mod instanceprofile;
+pub mod instancetype;
+pub mod launchtemplate;
+pub mod pricing;
 pub mod securitygroup;
 pub mod select;
 pub mod subnet;
 pub mod tags;
 pub mod unavailable;
 pub mod userdata;
+
+/// Everything that talks to AWS.
+pub struct AwsProvider {
+    pub clients: Clients,
+    pub kube: kube::Client,
+    pub clock: Clock,
+    pub settings: Arc<Settings>,
+    pub pricing: Arc<pricing::Provider>,
+    pub unavailable_offerings: Arc<UnavailableOfferings>,
+    pub instance_types: Arc<instancetype::Provider>,
+    pub subnets: Arc<subnet::Provider>,
+    pub security_groups: Arc<securitygroup::Provider>,
+    pub amis: Arc<ami::Provider>,
+    pub instance_profiles: Arc<instanceprofile::Provider>,
+    pub launch_templates: Arc<launchtemplate::Provider>,
+    pub instances: Arc<instance::Provider>,
+}
+
+impl AwsProvider {
+    /// Builds the provider; asks EKS for the endpoint and the API server for its DNS Service.
+    ///
+    /// # Errors
+    /// When the cluster's endpoint is neither set nor known to EKS.
+    pub async fn new(
+        settings: Arc<Settings>,
+        kube: kube::Client,
+        ca: Option<Vec<u8>>,
+        clock: Clock,
+        config: &SdkConfig,
+    ) -> Result<Self, Error> {
+        let clients = Clients::new(config);
+        let cluster = launchtemplate::Cluster {
+            name: settings.cluster_name.clone(),
+            endpoint: endpoint(&settings, &clients).await?,
+            cidr: None,
+            ca_bundle: if settings.cluster_ca_bundle.is_empty() {
+                ca.map(|pem| base64::engine::general_purpose::STANDARD.encode(pem))
+                    .unwrap_or_default()
+            } else {
+                settings.cluster_ca_bundle.clone()
+            },
+            dns_ip: dns_ip(&kube).await,
+            reserved_capacity: settings.gates.reserved_capacity,
+        };
+        let pricing = Arc::new(pricing::Provider::new(clients.clone()));
+        let unavailable = Arc::new(UnavailableOfferings::new(&clock));
+        let options = instancetype::Options {
+            region: clients.region.clone(),
+            vm_memory_overhead: settings.vm_memory_overhead_percent,
+            reserved_enis: settings.reserved_enis,
+            reserved_capacity: settings.gates.reserved_capacity,
+        };
+        let name = &settings.cluster_name;
+        let subnets = Arc::new(subnet::Provider::new(
+            clients.clone(),
+            &clock,
+            settings.subnet_refresh_interval,
+        ));
+        let launch_templates =
+            Arc::new(launchtemplate::Provider::new(clients.clone(), &clock, cluster));
+        Ok(Self {
+            instance_types: Arc::new(instancetype::Provider::new(
+                clients.clone(),
+                options,
+                Arc::clone(&pricing),
+                Arc::clone(&unavailable),
+            )),
+            security_groups: Arc::new(securitygroup::Provider::new(clients.clone(), &clock)),
+            amis: Arc::new(ami::Provider::new(
+                clients.clone(),
+                &clock,
+                settings.ami_refresh_interval,
+            )),
+            instance_profiles: Arc::new(instanceprofile::Provider::new(
+                clients.clone(),
+                &clock,
+                name,
+            )),
+            instances: Arc::new(instance::Provider::new(
+                clients.clone(),
+                name,
+                Arc::clone(&unavailable),
+                Arc::clone(&subnets),
+                Arc::clone(&launch_templates),
+            )),
+            pricing,
+            unavailable_offerings: unavailable,
+            subnets,
+            launch_templates,
+            clients,
+            kube,
+            clock,
+            settings,
+        })
+    }
+
+    /// The Kubernetes version, `major.minor`.
+    ///
+    /// # Errors
+    /// When the API server cannot be asked.
+    pub async fn kubernetes_version(&self) -> Result<String, Error> {
+        let info = self
+            .kube
+            .apiserver_version()
+            .await
+            .map_err(|e| Error::Other(format!("getting kubernetes version, {e}")))?;
+        Ok(format!("{}.{}", info.major, info.minor.trim_end_matches('+')))
+    }
+
+    /// The hash of a node class as this cluster's nodes see it.
+    #[must_use]
+    pub fn class_hash(&self, class: &EC2NodeClass) -> String {
+        let ca = self.launch_templates.cluster().ca_bundle;
+        hash::ec2_node_class_hash(class, AmiFamily::of(class).as_str(), &ca)
+    }
+
+    async fn class_of(&self, name: &str) -> Result<Option<EC2NodeClass>, Error> {
+        Api::<EC2NodeClass>::all(self.kube.clone())
+            .get_opt(name)
+            .await
+            .map_err(|e| Error::Other(format!("getting ec2nodeclass, {e}")))
+    }
+
+    /// The node class of a claim, ready for launching.
+    async fn ready_class(&self, claim: &NodeClaim) -> Result<EC2NodeClass, Error> {
+        let name = &claim.spec.node_class_ref.name;
+        let kind = "ec2nodeclasses.karpenter.k8s.aws";
+        let Some(class) = self.class_of(name).await? else {
+            return Err(Error::InsufficientCapacity(format!(
+                "resolving ec2nodeclass, {kind} {name:?} not found"
+            )));
+        };
+        if class.metadata.deletion_timestamp.is_some() {
+            return Err(Error::InsufficientCapacity(format!(
+                "resolving ec2nodeclass, {kind} {name:?} is terminating, treating as not found"
+            )));
+        }
+        let list = class.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+        match conditions::get(list, conditions::READY) {
+            Some(ready) if ready.status == conditions::TRUE => {
+                if ready.observed_generation != class.metadata.generation {
+                    return Err(Error::NodeClassNotReady(
+                        "nodeclass status has not been reconciled against the latest spec"
+                            .to_owned(),
+                    ));
+                }
+                Ok(class)
+            }
+            Some(ready) if ready.status == conditions::FALSE => {
+                Err(Error::NodeClassNotReady(ready.message.clone()))
+            }
+            _ => Err(Error::Create {
+                reason: "NodeClassReadinessUnknown".to_owned(),
+                condition: "NodeClass is in Ready=Unknown".to_owned(),
+                message: "resolving NodeClass readiness, NodeClass is in Ready=Unknown".to_owned(),
+            }),
+        }
+    }
+
+    /// A claim as an instance shows it.
+    fn claim_of(&self, instance: &Instance, class: Option<&EC2NodeClass>) -> NodeClaim {
+        let types = class.and_then(|c| self.instance_types.list(c).ok()).unwrap_or_default();
+        let kind = types.iter().find(|t| *t.name == *instance.instance_type);
+        let mut all: BTreeMap<String, String> = BTreeMap::new();
+        for requirement in kind.iter().flat_map(|t| t.requirements.iter()) {
+            if let Some(value) = requirement.single() {
+                all.insert(requirement.key().to_string(), value.to_owned());
+            }
+        }
+        let zone_id = class
+            .and_then(|c| c.status.as_ref())
+            .and_then(|s| s.subnets.iter().find(|s| s.zone == instance.zone)?.zone_id.clone());
+        all.extend(zone_id.map(|id| (labels::ZONE_ID.to_owned(), id)));
+        all.insert(labels::INSTANCE_TYPE.to_owned(), instance.instance_type.clone());
+        all.insert(labels::ZONE.to_owned(), instance.zone.clone());
+        all.insert(labels::CAPACITY_TYPE.to_owned(), instance.capacity_type.clone());
+        all.insert(labels::INSTANCE_TENANCY.to_owned(), "default".to_owned());
+        if let Some(pool) = instance.tags.get(labels::NODEPOOL) {
+            all.insert(labels::NODEPOOL.to_owned(), pool.clone());
+        }
+        let present = |list: ResourceList| -> ResourceList {
+            list.iter()
+                .filter(|(name, value)| *value != 0 && name.as_str() != "vpc.amazonaws.com/efa")
+                .map(|(name, value)| (name.clone(), value))
+                .collect()
+        };
+        let mut claim = NodeClaim {
+            metadata: ObjectMeta { labels: Some(all), ..ObjectMeta::default() },
+            status: Some(NodeClaimStatus {
+                provider_id: Some(instance.provider_id()),
+                image_id: Some(instance.image_id.clone()),
+                capacity: kind.map(|t| present(t.capacity.clone()).to_quantities()),
+                allocatable: kind.map(|t| present(t.allocatable()).to_quantities()),
+                ..NodeClaimStatus::default()
+            }),
+            ..NodeClaim::default()
+        };
+        claim.metadata.name = instance.tags.get(tags::NODECLAIM).cloned();
+        let time = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+        claim.metadata.creation_timestamp = instance.launched.map(time);
+        if instance.terminating() {
+            claim.metadata.deletion_timestamp = Some(time(self.clock.now()));
+        }
+        claim
+    }
+
+    async fn class_for_instance(&self, instance: &Instance) -> Option<EC2NodeClass> {
+        self.class_of(instance.tags.get(labels::EC2NODECLASS)?).await.ok().flatten()
+    }
+}
+
+async fn endpoint(settings: &Settings, clients: &Clients) -> Result<String, Error> {
+    if !settings.cluster_endpoint.is_empty() {
+        return Ok(settings.cluster_endpoint.clone());
+    }
+    let answer = clients
+        .eks
+        .describe_cluster()
+        .name(&settings.cluster_name)
+        .send()
+        .await
+        .map_err(|e| errors::AwsError::new("DescribeCluster", &e))
+        .map_err(|e| Error::Other(format!("failed detecting cluster endpoint, {e}")))?;
+    answer
+        .cluster()
+        .and_then(|c| c.endpoint())
+        .map(str::to_owned)
+        .ok_or_else(|| Error::Other("failed detecting cluster endpoint, EKS tells none".to_owned()))
+}
+
+async fn dns_ip(kube: &kube::Client) -> Option<String> {
+    match Api::<Service>::namespaced(kube.clone(), "kube-system").get("kube-dns").await {
+        Ok(service) => service.spec.and_then(|s| s.cluster_ip).filter(|ip| ip != "None"),
+        Err(error) => {
+            tracing::debug!("unable to detect the IP of the kube-dns service, {error}");
+            None
+        }
+    }
+}
+
+#[async_trait]
+impl CloudProvider for AwsProvider {
+    async fn create(&self, claim: &NodeClaim) -> Result<NodeClaim, Error> {
+        let class = self.ready_class(claim).await?;
+        let types = self.instance_types.list(&class).map_err(|e| Error::Create {
+            reason: "InstanceTypeResolutionFailed".to_owned(),
+            condition: "Error resolving instance types".to_owned(),
+            message: format!("resolving instance types, {e}"),
+        })?;
+        let instance = self.instances.launch(&class, claim, &types).await?;
+        let mut created = self.claim_of(&instance, Some(&class));
+        created.metadata.annotations = Some(
+            [
+                (annotations::EC2NODECLASS_HASH, self.class_hash(&class)),
+                (
+                    annotations::EC2NODECLASS_HASH_VERSION,
+                    annotations::EC2NODECLASS_HASH_VERSION_VALUE.to_owned(),
+                ),
+                (
+                    annotations::INSTANCE_PROFILE_NAME,
+                    class
+                        .status
+                        .as_ref()
+                        .and_then(|s| s.instance_profile.clone())
+                        .unwrap_or_default(),
+                ),
+            ]
+            .map(|(k, v)| (k.to_owned(), v))
+            .into(),
+        );
+        Ok(created)
+    }
+
+    async fn delete(&self, claim: &NodeClaim) -> Result<(), Error> {
+        let provider_id =
+            claim.status.as_ref().and_then(|s| s.provider_id.as_deref()).unwrap_or_default();
+        let id = instance::parse_provider_id(provider_id).ok_or_else(|| {
+            Error::Other(format!(
+                "provider id does not match known format (provider-id={provider_id})"
+            ))
+        })?;
+        self.instances.delete(id).await
+    }
+
+    async fn get(&self, provider_id: &str) -> Result<NodeClaim, Error> {
+        let id = instance::parse_provider_id(provider_id).ok_or_else(|| {
+            Error::Other(format!(
+                "provider id does not match known format (provider-id={provider_id})"
+            ))
+        })?;
+        let instance = self.instances.get(id).await?;
+        let class = self.class_for_instance(&instance).await;
+        Ok(self.claim_of(&instance, class.as_ref()))
+    }
+
+    async fn list(&self) -> Result<Vec<NodeClaim>, Error> {
+        let instances = self.instances.list().await?;
+        Ok(instances.iter().map(|i| self.claim_of(i, None)).collect())
+    }
+
+    async fn instance_types(&self, pool: &NodePool) -> Result<Arc<[Arc<InstanceType>]>, Error> {
+        let name = &pool.spec.template.spec.node_class_ref.name;
+        let class = self
+            .class_of(name)
+            .await?
+            .ok_or_else(|| Error::Other(format!("resolving node class, {name:?} not found")))?;
+        let types = self.instance_types.list(&class).map_err(|e| Error::Other(e.to_string()))?;
+        Ok(types.into())
+    }
+
+    async fn is_drifted(&self, claim: &NodeClaim) -> Result<Option<String>, Error> {
+        let Some(class) = self.class_of(&claim.spec.node_class_ref.name).await? else {
+            return Ok(None);
+        };
+        let of_claim = |key: &str| claim.metadata.annotations.as_ref().and_then(|a| a.get(key));
+        let of_class = |key: &str| class.metadata.annotations.as_ref().and_then(|a| a.get(key));
+        let version = annotations::EC2NODECLASS_HASH_VERSION;
+        let hash = annotations::EC2NODECLASS_HASH;
+        if let (Some(a), Some(b), Some(x), Some(y)) =
+            (of_claim(version), of_class(version), of_claim(hash), of_class(hash))
+            && a == b
+            && x != y
+        {
+            return Ok(Some("NodeClassDrift".to_owned()));
+        }
+        let Some(provider_id) = claim.status.as_ref().and_then(|s| s.provider_id.as_deref()) else {
+            return Ok(None);
+        };
+        let status = class.status.clone().unwrap_or_default();
+        let kind = claim.metadata.labels.as_ref().and_then(|l| l.get(labels::INSTANCE_TYPE));
+        let image = claim.status.as_ref().and_then(|s| s.image_id.clone()).unwrap_or_default();
+        let types = self.instance_types.list(&class).map_err(|e| Error::Other(e.to_string()))?;
+        let own: Vec<_> =
+            types.into_iter().filter(|t| kind.is_some_and(|k| **k == *t.name)).collect();
+        let wanted = launchtemplate::types_by_ami(&status.amis, &own);
+        if !own.is_empty() && !status.amis.is_empty() && wanted.iter().all(|(a, _)| a.id != image) {
+            return Ok(Some("AMIDrift".to_owned()));
+        }
+        let id = instance::parse_provider_id(provider_id).unwrap_or_default();
+        let instance = self.instances.get(id).await?;
+        let groups = status.security_groups.iter().map(|g| g.id.clone()).collect();
+        if !status.security_groups.is_empty() && instance.security_groups != groups {
+            return Ok(Some("SecurityGroupDrift".to_owned()));
+        }
+        if !status.subnets.is_empty() && status.subnets.iter().all(|s| s.id != instance.subnet_id) {
+            return Ok(Some("SubnetDrift".to_owned()));
+        }
+        Ok(None)
+    }
+
+    fn name(&self) -> &'static str {
+        "aws"
+    }
+}
