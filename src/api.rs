@@ -12,3 +12,4 @@ pub mod labels;
 pub mod schema;
 pub mod taints;
 pub mod v1;
+pub mod validation;

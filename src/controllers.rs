@@ -1,1 +1,72 @@
 //! The reconcilers, and the table of all of them.
+//!
+//! Each is thin: it reads the state, asks a pure function or the provider, and writes the answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::cloud::CloudProvider;
+use crate::cloud::aws::AwsProvider;
+use crate::cluster::State;
+use crate::operator::events::Recorder;
+use crate::operator::settings::Settings;
+
+pub mod aws;
+pub mod disruption;
+pub mod garbage;
+pub mod node;
+pub mod nodeclaim;
+pub mod nodeclass;
+pub mod nodepool;
+pub mod patch;
+pub mod provisioning;
+pub mod runner;
+
+/// What every controller works with.
+pub struct Context {
+    pub client: kube::Client,
+    pub cluster: Arc<State>,
+    pub cloud: Arc<dyn CloudProvider>,
+    pub settings: Arc<Settings>,
+    pub recorder: Recorder,
+    pub clock: Clock,
+}
+
+/// Why a reconcile did not finish; it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server refused.
+    #[error("{0}")]
+    Kube(#[from] kube::Error),
+    /// The cloud refused.
+    #[error("{0}")]
+    Cloud(#[from] crate::cloud::Error),
+    /// AWS refused.
+    #[error("{0}")]
+    Aws(#[from] crate::cloud::aws::errors::AwsError),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// When to look at the object again, beside its changes.
+pub type Outcome = Result<Option<Duration>, Error>;
+
+/// Runs every controller until cancelled.
+pub async fn run_all(ctx: Arc<Context>, aws: Arc<AwsProvider>, cancel: CancellationToken) {
+    let mut tasks = JoinSet::new();
+    nodeclass::start(&ctx, &aws, &mut tasks);
+    aws::start(&ctx, &aws, &mut tasks);
+    nodepool::start(&ctx, &mut tasks);
+    nodeclaim::start(&ctx, &mut tasks);
+    node::start(&ctx, &mut tasks);
+    garbage::start(&ctx, &mut tasks);
+    provisioning::start(&ctx, &mut tasks);
+    disruption::start(&ctx, &mut tasks);
+    cancel.cancelled().await;
+    tasks.shutdown().await;
+}

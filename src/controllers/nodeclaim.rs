@@ -1,0 +1,140 @@
+//! The life of a NodeClaim: launched, registered, initialized, and in the end terminated.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::Api;
+use tokio::task::JoinSet;
+
+use super::patch::{self, Lock};
+use super::runner::{self, Identity};
+use super::{Context, Error, Outcome};
+use crate::api::v1::{NodeClaim, NodeClaimStatus};
+use crate::api::{conditions, finalizers, labels};
+use crate::cluster::Change;
+
+mod conditions_of;
+mod initialization;
+mod launch;
+mod liveness;
+mod registration;
+mod termination;
+
+const LIFECYCLE: Identity = Identity {
+    name: "nodeclaim.lifecycle",
+    group: labels::GROUP,
+    kind: "NodeClaim",
+    workers: 100,
+};
+
+/// Starts the controllers of NodeClaims.
+pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
+    tasks.spawn(runner::run(LIFECYCLE, Arc::clone(ctx), all_claims, claims_of_change, reconcile));
+    conditions_of::start(ctx, tasks);
+}
+
+/// Names of all NodeClaims.
+pub(super) fn all_claims(ctx: &Context) -> Vec<String> {
+    ctx.cluster.claims().iter().filter_map(|c| c.metadata.name.clone()).collect()
+}
+
+fn claims_of_change(ctx: &Context, change: &Change) -> Vec<String> {
+    match change {
+        Change::NodeClaim(name) => vec![name.clone()],
+        Change::Node(name) => {
+            let node = ctx.cluster.node(name);
+            let id = node.and_then(|n| n.spec.as_ref().and_then(|s| s.provider_id.clone()));
+            match id {
+                Some(id) => ctx
+                    .cluster
+                    .claim_by_provider_id(&id)
+                    .and_then(|c| c.metadata.name.clone())
+                    .into_iter()
+                    .collect(),
+                // A Node that is gone no longer tells its provider id.
+                None => ctx
+                    .cluster
+                    .claims()
+                    .iter()
+                    .filter(|c| {
+                        c.status.as_ref().and_then(|s| s.node_name.as_deref()) == Some(name)
+                    })
+                    .filter_map(|c| c.metadata.name.clone())
+                    .collect(),
+            }
+        }
+        _ => Vec::new(),
+    }
+}
+
+async fn reconcile(ctx: Arc<Context>, name: String) -> Outcome {
+    let api = Api::<NodeClaim>::all(ctx.client.clone());
+    let Some(before) = api.get_opt(&name).await? else { return Ok(None) };
+    if before.metadata.deletion_timestamp.is_some() {
+        return termination::finalize(&ctx, &api, before).await;
+    }
+    let mut claim = before.clone();
+    let held = claim.metadata.finalizers.get_or_insert_default();
+    if !held.iter().any(|f| f == finalizers::TERMINATION) {
+        held.push(finalizers::TERMINATION.to_owned());
+        return match patch::apply(&api, &before, &claim, Lock::Optimistic).await {
+            Err(error) if patch::is_conflict(&error) => Ok(Some(Duration::from_secs(1))),
+            other => other.map(|()| Some(Duration::ZERO)).map_err(Into::into),
+        };
+    }
+    claim.status.get_or_insert_default();
+    let mut errors = Vec::new();
+    let mut again: Option<Duration> = None;
+    let mut note = |outcome: Outcome| match outcome {
+        Ok(delay) => again = [again, delay].into_iter().flatten().min(),
+        Err(error) => errors.push(error.to_string()),
+    };
+    note(launch::run(&ctx, &api, &mut claim).await);
+    note(registration::run(&ctx, &mut claim).await);
+    note(initialization::run(&ctx, &mut claim).await);
+    note(liveness::run(&ctx, &api, &claim).await);
+    set_ready(&mut claim, ctx.clock.now());
+    patch::apply(&api, &before, &claim, Lock::None).await?;
+    if claim != before {
+        ctx.cluster.apply_claim_if_known(&claim);
+    }
+    if errors.is_empty() { Ok(again) } else { Err(Error::Other(errors.join("; "))) }
+}
+
+fn set_ready(claim: &mut NodeClaim, now: Timestamp) {
+    let generation = claim.metadata.generation;
+    let list = &mut status_of(claim).conditions;
+    conditions::set_ready(list, conditions::NODECLAIM_READY, generation, now);
+}
+
+fn status_of(claim: &mut NodeClaim) -> &mut NodeClaimStatus {
+    claim.status.get_or_insert_default()
+}
+
+/// A condition of the claim.
+fn condition<'a>(claim: &'a NodeClaim, kind: &str) -> Option<&'a Condition> {
+    conditions::get(claim.status.as_ref().map(|s| s.conditions.as_slice())?, kind)
+}
+
+/// True or False, no longer to be worked on.
+fn decided(claim: &NodeClaim, kind: &str) -> bool {
+    condition(claim, kind).is_some_and(|c| c.status != conditions::UNKNOWN)
+}
+
+/// True when the condition is.
+fn is_true(claim: &NodeClaim, kind: &str) -> bool {
+    condition(claim, kind).is_some_and(|c| c.status == conditions::TRUE)
+}
+
+fn unknown(claim: &mut NodeClaim, kind: &str, reason: &str, message: &str, now: Timestamp) {
+    let generation = claim.metadata.generation;
+    let list = &mut status_of(claim).conditions;
+    conditions::set(list, kind, conditions::UNKNOWN, reason, message, generation, now);
+}
+
+fn set_true(claim: &mut NodeClaim, kind: &str, now: Timestamp) {
+    let generation = claim.metadata.generation;
+    conditions::set_true(&mut status_of(claim).conditions, kind, generation, now);
+}

@@ -1,0 +1,252 @@
+//! Disruption conditions: `Consolidatable` and `Drifted`, and when pods last came or went.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::Api;
+use tokio::task::JoinSet;
+
+use super::super::patch::{self, Lock};
+use super::super::runner::{self, Identity};
+use super::super::{Context, Outcome};
+use super::{all_claims, condition, is_true, set_true, status_of};
+use crate::api::v1::{NodeClaim, NodePool};
+use crate::api::{annotations, conditions, labels};
+use crate::cluster::Change;
+use crate::scheduling::requirements::{Allow, Requirements};
+
+const DISRUPTION: Identity =
+    Identity { name: "nodeclaim.disruption", group: labels::GROUP, kind: "NodeClaim", workers: 10 };
+const POD_EVENTS: Identity =
+    Identity { name: "nodeclaim.podevents", group: labels::GROUP, kind: "NodeClaim", workers: 10 };
+/// Drift is looked at again after this long.
+const DRIFT_PERIOD: Duration = Duration::from_secs(300);
+/// Pod events closer together than this are one.
+const POD_EVENT_DEDUPE: Duration = Duration::from_secs(10);
+
+/// Starts both controllers.
+pub(super) fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
+    tasks.spawn(runner::run(DISRUPTION, Arc::clone(ctx), all_claims, select, reconcile));
+    tasks.spawn(runner::run(
+        POD_EVENTS,
+        Arc::clone(ctx),
+        |_| Vec::new(),
+        claims_of_pod,
+        pod_event,
+    ));
+}
+
+fn select(ctx: &Context, change: &Change) -> Vec<String> {
+    match change {
+        Change::NodeClaim(name) => vec![name.clone()],
+        Change::NodePool(name) => ctx
+            .cluster
+            .claims()
+            .iter()
+            .filter(|c| pool_of(c) == Some(name))
+            .filter_map(|c| c.metadata.name.clone())
+            .collect(),
+        Change::NodeClass(name) => ctx
+            .cluster
+            .claims()
+            .iter()
+            .filter(|c| c.spec.node_class_ref.name == *name)
+            .filter_map(|c| c.metadata.name.clone())
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn pool_of(claim: &NodeClaim) -> Option<&String> {
+    claim.metadata.labels.as_ref()?.get(labels::NODEPOOL)
+}
+
+/// Claims whose node a pod has just come to, or left.
+fn claims_of_pod(ctx: &Context, change: &Change) -> Vec<String> {
+    let Change::Bound(node) = change else { return Vec::new() };
+    ctx.cluster
+        .claims()
+        .iter()
+        .filter(|c| c.status.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node))
+        .filter_map(|c| c.metadata.name.clone())
+        .collect()
+}
+
+async fn pod_event(ctx: Arc<Context>, name: String) -> Outcome {
+    let Some(before) = ctx.cluster.claim(&name) else { return Ok(None) };
+    let last = before.status.as_ref().and_then(|s| s.last_pod_event_time.clone());
+    if last.is_some_and(|t| ctx.clock.since(t.0) < POD_EVENT_DEDUPE) {
+        return Ok(None);
+    }
+    let mut claim = (*before).clone();
+    status_of(&mut claim).last_pod_event_time = Some(Time(ctx.clock.now()));
+    let api = Api::<NodeClaim>::all(ctx.client.clone());
+    patch::apply(&api, &before, &claim, Lock::None).await?;
+    Ok(None)
+}
+
+async fn reconcile(ctx: Arc<Context>, name: String) -> Outcome {
+    let Some(before) = ctx.cluster.claim(&name) else { return Ok(None) };
+    if before.metadata.deletion_timestamp.is_some() {
+        return Ok(None);
+    }
+    let Some(pool) = pool_of(&before).and_then(|p| ctx.cluster.pool(p)) else { return Ok(None) };
+    let mut claim = (*before).clone();
+    let again = if pool.spec.replicas.is_none() {
+        consolidatable(&mut claim, &pool, ctx.clock.now())
+    } else {
+        None
+    };
+    drifted(&ctx, &mut claim, &pool).await?;
+    let api = Api::<NodeClaim>::all(ctx.client.clone());
+    match patch::apply(&api, &before, &claim, Lock::Optimistic).await {
+        Err(error) if patch::is_conflict(&error) => return Ok(Some(Duration::from_secs(1))),
+        other => other?,
+    }
+    Ok(Some(again.map_or(DRIFT_PERIOD, |a| a.min(DRIFT_PERIOD))))
+}
+
+/// Sets or removes `Consolidatable`; tells when to look again.
+fn consolidatable(claim: &mut NodeClaim, pool: &NodePool, now: Timestamp) -> Option<Duration> {
+    let kind = conditions::CONSOLIDATABLE;
+    let after = pool.spec.disruption.consolidate_after.duration();
+    let initialized = condition(claim, conditions::INITIALIZED)
+        .filter(|c| c.status == conditions::TRUE)
+        .map(|c| c.last_transition_time.0);
+    let (Some(after), Some(initialized)) = (after, initialized) else {
+        let reason = if after.is_none() { "consolidation is disabled" } else { "nodeclaim isn't initialized" };
+        if conditions::clear(&mut status_of(claim).conditions, kind) {
+            tracing::debug!("reason" = reason, "removing consolidatable status condition");
+        }
+        return None;
+    };
+    let last = claim.status.as_ref().and_then(|s| s.last_pod_event_time.as_ref()).map(|t| t.0);
+    let quiet = Duration::try_from(now.duration_since(last.unwrap_or(initialized))).unwrap_or_default();
+    if !after.is_zero() && quiet < after {
+        if conditions::clear(&mut status_of(claim).conditions, kind) {
+            let reason = "consolidateAfter window not yet elapsed";
+            tracing::debug!("reason" = reason, "removing consolidatable status condition");
+        }
+        return Some(after - quiet);
+    }
+    if !is_true(claim, kind) {
+        set_true(claim, kind, now);
+        tracing::debug!("marking consolidatable");
+    }
+    None
+}
+
+async fn drifted(
+    ctx: &Context,
+    claim: &mut NodeClaim,
+    pool: &NodePool,
+) -> Result<(), super::super::Error> {
+    let kind = conditions::DRIFTED;
+    let reason = if is_true(claim, conditions::LAUNCHED) {
+        match static_drift(claim, pool) {
+            Some(reason) => Some(reason.to_owned()),
+            None => match ctx.cloud.is_drifted(claim).await {
+                Ok(reason) => reason,
+                Err(error) if error.is_not_found() => return Ok(()),
+                Err(error) => return Err(error.into()),
+            },
+        }
+    } else {
+        None
+    };
+    let generation = claim.metadata.generation;
+    let list = &mut status_of(claim).conditions;
+    match reason {
+        Some(reason) => {
+            let now = ctx.clock.now();
+            if conditions::set(list, kind, conditions::TRUE, &reason, &reason, generation, now) {
+                tracing::debug!("reason" = reason, "marking drifted");
+            }
+        }
+        None => {
+            if conditions::clear(list, kind) {
+                tracing::debug!("removing drifted status condition, not drifted");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Drift that the objects alone show.
+fn static_drift(claim: &NodeClaim, pool: &NodePool) -> Option<&'static str> {
+    let of_claim = |key: &str| claim.metadata.annotations.as_ref()?.get(key);
+    let of_pool = |key: &str| pool.metadata.annotations.as_ref()?.get(key);
+    let version = annotations::NODEPOOL_HASH_VERSION;
+    if let (Some(a), Some(b), Some(x), Some(y)) = (
+        of_claim(version),
+        of_pool(version),
+        of_claim(annotations::NODEPOOL_HASH),
+        of_pool(annotations::NODEPOOL_HASH),
+    ) && a == b
+        && x != y
+    {
+        return Some("NodePoolDrifted");
+    }
+    let has = Requirements::from_labels(claim.metadata.labels.iter().flatten());
+    let wanted = Requirements::from_api(&pool.spec.template.spec.requirements);
+    has.compatible(&wanted, Allow::Nothing).is_err().then_some("RequirementsDrifted")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn claim(value: serde_json::Value) -> NodeClaim {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn pool(spec: serde_json::Value) -> NodePool {
+        NodePool::new("p", serde_json::from_value(spec).unwrap())
+    }
+
+    #[test]
+    fn a_node_is_consolidatable_after_a_quiet_time() {
+        let start = Timestamp::UNIX_EPOCH;
+        let mut node = claim(json!({"metadata": {}, "spec": {}, "status": {"conditions": [
+            {"type": "Initialized", "status": "True", "reason": "", "message": "",
+             "lastTransitionTime": "1970-01-01T00:00:00Z"}]}}));
+        let pool_of = |after: &str| pool(json!({"disruption": {"consolidateAfter": after}}));
+        let at = |s| start + Duration::from_secs(s);
+        assert_eq!(
+            consolidatable(&mut node, &pool_of("30s"), at(10)),
+            Some(Duration::from_secs(20))
+        );
+        assert!(!is_true(&node, conditions::CONSOLIDATABLE));
+        assert_eq!(consolidatable(&mut node, &pool_of("30s"), at(30)), None);
+        assert!(is_true(&node, conditions::CONSOLIDATABLE));
+        status_of(&mut node).last_pod_event_time = Some(Time(at(29)));
+        consolidatable(&mut node, &pool_of("30s"), at(31));
+        assert!(!is_true(&node, conditions::CONSOLIDATABLE));
+        consolidatable(&mut node, &pool_of("0s"), at(31));
+        assert!(is_true(&node, conditions::CONSOLIDATABLE));
+        consolidatable(&mut node, &pool_of("Never"), at(99));
+        assert!(!is_true(&node, conditions::CONSOLIDATABLE));
+    }
+
+    #[test]
+    fn hashes_of_one_version_are_compared() {
+        let marks = |hash: &str, version: &str| {
+            json!({annotations::NODEPOOL_HASH: hash, annotations::NODEPOOL_HASH_VERSION: version})
+        };
+        let mut with_hash = pool(json!({}));
+        with_hash.metadata.annotations = serde_json::from_value(marks("1", "v3")).unwrap();
+        let node = |hash, version| {
+            claim(json!({"metadata": {"annotations": marks(hash, version)}, "spec": {}}))
+        };
+        assert_eq!(static_drift(&node("1", "v3"), &with_hash), None);
+        assert_eq!(static_drift(&node("2", "v3"), &with_hash), Some("NodePoolDrifted"));
+        assert_eq!(static_drift(&node("2", "v2"), &with_hash), None);
+        let arm = pool(json!({"template": {"spec": {"requirements": [
+            {"key": "kubernetes.io/arch", "operator": "In", "values": ["arm64"]}]}}}));
+        let amd = claim(json!({"metadata": {"labels": {"kubernetes.io/arch": "amd64"}}, "spec": {}}));
+        assert_eq!(static_drift(&amd, &arm), Some("RequirementsDrifted"));
+    }
+}

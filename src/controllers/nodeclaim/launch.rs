@@ -1,0 +1,95 @@
+//! Launch: the provider makes the instance, the claim learns what it is.
+
+use kube::Api;
+
+use super::super::patch;
+use super::super::{Context, Error, Outcome};
+use super::{condition, decided, set_true, status_of, unknown};
+use crate::api::conditions;
+use crate::api::labels;
+use crate::api::v1::NodeClaim;
+use crate::cloud;
+use crate::operator::events::{Event, reference};
+use crate::operator::logging;
+
+/// Launches the claim's instance unless that is decided.
+pub(super) async fn run(ctx: &Context, api: &Api<NodeClaim>, claim: &mut NodeClaim) -> Outcome {
+    if decided(claim, conditions::LAUNCHED) {
+        return Ok(None);
+    }
+    let now = ctx.clock.now();
+    if condition(claim, conditions::LAUNCHED).is_none() {
+        unknown(
+            claim,
+            conditions::LAUNCHED,
+            "AwaitingReconciliation",
+            "object is awaiting reconciliation",
+            now,
+        );
+    }
+    match ctx.cloud.create(claim).await {
+        Ok(created) => {
+            merge(claim, created);
+            set_true(claim, conditions::LAUNCHED, ctx.clock.now());
+            log_launched(claim);
+            Ok(None)
+        }
+        Err(error @ cloud::Error::InsufficientCapacity(_)) => {
+            ctx.recorder.publish(Event::new(
+                reference(claim),
+                true,
+                "InsufficientCapacityError",
+                format!("NodeClaim {} event: {error}", claim.metadata.name.as_deref().unwrap_or("")),
+            ));
+            give_up(api, claim, &error).await
+        }
+        Err(error @ cloud::Error::NodeClassNotReady(_)) => give_up(api, claim, &error).await,
+        Err(error) => {
+            let (reason, message) = match &error {
+                cloud::Error::Create { reason, condition, .. } => {
+                    (reason.clone(), condition.clone())
+                }
+                other => ("LaunchFailed".to_owned(), other.to_string()),
+            };
+            unknown(claim, conditions::LAUNCHED, &reason, &message, now);
+            Err(Error::Other(format!("launching nodeclaim, {error}")))
+        }
+    }
+}
+
+/// The claim cannot be launched as it is: it is deleted, its pods are scheduled anew.
+async fn give_up(api: &Api<NodeClaim>, claim: &NodeClaim, error: &cloud::Error) -> Outcome {
+    tracing::error!("error" = %error, "failed launching nodeclaim");
+    patch::delete(api, claim.metadata.name.as_deref().unwrap_or("")).await?;
+    Ok(None)
+}
+
+/// The claim's own labels win, the provider's annotations win.
+fn merge(claim: &mut NodeClaim, created: NodeClaim) {
+    let mut all = created.metadata.labels.unwrap_or_default();
+    all.extend(claim.metadata.labels.take().unwrap_or_default());
+    claim.metadata.labels = Some(all);
+    let annotations = claim.metadata.annotations.get_or_insert_default();
+    annotations.extend(created.metadata.annotations.unwrap_or_default());
+    let from = created.status.unwrap_or_default();
+    let status = status_of(claim);
+    status.provider_id = from.provider_id;
+    status.image_id = from.image_id;
+    status.capacity = from.capacity;
+    status.allocatable = from.allocatable;
+}
+
+fn log_launched(claim: &NodeClaim) {
+    let label = |key: &str| {
+        claim.metadata.labels.as_ref().and_then(|l| l.get(key)).cloned().unwrap_or_default()
+    };
+    let status = claim.status.clone().unwrap_or_default();
+    tracing::info!(
+        "provider-id" = status.provider_id.unwrap_or_default(),
+        "instance-type" = label(labels::INSTANCE_TYPE),
+        "zone" = label(labels::ZONE),
+        "capacity-type" = label(labels::CAPACITY_TYPE),
+        "allocatable" = %logging::json(&status.allocatable.unwrap_or_default()),
+        "launched nodeclaim"
+    );
+}

@@ -1,0 +1,100 @@
+//! Termination: the Nodes go first, then the instance, then the claim.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
+
+use super::super::patch::{self, Lock};
+use super::super::{Context, Outcome};
+use super::{is_true, set_true, status_of};
+use crate::api::v1::NodeClaim;
+use crate::api::{annotations, conditions, finalizers};
+
+/// Time between looks at an instance that is shutting down.
+const POLL: Duration = Duration::from_secs(5);
+
+/// Takes one step towards the claim's end; every step may be repeated.
+pub(super) async fn finalize(ctx: &Context, api: &Api<NodeClaim>, before: NodeClaim) -> Outcome {
+    let mut claim = before.clone();
+    if !claim.metadata.finalizers.iter().flatten().any(|f| f == finalizers::TERMINATION) {
+        return Ok(None);
+    }
+    if annotate_deadline(&mut claim) {
+        return written(patch::apply(api, &before, &claim, Lock::Optimistic).await);
+    }
+    let provider_id =
+        claim.status.as_ref().and_then(|s| s.provider_id.clone()).unwrap_or_default();
+    if is_true(&claim, conditions::REGISTERED) {
+        let nodes = ctx.cluster.nodes_by_provider_id(&provider_id);
+        let node_api = Api::<Node>::all(ctx.client.clone());
+        for node in nodes.iter().filter(|n| n.metadata.deletion_timestamp.is_none()) {
+            patch::delete(&node_api, node.metadata.name.as_deref().unwrap_or("")).await?;
+        }
+        if !nodes.is_empty() {
+            return Ok(None);
+        }
+    }
+    if !provider_id.is_empty() && !instance_gone(ctx, api, &before, &mut claim).await? {
+        return Ok(Some(POLL));
+    }
+    let latest = api.get_opt(before.metadata.name.as_deref().unwrap_or("")).await?;
+    let Some(latest) = latest else { return Ok(None) };
+    let mut released = latest.clone();
+    released.metadata.finalizers.get_or_insert_default().retain(|f| f != finalizers::TERMINATION);
+    let outcome = written(patch::apply(api, &latest, &released, Lock::Optimistic).await);
+    if matches!(outcome, Ok(None)) {
+        tracing::info!("provider-id" = provider_id, "deleted nodeclaim");
+    }
+    outcome
+}
+
+fn written(outcome: Result<(), kube::Error>) -> Outcome {
+    match outcome {
+        Err(error) if patch::is_conflict(&error) => Ok(Some(Duration::from_secs(1))),
+        other => other.map(|()| None).map_err(Into::into),
+    }
+}
+
+/// Writes down when draining has to be over; tells whether that is new.
+fn annotate_deadline(claim: &mut NodeClaim) -> bool {
+    let grace = claim.spec.termination_grace_period.as_ref().and_then(|g| g.duration());
+    let start = claim.metadata.deletion_timestamp.as_ref().map(|t| t.0);
+    let known = claim
+        .metadata
+        .annotations
+        .as_ref()
+        .is_some_and(|a| a.contains_key(annotations::TERMINATION_TIMESTAMP));
+    let (Some(grace), Some(start), false) = (grace, start, known) else { return false };
+    let deadline = (start + grace).strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    tracing::info!("karpenter.sh/nodeclaim-termination-timestamp" = deadline, "annotated nodeclaim");
+    claim
+        .metadata
+        .annotations
+        .get_or_insert_default()
+        .insert(annotations::TERMINATION_TIMESTAMP.to_owned(), deadline);
+    true
+}
+
+/// Asks for the instance's end; true once it is gone.
+async fn instance_gone(
+    ctx: &Context,
+    api: &Api<NodeClaim>,
+    before: &NodeClaim,
+    claim: &mut NodeClaim,
+) -> Result<bool, super::super::Error> {
+    let gone = match ctx.cloud.delete(claim).await {
+        Ok(()) => false,
+        Err(error) if error.is_not_found() => true,
+        Err(error) => return Err(error.into()),
+    };
+    if !is_true(claim, conditions::INSTANCE_TERMINATING) {
+        status_of(claim);
+        set_true(claim, conditions::INSTANCE_TERMINATING, ctx.clock.now());
+        match patch::apply(api, before, claim, Lock::Optimistic).await {
+            Err(error) if patch::is_conflict(&error) => return Ok(false),
+            other => other?,
+        }
+    }
+    Ok(gone)
+}
