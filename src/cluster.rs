@@ -9,6 +9,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use parking_lot::RwLock;
 use tokio::sync::broadcast;
 
@@ -48,6 +49,7 @@ struct Inner {
     classes: BTreeMap<String, Arc<EC2NodeClass>>,
     daemon_sets: BTreeMap<(String, String), Arc<PodInfo>>,
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    pdbs: BTreeMap<(String, String), Arc<PodDisruptionBudget>>,
     nominated: HashMap<String, Timestamp>,
     marked: HashSet<String>,
     synced: HashSet<&'static str>,
@@ -66,8 +68,16 @@ impl Default for State {
 }
 
 /// The watches that must have listed everything before anyone decides.
-const SOURCES: &[&str] =
-    &["pods", "nodes", "nodeclaims", "nodepools", "ec2nodeclasses", "daemonsets", "namespaces"];
+const SOURCES: &[&str] = &[
+    "pods",
+    "nodes",
+    "nodeclaims",
+    "nodepools",
+    "ec2nodeclasses",
+    "daemonsets",
+    "namespaces",
+    "poddisruptionbudgets",
+];
 
 impl State {
     /// Hears of every change from now on.
@@ -238,7 +248,8 @@ impl State {
         meta.namespace = Some(namespace.clone());
         meta.name = Some(name.clone());
         let mut spec = template.spec.unwrap_or_default();
-        for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+        for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten())
+        {
             let Some(resources) = &mut container.resources else { continue };
             let mut requests = resources.limits.clone().unwrap_or_default();
             requests.extend(resources.requests.clone().unwrap_or_default());
@@ -264,6 +275,24 @@ impl State {
     /// Forgets a namespace.
     pub fn delete_namespace(&self, name: &str) {
         self.inner.write().namespaces.remove(name);
+    }
+
+    /// Takes in a PodDisruptionBudget.
+    pub fn apply_pdb(&self, pdb: PodDisruptionBudget) {
+        let namespace = pdb.metadata.namespace.clone().unwrap_or_default();
+        let name = pdb.metadata.name.clone().unwrap_or_default();
+        self.inner.write().pdbs.insert((namespace, name), Arc::new(pdb));
+    }
+
+    /// Forgets a PodDisruptionBudget.
+    pub fn delete_pdb(&self, namespace: &str, name: &str) {
+        self.inner.write().pdbs.remove(&(namespace.to_owned(), name.to_owned()));
+    }
+
+    /// Every PodDisruptionBudget.
+    #[must_use]
+    pub fn pdbs(&self) -> Vec<Arc<PodDisruptionBudget>> {
+        self.inner.read().pdbs.values().cloned().collect()
     }
 
     /// Expects pods on a node until then, so that it is left alone.

@@ -24,6 +24,10 @@ pub const INSTANCE_PROFILE_READY: &str = "InstanceProfileReady";
 pub const CAPACITY_RESERVATIONS_READY: &str = "CapacityReservationsReady";
 pub const PLACEMENT_GROUP_READY: &str = "PlacementGroupReady";
 
+/// Reason and message of a condition that nobody has looked at yet.
+pub const AWAITING: &str = "AwaitingReconciliation";
+pub const AWAITING_MESSAGE: &str = "object is awaiting reconciliation";
+
 pub const TRUE: &str = "True";
 pub const FALSE: &str = "False";
 pub const UNKNOWN: &str = "Unknown";
@@ -77,6 +81,7 @@ pub fn set(
         existing.message = message.to_owned();
         existing.observed_generation = generation;
         existing.last_transition_time = transition;
+        sort(conditions);
         return true;
     }
     conditions.push(Condition {
@@ -87,7 +92,7 @@ pub fn set(
         observed_generation: generation,
         last_transition_time: transition,
     });
-    conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
+    sort(conditions);
     true
 }
 
@@ -108,31 +113,57 @@ pub fn clear(conditions: &mut Vec<Condition>, kind: &str) -> bool {
     conditions.len() != before
 }
 
-/// Recomputes `Ready` from the conditions it depends on: False if any is, else Unknown, else True.
+/// Adds what is missing of the dependents and of `Ready` as Unknown, since the object's creation.
+pub fn init(
+    conditions: &mut Vec<Condition>,
+    dependents: &[&str],
+    generation: Option<i64>,
+    created: Timestamp,
+) {
+    for kind in dependents.iter().copied().chain([READY]) {
+        if get(conditions, kind).is_none() {
+            set(conditions, kind, UNKNOWN, AWAITING, AWAITING_MESSAGE, generation, created);
+        }
+    }
+}
+
+/// Recomputes `Ready`: False if a dependent is, else Unknown if one is or is outdated, else True.
 pub fn set_ready(
     conditions: &mut Vec<Condition>,
     dependents: &[&str],
     generation: Option<i64>,
     now: Timestamp,
 ) -> bool {
-    let unhealthy: Vec<(&str, Option<Condition>)> = dependents
-        .iter()
-        .map(|d| (*d, get(conditions, d).cloned()))
-        .filter(|(_, c)| c.as_ref().is_none_or(|c| c.status != TRUE))
-        .collect();
+    let mut unhealthy: Vec<(Timestamp, &str, String)> = Vec::new();
+    let mut any_false = false;
+    for kind in dependents {
+        match get(conditions, kind) {
+            Some(c) if c.status == TRUE && c.observed_generation == generation => {}
+            Some(c) => {
+                any_false |= c.status == FALSE && c.observed_generation == generation;
+                unhealthy.push((c.last_transition_time.0, kind, c.status.clone()));
+            }
+            None => unhealthy.push((Timestamp::MIN, kind, UNKNOWN.to_owned())),
+        }
+    }
     if unhealthy.is_empty() {
         return set_true(conditions, READY, generation, now);
     }
-    let any_false = unhealthy.iter().any(|(_, c)| c.as_ref().is_some_and(|c| c.status == FALSE));
-    let wanted = if any_false { FALSE } else { UNKNOWN };
-    let message = unhealthy
-        .iter()
-        .filter(|(_, c)| c.as_ref().map_or(UNKNOWN, |c| c.status.as_str()) == wanted)
-        .map(|(d, _)| format!("{d}={wanted}"))
-        .collect::<Vec<_>>()
-        .join(", ");
-    let reason = if any_false { "UnhealthyDependents" } else { "ReconcilingDependents" };
-    set(conditions, READY, wanted, reason, &message, generation, now)
+    unhealthy.sort_by_key(|(at, _, _)| std::cmp::Reverse(*at));
+    let message =
+        unhealthy.iter().map(|(_, k, s)| format!("{k}={s}")).collect::<Vec<_>>().join(", ");
+    let (status, reason) =
+        if any_false { (FALSE, "UnhealthyDependents") } else { (UNKNOWN, "ReconcilingDependents") };
+    set(conditions, READY, status, reason, &message, generation, now)
+}
+
+/// Oldest transition first and `Ready` last, the order in which Karpenter stores them.
+pub fn sort(conditions: &mut [Condition]) {
+    conditions.sort_by(|a, b| {
+        (a.type_ == READY)
+            .cmp(&(b.type_ == READY))
+            .then_with(|| a.last_transition_time.0.cmp(&b.last_transition_time.0))
+    });
 }
 
 #[cfg(test)]

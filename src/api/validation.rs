@@ -48,17 +48,29 @@ pub fn node_pool(pool: &NodePool) -> Vec<Finding> {
         for (i, taint) in list.iter().flatten().enumerate() {
             let path = format!("spec.template.spec.{field}[{i}]");
             if !is_qualified_name(&taint.key) {
-                add(format!("{path}.key"), format!("invalid key {:?}, expected [prefix/]name", taint.key));
+                add(
+                    format!("{path}.key"),
+                    format!("invalid key {:?}, expected [prefix/]name", taint.key),
+                );
             }
             if let Some(value) = taint.value.as_deref().filter(|v| !v.is_empty())
                 && !is_qualified_name(value)
             {
-                add(format!("{path}.value"), format!("invalid value {value:?}, expected [prefix/]name"));
+                add(
+                    format!("{path}.value"),
+                    format!("invalid value {value:?}, expected [prefix/]name"),
+                );
             }
-            if !matches!(taint.effect.as_str(), "" | "NoSchedule" | "PreferNoSchedule" | "NoExecute") {
+            if !matches!(
+                taint.effect.as_str(),
+                "" | "NoSchedule" | "PreferNoSchedule" | "NoExecute"
+            ) {
                 add(
                     format!("{path}.effect"),
-                    format!("invalid effect {:?}, expected NoSchedule, PreferNoSchedule or NoExecute", taint.effect),
+                    format!(
+                        "invalid effect {:?}, expected NoSchedule, PreferNoSchedule or NoExecute",
+                        taint.effect
+                    ),
                 );
             }
             if !seen.insert((taint.key.clone(), taint.effect.clone())) {

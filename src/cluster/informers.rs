@@ -8,6 +8,7 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use serde::de::DeserializeOwned;
@@ -78,6 +79,19 @@ pub fn start(client: &Client, state: &Arc<State>, tasks: &mut JoinSet<()>) {
         },
         |state, set| state.apply_daemon_set(&set),
         |state, (namespace, name)| state.delete_daemon_set(namespace, name),
+    ));
+    tasks.spawn(watch(
+        Api::<PodDisruptionBudget>::all(client.clone()),
+        Arc::clone(state),
+        "poddisruptionbudgets",
+        |d: &PodDisruptionBudget| {
+            (
+                d.metadata.namespace.clone().unwrap_or_default(),
+                d.metadata.name.clone().unwrap_or_default(),
+            )
+        },
+        State::apply_pdb,
+        |state, (namespace, name)| state.delete_pdb(namespace, name),
     ));
     tasks.spawn(watch(
         Api::<Namespace>::all(client.clone()),

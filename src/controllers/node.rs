@@ -258,8 +258,9 @@ impl Step<'_> {
             }
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
             Err(kube::Error::Api(status)) if matches!(status.code, 429 | 500) => {
-                let message =
-                    format!("Failed to drain node, evicting pod violates a PDB (Pod={namespace}/{name})");
+                let message = format!(
+                    "Failed to drain node, evicting pod violates a PDB (Pod={namespace}/{name})"
+                );
                 let event = Event::new(reference(self.node), true, "FailedDraining", message);
                 self.ctx.recorder.publish(event.by_message());
                 Ok(())
@@ -304,10 +305,7 @@ impl Step<'_> {
 }
 
 fn names(pod: &Pod) -> (&str, &str) {
-    (
-        pod.metadata.namespace.as_deref().unwrap_or(""),
-        pod.metadata.name.as_deref().unwrap_or(""),
-    )
+    (pod.metadata.namespace.as_deref().unwrap_or(""), pod.metadata.name.as_deref().unwrap_or(""))
 }
 
 fn owned_by(pod: &Pod, api_version: &str, kind: &str) -> bool {
@@ -373,12 +371,16 @@ mod tests {
 
     #[test]
     fn pods_leave_tier_by_tier() {
-        let daemon = json!([{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "u"}]);
+        let daemon =
+            json!([{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "u"}]);
         let critical = json!({"containers": [], "priorityClassName": "system-node-critical"});
         assert_eq!(tier(&pod(json!({"metadata": {}}))), 0);
         assert_eq!(tier(&pod(json!({"metadata": {"ownerReferences": daemon}}))), 1);
         assert_eq!(tier(&pod(json!({"metadata": {}, "spec": critical}))), 2);
-        assert_eq!(tier(&pod(json!({"metadata": {"ownerReferences": daemon}, "spec": critical}))), 3);
+        assert_eq!(
+            tier(&pod(json!({"metadata": {"ownerReferences": daemon}, "spec": critical}))),
+            3
+        );
     }
 
     #[test]
@@ -391,7 +393,8 @@ mod tests {
         assert!(!must_be_forced(&slow, at(131), now));
         assert!(must_be_forced(&slow, at(129), now));
         assert!(is_drainable(&slow, now) && is_evictable(&slow, now));
-        let kept = pod(json!({"metadata": {"annotations": {"karpenter.sh/do-not-disrupt": "true"}}}));
+        let kept =
+            pod(json!({"metadata": {"annotations": {"karpenter.sh/do-not-disrupt": "true"}}}));
         assert!(is_drainable(&kept, now) && !is_evictable(&kept, now));
     }
 }

@@ -22,12 +22,8 @@ mod liveness;
 mod registration;
 mod termination;
 
-const LIFECYCLE: Identity = Identity {
-    name: "nodeclaim.lifecycle",
-    group: labels::GROUP,
-    kind: "NodeClaim",
-    workers: 100,
-};
+const LIFECYCLE: Identity =
+    Identity { name: "nodeclaim.lifecycle", group: labels::GROUP, kind: "NodeClaim", workers: 100 };
 
 /// Starts the controllers of NodeClaims.
 pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {

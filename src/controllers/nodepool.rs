@@ -130,9 +130,7 @@ fn class_problem(class: Option<&EC2NodeClass>) -> Option<(String, String)> {
     let list = class.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
     match conditions::get(list, conditions::READY) {
         Some(ready) if ready.status == conditions::TRUE => None,
-        Some(ready) if ready.status == conditions::FALSE => {
-            problem(&ready.reason, &ready.message)
-        }
+        Some(ready) if ready.status == conditions::FALSE => problem(&ready.reason, &ready.message),
         _ => problem("NodeClassReadinessUnknown", "Node Class Readiness Unknown"),
     }
 }

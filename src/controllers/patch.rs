@@ -67,7 +67,7 @@ where
     let old_status = old.as_object_mut().and_then(|o| o.remove("status")).unwrap_or(json!({}));
     let new_status = new.as_object_mut().and_then(|o| o.remove("status")).unwrap_or(json!({}));
     let version = before.meta().resource_version.clone();
-    let mut locked = |patch: &mut Value, version: &Option<String>| {
+    let locked = |patch: &mut Value, version: &Option<String>| {
         if lock == Lock::Optimistic
             && let Some(version) = version
         {

@@ -20,6 +20,7 @@ use crate::api::v1::{NodeClaim, NodePool};
 use crate::cluster::{Change, State};
 use crate::operator::events::Event;
 use crate::operator::logging;
+use crate::scheduling::node::StateNode;
 use crate::scheduling::pod::{PodInfo, PodKey};
 use crate::scheduling::resources::ResourceList;
 use crate::scheduling::results::{PlannedClaim, PodError, Results};
@@ -39,10 +40,8 @@ pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
 
 async fn run(ctx: Arc<Context>) {
     let mut changes = ctx.cluster.subscribe();
-    let window = Window {
-        idle: ctx.settings.batch_idle_duration,
-        max: ctx.settings.batch_max_duration,
-    };
+    let window =
+        Window { idle: ctx.settings.batch_idle_duration, max: ctx.settings.batch_max_duration };
     loop {
         window.wait(&mut changes, &ctx.cluster).await;
         if !ctx.cluster.synced() {
@@ -108,7 +107,7 @@ async fn next_pod(changes: &mut Receiver<Change>, cluster: &State) -> Option<Pod
 }
 
 /// First five, then how many more.
-fn listed<T: ToString>(items: impl ExactSizeIterator<Item = T>) -> String {
+pub(super) fn listed<T: ToString>(items: impl ExactSizeIterator<Item = T>) -> String {
     let total = items.len();
     let shown: Vec<String> = items.take(5).map(|i| i.to_string()).collect();
     if total > shown.len() {
@@ -123,9 +122,7 @@ async fn provision(ctx: &Context) {
     let mut pods = ctx.cluster.provisionable_pods();
     let now = ctx.clock.now();
     let leaving = nodes.iter().filter(|n| n.deleting()).flat_map(|n| &n.pods);
-    pods.extend(
-        leaving.filter(|p| p.is_reschedulable() && !p.do_not_disrupt_active(now)).cloned(),
-    );
+    pods.extend(leaving.filter(|p| p.is_reschedulable() && !p.do_not_disrupt_active(now)).cloned());
     if pods.is_empty() {
         return;
     }
@@ -134,19 +131,7 @@ async fn provision(ctx: &Context) {
         tracing::info!("no dynamic nodepools found");
         return;
     }
-    let snapshot = Snapshot {
-        options: Options {
-            respect_preferences: ctx.settings.respect_preferences,
-            best_effort_min_values: ctx.settings.best_effort_min_values,
-            reserved_capacity: ctx.settings.gates.reserved_capacity,
-            ignore_dynamic_resources: ctx.settings.ignore_dra_requests,
-        },
-        node_pools,
-        daemonset_pods: ctx.cluster.daemon_set_pods(),
-        nodes,
-        pods: pods.clone(),
-        namespaces: ctx.cluster.namespaces(),
-    };
+    let snapshot = snapshot(ctx, node_pools, nodes, pods.clone());
     let limit = started + SOLVE_LIMIT;
     let solved = tokio::task::spawn_blocking(move || {
         solve_while(&snapshot, &|| std::time::Instant::now() < limit)
@@ -164,8 +149,30 @@ async fn provision(ctx: &Context) {
     join_all(results.new_claims.iter().map(|claim| create(ctx, claim, &pods))).await;
 }
 
+/// The cluster at this moment, with the pods to place.
+pub(super) fn snapshot(
+    ctx: &Context,
+    node_pools: Vec<NodePoolInput>,
+    nodes: Vec<StateNode>,
+    pods: Vec<Arc<PodInfo>>,
+) -> Snapshot {
+    Snapshot {
+        options: Options {
+            respect_preferences: ctx.settings.respect_preferences,
+            best_effort_min_values: ctx.settings.best_effort_min_values,
+            reserved_capacity: ctx.settings.gates.reserved_capacity,
+            ignore_dynamic_resources: ctx.settings.ignore_dra_requests,
+        },
+        node_pools,
+        daemonset_pods: ctx.cluster.daemon_set_pods(),
+        nodes,
+        pods,
+        namespaces: ctx.cluster.namespaces(),
+    }
+}
+
 /// NodePools that are ready, with what they may launch.
-async fn usable_pools(ctx: &Context) -> Vec<NodePoolInput> {
+pub(super) async fn usable_pools(ctx: &Context) -> Vec<NodePoolInput> {
     let mut inputs = Vec::new();
     for pool in ctx.cluster.pools() {
         let name = pool.metadata.name.clone().unwrap_or_default();
@@ -284,7 +291,7 @@ async fn create(ctx: &Context, planned: &PlannedClaim, pods: &[Arc<PodInfo>]) {
     }
 }
 
-async fn create_claim(
+pub(super) async fn create_claim(
     ctx: &Context,
     planned: &PlannedClaim,
     pool: &str,

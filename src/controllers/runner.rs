@@ -60,8 +60,13 @@ pub async fn run<F, R>(
                 (Arc::clone(&ctx), Arc::clone(&reconcile), queue.clone(), Arc::clone(&slots));
             tasks.spawn(async move {
                 let Ok(_slot) = slots.acquire().await else { return };
-                let span =
-                    logging::reconcile_span(identity.name, identity.group, identity.kind, "", &name);
+                let span = logging::reconcile_span(
+                    identity.name,
+                    identity.group,
+                    identity.kind,
+                    "",
+                    &name,
+                );
                 let outcome = reconcile(ctx, name.clone()).instrument(span.clone()).await;
                 if let Err(error) = &outcome {
                     span.in_scope(|| tracing::error!("error" = %error, "Reconciler error"));

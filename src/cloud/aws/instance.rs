@@ -116,7 +116,6 @@ pub struct Provider {
 struct Launch<'a> {
     claim: &'a NodeClaim,
     capacity_type: &'static str,
-    types: Vec<Arc<InstanceType>>,
     requirements: Requirements,
     templates: Vec<LaunchTemplate>,
     subnets: BTreeMap<String, Chosen>,
@@ -216,7 +215,6 @@ impl Provider {
         let launch = Launch {
             claim,
             capacity_type,
-            types,
             requirements: narrowed,
             templates,
             subnets,

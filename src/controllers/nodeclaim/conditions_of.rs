@@ -29,13 +29,7 @@ const POD_EVENT_DEDUPE: Duration = Duration::from_secs(10);
 /// Starts both controllers.
 pub(super) fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
     tasks.spawn(runner::run(DISRUPTION, Arc::clone(ctx), all_claims, select, reconcile));
-    tasks.spawn(runner::run(
-        POD_EVENTS,
-        Arc::clone(ctx),
-        |_| Vec::new(),
-        claims_of_pod,
-        pod_event,
-    ));
+    tasks.spawn(runner::run(POD_EVENTS, Arc::clone(ctx), |_| Vec::new(), claims_of_pod, pod_event));
 }
 
 fn select(ctx: &Context, change: &Change) -> Vec<String> {
@@ -116,14 +110,19 @@ fn consolidatable(claim: &mut NodeClaim, pool: &NodePool, now: Timestamp) -> Opt
         .filter(|c| c.status == conditions::TRUE)
         .map(|c| c.last_transition_time.0);
     let (Some(after), Some(initialized)) = (after, initialized) else {
-        let reason = if after.is_none() { "consolidation is disabled" } else { "nodeclaim isn't initialized" };
+        let reason = if after.is_none() {
+            "consolidation is disabled"
+        } else {
+            "nodeclaim isn't initialized"
+        };
         if conditions::clear(&mut status_of(claim).conditions, kind) {
             tracing::debug!("reason" = reason, "removing consolidatable status condition");
         }
         return None;
     };
     let last = claim.status.as_ref().and_then(|s| s.last_pod_event_time.as_ref()).map(|t| t.0);
-    let quiet = Duration::try_from(now.duration_since(last.unwrap_or(initialized))).unwrap_or_default();
+    let quiet =
+        Duration::try_from(now.duration_since(last.unwrap_or(initialized))).unwrap_or_default();
     if !after.is_zero() && quiet < after {
         if conditions::clear(&mut status_of(claim).conditions, kind) {
             let reason = "consolidateAfter window not yet elapsed";
@@ -233,9 +232,7 @@ mod tests {
 
     #[test]
     fn hashes_of_one_version_are_compared() {
-        let marks = |hash: &str, version: &str| {
-            json!({annotations::NODEPOOL_HASH: hash, annotations::NODEPOOL_HASH_VERSION: version})
-        };
+        let marks = |hash: &str, version: &str| json!({annotations::NODEPOOL_HASH: hash, annotations::NODEPOOL_HASH_VERSION: version});
         let mut with_hash = pool(json!({}));
         with_hash.metadata.annotations = serde_json::from_value(marks("1", "v3")).unwrap();
         let node = |hash, version| {
@@ -246,7 +243,8 @@ mod tests {
         assert_eq!(static_drift(&node("2", "v2"), &with_hash), None);
         let arm = pool(json!({"template": {"spec": {"requirements": [
             {"key": "kubernetes.io/arch", "operator": "In", "values": ["arm64"]}]}}}));
-        let amd = claim(json!({"metadata": {"labels": {"kubernetes.io/arch": "amd64"}}, "spec": {}}));
+        let amd =
+            claim(json!({"metadata": {"labels": {"kubernetes.io/arch": "amd64"}}, "spec": {}}));
         assert_eq!(static_drift(&amd, &arm), Some("RequirementsDrifted"));
     }
 }

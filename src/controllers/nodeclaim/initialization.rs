@@ -26,8 +26,7 @@ pub(super) async fn run(ctx: &Context, claim: &mut NodeClaim) -> Outcome {
         }
         return Ok(None);
     }
-    let provider_id =
-        claim.status.as_ref().and_then(|s| s.provider_id.clone()).unwrap_or_default();
+    let provider_id = claim.status.as_ref().and_then(|s| s.provider_id.clone()).unwrap_or_default();
     let nodes = ctx.cluster.nodes_by_provider_id(&provider_id);
     let [node] = nodes.as_slice() else {
         let text = "Node not registered with cluster";
@@ -58,7 +57,8 @@ pub(super) async fn run(ctx: &Context, claim: &mut NodeClaim) -> Outcome {
 /// What is still missing: reason and message.
 fn not_yet(claim: &NodeClaim, node: &Node) -> Option<(&'static str, String)> {
     let status = node.status.clone().unwrap_or_default();
-    let ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
+    let ready =
+        status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
     if !ready {
         return Some(("NodeNotReady", "Node status is NotReady".to_owned()));
     }

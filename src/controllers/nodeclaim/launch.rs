@@ -39,7 +39,10 @@ pub(super) async fn run(ctx: &Context, api: &Api<NodeClaim>, claim: &mut NodeCla
                 reference(claim),
                 true,
                 "InsufficientCapacityError",
-                format!("NodeClaim {} event: {error}", claim.metadata.name.as_deref().unwrap_or("")),
+                format!(
+                    "NodeClaim {} event: {error}",
+                    claim.metadata.name.as_deref().unwrap_or("")
+                ),
             ));
             give_up(api, claim, &error).await
         }

@@ -21,8 +21,7 @@ pub(super) async fn run(ctx: &Context, claim: &mut NodeClaim) -> Outcome {
         return Ok(None);
     }
     let now = ctx.clock.now();
-    let provider_id =
-        claim.status.as_ref().and_then(|s| s.provider_id.clone()).unwrap_or_default();
+    let provider_id = claim.status.as_ref().and_then(|s| s.provider_id.clone()).unwrap_or_default();
     let nodes = if provider_id.is_empty() {
         Vec::new()
     } else {
@@ -75,7 +74,8 @@ fn warn_if_untainted(ctx: &Context, claim: &NodeClaim, node: &Node) {
     if registered || list.iter().any(|t| taints::matches(t, &taints::unregistered())) {
         return;
     }
-    let text = "missing taint prevents registration-related race conditions on Karpenter-managed nodes";
+    let text =
+        "missing taint prevents registration-related race conditions on Karpenter-managed nodes";
     tracing::error!(
         "error" = text,
         "taint" = "karpenter.sh/unregistered:NoExecute",

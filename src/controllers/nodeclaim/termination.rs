@@ -23,8 +23,7 @@ pub(super) async fn finalize(ctx: &Context, api: &Api<NodeClaim>, before: NodeCl
     if annotate_deadline(&mut claim) {
         return written(patch::apply(api, &before, &claim, Lock::Optimistic).await);
     }
-    let provider_id =
-        claim.status.as_ref().and_then(|s| s.provider_id.clone()).unwrap_or_default();
+    let provider_id = claim.status.as_ref().and_then(|s| s.provider_id.clone()).unwrap_or_default();
     if is_true(&claim, conditions::REGISTERED) {
         let nodes = ctx.cluster.nodes_by_provider_id(&provider_id);
         let node_api = Api::<Node>::all(ctx.client.clone());
@@ -67,7 +66,10 @@ fn annotate_deadline(claim: &mut NodeClaim) -> bool {
         .is_some_and(|a| a.contains_key(annotations::TERMINATION_TIMESTAMP));
     let (Some(grace), Some(start), false) = (grace, start, known) else { return false };
     let deadline = (start + grace).strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    tracing::info!("karpenter.sh/nodeclaim-termination-timestamp" = deadline, "annotated nodeclaim");
+    tracing::info!(
+        "karpenter.sh/nodeclaim-termination-timestamp" = deadline,
+        "annotated nodeclaim"
+    );
     claim
         .metadata
         .annotations

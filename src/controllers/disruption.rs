@@ -1,0 +1,236 @@
+//! Disruption: nodes that are not needed, or not as they should be, are replaced and removed.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+use tracing::Instrument as _;
+
+use super::patch::{self, Lock};
+use super::{Context, Error, provisioning};
+use crate::api::v1::NodeClaim;
+use crate::api::{conditions, taints};
+use crate::disruption::{self, Command, Decision, Input, Method};
+use crate::operator::events::{Event, reference};
+use crate::operator::logging;
+use crate::scheduling::snapshot::Snapshot;
+
+mod queue;
+
+/// The cluster is looked at again after this long when there is nothing to do.
+const PERIOD: Duration = Duration::from_secs(10);
+/// A consolidation must still hold after this long before it is carried out.
+const VALIDATION: Duration = Duration::from_secs(15);
+/// Time that each kind of consolidation may take.
+const MULTI_LIMIT: Duration = Duration::from_secs(60);
+const SINGLE_LIMIT: Duration = Duration::from_secs(180);
+
+/// What the loop and the commands in flight share.
+#[derive(Default)]
+pub(super) struct InFlight {
+    /// Provider ids of nodes that a command works on.
+    queued: Mutex<HashSet<String>>,
+}
+
+/// Starts the loop.
+pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
+    let ctx = Arc::clone(ctx);
+    tasks.spawn(async move { run(ctx).await }.instrument(logging::controller_span("disruption")));
+}
+
+async fn run(ctx: Arc<Context>) {
+    let in_flight = Arc::new(InFlight::default());
+    let mut commands = JoinSet::new();
+    loop {
+        while commands.try_join_next().is_some() {}
+        if !ctx.cluster.synced() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            continue;
+        }
+        let started = match pass(&ctx, &in_flight, &mut commands).await {
+            Ok(started) => started,
+            Err(error) => {
+                tracing::error!("error" = %error, "Reconciler error");
+                false
+            }
+        };
+        if !started {
+            tokio::time::sleep(PERIOD).await;
+        }
+    }
+}
+
+/// Tries every method once; tells whether a command was started.
+async fn pass(
+    ctx: &Arc<Context>,
+    in_flight: &Arc<InFlight>,
+    commands: &mut JoinSet<()>,
+) -> Result<bool, Error> {
+    clean_up(ctx, in_flight).await?;
+    for method in Method::ALL {
+        let decision = decide(ctx, in_flight, method).await;
+        publish_rejections(ctx, &decision, method);
+        let Some(command) = decision.command else { continue };
+        let command = if method == Method::Drift {
+            command
+        } else {
+            match validate(ctx, in_flight, command).await {
+                Some(command) => command,
+                None => continue,
+            }
+        };
+        queue::start(ctx, in_flight, command, commands).await?;
+        return Ok(true);
+    }
+    Ok(false)
+}
+
+async fn snapshot(ctx: &Context) -> Snapshot {
+    let pools = provisioning::usable_pools(ctx).await;
+    let pods = ctx.cluster.provisionable_pods();
+    provisioning::snapshot(ctx, pools, ctx.cluster.state_nodes(), pods)
+}
+
+async fn decide(ctx: &Arc<Context>, in_flight: &Arc<InFlight>, method: Method) -> Decision {
+    let snapshot = snapshot(ctx).await;
+    let (ctx, in_flight) = (Arc::clone(ctx), Arc::clone(in_flight));
+    let limit = if method == Method::MultiNode { MULTI_LIMIT } else { SINGLE_LIMIT };
+    let decided = tokio::task::spawn_blocking(move || {
+        let (pdbs, queued) = (ctx.cluster.pdbs(), in_flight.queued.lock().clone());
+        let input = input(&ctx, &snapshot, &pdbs, &queued);
+        let end = Instant::now() + limit;
+        disruption::decide(&input, method, &|| Instant::now() < end)
+    })
+    .await;
+    decided.unwrap_or_default()
+}
+
+fn input<'a>(
+    ctx: &Context,
+    snapshot: &'a Snapshot,
+    pdbs: &'a [Arc<k8s_openapi::api::policy::v1::PodDisruptionBudget>],
+    queued: &'a HashSet<String>,
+) -> Input<'a> {
+    let spot_to_spot = ctx.settings.gates.spot_to_spot_consolidation;
+    Input { snapshot, pdbs, now: ctx.clock.now(), queued, spot_to_spot }
+}
+
+/// Waits a while and asks whether the command still holds.
+async fn validate(
+    ctx: &Arc<Context>,
+    in_flight: &Arc<InFlight>,
+    command: Command,
+) -> Option<Command> {
+    tokio::time::sleep(VALIDATION).await;
+    let snapshot = snapshot(ctx).await;
+    let (ctx, in_flight) = (Arc::clone(ctx), Arc::clone(in_flight));
+    let checked = tokio::task::spawn_blocking(move || {
+        let (pdbs, queued) = (ctx.cluster.pdbs(), in_flight.queued.lock().clone());
+        disruption::still_valid(&input(&ctx, &snapshot, &pdbs, &queued), &command)
+            .map_err(|why| (why, command))
+    })
+    .await
+    .ok()?;
+    match checked {
+        Ok(command) => Some(command),
+        Err((why, command)) => {
+            let what = match command.method {
+                Method::Emptiness => "empty node consolidation",
+                Method::MultiNode => "multi-node consolidation",
+                _ => "single-node consolidation",
+            };
+            tracing::debug!(
+                "reason" = why,
+                "command" = command.describe(""),
+                "abandoning {what} attempt due to pod churn, command is no longer valid"
+            );
+            None
+        }
+    }
+}
+
+/// Tells on Node and NodeClaim why a node is left alone.
+fn publish_rejections(ctx: &Context, decision: &Decision, method: Method) {
+    let consolidating = matches!(method, Method::MultiNode | Method::SingleNode);
+    for (name, text) in &decision.rejected {
+        let Some(node) = ctx.cluster.state_nodes().into_iter().find(|n| n.name() == name) else {
+            continue;
+        };
+        let mut letters = text.chars();
+        let message: String =
+            letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect();
+        let (reason, window) = if consolidating && !text.starts_with("node ") {
+            ("Unconsolidatable", Duration::from_secs(900))
+        } else {
+            ("DisruptionBlocked", Duration::from_secs(120))
+        };
+        let objects = node
+            .node
+            .iter()
+            .map(|n| reference(n.as_ref()))
+            .chain(node.node_claim.iter().map(|c| reference(c.as_ref())));
+        for object in objects {
+            let mut event = Event::new(object, false, reason, message.clone());
+            event.dedupe_for = window;
+            ctx.recorder.publish(event);
+        }
+    }
+}
+
+/// Takes back the marks of commands that an earlier process did not finish.
+async fn clean_up(ctx: &Context, in_flight: &InFlight) -> Result<(), Error> {
+    for node in ctx.cluster.state_nodes() {
+        let queued = node.provider_id().is_some_and(|id| in_flight.queued.lock().contains(id));
+        if queued || node.deleting() {
+            continue;
+        }
+        if let (Some(claim), Some(node)) = (&node.node_claim, &node.node) {
+            unmark(ctx, node, claim).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the taint and the condition that mark a node as being disrupted.
+async fn unmark(ctx: &Context, node: &Node, claim: &NodeClaim) -> Result<(), Error> {
+    let disrupted = taints::disrupted();
+    let mut changed = node.clone();
+    if node.metadata.deletion_timestamp.is_none()
+        && let Some(spec) = &mut changed.spec
+        && let Some(list) = &mut spec.taints
+    {
+        list.retain(|t| !taints::matches(t, &disrupted));
+    }
+    patch::apply(&Api::<Node>::all(ctx.client.clone()), node, &changed, Lock::Optimistic).await?;
+    let mut changed = claim.clone();
+    let list = &mut changed.status.get_or_insert_default().conditions;
+    if conditions::clear(list, conditions::DISRUPTION_REASON) {
+        let api = Api::<NodeClaim>::all(ctx.client.clone());
+        patch::apply(&api, claim, &changed, Lock::Optimistic).await?;
+    }
+    Ok(())
+}
+
+/// Marks a node as being disrupted: no new pods, and the reason on its claim.
+async fn mark(ctx: &Context, node: &Node, claim: &NodeClaim, reason: &str) -> Result<(), Error> {
+    let disrupted = taints::disrupted();
+    let mut changed = node.clone();
+    let list = changed.spec.get_or_insert_default().taints.get_or_insert_default();
+    if !list.iter().any(|t| taints::matches(t, &disrupted)) {
+        list.push(disrupted);
+    }
+    patch::apply(&Api::<Node>::all(ctx.client.clone()), node, &changed, Lock::Optimistic).await?;
+    let mut changed = claim.clone();
+    let generation = claim.metadata.generation;
+    let now = ctx.clock.now();
+    let list = &mut changed.status.get_or_insert_default().conditions;
+    let kind = conditions::DISRUPTION_REASON;
+    conditions::set(list, kind, conditions::TRUE, reason, reason, generation, now);
+    let api = Api::<NodeClaim>::all(ctx.client.clone());
+    patch::apply(&api, claim, &changed, Lock::Optimistic).await?;
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! Removal of an EC2NodeClass: it waits for its NodeClaims, then takes its AWS objects with it.
+
+use std::time::Duration;
+
+use kube::Api;
+
+use super::super::Outcome;
+use super::super::patch::{self, Lock};
+use super::Controller;
+use crate::api::finalizers;
+use crate::api::v1::EC2NodeClass;
+use crate::operator::events::{Event, reference};
+
+impl Controller {
+    pub(super) async fn finalize(&self, api: &Api<EC2NodeClass>, before: &EC2NodeClass) -> Outcome {
+        let held = before.metadata.finalizers.as_deref().unwrap_or_default();
+        if !held.iter().any(|f| f == finalizers::NODECLASS_TERMINATION) {
+            return Ok(None);
+        }
+        let users = self.users(before);
+        if !users.is_empty() {
+            let message = waiting_message(&users);
+            self.ctx.recorder.publish(Event::new(
+                reference(before),
+                false,
+                "WaitingOnNodeClaimTermination",
+                message,
+            ));
+            return Ok(Some(Duration::from_secs(600)));
+        }
+        self.aws.instance_profiles.delete_all(before).await?;
+        self.aws.launch_templates.delete_all(before).await?;
+        let mut class = before.clone();
+        class
+            .metadata
+            .finalizers
+            .get_or_insert_default()
+            .retain(|f| f != finalizers::NODECLASS_TERMINATION);
+        match patch::apply(api, before, &class, Lock::Optimistic).await {
+            Err(error) if patch::is_conflict(&error) => Ok(Some(Duration::from_secs(1))),
+            other => other.map(|()| None).map_err(Into::into),
+        }
+    }
+
+    /// NodeClaims that were made from the class.
+    fn users(&self, class: &EC2NodeClass) -> Vec<String> {
+        let name = class.metadata.name.as_deref().unwrap_or_default();
+        self.ctx
+            .cluster
+            .claims()
+            .iter()
+            .filter(|c| c.spec.node_class_ref.name == name)
+            .filter_map(|c| c.metadata.name.clone())
+            .collect()
+    }
+}
+
+fn waiting_message(names: &[String]) -> String {
+    let shown = names[..names.len().min(5)].join(", ");
+    let more = match names.len().saturating_sub(5) {
+        0 => String::new(),
+        n => format!(" and {n} other(s)"),
+    };
+    format!("Waiting on NodeClaim termination for {shown}{more}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lists_of_claims_are_cut() {
+        let names: Vec<String> = (0..7).map(|i| format!("c{i}")).collect();
+        assert_eq!(waiting_message(&names[..2]), "Waiting on NodeClaim termination for c0, c1");
+        assert!(waiting_message(&names).ends_with("c4 and 2 other(s)"));
+    }
+}

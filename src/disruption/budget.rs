@@ -1,0 +1,182 @@
+//! Disruption budgets: how many nodes of a pool may be disrupted at once.
+
+use std::collections::BTreeMap;
+
+use croner::Cron;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Node;
+
+use super::Reason;
+use crate::api::conditions;
+use crate::api::v1::{Budget, NodePool};
+use crate::scheduling::node::StateNode;
+
+/// What a budget without a limit allows.
+pub const UNLIMITED: i64 = i32::MAX as i64;
+
+/// A budget that cannot be read; nothing may be disrupted until it is mended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BudgetError(String);
+
+/// Nodes that a value stands for, percentages rounded up.
+fn nodes_of(value: &str, total: i64) -> Result<i64, BudgetError> {
+    let bad = || {
+        BudgetError(format!("parsing budget nodes {value:?}: expected a number or a percentage"))
+    };
+    match value.strip_suffix('%') {
+        Some(percent) => {
+            let percent: i64 = percent.parse().map_err(|_| bad())?;
+            Ok((total * percent + 99) / 100)
+        }
+        None => value.parse().map_err(|_| bad()),
+    }
+}
+
+/// True while the budget restricts.
+fn is_active(budget: &Budget, now: Timestamp) -> Result<bool, BudgetError> {
+    let (Some(schedule), Some(duration)) = (&budget.schedule, &budget.duration) else {
+        return Ok(budget.schedule.is_none() && budget.duration.is_none());
+    };
+    let length = crate::api::duration::parse_go(duration)
+        .map_err(|e| BudgetError(format!("parsing budget duration {duration:?}: {e}")))?;
+    let next = next_hit(schedule, now - length)?;
+    Ok(next <= now)
+}
+
+/// The schedule's first hit strictly after a moment, in UTC.
+fn next_hit(schedule: &str, after: Timestamp) -> Result<Timestamp, BudgetError> {
+    let bad = |e: String| BudgetError(format!("parsing budget schedule {schedule:?}: {e}"));
+    let cron: Cron = schedule.parse().map_err(|e| bad(format!("{e}")))?;
+    let start = chrono::DateTime::<chrono::Utc>::from_timestamp(after.as_second(), 0)
+        .ok_or_else(|| bad("time out of range".to_owned()))?;
+    let next = cron.find_next_occurrence(&start, false).map_err(|e| bad(format!("{e}")))?;
+    Timestamp::from_second(next.timestamp()).map_err(|e| bad(e.to_string()))
+}
+
+/// How many of a pool's `total` nodes may be under disruption for a reason.
+///
+/// # Errors
+/// When any budget of the pool cannot be read.
+pub fn allowed(
+    pool: &NodePool,
+    total: i64,
+    reason: Reason,
+    now: Timestamp,
+) -> Result<i64, BudgetError> {
+    let mut least = UNLIMITED;
+    for budget in &pool.spec.disruption.budgets {
+        let nodes = nodes_of(&budget.nodes, total)?;
+        let active = is_active(budget, now)?;
+        let concerned = budget
+            .reasons
+            .as_ref()
+            .is_none_or(|list| list.is_empty() || list.iter().any(|r| r == reason.as_str()));
+        if active && concerned {
+            least = least.min(nodes);
+        }
+    }
+    Ok(least)
+}
+
+/// A pool's budget for one reason at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Allowance {
+    /// Nodes that count.
+    pub total: i64,
+    /// Nodes that may be under disruption.
+    pub allowed: i64,
+    /// Nodes that are under disruption already.
+    pub disrupting: i64,
+}
+
+impl Allowance {
+    /// How many more nodes may be disrupted.
+    #[must_use]
+    pub fn remaining(&self) -> i64 {
+        (self.allowed - self.disrupting).max(0)
+    }
+}
+
+fn is_ready(node: &Node) -> bool {
+    let list = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    list.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// The allowance of every pool, by name; a pool with a bad budget has none.
+#[must_use]
+pub fn allowances(
+    pools: &[&NodePool],
+    nodes: &[StateNode],
+    reason: Reason,
+    now: Timestamp,
+) -> BTreeMap<String, Allowance> {
+    let mut all: BTreeMap<String, Allowance> = BTreeMap::new();
+    for pool in pools {
+        let name = pool.metadata.name.clone().unwrap_or_default();
+        let mut allowance = Allowance::default();
+        for node in nodes.iter().filter(|n| n.node_pool() == Some(&name) && counts(n)) {
+            allowance.total += 1;
+            if node.deleting() || node.node.as_deref().is_none_or(|n| !is_ready(n)) {
+                allowance.disrupting += 1;
+            }
+        }
+        allowance.allowed = allowed(pool, allowance.total, reason, now).unwrap_or(0);
+        all.insert(name, allowance);
+    }
+    all
+}
+
+fn counts(node: &StateNode) -> bool {
+    let terminating = node
+        .node_claim
+        .as_ref()
+        .and_then(|c| c.status.as_ref())
+        .is_some_and(|s| conditions::is_true(&s.conditions, conditions::INSTANCE_TERMINATING));
+    node.managed() && node.initialized() && !terminating
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pool(budgets: serde_json::Value) -> NodePool {
+        NodePool::new(
+            "p",
+            serde_json::from_value(json!({"disruption": {"budgets": budgets}})).unwrap(),
+        )
+    }
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_least_active_budget_counts() {
+        let now = Timestamp::UNIX_EPOCH;
+        let of = |b, total| allowed(&pool(b), total, Reason::Empty, now);
+        assert_eq!(of(json!([{"nodes": "10%"}]), 11), Ok(2));
+        assert_eq!(of(json!([{"nodes": "10%"}]), 0), Ok(0));
+        assert_eq!(of(json!([{"nodes": "3"}, {"nodes": "0", "reasons": ["Drifted"]}]), 9), Ok(3));
+        assert_eq!(of(json!([{"nodes": "3"}, {"nodes": "0", "reasons": ["Empty"]}]), 9), Ok(0));
+        assert_eq!(of(json!([]), 9), Ok(UNLIMITED));
+        assert!(of(json!([{"nodes": "x"}]), 9).is_err());
+    }
+
+    #[test]
+    fn a_window_opens_by_its_schedule() {
+        let budgets =
+            pool(json!([{"nodes": "0", "schedule": "0 9 * * mon-fri", "duration": "8h"}]));
+        let of = |time| allowed(&budgets, 5, Reason::Drifted, at(time)).unwrap();
+        assert_eq!(of("2026-11-24T08:59:59Z"), UNLIMITED);
+        assert_eq!(of("2026-11-24T09:00:00Z"), 0);
+        assert_eq!(of("2026-11-24T16:59:59Z"), 0);
+        assert_eq!(of("2026-11-24T17:00:01Z"), UNLIMITED);
+        assert_eq!(of("2026-11-28T10:00:00Z"), UNLIMITED);
+        let daily = pool(json!([{"nodes": "0", "schedule": "@daily", "duration": "10m"}]));
+        assert_eq!(allowed(&daily, 5, Reason::Drifted, at("2026-11-24T00:05:00Z")), Ok(0));
+        let broken = pool(json!([{"nodes": "0", "schedule": "every day", "duration": "10m"}]));
+        assert!(allowed(&broken, 5, Reason::Drifted, at("2026-11-24T00:05:00Z")).is_err());
+    }
+}
