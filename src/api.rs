@@ -1,10 +1,15 @@
 //! The custom resources, their versions, defaults, conversion and validation.
 //!
 //! Types are named and shaped as users know them from Karpenter: `karpenter.sh` (NodePool,
-//! NodeClaim) and `karpenter.k8s.aws` (EC2NodeClass). `v1` is stored; `v1beta1` is served.
+//! NodeClaim, NodeOverlay), `karpenter.k8s.aws` (EC2NodeClass) and `autoscaling.x-k8s.io`
+//! (CapacityBuffer). `v1` is stored; `v1beta1`, which has no types of its own, is served and
+//! converted as JSON.
 
 pub mod annotations;
+pub mod autoscaling;
 pub mod conditions;
+pub mod conversion;
+pub mod crds;
 pub mod duration;
 pub mod finalizers;
 pub mod hash;
@@ -12,4 +17,5 @@ pub mod labels;
 pub mod schema;
 pub mod taints;
 pub mod v1;
+pub mod v1alpha1;
 pub mod validation;

@@ -3,8 +3,46 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::{Parser, Subcommand};
+
+mod controller;
+
+/// Subcommands; without one, the controller runs and the arguments are its settings.
+#[derive(Parser)]
+#[command(name = "karpenter", version, about = "A Kubernetes node autoscaler for EKS")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the controller (what happens without a subcommand, too).
+    Controller {
+        /// Settings of the controller.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        settings: Vec<String>,
+    },
+}
+
 /// Parses `args` (the program name first), runs the command and returns its exit code.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let _ = args.into_iter();
-    ExitCode::SUCCESS
+    let args: Vec<OsString> = args.into_iter().collect();
+    let first = args.get(1).map(|a| a.to_string_lossy().into_owned()).unwrap_or_default();
+    let asks_help = matches!(first.as_str(), "-h" | "--help" | "help" | "-V" | "--version");
+    if first.is_empty() || (first.starts_with('-') && !asks_help) {
+        let settings = args[args.len().min(1)..].iter();
+        return controller::run(
+            &settings.map(|a| a.to_string_lossy().into_owned()).collect::<Vec<_>>(),
+        );
+    }
+    match Cli::try_parse_from(args) {
+        Ok(cli) => match cli.command {
+            Command::Controller { settings } => controller::run(&settings),
+        },
+        Err(error) => {
+            let _ = error.print();
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+        }
+    }
 }

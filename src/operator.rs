@@ -1,5 +1,9 @@
-//! What every controller needs around it: settings, logs, metrics, events, leadership, servers.
+//! The process around the controllers: settings, logging, metrics, events, leadership, servers.
 
+pub mod certs;
 pub mod events;
+pub mod leader;
 pub mod logging;
+pub mod metrics;
+pub mod server;
 pub mod settings;

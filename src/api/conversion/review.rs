@@ -1,0 +1,41 @@
+//! ConversionReviews, as the API server sends them.
+
+use serde_json::{Value, json};
+
+use super::{ExpireAfter, convert_object};
+
+/// Answers a ConversionReview; what is wrong with it stands in the answer's result.
+#[must_use]
+pub fn review(review: &Value, expire_after: ExpireAfter<'_>) -> Value {
+    let request = &review["request"];
+    let uid = request["uid"].as_str().unwrap_or_default();
+    let response = match answer(request, expire_after) {
+        Ok(objects) => {
+            json!({"uid": uid, "convertedObjects": objects, "result": {"status": "Success"}})
+        }
+        Err(message) => {
+            json!({"uid": uid, "result": {"status": "Failure", "message": message}})
+        }
+    };
+    json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview",
+        "response": response})
+}
+
+fn answer(request: &Value, expire_after: ExpireAfter<'_>) -> Result<Vec<Value>, String> {
+    let desired = request["desiredAPIVersion"]
+        .as_str()
+        .ok_or("request.desiredAPIVersion: expected a text such as karpenter.sh/v1")?;
+    let objects =
+        request["objects"].as_array().ok_or("request.objects: expected a list of objects")?;
+    objects
+        .iter()
+        .enumerate()
+        .map(|(i, object)| {
+            if !object.is_object() {
+                return Err(format!("request.objects[{i}]: expected an object"));
+            }
+            convert_object(object.clone(), desired, expire_after)
+                .map_err(|e| format!("request.objects[{i}]: {e}"))
+        })
+        .collect()
+}

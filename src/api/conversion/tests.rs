@@ -1,0 +1,248 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn nothing(_: &str) -> Option<String> {
+    None
+}
+
+fn to(object: &Value, version: &str) -> Value {
+    let group = object["apiVersion"].as_str().unwrap().split('/').next().unwrap();
+    convert_object(object.clone(), &format!("{group}/{version}"), &nothing).unwrap()
+}
+
+fn founding_pool() -> Value {
+    json!({"apiVersion": "karpenter.sh/v1beta1", "kind": "NodePool",
+        "metadata": {"name": "default"},
+        "spec": {
+            "disruption": {"budgets": [{"nodes": "10%"}],
+                "consolidationPolicy": "WhenUnderutilized", "expireAfter": "720h"},
+            "limits": {"cpu": 1000},
+            "template": {"spec": {
+                "nodeClassRef": {"apiVersion": "karpenter.k8s.aws/v1beta1",
+                    "kind": "EC2NodeClass", "name": "default"},
+                "requirements": [{"key": "kubernetes.io/arch", "operator": "In",
+                    "values": ["amd64"]}]}}}})
+}
+
+#[test]
+fn a_pool_of_the_old_version_is_read() {
+    let v1 = to(&founding_pool(), "v1");
+    assert_eq!(v1["apiVersion"], "karpenter.sh/v1");
+    let disruption = &v1["spec"]["disruption"];
+    assert_eq!(disruption["consolidationPolicy"], "WhenEmptyOrUnderutilized");
+    assert_eq!(disruption["consolidateAfter"], "0s");
+    assert_eq!(disruption.get("expireAfter"), None);
+    let node = &v1["spec"]["template"]["spec"];
+    assert_eq!(node["expireAfter"], "720h");
+    assert_eq!(
+        node["nodeClassRef"],
+        json!({"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "default"})
+    );
+    assert_eq!(
+        v1["metadata"]["annotations"][CLASS_REFERENCE],
+        r#"{"kind":"EC2NodeClass","name":"default","apiVersion":"karpenter.k8s.aws/v1beta1"}"#
+    );
+    assert_eq!(to(&v1, "v1beta1"), founding_pool());
+}
+
+#[test]
+fn the_kubelet_is_kept_in_an_annotation() {
+    let mut pool = founding_pool();
+    pool["spec"]["template"]["spec"]["kubelet"] =
+        json!({"maxPods": 20, "clusterDNS": ["10.0.0.10"]});
+    let v1 = to(&pool, "v1");
+    assert_eq!(
+        v1["metadata"]["annotations"][KUBELET],
+        r#"{"clusterDNS":["10.0.0.10"],"maxPods":20}"#
+    );
+    assert_eq!(v1["spec"]["template"]["spec"].get("kubelet"), None);
+    assert_eq!(to(&v1, "v1beta1"), pool);
+}
+
+#[test]
+fn what_v1_cannot_say_comes_back() {
+    let mut pool = founding_pool();
+    pool["spec"]["disruption"]["consolidateAfter"] = json!("Never");
+    let v1 = to(&pool, "v1");
+    assert_eq!(v1["spec"]["disruption"]["consolidateAfter"], "0s");
+    assert_eq!(to(&v1, "v1beta1"), pool);
+    let mut edited = v1;
+    edited["spec"]["weight"] = json!(7);
+    let back = to(&edited, "v1beta1");
+    assert_eq!(back["spec"]["weight"], 7);
+    assert_eq!(back["spec"]["disruption"]["consolidateAfter"], "Never");
+}
+
+#[test]
+fn what_v1beta1_cannot_say_survives_an_edit_there() {
+    let v1 = json!({"apiVersion": "karpenter.sh/v1", "kind": "NodePool",
+        "metadata": {"name": "p"},
+        "spec": {
+            "disruption": {"consolidationPolicy": "Balanced", "consolidateAfter": "30s",
+                "budgets": [{"nodes": "1", "reasons": ["Empty"]}]},
+            "template": {"spec": {"expireAfter": "Never", "terminationGracePeriod": "5m",
+                "nodeClassRef": {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass",
+                    "name": "c"},
+                "requirements": []}}}});
+    let beta = to(&v1, "v1beta1");
+    assert_eq!(beta["spec"]["disruption"]["budgets"], json!([{"nodes": "1"}]));
+    assert_eq!(to(&beta, "v1"), v1);
+    let mut edited = beta;
+    edited["spec"]["weight"] = json!(3);
+    let back = to(&edited, "v1");
+    assert_eq!(back["spec"]["weight"], 3);
+    assert_eq!(back["spec"]["template"]["spec"]["terminationGracePeriod"], "5m");
+    assert_eq!(back["spec"]["disruption"], v1["spec"]["disruption"]);
+    assert_eq!(back["metadata"], v1["metadata"]);
+}
+
+#[test]
+fn a_claim_takes_the_expiry_of_its_pool() {
+    let claim = json!({"apiVersion": "karpenter.sh/v1beta1", "kind": "NodeClaim",
+        "metadata": {"name": "c", "labels": {"karpenter.sh/nodepool": "p"}},
+        "spec": {"nodeClassRef": {"name": "default"}, "requirements": []}});
+    let find = |name: &str| (name == "p").then(|| "48h".to_owned());
+    let v1 = convert_object(claim.clone(), "karpenter.sh/v1", &find).unwrap();
+    assert_eq!(v1["spec"]["expireAfter"], "48h");
+    assert_eq!(to(&claim, "v1")["spec"]["expireAfter"], "Never");
+}
+
+fn class(spec: Value) -> Value {
+    json!({"apiVersion": "karpenter.k8s.aws/v1beta1", "kind": "EC2NodeClass",
+        "metadata": {"name": "c"}, "spec": spec})
+}
+
+#[test]
+fn families_become_aliases() {
+    let v1 = to(&class(json!({"amiFamily": "AL2023", "role": "r"})), "v1");
+    assert_eq!(v1["spec"]["amiSelectorTerms"], json!([{"alias": "al2023@latest"}]));
+    assert_eq!(v1["spec"].get("amiFamily"), None);
+    let given = class(json!({"amiFamily": "AL2", "amiSelectorTerms": [{"id": "ami-1"}]}));
+    let v1 = to(&given, "v1");
+    assert_eq!(v1["spec"]["amiFamily"], "AL2");
+    assert_eq!(v1["spec"]["amiSelectorTerms"], json!([{"id": "ami-1"}]));
+    let pinned = json!({"apiVersion": "karpenter.k8s.aws/v1", "kind": "EC2NodeClass",
+        "metadata": {"name": "c"},
+        "spec": {"amiSelectorTerms": [{"alias": "al2023@v20240625"}], "kubelet": {"maxPods": 5}}});
+    let beta = to(&pinned, "v1beta1");
+    assert_eq!(beta["spec"]["amiFamily"], "AL2023");
+    assert_eq!(beta["metadata"]["annotations"][ALIAS_VERSION], "v20240625");
+    assert_eq!(to(&beta, "v1"), pinned);
+}
+
+#[test]
+fn ubuntu_is_marked_and_comes_back() {
+    let ubuntu = class(json!({"amiFamily": "Ubuntu", "role": "r"}));
+    let v1 = to(&ubuntu, "v1");
+    assert_eq!(v1["spec"]["amiFamily"], "AL2");
+    assert_eq!(v1["metadata"]["annotations"][UBUNTU], "amiFamily,blockDeviceMappings,incompatible");
+    assert_eq!(to(&v1, "v1beta1"), ubuntu);
+}
+
+#[test]
+fn a_review_never_fails_as_a_whole() {
+    for bad in [
+        json!(null),
+        json!({"request": {"uid": "u"}}),
+        json!({"request": {"uid": "u", "desiredAPIVersion": "karpenter.sh/v1", "objects": [3]}}),
+        json!({"request": {"uid": "u", "desiredAPIVersion": "karpenter.sh/v9",
+            "objects": [founding_pool()]}}),
+        json!({"request": {"uid": "u", "desiredAPIVersion": "karpenter.sh/v1",
+            "objects": [{"apiVersion": "v1", "kind": "Pod"}]}}),
+    ] {
+        let answer = review(&bad, &nothing);
+        assert_eq!(answer["response"]["result"]["status"], "Failure", "{bad}");
+        assert!(answer["response"]["result"]["message"].as_str().unwrap().len() > 10);
+    }
+    let good = json!({"request": {"uid": "u", "desiredAPIVersion": "karpenter.sh/v1",
+        "objects": [founding_pool(), founding_pool()]}});
+    let answer = review(&good, &nothing);
+    assert_eq!(answer["response"]["convertedObjects"].as_array().unwrap().len(), 2);
+}
+
+prop_compose! {
+    fn any_pool()(
+        policy in prop::sample::select(vec!["WhenEmpty", "WhenUnderutilized"]),
+        after in prop::option::of(prop::sample::select(vec!["Never", "30s", "1h"])),
+        expiry in prop::sample::select(vec!["Never", "720h", "1h30m"]),
+        kubelet in prop::option::of(prop::sample::select(vec!["{}", r#"{"maxPods":3}"#])),
+        kind in prop::option::of(Just("EC2NodeClass")),
+        version in prop::option::of(Just("karpenter.k8s.aws/v1beta1")),
+        weight in prop::option::of(1..100),
+        resources in any::<bool>(),
+        labels in any::<bool>(),
+    ) -> Value {
+        let mut pool = json!({"apiVersion": "karpenter.sh/v1beta1", "kind": "NodePool",
+            "metadata": {"name": "p", "annotations": {"team": "x"}},
+            "spec": {"disruption": {"consolidationPolicy": policy, "expireAfter": expiry,
+                    "budgets": [{"nodes": "10%"}]},
+                "template": {"spec": {"nodeClassRef": {"name": "c"}, "requirements": []}}}});
+        // With WhenUnderutilized only Never is valid; WhenEmpty asks for a value.
+        if policy == "WhenEmpty" {
+            pool["spec"]["disruption"]["consolidateAfter"] = json!(after.unwrap_or("30s"));
+        } else if after == Some("Never") {
+            pool["spec"]["disruption"]["consolidateAfter"] = json!("Never");
+        }
+        let node = &mut pool["spec"]["template"]["spec"];
+        if let Some(kubelet) = kubelet {
+            node["kubelet"] = serde_json::from_str(kubelet).unwrap();
+        }
+        if let Some(kind) = kind {
+            node["nodeClassRef"]["kind"] = json!(kind);
+        }
+        if let Some(version) = version {
+            node["nodeClassRef"]["apiVersion"] = json!(version);
+        }
+        if resources {
+            node["resources"] = json!({});
+        }
+        if labels {
+            pool["spec"]["template"]["metadata"] = json!({"labels": {"a": "b"}});
+        }
+        if let Some(weight) = weight {
+            pool["spec"]["weight"] = json!(weight);
+        }
+        pool
+    }
+}
+
+prop_compose! {
+    fn any_class()(
+        family in prop::sample::select(vec!["AL2", "AL2023", "Bottlerocket", "Ubuntu", "Custom",
+            "Windows2019", "Windows2022"]),
+        terms in prop::sample::select(vec!["absent", "[]", r#"[{"id":"ami-1"}]"#,
+            r#"[{"tags":{"a":"b"},"owner":"self"}]"#]),
+        devices in prop::sample::select(vec!["absent", "[]", r#"[{"deviceName":"/dev/xvda"}]"#]),
+        pinned in any::<bool>(),
+    ) -> Value {
+        let mut class = class(json!({"amiFamily": family, "role": "r"}));
+        if pinned {
+            class["metadata"]["annotations"] = json!({ALIAS_VERSION: "v1"});
+        }
+        for (key, text) in [("amiSelectorTerms", terms), ("blockDeviceMappings", devices)] {
+            if text != "absent" {
+                class["spec"][key] = serde_json::from_str(text).unwrap();
+            }
+        }
+        class
+    }
+}
+
+proptest! {
+    #[test]
+    fn pools_survive_a_round_trip(pool in any_pool()) {
+        let v1 = to(&pool, "v1");
+        prop_assert_eq!(&to(&v1, "v1beta1"), &pool);
+        prop_assert_eq!(to(&to(&v1, "v1beta1"), "v1"), v1);
+    }
+
+    #[test]
+    fn classes_survive_a_round_trip(class in any_class()) {
+        let v1 = to(&class, "v1");
+        let back = to(&v1, "v1beta1");
+        prop_assert_eq!(&back["spec"], &class["spec"]);
+        prop_assert_eq!(&to(&back, "v1")["spec"], &v1["spec"]);
+    }
+}

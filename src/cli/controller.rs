@@ -1,0 +1,258 @@
+//! The controller process: everything is made and wired here.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use kube::config::Kubeconfig;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::conversion;
+use crate::clock::Clock;
+use crate::cloud::aws::{AwsProvider, clients};
+use crate::cluster::{State, informers};
+use crate::controllers::{self, Context};
+use crate::operator::certs::{self, Target};
+use crate::operator::events::Recorder;
+use crate::operator::leader::Election;
+use crate::operator::server::{self, Check};
+use crate::operator::settings::{self, Settings};
+use crate::operator::{logging, metrics};
+
+/// Files that a pod's service account gives it.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// Stack of worker threads: the solver recurses, async state is large in debug builds.
+const STACK: usize = 8 << 20;
+
+/// Runs the controller until it is told to stop; the exit code says how it went.
+pub fn run(args: &[String]) -> ExitCode {
+    if args.iter().any(|a| matches!(a.as_str(), "-h" | "--help" | "-help")) {
+        print!("{}", settings::usage());
+        return ExitCode::SUCCESS;
+    }
+    let settings = match Settings::parse(args, |name| std::env::var(name).ok()) {
+        Ok(settings) => settings,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(2);
+        }
+    };
+    logging::init(&settings.log_level);
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK).build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!("error" = %error, "failed to start");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(serve(Arc::new(settings)));
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("error" = %error, "failed to run");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(settings: Arc<Settings>) -> anyhow::Result<()> {
+    metrics::init(logging::COMMIT);
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::debug!("version" = version, "discovered karpenter version");
+    let client = kube::Client::try_default().await?;
+    let clock = Clock::system();
+    let namespace = namespace(&settings);
+    server::serve_metrics(settings.metrics_port).await?;
+    let state = Arc::new(State::default());
+    let mut background = JoinSet::new();
+    informers::start(&client, &state, &mut background);
+    let listed = Arc::clone(&state);
+    let synced: Check = Arc::new(move || listed.listed());
+    server::serve_health(settings.health_probe_port, vec![("manager", synced)]).await?;
+    start_webhook(&client, &settings, &namespace, &state, &mut background).await?;
+
+    let stop = CancellationToken::new();
+    let stopper = stop.clone();
+    tokio::spawn(async move {
+        terminated().await;
+        stopper.cancel();
+    });
+    let work = lead(client, Arc::clone(&settings), clock, state, namespace, stop.clone());
+    tokio::select! {
+        outcome = work => outcome,
+        () = stop.cancelled() => Ok(()),
+    }
+}
+
+/// Waits for leadership and for AWS, then runs the controllers.
+async fn lead(
+    client: kube::Client,
+    settings: Arc<Settings>,
+    clock: Clock,
+    state: Arc<State>,
+    namespace: String,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let election = Election::new(
+        // A client of its own: a busy one must not cost the lease.
+        kube::Client::try_default().await?,
+        &namespace,
+        &settings.leader_election_name,
+    );
+    if !settings.disable_leader_election {
+        election.acquire().await;
+    }
+    let aws = Arc::new(reach_aws(&client, &settings, &clock).await);
+    let recorder = Recorder::new(client.clone(), clock.clone());
+    let ctx = Arc::new(Context {
+        client,
+        cluster: state,
+        cloud: Arc::clone(&aws) as Arc<dyn crate::cloud::CloudProvider>,
+        settings: Arc::clone(&settings),
+        recorder,
+        clock,
+    });
+    let controllers = controllers::run_all(ctx, aws, stop.clone());
+    if settings.disable_leader_election {
+        controllers.await;
+        return Ok(());
+    }
+    tokio::select! {
+        () = controllers => {
+            election.release().await;
+            Ok(())
+        }
+        () = election.keep() => Err(anyhow::anyhow!("leader election lost")),
+    }
+}
+
+/// Tries until EC2 answers: an outage of AWS must not restart the process for ever.
+async fn reach_aws(client: &kube::Client, settings: &Arc<Settings>, clock: &Clock) -> AwsProvider {
+    let mut wait = Duration::from_secs(1);
+    loop {
+        let config = clients::load_config().await;
+        let made =
+            AwsProvider::new(Arc::clone(settings), client.clone(), ca(), clock.clone(), &config)
+                .await;
+        match made {
+            Ok(aws) => match aws.instance_types.update().await {
+                Ok(()) => return aws,
+                Err(error) => {
+                    tracing::error!("error" = %error, "ec2 api connectivity check failed");
+                }
+            },
+            Err(error) => tracing::error!("error" = %error, "ec2 api connectivity check failed"),
+        }
+        sleep(wait).await;
+        wait = (wait * 2).min(Duration::from_secs(30));
+    }
+}
+
+/// The CA of the API server, in PEM form, as nodes need it.
+fn ca() -> Option<Vec<u8>> {
+    if let Ok(pem) = std::fs::read(format!("{SERVICE_ACCOUNT}/ca.crt")) {
+        return Some(pem);
+    }
+    let config = Kubeconfig::read().ok()?;
+    let name = config.current_context.as_ref()?;
+    let context = config.contexts.iter().find(|c| c.name == *name)?.context.as_ref()?;
+    let cluster = config.clusters.iter().find(|c| c.name == context.cluster)?.cluster.as_ref()?;
+    if let Some(data) = &cluster.certificate_authority_data {
+        return base64::engine::general_purpose::STANDARD.decode(data).ok();
+    }
+    std::fs::read(cluster.certificate_authority.as_ref()?).ok()
+}
+
+/// The namespace that the process lives in.
+fn namespace(settings: &Settings) -> String {
+    if !settings.leader_election_namespace.is_empty() {
+        return settings.leader_election_namespace.clone();
+    }
+    std::fs::read_to_string(format!("{SERVICE_ACCOUNT}/namespace"))
+        .ok()
+        .or_else(|| std::env::var("SYSTEM_NAMESPACE").ok())
+        .map(|text| text.trim().to_owned())
+        .filter(|text| !text.is_empty())
+        .unwrap_or_else(|| "kube-system".to_owned())
+}
+
+/// Serves conversions, and keeps telling the CRDs where.
+async fn start_webhook(
+    client: &kube::Client,
+    settings: &Arc<Settings>,
+    namespace: &str,
+    state: &Arc<State>,
+    background: &mut JoinSet<()>,
+) -> anyhow::Result<()> {
+    let port = settings.webhook_port;
+    if port == 0 {
+        return Ok(());
+    }
+    let service = std::env::var("KUBERNETES_SERVICE_NAME")
+        .or_else(|_| std::env::var("WEBHOOK_SERVICE_NAME"))
+        .unwrap_or_else(|_| "karpenter".to_owned());
+    let url = settings.webhook_url.clone();
+    let host = url.split("://").nth(1).unwrap_or_default();
+    let host = host.split(['/', ':']).next().unwrap_or_default().to_owned();
+    let names = if host.is_empty() {
+        vec![
+            format!("{service}.{namespace}.svc"),
+            format!("{service}.{namespace}.svc.cluster.local"),
+        ]
+    } else {
+        vec![host]
+    };
+    let secret = format!("{service}-cert");
+    let certificate = certs::ensure(client, namespace, &secret, &names).await?;
+    let ca = certificate.ca.clone();
+    let pools = Arc::clone(state);
+    let review = move |review: &serde_json::Value| {
+        let expire_after = |pool: &str| {
+            let pool = pools.pool(pool)?;
+            pool.spec.template.spec.expire_after.as_ref().map(ToString::to_string)
+        };
+        conversion::review(review, &expire_after)
+    };
+    server::serve_webhook(port, certificate, review).await?;
+    let (client, namespace) = (client.clone(), namespace.to_owned());
+    background.spawn(async move {
+        loop {
+            let target = if url.is_empty() {
+                Target::Service(&namespace, &service, port)
+            } else {
+                Target::Url(&url)
+            };
+            let wait = match certs::inject(&client, &target, &ca).await {
+                Ok(()) => Duration::from_secs(60),
+                Err(error) => {
+                    tracing::error!("error" = %error, "updating the CRDs' conversion webhook");
+                    Duration::from_secs(5)
+                }
+            };
+            sleep(wait).await;
+        }
+    });
+    Ok(())
+}
+
+/// Returns when the process is asked to stop.
+async fn terminated() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+}

@@ -1,0 +1,157 @@
+//! HTTP servers: metrics, health, and the conversion webhook.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use axum::extract::{Path, RawQuery, State as Shared};
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use axum_server::tls_rustls::RustlsConfig;
+use serde_json::Value;
+use tokio::net::TcpListener;
+
+use super::certs::{CONVERSION_PATH, Certificate};
+use super::metrics;
+
+/// Something that must hold for the process to be ready.
+pub type Check = Arc<dyn Fn() -> bool + Send + Sync>;
+
+fn everywhere(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)
+}
+
+/// Serves `/metrics`; port 0 serves nothing.
+///
+/// # Errors
+/// When the port cannot be taken.
+pub async fn serve_metrics(port: u16) -> std::io::Result<()> {
+    if port == 0 {
+        return Ok(());
+    }
+    let app = Router::new().route(
+        "/metrics",
+        get(|| async {
+            let kind = "text/plain; version=0.0.4; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], metrics::render())
+        }),
+    );
+    let listener = TcpListener::bind(everywhere(port)).await?;
+    tracing::info!("bindAddress" = format!(":{port}"), "secure" = false, "Serving metrics server");
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    Ok(())
+}
+
+/// Serves `/healthz` and `/readyz` with the named checks; port 0 serves nothing.
+///
+/// # Errors
+/// When the port cannot be taken.
+pub async fn serve_health(port: u16, ready: Vec<(&'static str, Check)>) -> std::io::Result<()> {
+    if port == 0 {
+        return Ok(());
+    }
+    let always: Check = Arc::new(|| true);
+    let alive = Checks(vec![("healthz", Arc::clone(&always))]);
+    let mut list = ready;
+    list.push(("readyz", always));
+    let app = Router::new().merge(probe("/healthz", alive)).merge(probe("/readyz", Checks(list)));
+    let listener = TcpListener::bind(everywhere(port)).await?;
+    tracing::info!("name" = "health probe", "addr" = format!("[::]:{port}"), "starting server");
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    Ok(())
+}
+
+#[derive(Clone)]
+struct Checks(Vec<(&'static str, Check)>);
+
+fn probe(path: &str, checks: Checks) -> Router {
+    let all = |Shared(checks): Shared<Checks>, RawQuery(query): RawQuery| async move {
+        answer(&checks, query.as_deref().unwrap_or_default())
+    };
+    let one = |Shared(checks): Shared<Checks>, Path(name): Path<String>| async move {
+        match checks.0.iter().find(|(n, _)| *n == name) {
+            Some((_, check)) if check() => (StatusCode::OK, "ok".to_owned()),
+            Some(_) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{name} failed")),
+            None => (StatusCode::NOT_FOUND, String::new()),
+        }
+    };
+    Router::new()
+        .route(path, get(all))
+        .route(&format!("{path}/{{name}}"), get(one))
+        .with_state(checks)
+}
+
+fn answer(checks: &Checks, query: &str) -> (StatusCode, String) {
+    let mut excluded: HashMap<&str, ()> = HashMap::new();
+    let mut verbose = false;
+    for pair in query.split('&') {
+        match pair.split_once('=') {
+            Some(("exclude", name)) => {
+                excluded.insert(name, ());
+            }
+            _ => verbose |= pair == "verbose" || pair.starts_with("verbose="),
+        }
+    }
+    let mut text = String::new();
+    let mut ok = true;
+    for (name, check) in &checks.0 {
+        if excluded.contains_key(name) {
+            text.push_str(&format!("[+]{name} excluded: ok\n"));
+        } else if check() {
+            text.push_str(&format!("[+]{name} ok\n"));
+        } else {
+            ok = false;
+            text.push_str(&format!("[-]{name} failed: reason withheld\n"));
+        }
+    }
+    match (ok, verbose) {
+        (true, false) => (StatusCode::OK, "ok".to_owned()),
+        (true, true) => (StatusCode::OK, format!("{text}healthz check passed\n")),
+        (false, _) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{text}healthz check failed\n")),
+    }
+}
+
+/// Serves the conversion webhook over TLS; port 0 serves nothing.
+///
+/// # Errors
+/// When the certificate cannot be used.
+pub async fn serve_webhook(
+    port: u16,
+    certificate: Certificate,
+    review: impl Fn(&Value) -> Value + Clone + Send + Sync + 'static,
+) -> std::io::Result<()> {
+    if port == 0 {
+        return Ok(());
+    }
+    let config = RustlsConfig::from_pem(certificate.chain, certificate.key).await?;
+    let convert = move |Json(body): Json<Value>| async move { Json(review(&body)).into_response() };
+    let app = Router::new()
+        .route(CONVERSION_PATH, post(convert))
+        .layer(axum::extract::DefaultBodyLimit::max(64 << 20));
+    tracing::info!("port" = port, "Serving webhook server");
+    tokio::spawn(async move {
+        let served =
+            axum_server::bind_rustls(everywhere(port), config).serve(app.into_make_service()).await;
+        if let Err(error) = served {
+            tracing::error!("error" = %error, "webhook server stopped");
+        }
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_check_is_named() {
+        let checks =
+            Checks(vec![("manager", Arc::new(|| false) as Check), ("readyz", Arc::new(|| true))]);
+        let (status, text) = answer(&checks, "");
+        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(text.contains("[-]manager failed: reason withheld\n[+]readyz ok"));
+        assert_eq!(answer(&checks, "exclude=manager"), (StatusCode::OK, "ok".to_owned()));
+    }
+}
