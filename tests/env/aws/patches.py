@@ -1,0 +1,98 @@
+"""Small corrections to moto: what it answers wrongly or too slowly."""
+
+import contextlib
+
+
+def apply(on_launch):
+    """Patches moto once; `on_launch(backend, instance)` hears of every instance it makes."""
+    _tags()
+    _launches(on_launch)
+    _profiles()
+    _launch_templates()
+
+
+def _tags():
+    # moto looks a resource's tags up by scanning those of all resources.
+    from moto.ec2.models.core import TaggedEC2Resource
+
+    def get_tags(self):
+        mine = self.ec2_backend.tags.get(self.id, {})
+        return [{"key": k, "value": v, "resource_id": self.id} for k, v in mine.items()]
+
+    TaggedEC2Resource.get_tags = get_tags
+
+
+def _launches(on_launch):
+    from moto.ec2.models import EC2Backend
+
+    plain = EC2Backend.run_instances
+
+    def run_instances(self, *args, **kwargs):
+        reservation = plain(self, *args, **kwargs)
+        for instance in reservation.instances:
+            on_launch(self, instance, reservation.id)
+        return reservation
+
+    EC2Backend.run_instances = run_instances
+
+
+def _profiles():
+    # moto ignores PathPrefix.
+    from moto.core.responses import ActionResult
+    from moto.iam.responses import IamResponse
+
+    def list_instance_profiles(self):
+        prefix = self._get_param("PathPrefix") or "/"
+        found = [p for p in self.backend.get_instance_profiles() if p.path.startswith(prefix)]
+        return ActionResult({"InstanceProfiles": found})
+
+    IamResponse.list_instance_profiles = list_instance_profiles
+
+
+def _launch_templates():
+    # moto answers a missing template with codes that EC2 does not use, or not at all.
+    from moto.core.exceptions import ServiceException
+    from moto.ec2.models import EC2Backend
+
+    def missing_id(tid):
+        text = f"The specified launch template, with template ID {tid}, does not exist."
+        return ServiceException("InvalidLaunchTemplateId.NotFound", text)
+
+    def missing_name(name):
+        text = f"The specified launch template, with template name {name}, does not exist."
+        return ServiceException("InvalidLaunchTemplateName.NotFoundException", text)
+
+    def check(self, names, ids):
+        for name in names or []:
+            if name not in self.launch_template_name_to_ids:
+                raise missing_name(name)
+        for tid in ids or []:
+            if tid not in self.launch_templates:
+                raise missing_id(tid)
+
+    plain_delete = EC2Backend.delete_launch_template
+    plain_describe = EC2Backend.describe_launch_templates
+
+    def delete_launch_template(self, name, tid):
+        check(self, [name] if name else [], [tid] if tid and not name else [])
+        return plain_delete(self, name, tid)
+
+    def describe_launch_templates(self, template_names=None, template_ids=None, filters=None):
+        check(self, template_names, template_ids)
+        return plain_describe(self, template_names, template_ids, filters)
+
+    EC2Backend.delete_launch_template = delete_launch_template
+    EC2Backend.describe_launch_templates = describe_launch_templates
+
+
+@contextlib.contextmanager
+def moto_errors():
+    """moto's own exceptions as ours."""
+    from moto.core.exceptions import ServiceException
+
+    from .wire import AwsError
+
+    try:
+        yield
+    except ServiceException as error:
+        raise AwsError(error.code, error.message) from error
