@@ -95,13 +95,14 @@ class Fleets:
     def _candidates(self, region, request):
         backend = self.machines.backend_of(region)
         candidates, errors = [], []
+        known_groups = {g for groups in backend.groups.values() for g in groups}
         for config in request["LaunchTemplateConfigs"]:
             spec = config["LaunchTemplateSpecification"]
             with moto_errors():
                 version = backend._get_template_from_args(spec)
             for override in config.get("Overrides") or [{}]:
                 one = Candidate(version, override, len(candidates))
-                problem = self._problem(region, backend, one)
+                problem = self._problem(region, backend, one, known_groups)
                 if problem:
                     errors.append((one, *problem))
                 else:
@@ -109,7 +110,7 @@ class Fleets:
         self._sort(request, candidates)
         return candidates, errors
 
-    def _problem(self, region, backend, one):
+    def _problem(self, region, backend, one, known_groups):
         """Finds the zone; what makes a candidate one that cannot be launched at all, or None."""
         try:
             with moto_errors():
@@ -142,9 +143,8 @@ class Fleets:
                 f"Value ({profile}) for parameter iamInstanceProfile.name is invalid. "
                 "Invalid IAM Instance Profile name",
             )
-        known = {g for groups in backend.groups.values() for g in groups}
         for group in _groups(one.data):
-            if group not in known:
+            if group not in known_groups:
                 return "InvalidGroup.NotFound", f"The security group '{group}' does not exist"
         return None
 

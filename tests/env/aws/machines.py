@@ -60,29 +60,26 @@ class Machines:
         self.health = {}
         self.on_end = lambda machine: None
 
-    def adopt(self, backend, instance, reservation):
-        """moto has made an instance."""
+    def adopt(self, backend, instance, reservation, asked):
+        """moto has made an instance, as it was asked to by these arguments."""
         machine = Machine(instance, backend.region_name, reservation, time.time())
         machine.user_data = str(instance.user_data or "")
         if instance.lifecycle:
             machine.lifecycle = instance.lifecycle
+        machine.profile = asked.get("iam_instance_profile_name")
+        machine.profile = machine.profile or asked.get("iam_instance_profile_arn")
+        machine.metadata = dict(asked.get("metadata_options") or {})
         self.by_id[instance.id] = machine
-
-    def get(self, region, iid):
-        machine = self.by_id.get(iid)
-        if machine is None or machine.region != region or self.forgotten(machine):
-            raise AwsError(
-                "InvalidInstanceID.NotFound", f"The instance ID '{iid}' does not exist"
-            )
-        return machine
 
     def get_all(self, region, ids):
         """All or nothing, as EC2 does it."""
         missing = [i for i in ids if not self._known(region, i)]
-        if len(missing) > 1:
-            listed = ", ".join(missing)
-            raise AwsError("InvalidInstanceID.NotFound", f"The instance IDs '{listed}' do not exist")
-        return [self.get(region, i) for i in dict.fromkeys(ids)]
+        if missing:
+            what = f"ID '{missing[0]}' does"
+            if len(missing) > 1:
+                what = f"IDs '{', '.join(missing)}' do"
+            raise AwsError("InvalidInstanceID.NotFound", f"The instance {what} not exist")
+        return [self.by_id[i] for i in dict.fromkeys(ids)]
 
     def _known(self, region, iid):
         machine = self.by_id.get(iid)
@@ -213,7 +210,8 @@ class Machines:
             "Tags": tag_list(self.tags(m)),
         }
         if m.ended is not None:
-            out["StateTransitionReason"] = f"{m.reason} ({time.strftime('%F %T GMT', time.gmtime(m.ended))})"
+            when = time.strftime("%F %T GMT", time.gmtime(m.ended))
+            out["StateTransitionReason"] = f"{m.reason} ({when})"
             if state == "terminated":
                 for key in ("PrivateIpAddress", "SubnetId", "VpcId", "NetworkInterfaces"):
                     out.pop(key, None)

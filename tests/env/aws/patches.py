@@ -4,8 +4,9 @@ import contextlib
 
 
 def apply(on_launch):
-    """Patches moto once; `on_launch(backend, instance)` hears of every instance it makes."""
+    """Patches moto once; `on_launch` hears of every instance it makes."""
     _tags()
+    _filters()
     _launches(on_launch)
     _profiles()
     _launch_templates()
@@ -22,6 +23,33 @@ def _tags():
     TaggedEC2Resource.get_tags = get_tags
 
 
+class Filters(dict):
+    """Filters by name, where `items` gives also those that share a name: EC2 wants them all met."""
+
+    def __init__(self, pairs):
+        super().__init__(pairs)
+        self.pairs = pairs
+
+    def items(self):
+        return self.pairs
+
+
+def _filters():
+    # moto keeps only the last of several filters of one name.
+    from moto.ec2.responses._base_response import EC2BaseResponse
+
+    plain = EC2BaseResponse._filters_from_querystring
+
+    def filters_from_querystring(self):
+        found = plain(self)
+        given = self._get_param("Filters", []) or self._get_param("Filter", [])
+        if len(found) == len(given):
+            return found
+        return Filters([(f["Name"], f.get("Values", [])) for f in given])
+
+    EC2BaseResponse._filters_from_querystring = filters_from_querystring
+
+
 def _launches(on_launch):
     from moto.ec2.models import EC2Backend
 
@@ -30,7 +58,7 @@ def _launches(on_launch):
     def run_instances(self, *args, **kwargs):
         reservation = plain(self, *args, **kwargs)
         for instance in reservation.instances:
-            on_launch(self, instance, reservation.id)
+            on_launch(self, instance, reservation.id, kwargs)
         return reservation
 
     EC2Backend.run_instances = run_instances
@@ -51,16 +79,16 @@ def _profiles():
 
 def _launch_templates():
     # moto answers a missing template with codes that EC2 does not use, or not at all.
-    from moto.core.exceptions import ServiceException
+    from moto.ec2.exceptions import EC2ClientError
     from moto.ec2.models import EC2Backend
 
     def missing_id(tid):
         text = f"The specified launch template, with template ID {tid}, does not exist."
-        return ServiceException("InvalidLaunchTemplateId.NotFound", text)
+        return EC2ClientError("InvalidLaunchTemplateId.NotFound", text)
 
     def missing_name(name):
         text = f"The specified launch template, with template name {name}, does not exist."
-        return ServiceException("InvalidLaunchTemplateName.NotFoundException", text)
+        return EC2ClientError("InvalidLaunchTemplateName.NotFoundException", text)
 
     def check(self, names, ids):
         for name in names or []:

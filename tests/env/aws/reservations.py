@@ -41,7 +41,8 @@ class Reservations:
         """Uses one instance of a reservation, or tells why not."""
         one = self.capacity.get(rid)
         if one is None or one["State"] != "active":
-            return "InvalidCapacityReservationId.NotFound", f"The reservation '{rid}' does not exist"
+            code = "InvalidCapacityReservationId.NotFound"
+            return code, f"The capacity reservation '{rid}' does not exist"
         fits = (one.get("InstanceType"), one.get("AvailabilityZone")) == (instance_type, zone)
         if not fits or one["AvailableInstanceCount"] <= 0:
             return (
@@ -93,7 +94,8 @@ class Reservations:
 
     def add_group(self, given):
         one = {"State": "available", "Strategy": "cluster", **given}
-        one.setdefault("GroupId", f"pg-0{uuid.uuid5(uuid.NAMESPACE_DNS, one['GroupName']).hex[:16]}")
+        made_up = uuid.uuid5(uuid.NAMESPACE_DNS, one["GroupName"]).hex[:16]
+        one.setdefault("GroupId", f"pg-0{made_up}")
         self.groups[one["GroupName"]] = one
         return one
 

@@ -95,7 +95,8 @@ def _eks_images(kubernetes):
         ("amazon-linux-2-arm64", "arm64", "amazon-eks-arm64-node-"),
         ("amazon-linux-2-gpu", "x86_64", "amazon-eks-gpu-node-"),
     ]
-    for arch, kinds in (("x86_64", ("standard", "nvidia", "neuron")), ("arm64", ("standard", "nvidia"))):
+    al2023 = {"x86_64": ("standard", "nvidia", "neuron"), "arm64": ("standard", "nvidia")}
+    for arch, kinds in al2023.items():
         lines += [
             (f"amazon-linux-2023/{arch}/{kind}", arch, f"amazon-eks-node-al2023-{arch}-{kind}-")
             for kind in kinds

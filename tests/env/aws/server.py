@@ -70,7 +70,7 @@ class Request:
         self.region, self.service = signed.groups() if signed else ("us-east-1", "sts")
         self.is_json = self.service in JSON_SERVICES
         target = environ.get("HTTP_X_AMZ_TARGET")
-        self.form = None
+        self.form = self.unreadable = None
         if target:
             self.is_json, self.action = True, target.rsplit(".", 1)[-1]
         elif b"Action=" in self.body or "Action" in self.query:
@@ -88,8 +88,11 @@ class Request:
             if self.form is not None:
                 return {k: v for k, v in self.form.items() if k not in ("Action", "Version")}
             return json.loads(self.body) if self.body else {"path": self.path, **self.query}
-        except (AwsError, ValueError):
-            return {}
+        except AwsError as error:
+            self.unreadable = error
+        except ValueError:
+            pass
+        return {}
 
 
 def _rest_action(service, method, path):
@@ -151,9 +154,10 @@ class Application:
     def _perform(self, request, parameters, environ, start):
         world = self.world
         if request.service == "ec2" and request.action in world.ec2:
-            request_body = wire.parse(request.action, request.form)
+            if request.unreadable:
+                raise request.unreadable
             with world.lock:
-                value = world.ec2[request.action](request.region, request_body)
+                value = world.ec2[request.action](request.region, parameters)
                 text = wire.answer(request.action, value)
             return _reply(start, 200, text, "text/xml;charset=UTF-8")
         if request.service == "pricing":
@@ -222,8 +226,10 @@ def _reply_error(start, request, error):
         return _reply(start, error.status, body, kind, [("x-amzn-errortype", error.code)])
     inner = f"<Code>{code}</Code><Message>{message}</Message>"
     if request.service == "ec2":
-        body = f"<Response><Errors><Error>{inner}</Error></Errors><RequestID>{uuid.uuid4()}</RequestID></Response>"
+        body = f"<Errors><Error>{inner}</Error></Errors><RequestID>{uuid.uuid4()}</RequestID>"
+        body = f"<Response>{body}</Response>"
     else:
         kind = "Sender" if error.status < 500 else "Receiver"
-        body = f"<ErrorResponse><Error><Type>{kind}</Type>{inner}</Error><RequestId>{uuid.uuid4()}</RequestId></ErrorResponse>"
+        body = f"<Error><Type>{kind}</Type>{inner}</Error><RequestId>{uuid.uuid4()}</RequestId>"
+        body = f"<ErrorResponse>{body}</ErrorResponse>"
     return _reply(start, error.status, body, "text/xml;charset=UTF-8")

@@ -69,7 +69,8 @@ def up(options):
             sys.exit(f"the world did not come up: {why}")
         now = len((state or {}).get("children", {}))
         if now != last and state:
-            print(f"{time.monotonic() - began:5.1f} s  started {list(state['children'])[-1:]}", flush=True)
+            newest = list(state["children"])[-1] if state["children"] else "nothing yet"
+            print(f"{time.monotonic() - began:5.1f} s  started {newest}", flush=True)
             last = now
         time.sleep(0.1)
     took = ", ".join(f"{name} {seconds} s" for name, seconds in state["timings"].items())

@@ -11,7 +11,7 @@ import urllib.request
 
 from . import certs, components, processes
 
-# Each waits for those before it only as far as it must; the order here is that of the end, reversed.
+# Seconds that a part may take until it is ready; a busy machine needs some.
 PATIENCE = 120
 
 
@@ -107,9 +107,10 @@ class Supervisor:
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trust)
         ).open
         headers = {"Authorization": f"Bearer {self.world.admin_token}"}
+        request = urllib.request.Request(self.world.api + path, headers=headers)
         try:
-            with open_url(urllib.request.Request(self.world.api + path, headers=headers), timeout=5) as a:
-                return a.read()
+            with open_url(request, timeout=5) as answer:
+                return answer.read()
         except (OSError, urllib.error.URLError):
             return None
 

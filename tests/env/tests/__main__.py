@@ -7,7 +7,7 @@ import traceback
 
 from .harness import Aws
 
-MODULES = ("fleet_checks",)
+MODULES = ("boot_checks", "fleet_checks", "service_checks")
 
 
 def main():
@@ -29,7 +29,8 @@ def main():
                     failed += 1
                     verdict = "FAIL"
                     traceback.print_exc(file=sys.stdout)
-                print(f"{verdict} {time.monotonic() - at:5.2f} s  {check.__name__.replace('_', ' ')}")
+                title = check.__name__.replace("_", " ")
+                print(f"{verdict} {time.monotonic() - at:5.2f} s  {title}")
     finally:
         aws.stop()
     print(f"{total - failed} of {total} checks passed in {time.monotonic() - began:.1f} s")

@@ -16,7 +16,8 @@ SCRIPT = """#!/bin/bash -xe
 /etc/eks/bootstrap.sh '{cluster}' --apiserver-endpoint '{endpoint}' --b64-cluster-ca '{ca}' \\
 --dns-cluster-ip '10.100.0.10' \\
 --use-max-pods false \\
---kubelet-extra-args '--node-labels="karpenter.sh/nodepool=default,team=a" --register-with-taints="dedicated=a:NoSchedule" --max-pods=17'"""
+--kubelet-extra-args '--node-labels="karpenter.sh/nodepool=default,team=a" \
+--register-with-taints="dedicated=a:NoSchedule" --max-pods=17'"""
 
 DEPLOYMENT = """
 apiVersion: apps/v1

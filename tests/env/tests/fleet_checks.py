@@ -16,7 +16,8 @@ def the_cheapest_pool_is_taken(aws):
 
 def priority_comes_before_price(aws):
     template = aws.template()
-    for kind, strategy in (("on-demand", "prioritized"), ("spot", "capacity-optimized-prioritized")):
+    strategies = {"on-demand": "prioritized", "spot": "capacity-optimized-prioritized"}
+    for kind, strategy in strategies.items():
         fleet = aws.fleet(template, TWO, kind, strategy=strategy)
         assert fleet["Instances"][0]["InstanceType"] == "m5.xlarge", strategy
 
@@ -50,7 +51,8 @@ def a_token_launches_once(aws):
     first = aws.fleet(template, TWO, ClientToken="token-1")
     again = aws.fleet(template, TWO, ClientToken="token-1")
     assert (first["FleetId"], ids(first)) == (again["FleetId"], ids(again))
-    assert code(aws.fleet, template, TWO, count=2, ClientToken="token-1") == "IdempotentParameterMismatch"
+    other = code(aws.fleet, template, TWO, count=2, ClientToken="token-1")
+    assert other == "IdempotentParameterMismatch"
 
 
 def an_empty_pool_is_reported(aws):
@@ -128,9 +130,9 @@ def an_instance_lives_by_the_clock(aws):
     until("terminated")
     again = aws.ec2.terminate_instances(InstanceIds=[iid])["TerminatingInstances"][0]
     assert again["CurrentState"]["Name"] == "terminated"
-    absent = "i-00000000000000000"
-    assert code(aws.ec2.terminate_instances, InstanceIds=[iid, absent]) == "InvalidInstanceID.NotFound"
-    assert code(aws.ec2.describe_instances, InstanceIds=[absent]) == "InvalidInstanceID.NotFound"
+    absent, not_found = "i-00000000000000000", "InvalidInstanceID.NotFound"
+    assert code(aws.ec2.terminate_instances, InstanceIds=[iid, absent]) == not_found
+    assert code(aws.ec2.describe_instances, InstanceIds=[absent]) == not_found
 
 
 def filters_are_anded(aws):
@@ -164,8 +166,9 @@ def tags_can_be_added(aws):
 
 
 def reservations_run_out(aws):
-    one = {"CapacityReservationId": "cr-1", "InstanceType": "m5.large", "AvailabilityZone": "us-east-1a"}
-    aws.admin("capacity-reservations", {**one, "Tags": {"team": "a"}})
+    one = {"CapacityReservationId": "cr-1", "InstanceType": "m5.large"}
+    one |= {"AvailabilityZone": "us-east-1a", "Tags": {"team": "a"}}
+    aws.admin("capacity-reservations", one)
     by_tag = [{"Name": "tag:team", "Values": ["a"]}, {"Name": "state", "Values": ["active"]}]
     found = aws.ec2.describe_capacity_reservations(Filters=by_tag)["CapacityReservations"]
     assert [r["AvailableInstanceCount"] for r in found] == [1]

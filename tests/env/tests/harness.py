@@ -86,7 +86,12 @@ class Aws:
             "BlockDeviceMappings": [
                 {
                     "DeviceName": "/dev/xvda",
-                    "Ebs": {"VolumeSize": 20, "VolumeType": "gp3", "Encrypted": True, "DeleteOnTermination": True},
+                    "Ebs": {
+                        "VolumeSize": 20,
+                        "VolumeType": "gp3",
+                        "Encrypted": True,
+                        "DeleteOnTermination": True,
+                    },
                 }
             ],
             "MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 2},
@@ -109,23 +114,20 @@ class Aws:
         ]
         options = "SpotOptions" if kind == "spot" else "OnDemandOptions"
         default = "price-capacity-optimized" if kind == "spot" else "lowest-price"
+        spec = {"LaunchTemplateName": template, "Version": "$Latest"}
+        tagged = ("instance", "volume", "fleet", "network-interface")
         return self.ec2.create_fleet(
             **{
                 "Type": "instant",
                 options: {"AllocationStrategy": strategy or default},
                 "LaunchTemplateConfigs": [
-                    {
-                        "LaunchTemplateSpecification": {"LaunchTemplateName": template, "Version": "$Latest"},
-                        "Overrides": overrides,
-                    }
+                    {"LaunchTemplateSpecification": spec, "Overrides": overrides}
                 ],
                 "TargetCapacitySpecification": {
                     "DefaultTargetCapacityType": kind,
                     "TotalTargetCapacity": count,
                 },
-                "TagSpecifications": [
-                    {"ResourceType": r, "Tags": tags} for r in ("instance", "volume", "fleet", "network-interface")
-                ],
+                "TagSpecifications": [{"ResourceType": r, "Tags": tags} for r in tagged],
                 **more,
             }
         )
