@@ -16,8 +16,12 @@ mod tests;
 pub use nodes::apply_defaults as apply_v1beta1_defaults;
 pub use review::review;
 
-/// Path under which the webhook answers.
+/// Path under which the webhook answers for NodePools and NodeClaims.
 pub const PATH: &str = "/conversion/karpenter.sh";
+/// Path under which the webhook answers for EC2NodeClasses; both paths take every kind.
+pub const PATH_AWS: &str = "/conversion/karpenter.k8s.aws";
+/// Versions of ConversionReview that the webhook reads, in Karpenter's order.
+pub const REVIEW_VERSIONS: &[&str] = &["v1beta1", "v1"];
 
 /// v1: the kubelet settings that the v1beta1 object had.
 pub const KUBELET: &str = "compatibility.karpenter.sh/v1beta1-kubelet-conversion";
@@ -26,7 +30,7 @@ pub const CLASS_REFERENCE: &str = "compatibility.karpenter.sh/v1beta1-nodeclass-
 /// v1: what an Ubuntu node class was changed into.
 pub const UBUNTU: &str = "compatibility.karpenter.k8s.aws/v1beta1-ubuntu";
 /// v1beta1: the version of the v1 object's alias, unless `latest`.
-pub const ALIAS_VERSION: &str = "compatibility.karpenter.k8s.aws/alias-version";
+pub const ALIAS_VERSION: &str = "compatibility.karpenter.k8s.aws/v1-alias-version";
 /// v1: set by Karpenter 1.x once an object is stored as v1.
 pub const STORED_VERSION_MIGRATED: &str = "karpenter.sh/stored-version-migrated";
 /// v1beta1: what v1 said and v1beta1 cannot.
@@ -70,6 +74,12 @@ impl Kind {
     fn group(self) -> &'static str {
         if self == Self::EC2NodeClass { "karpenter.k8s.aws" } else { "karpenter.sh" }
     }
+}
+
+/// The webhook's path for the kinds of an API group.
+#[must_use]
+pub fn path_of(group: &str) -> &'static str {
+    if group == crate::api::labels::AWS_GROUP { PATH_AWS } else { PATH }
 }
 
 /// True for objects that [`convert_object`] knows, in either version.
@@ -222,7 +232,9 @@ fn strip(mut object: Value, key: &str) -> Value {
 }
 
 fn remove_annotation(object: &mut Value, key: &str) {
-    let Some(metadata) = object["metadata"].as_object_mut() else { return };
+    let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else {
+        return;
+    };
     if let Some(map) = metadata.get_mut("annotations").and_then(Value::as_object_mut)
         && map.shift_remove(key).is_some()
         && map.is_empty()

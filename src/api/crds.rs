@@ -127,10 +127,10 @@ fn definition(
                 "clientConfig": {"service": {
                     "name": "karpenter",
                     "namespace": "kube-system",
-                    "path": super::conversion::PATH,
+                    "path": super::conversion::path_of(spec["group"].as_str().unwrap_or_default()),
                     "port": 8443,
                 }},
-                "conversionReviewVersions": ["v1"],
+                "conversionReviewVersions": super::conversion::REVIEW_VERSIONS,
             },
         });
     }

@@ -12,12 +12,13 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
-use serde_json::json;
+use serde_json::{Value, json};
+
+use crate::api::conversion;
 
 /// CRDs that have more than one version.
 const CONVERTED: &[&str] =
     &["nodepools.karpenter.sh", "nodeclaims.karpenter.sh", "ec2nodeclasses.karpenter.k8s.aws"];
-pub use crate::api::conversion::PATH as CONVERSION_PATH;
 
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -153,24 +154,15 @@ pub enum Target<'a> {
 pub async fn inject(client: &Client, target: &Target<'_>, ca: &[u8]) -> Result<(), kube::Error> {
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     let bundle = ByteString(ca.to_vec());
-    let mut config = match target {
-        Target::Url(url) => json!({
-            "service": null,
-            "url": format!("{}{CONVERSION_PATH}", url.trim_end_matches('/'))
-        }),
-        Target::Service(namespace, name, port) => json!({
-            "url": null,
-            "service": {"namespace": namespace, "name": name, "port": port, "path": CONVERSION_PATH}
-        }),
-    };
-    config["caBundle"] = json!(bundle);
     for name in CONVERTED {
         let Some(current) = api.get_opt(name).await? else { continue };
         if current.spec.versions.len() < 2 {
             continue;
         }
+        let config = client_config(target, conversion::path_of(&current.spec.group), &bundle);
         let patch = json!({"spec": {"conversion": {"strategy": "Webhook", "webhook": {
-            "clientConfig": config, "conversionReviewVersions": ["v1"]}}}});
+            "clientConfig": config,
+            "conversionReviewVersions": conversion::REVIEW_VERSIONS}}}});
         let before = current.metadata.resource_version.clone();
         let after = api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
         if after.metadata.resource_version != before {
@@ -178,6 +170,21 @@ pub async fn inject(client: &Client, target: &Target<'_>, ca: &[u8]) -> Result<(
         }
     }
     Ok(())
+}
+
+fn client_config(target: &Target<'_>, path: &str, ca: &ByteString) -> Value {
+    let mut config = match target {
+        Target::Url(url) => json!({
+            "service": null,
+            "url": format!("{}{path}", url.trim_end_matches('/'))
+        }),
+        Target::Service(namespace, name, port) => json!({
+            "url": null,
+            "service": {"namespace": namespace, "name": name, "port": port, "path": path}
+        }),
+    };
+    config["caBundle"] = json!(ca);
+    config
 }
 
 #[cfg(test)]

@@ -13,8 +13,9 @@ use axum_server::tls_rustls::RustlsConfig;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
-use super::certs::{CONVERSION_PATH, Certificate};
+use super::certs::Certificate;
 use super::metrics;
+use crate::api::conversion;
 
 /// Something that must hold for the process to be ready.
 pub type Check = Arc<dyn Fn() -> bool + Send + Sync>;
@@ -128,7 +129,8 @@ pub async fn serve_webhook(
     let config = RustlsConfig::from_pem(certificate.chain, certificate.key).await?;
     let convert = move |Json(body): Json<Value>| async move { Json(review(&body)).into_response() };
     let app = Router::new()
-        .route(CONVERSION_PATH, post(convert))
+        .route(conversion::PATH, post(convert.clone()))
+        .route(conversion::PATH_AWS, post(convert))
         .layer(axum::extract::DefaultBodyLimit::max(64 << 20));
     tracing::info!("port" = port, "Serving webhook server");
     tokio::spawn(async move {

@@ -118,22 +118,11 @@ pub(super) fn down(mut object: Value) -> Value {
     for field in V1_FIELDS {
         take(&mut spec, field);
     }
-    for device in spec["blockDeviceMappings"].as_array_mut().into_iter().flatten() {
-        take(&mut device["ebs"], "volumeInitializationRate");
-        if device["ebs"].is_null() {
-            take_null(device);
+    let devices = spec.get_mut("blockDeviceMappings").and_then(Value::as_array_mut);
+    for device in devices.into_iter().flatten() {
+        if let Some(ebs) = device.get_mut("ebs") {
+            take(ebs, "volumeInitializationRate");
         }
     }
-    if spec["blockDeviceMappings"].is_null()
-        && let Some(spec) = spec.as_object_mut()
-    {
-        spec.shift_remove("blockDeviceMappings");
-    }
     put_before_status(object, spec)
-}
-
-fn take_null(device: &mut Value) {
-    if let Some(device) = device.as_object_mut() {
-        device.shift_remove("ebs");
-    }
 }

@@ -4,13 +4,18 @@ use serde_json::{Map, Value};
 
 /// `base`, with everything changed that differs between the views `old` and `new`.
 ///
-/// Objects are merged member by member, anything else as a whole.
+/// Objects are merged member by member, lists element by element as far as it is clear which
+/// element became which, anything else as a whole.
 pub(super) fn three_way(base: &Value, old: &Value, new: &Value) -> Value {
     if old == new {
         return base.clone();
     }
-    let (Value::Object(b), Value::Object(o), Value::Object(n)) = (base, old, new) else {
-        return new.clone();
+    let (b, o, n) = match (base, old, new) {
+        (Value::Object(b), Value::Object(o), Value::Object(n)) => (b, o, n),
+        (Value::Array(b), Value::Array(o), Value::Array(n)) if b.len() == o.len() => {
+            return Value::Array(lists(b, o, n));
+        }
+        _ => return new.clone(),
     };
     let mut merged = Map::new();
     for (key, value) in b {
@@ -37,6 +42,32 @@ pub(super) fn three_way(base: &Value, old: &Value, new: &Value) -> Value {
     Value::Object(merged)
 }
 
+/// Elements that are in the old view as they are stand for what lies behind them there; one that
+/// was changed in its place keeps the rest of what is behind it.
+fn lists(base: &[Value], old: &[Value], new: &[Value]) -> Vec<Value> {
+    let mut used = vec![false; old.len()];
+    let same: Vec<Option<usize>> = new
+        .iter()
+        .enumerate()
+        .map(|(i, element)| {
+            let here = (old.get(i) == Some(element) && !used[i]).then_some(i);
+            let found =
+                here.or_else(|| (0..old.len()).find(|j| !used[*j] && old[*j] == *element))?;
+            used[found] = true;
+            Some(found)
+        })
+        .collect();
+    new.iter()
+        .zip(same)
+        .enumerate()
+        .map(|(i, (element, same))| match same {
+            Some(at) => base[at].clone(),
+            None if old.len() == new.len() && !used[i] => three_way(&base[i], &old[i], element),
+            None => element.clone(),
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,5 +83,20 @@ mod tests {
         assert_eq!(three_way(&base, &old, &new), want);
         let want = json!({"hidden": 2, "list": [3]});
         assert_eq!(three_way(&base, &old, &json!({"list": [3]})), want);
+    }
+
+    #[test]
+    fn list_elements_keep_what_is_behind_them() {
+        let base = json!([{"n": 1, "hidden": "a"}, {"n": 2, "hidden": "b"}]);
+        let old = json!([{"n": 1}, {"n": 2}]);
+        let swapped = json!([{"n": 2}, {"n": 1}]);
+        let want = json!([{"n": 2, "hidden": "b"}, {"n": 1, "hidden": "a"}]);
+        assert_eq!(three_way(&base, &old, &swapped), want);
+        let changed = json!([{"n": 1}, {"n": 7}]);
+        let want = json!([{"n": 1, "hidden": "a"}, {"n": 7, "hidden": "b"}]);
+        assert_eq!(three_way(&base, &old, &changed), want);
+        let longer = json!([{"n": 3}, {"n": 1}, {"n": 2}]);
+        let want = json!([{"n": 3}, {"n": 1, "hidden": "a"}, {"n": 2, "hidden": "b"}]);
+        assert_eq!(three_way(&base, &old, &longer), want);
     }
 }

@@ -67,7 +67,8 @@ pub(super) fn pool_down(mut object: Value) -> Result<Value, ConversionError> {
     let policy = if empty { "WhenEmpty" } else { "WhenUnderutilized" };
     put(&mut disruption, "consolidationPolicy", Some(json!(policy)));
     put(&mut disruption, "expireAfter", Some(expire_after));
-    for budget in disruption["budgets"].as_array_mut().into_iter().flatten() {
+    let budgets = disruption.get_mut("budgets").and_then(Value::as_array_mut);
+    for budget in budgets.into_iter().flatten() {
         take(budget, "reasons");
     }
     node_down(&mut object, &mut node)?;
@@ -92,12 +93,6 @@ pub(super) fn claim_down(mut object: Value) -> Result<Value, ConversionError> {
     let mut spec = take(&mut object, "spec").unwrap_or(json!({}));
     take(&mut spec, "expireAfter");
     node_down(&mut object, &mut spec)?;
-    if let Some(status) = object["status"].as_object_mut() {
-        status.shift_remove("lastPodEventTime");
-    }
-    if object["status"].is_null() {
-        take_null(&mut object, "status");
-    }
     Ok(put_before_status(object, spec))
 }
 
@@ -138,6 +133,7 @@ fn node_up(object: &mut Value, node: &mut Value) {
 
 fn node_down(object: &mut Value, node: &mut Value) -> Result<(), ConversionError> {
     take(node, "terminationGracePeriod");
+    requirements_down(node);
     let read = |key: &str, what: &'static str| {
         annotation(object, key)
             .map(|text| {
@@ -163,6 +159,30 @@ fn node_down(object: &mut Value, node: &mut Value) -> Result<(), ConversionError
         remove_annotation(object, key);
     }
     Ok(())
+}
+
+/// Writes Gte and Lte, which v1beta1 does not have, as the Gt and Lt that mean the same.
+fn requirements_down(node: &mut Value) {
+    let list = node.get_mut("requirements").and_then(Value::as_array_mut);
+    for requirement in list.into_iter().flatten() {
+        let step: i64 = match requirement["operator"].as_str() {
+            Some("Gte") => -1,
+            Some("Lte") => 1,
+            _ => continue,
+        };
+        let number = requirement["values"][0].as_str().and_then(|v| v.parse::<i64>().ok());
+        let Some(bound) = number.and_then(|n| n.checked_add(step)) else { continue };
+        let Some(members) = requirement.as_object_mut() else { continue };
+        if bound < 0 {
+            // At least zero: any number will do.
+            members.insert("operator".to_owned(), json!("Exists"));
+            members.shift_remove("values");
+        } else {
+            let operator = if step < 0 { "Gt" } else { "Lt" };
+            members.insert("operator".to_owned(), json!(operator));
+            members.insert("values".to_owned(), json!([bound.to_string()]));
+        }
+    }
 }
 
 /// Members in their fixed order, unknown ones last.

@@ -17,8 +17,10 @@ pub fn review(review: &Value, expire_after: ExpireAfter<'_>) -> Value {
             json!({"uid": uid, "result": {"status": "Failure", "message": message}})
         }
     };
-    json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview",
-        "response": response})
+    // Both versions of the review have the same form; the answer has that of the question.
+    let version = review["apiVersion"].as_str().filter(|v| *v == "apiextensions.k8s.io/v1beta1");
+    json!({"apiVersion": version.unwrap_or("apiextensions.k8s.io/v1"),
+        "kind": "ConversionReview", "response": response})
 }
 
 fn answer(request: &Value, expire_after: ExpireAfter<'_>) -> Result<Vec<Value>, String> {

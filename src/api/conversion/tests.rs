@@ -246,3 +246,113 @@ proptest! {
         prop_assert_eq!(&to(&back, "v1")["spec"], &v1["spec"]);
     }
 }
+
+#[test]
+fn bounds_that_v1beta1_lacks_are_said_in_its_words() {
+    let requirement =
+        |op: &str, value: &str| json!({"key": "a", "operator": op, "values": [value]});
+    let v1 = json!({"apiVersion": "karpenter.sh/v1", "kind": "NodePool", "metadata": {"name": "p"},
+        "spec": {"disruption": {"consolidationPolicy": "WhenEmpty", "consolidateAfter": "30s"},
+            "template": {"spec": {"expireAfter": "720h",
+                "nodeClassRef": {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "c"},
+                "requirements": [requirement("Gte", "4"), requirement("Lte", "8"),
+                    requirement("Gte", "0")]}}}});
+    let beta = to(&v1, "v1beta1");
+    assert_eq!(
+        beta["spec"]["template"]["spec"]["requirements"],
+        json!([requirement("Gt", "3"), requirement("Lt", "9"),
+            {"key": "a", "operator": "Exists"}])
+    );
+    assert_eq!(to(&beta, "v1"), v1);
+}
+
+#[test]
+fn the_answer_has_the_version_of_the_question() {
+    let ask = |version: &str| {
+        json!({"apiVersion": version, "kind": "ConversionReview",
+        "request": {"uid": "u", "desiredAPIVersion": "karpenter.sh/v1", "objects": []}})
+    };
+    for version in ["apiextensions.k8s.io/v1", "apiextensions.k8s.io/v1beta1"] {
+        assert_eq!(review(&ask(version), &nothing)["apiVersion"], version);
+    }
+}
+
+/// JSON of any shape, with the names that conversion looks for.
+fn any_json() -> impl Strategy<Value = Value> {
+    let key = prop::sample::select(vec![
+        "spec",
+        "status",
+        "metadata",
+        "annotations",
+        "labels",
+        "disruption",
+        "budgets",
+        "template",
+        "requirements",
+        "operator",
+        "values",
+        "kubelet",
+        "nodeClassRef",
+        "amiFamily",
+        "amiSelectorTerms",
+        "blockDeviceMappings",
+        "ebs",
+        "alias",
+        "consolidationPolicy",
+        "consolidateAfter",
+        "expireAfter",
+        "resources",
+        KUBELET,
+        CLASS_REFERENCE,
+        UBUNTU,
+        ALIAS_VERSION,
+        KEPT_V1,
+        KEPT_V1BETA1,
+        "karpenter.sh/nodepool",
+    ]);
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        prop::sample::select(vec![
+            "",
+            "Gte",
+            "Ubuntu",
+            "AL2",
+            "al2@x@y",
+            "WhenEmpty",
+            "{}",
+            "[1]",
+            "{\"spec\":[]}",
+            "{\"spec\":{\"disruption\":1}}",
+            "x/y"
+        ])
+        .prop_map(Value::from),
+    ];
+    leaf.prop_recursive(6, 60, 8, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::vec((key.clone(), inner), 0..8).prop_map(|members| Value::Object(
+                members.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
+            )),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #[test]
+    fn no_object_makes_it_panic(
+        spec in any_json(),
+        metadata in any_json(),
+        status in any_json(),
+        kind in prop::sample::select(vec!["NodePool", "NodeClaim", "EC2NodeClass", "Other"]),
+        version in prop::sample::select(vec!["v1", "v1beta1", "v2"]),
+        desired in prop::sample::select(vec!["v1", "v1beta1", ""]),
+    ) {
+        let group = if kind == "EC2NodeClass" { "karpenter.k8s.aws" } else { "karpenter.sh" };
+        let object = json!({"apiVersion": format!("{group}/{version}"), "kind": kind,
+            "metadata": metadata, "spec": spec, "status": status});
+        let _ = convert_object(object, &format!("{group}/{desired}"), &nothing);
+    }
+}

@@ -30,13 +30,13 @@ fn schema() -> Value {
     rule(
         s,
         "spec",
-        "If podTemplateRef is set, replicas or limits must be set",
+        "If podTemplateRef is set, replicas or limits must also be set",
         "!has(self.podTemplateRef) || has(self.replicas) || has(self.limits)",
     );
     rule(
         s,
         "spec",
-        "You must define either podTemplateRef or scalableRef, but not both",
+        "You must define either PodTemplateRef or ScalableRef, but not both",
         "!(has(self.podTemplateRef) && has(self.scalableRef))",
     );
     set(s, "spec.provisioningStrategy", json!({"default": ACTIVE_CAPACITY}));

@@ -20,6 +20,11 @@ const ALIASES: &[(&str, &str)] = &[
     ("windows2025", "Windows2025"),
 ];
 
+const ID_EXCLUSIVE: &str =
+    "'id' is mutually exclusive, cannot be set with a combination of other fields";
+const NAME_EXCLUSIVE: &str =
+    "'name' is mutually exclusive, cannot be set with a combination of other fields";
+
 pub(super) fn versions() -> Vec<Version> {
     let v1 = schema();
     vec![
@@ -52,11 +57,12 @@ fn schema() -> Value {
         "has(self.role) != has(self.instanceProfile)",
     );
     for (alias, family) in ALIASES {
+        let article = if family.starts_with('A') { "an" } else { "a" };
         rule(
             s,
             "spec",
             &format!(
-                "amiFamily must be '{family}' or 'Custom' when using alias with the family '{alias}'"
+                "if set, amiFamily must be '{family}' or 'Custom' when using {article} {family} alias"
             ),
             &format!(
                 "!has(self.amiFamily) || (self.amiSelectorTerms.exists(x, has(x.alias) && x.alias.find('^[^@]+') == '{alias}') ? (self.amiFamily == 'Custom' || self.amiFamily == '{family}') : true)"
@@ -140,10 +146,7 @@ fn images(s: &mut Value) {
     rule(
         s,
         alias,
-        &format!(
-            "family is not supported, must be one of the following: {}",
-            names.replace('\'', "")
-        ),
+        &format!("family is not supported, must be one of the following: {names}"),
         &format!("self.split('@')[0] in [{names}]"),
     );
     rule(
@@ -169,7 +172,7 @@ fn networks(s: &mut Value) {
     rule(
         s,
         subnets,
-        "'id' is mutually exclusive, cannot be set with a combination of other fields in subnetSelectorTerms",
+        &format!("{ID_EXCLUSIVE} in a subnet selector term"),
         "!self.all(x, has(x.id) && has(x.tags))",
     );
     set(s, "spec.subnetSelectorTerms[].id", json!({"pattern": "subnet-[0-9a-z]+"}));
@@ -186,13 +189,13 @@ fn networks(s: &mut Value) {
     rule(
         s,
         groups,
-        "'id' is mutually exclusive, cannot be set with a combination of other fields in securityGroupSelectorTerms",
+        &format!("{ID_EXCLUSIVE} in a security group selector term"),
         "!self.all(x, has(x.id) && (has(x.tags) || has(x.name)))",
     );
     rule(
         s,
         groups,
-        "'name' is mutually exclusive, cannot be set with a combination of other fields in securityGroupSelectorTerms",
+        &format!("{NAME_EXCLUSIVE} in a security group selector term"),
         "!self.all(x, has(x.name) && (has(x.tags) || has(x.id)))",
     );
     set(s, "spec.securityGroupSelectorTerms[].id", json!({"pattern": "sg-[0-9a-z]+"}));
@@ -255,7 +258,7 @@ fn options(s: &mut Value) {
     rule(
         s,
         "spec.connectionTracking",
-        "at least one field must be set",
+        "at least one of tcpEstablishedTimeout, udpStreamTimeout, or udpTimeout must be set",
         "has(self.tcpEstablishedTimeout) || has(self.udpStreamTimeout) || has(self.udpTimeout)",
     );
     for (name, min, max) in [
@@ -283,20 +286,14 @@ fn options(s: &mut Value) {
     rule(
         s,
         interfaces,
-        "must have a primary network interface: networkCardIndex 0, deviceIndex 0 and interfaceType interface",
+        "networkInterfaces must include a primary interface with interfaceType='interface'",
         "self.size() == 0 || self.exists(x, x.networkCardIndex == 0 && x.deviceIndex == 0 && x.interfaceType == 'interface')",
     );
     rule(
         s,
         interfaces,
-        "must have unique networkCardIndex and deviceIndex pairs",
-        "self.all(x, self.filter(y, x.networkCardIndex == y.networkCardIndex && x.deviceIndex == y.deviceIndex).size() == 1)",
-    );
-    rule(
-        s,
-        interfaces,
-        "must have at most one efa-only interface on each network card",
-        "self.all(x, x.interfaceType != 'efa-only' || self.filter(y, y.interfaceType == 'efa-only' && x.networkCardIndex == y.networkCardIndex).size() == 1)",
+        "networkInterfaces must not have duplicate networkCardIndex and deviceIndex pairs, and can have at most one efa device per network card",
+        "self.all(x, self.filter(y, x.networkCardIndex == y.networkCardIndex && (x.deviceIndex == y.deviceIndex || (x.interfaceType == 'efa-only' && y.interfaceType == 'efa-only'))).size() == 1)",
     );
     let group = "spec.placementGroupSelector";
     rule(
@@ -450,7 +447,19 @@ fn schema_v1beta1(mut schema: Value) -> Value {
             "karpenter.k8s.aws/ec2nodeclass",
         ],
     );
-    remove(s, "status", &["capacityReservations"]);
-    remove(s, "status.amis[]", &["deprecated"]);
+    for (path, owner, exclusive) in [
+        ("spec.subnetSelectorTerms", "in a subnet selector term", "in subnetSelectorTerms"),
+        (
+            "spec.securityGroupSelectorTerms",
+            "in a security group selector term",
+            "in securityGroupSelectorTerms",
+        ),
+    ] {
+        let rules = at(s, path)["x-kubernetes-validations"].as_array_mut();
+        for rule in rules.into_iter().flatten() {
+            let message = rule["message"].as_str().unwrap_or_default().replace(owner, exclusive);
+            rule["message"] = json!(message);
+        }
+    }
     schema
 }

@@ -74,6 +74,5 @@ fn schema_v1beta1(mut schema: Value) -> Value {
     rules::requirements_v1beta1(s, "spec.requirements", false);
     rules::class_ref_v1beta1(s, "spec.nodeClassRef");
     add(s, "spec", "kubelet", rules::kubelet_v1beta1());
-    remove(s, "status", &["lastPodEventTime"]);
     schema
 }

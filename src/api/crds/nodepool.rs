@@ -167,6 +167,5 @@ fn schema_v1beta1(mut schema: Value) -> Value {
                 "anyOf": [{"type": "integer"}, {"type": "string"}], "pattern": QUANTITY,
                 "x-kubernetes-int-or-string": true}}}}),
     );
-    remove(s, "status", &["conditions", "nodes", "nodeClassObservedGeneration"]);
     schema
 }

@@ -109,7 +109,11 @@ pub(super) fn requirements(schema: &mut Value, path: &str, namer: Namer) {
     rule(
         schema,
         path,
-        "requirements operator 'Gt', 'Lt', 'Gte' or 'Lte' must have a single positive integer value",
+        if namer == Namer::NodeOverlay {
+            "requirements operator 'Gt', 'Lt', 'Gte' or 'Lte' must have a single positive integer value"
+        } else {
+            "requirements operator 'Gt', 'Lt', 'Gte', or 'Lte' must have a single positive integer value"
+        },
         "self.all(x, x.operator in ['Gt', 'Lt', 'Gte', 'Lte'] ? (x.values.size() == 1 && int(x.values[0]) >= 0) : true)",
     );
     if namer != Namer::NodeOverlay {
