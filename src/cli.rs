@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod controller;
+mod simulate;
 
 /// Subcommands; without one, the controller runs and the arguments are its settings.
 #[derive(Parser)]
@@ -23,6 +24,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         settings: Vec<String>,
     },
+    /// Decide for a scenario file, without cluster or cloud.
+    Simulate(simulate::Args),
 }
 
 /// Parses `args` (the program name first), runs the command and returns its exit code.
@@ -39,6 +42,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match Cli::try_parse_from(args) {
         Ok(cli) => match cli.command {
             Command::Controller { settings } => controller::run(&settings),
+            Command::Simulate(args) => simulate::run(&args),
         },
         Err(error) => {
             let _ = error.print();

@@ -168,6 +168,7 @@ pub(super) fn snapshot(
         nodes,
         pods,
         namespaces: ctx.cluster.namespaces(),
+        ..Snapshot::default()
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Pod, PodAffinityTerm, PodSpec, Toleration, TopologySpreadConstraint,
 };
+use rustc_hash::FxHashSet;
 
 use super::requirements::Requirements;
 use super::resources::{ResourceList, pod_requests};
@@ -336,6 +338,80 @@ impl Constraints {
             requirements.merge(term);
         }
         requirements
+    }
+}
+
+impl Hash for Constraints {
+    /// Covers what tells templates apart cheaply; equality looks at the rest.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for requirement in self.node_selector.iter().chain(
+            self.required_terms
+                .iter()
+                .chain(self.preferred_terms.iter().map(|(_, t)| t))
+                .flat_map(Requirements::iter),
+        ) {
+            requirement.key().hash(state);
+            requirement.values().for_each(|v| v.hash(state));
+        }
+        let terms = self
+            .affinity
+            .iter()
+            .chain(self.preferred_affinity.iter().map(|(_, t)| t))
+            .chain(&self.anti_affinity)
+            .chain(self.preferred_anti_affinity.iter().map(|(_, t)| t));
+        for term in terms {
+            term.topology_key.hash(state);
+            term.label_selector.iter().for_each(|s| s.match_labels.hash(state));
+        }
+        for spread in &self.spread {
+            (spread.max_skew, &spread.topology_key, &spread.when_unsatisfiable).hash(state);
+            spread.label_selector.iter().for_each(|s| s.match_labels.hash(state));
+        }
+        for toleration in &self.tolerations {
+            (&toleration.key, &toleration.value, &toleration.effect).hash(state);
+        }
+        self.host_ports.iter().for_each(|p| p.port.hash(state));
+    }
+}
+
+impl Eq for Constraints {}
+
+/// Finds what pods have in common, so that it is kept once.
+#[derive(Debug, Default)]
+pub struct Sharing {
+    constraints: FxHashSet<Arc<Constraints>>,
+    labels: FxHashSet<Arc<BTreeMap<String, String>>>,
+    texts: FxHashSet<Arc<str>>,
+}
+
+impl Sharing {
+    /// The pod, holding parts that were seen before where they are equal.
+    #[must_use]
+    pub fn share(&mut self, mut pod: PodInfo) -> PodInfo {
+        match self.constraints.get(&pod.constraints) {
+            Some(known) => pod.constraints = Arc::clone(known),
+            None => {
+                self.constraints.insert(Arc::clone(&pod.constraints));
+            }
+        }
+        match self.labels.get(&pod.labels) {
+            Some(known) => pod.labels = Arc::clone(known),
+            None => {
+                self.labels.insert(Arc::clone(&pod.labels));
+            }
+        }
+        pod.key.namespace = self.text(&pod.key.namespace);
+        pod
+    }
+
+    /// The text, kept once.
+    pub fn text(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.texts.get(text) {
+            return Arc::clone(known);
+        }
+        let new: Arc<str> = Arc::from(text);
+        self.texts.insert(Arc::clone(&new));
+        new
     }
 }
 

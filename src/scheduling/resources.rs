@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, PodStatus};
-pub(super) use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
+pub use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use smallvec::SmallVec;
 
 use super::quantity::{self, QuantityError};

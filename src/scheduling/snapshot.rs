@@ -1,6 +1,6 @@
 //! Everything a scheduling decision depends on, in one value.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::instance_type::InstanceType;
@@ -23,6 +23,8 @@ pub struct Snapshot {
     pub pods: Vec<Arc<PodInfo>>,
     /// Labels of namespaces, for namespace selectors.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// Label keys that a new node may lack and still satisfy, besides the provider's own.
+    pub well_known: BTreeSet<String>,
 }
 
 /// A NodePool and the instance types that its provider offers it.

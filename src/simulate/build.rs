@@ -1,0 +1,331 @@
+//! From a scenario to what the deciding functions read.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::scenario::{InstanceTypeSpec, NodeEntry, OfferingSpec, RequirementSpec, Scenario};
+use super::{ScenarioError, read};
+use crate::api::v1::{NodeClaim, NodeClaimSpec, NodePool, Operator};
+use crate::api::{conditions, conversion, labels};
+use crate::scheduling::instance_type::{InstanceType, Offering, Overhead};
+use crate::scheduling::node::StateNode;
+use crate::scheduling::requirements::{Requirement, Requirements};
+use crate::scheduling::resources::{ApiQuantity, ResourceList};
+use crate::scheduling::snapshot::{NodePoolInput, Options, Snapshot};
+
+/// Everything that a scenario says, ready to decide on.
+#[derive(Debug, Default)]
+pub struct World {
+    /// What scheduling reads.
+    pub snapshot: Snapshot,
+    /// PodDisruptionBudgets, for disruption.
+    pub pdbs: Vec<Arc<PodDisruptionBudget>>,
+    /// When to decide, if the scenario says.
+    pub now: Option<Timestamp>,
+    /// Spot nodes may be replaced with cheaper spot nodes.
+    pub spot_to_spot: bool,
+}
+
+const GATES: [&str; 6] = [
+    "NodeRepair",
+    "ReservedCapacity",
+    "SpotToSpotConsolidation",
+    "NodeOverlay",
+    "StaticCapacity",
+    "CapacityBuffer",
+];
+
+impl World {
+    /// Checks and converts a scenario.
+    ///
+    /// # Errors
+    /// When a part of it cannot be used; the error names the part.
+    pub fn new(scenario: Scenario) -> Result<Self, ScenarioError> {
+        let mut world = Self { now: scenario.options.now, ..Self::default() };
+        let gate = |name: &str| scenario.options.feature_gates.get(name).copied();
+        if let Some(name) =
+            scenario.options.feature_gates.keys().find(|k| !GATES.contains(&k.as_str()))
+        {
+            let message = format!("unknown feature gate, expected one of {}", GATES.join(", "));
+            return Err(ScenarioError::new(format!("options.featureGates.{name}"), message));
+        }
+        world.spot_to_spot = gate("SpotToSpotConsolidation").unwrap_or(false);
+        let snapshot = &mut world.snapshot;
+        snapshot.options = Options {
+            respect_preferences: choice(
+                "options.preferencePolicy",
+                &scenario.options.preference_policy,
+                ["Respect", "Ignore"],
+            )?,
+            best_effort_min_values: !choice(
+                "options.minValuesPolicy",
+                &scenario.options.min_values_policy,
+                ["Strict", "BestEffort"],
+            )?,
+            reserved_capacity: gate("ReservedCapacity").unwrap_or(true),
+            ..Options::default()
+        };
+        snapshot.well_known = scenario.well_known_labels.into_iter().collect();
+        let pools = node_pools(scenario.node_pools)?;
+        let names: BTreeSet<String> =
+            pools.iter().filter_map(|p| p.metadata.name.clone()).collect();
+        let types = instance_types(&scenario.instance_types, &names)?;
+        snapshot.node_pools = inputs(pools, &scenario.instance_types, &types);
+        snapshot.daemonset_pods = scenario.daemon_set_pods.0;
+        snapshot.pods = scenario.pods.0;
+        for (index, entry) in scenario.nodes.0.into_iter().enumerate() {
+            snapshot.nodes.push(state_node(index, entry)?);
+        }
+        for (index, object) in scenario.objects.into_iter().enumerate() {
+            world.add_object(&format!("objects[{index}]"), object)?;
+        }
+        Ok(world)
+    }
+
+    fn add_object(&mut self, path: &str, object: Value) -> Result<(), ScenarioError> {
+        match object["kind"].as_str() {
+            Some("Namespace") => {
+                let namespace: Namespace = typed(path, object)?;
+                let name = namespace.metadata.name.unwrap_or_default();
+                let labels = namespace.metadata.labels.unwrap_or_default();
+                self.snapshot.namespaces.insert(name, labels);
+            }
+            Some("PodDisruptionBudget") => self.pdbs.push(Arc::new(typed(path, object)?)),
+            Some(_) => {}
+            None => return Err(ScenarioError::new(path, "expected an object with a kind")),
+        }
+        Ok(())
+    }
+}
+
+/// True for the first of two settings, which an empty text means as well.
+fn choice(path: &str, text: &str, [first, second]: [&str; 2]) -> Result<bool, ScenarioError> {
+    match text {
+        "" => Ok(true),
+        _ if text == first => Ok(true),
+        _ if text == second => Ok(false),
+        _ => Err(ScenarioError::new(
+            path,
+            format!("unknown value {text:?}, expected {first:?} or {second:?}"),
+        )),
+    }
+}
+
+fn typed<T: DeserializeOwned>(path: &str, value: Value) -> Result<T, ScenarioError> {
+    read::strict(value, path)
+}
+
+fn node_pools(values: Vec<Value>) -> Result<Vec<NodePool>, ScenarioError> {
+    let mut pools: Vec<NodePool> = Vec::new();
+    for (index, mut value) in values.into_iter().enumerate() {
+        let path = format!("nodePools[{index}]");
+        if value["apiVersion"] == "karpenter.sh/v1beta1" {
+            value = conversion::convert_object(value, "karpenter.sh/v1", &|_| None)
+                .map_err(|e| ScenarioError::new(&path, e))?;
+        }
+        if value.get("kind").is_some_and(|k| k != "NodePool") {
+            return Err(ScenarioError::new(format!("{path}.kind"), "expected \"NodePool\""));
+        }
+        if value.get("apiVersion").is_some_and(|v| v != "karpenter.sh/v1") {
+            let message = "expected \"karpenter.sh/v1\" or \"karpenter.sh/v1beta1\"";
+            return Err(ScenarioError::new(format!("{path}.apiVersion"), message));
+        }
+        let pool: NodePool = typed(&path, value)?;
+        let name = pool.metadata.name.as_deref().unwrap_or_default();
+        if name.is_empty() {
+            return Err(ScenarioError::new(format!("{path}.metadata.name"), "expected a name"));
+        }
+        if pools.iter().any(|p| p.metadata.name.as_deref() == Some(name)) {
+            return Err(ScenarioError::new(path, format!("second NodePool {name:?}")));
+        }
+        pools.push(pool);
+    }
+    Ok(pools)
+}
+
+/// The usable pools, each with what it may launch.
+fn inputs(
+    pools: Vec<NodePool>,
+    specs: &[InstanceTypeSpec],
+    types: &[Arc<InstanceType>],
+) -> Vec<NodePoolInput> {
+    let everything: Arc<[Arc<InstanceType>]> = types.into();
+    let restricted = specs.iter().any(|s| s.node_pools.is_some());
+    pools
+        .into_iter()
+        .filter(|pool| {
+            let ready = pool
+                .status
+                .as_ref()
+                .and_then(|s| conditions::get(&s.conditions, conditions::READY));
+            pool.metadata.deletion_timestamp.is_none()
+                && ready.is_none_or(|c| c.status == conditions::TRUE)
+        })
+        .map(|pool| {
+            let name = pool.metadata.name.clone().unwrap_or_default();
+            let allowed = |s: &InstanceTypeSpec| {
+                s.node_pools.as_ref().is_none_or(|list| list.contains(&name))
+            };
+            let instance_types = if restricted {
+                specs
+                    .iter()
+                    .zip(types)
+                    .filter(|(s, _)| allowed(s))
+                    .map(|(_, t)| Arc::clone(t))
+                    .collect()
+            } else {
+                Arc::clone(&everything)
+            };
+            NodePoolInput { node_pool: Arc::new(pool), instance_types }
+        })
+        .collect()
+}
+
+fn requirements(specs: &[RequirementSpec]) -> Requirements {
+    specs.iter().map(|r| Requirement::new(&r.key, r.operator, &r.values)).collect()
+}
+
+fn amounts(
+    path: String,
+    map: &std::collections::BTreeMap<String, ApiQuantity>,
+) -> Result<ResourceList, ScenarioError> {
+    ResourceList::from_quantities(map)
+        .map_err(|e| ScenarioError::new(format!("{path}.{}", e.name), e.source))
+}
+
+fn instance_types(
+    specs: &[InstanceTypeSpec],
+    pools: &BTreeSet<String>,
+) -> Result<Vec<Arc<InstanceType>>, ScenarioError> {
+    let mut seen = BTreeSet::new();
+    let mut types = Vec::with_capacity(specs.len());
+    for (index, spec) in specs.iter().enumerate() {
+        let path = format!("instanceTypes[{index}]");
+        if spec.name.is_empty() || !seen.insert(&spec.name) {
+            let message = format!("expected a name of its own, found {:?}", spec.name);
+            return Err(ScenarioError::new(format!("{path}.name"), message));
+        }
+        if let Some(other) = spec.node_pools.iter().flatten().find(|n| !pools.contains(*n)) {
+            let message = format!("there is no NodePool {other:?}");
+            return Err(ScenarioError::new(format!("{path}.nodePools"), message));
+        }
+        if let Some(at) = spec.offerings.iter().position(|o| !o.price.is_finite() || o.price < 0.0)
+        {
+            let place = format!("{path}.offerings[{at}].price");
+            return Err(ScenarioError::new(place, "expected a price of zero or more"));
+        }
+        types.push(Arc::new(InstanceType {
+            name: Arc::from(spec.name.as_str()),
+            requirements: type_requirements(spec),
+            offerings: spec.offerings.iter().map(offering).collect(),
+            capacity: amounts(format!("{path}.capacity"), &spec.capacity)?,
+            overhead: Overhead {
+                kube_reserved: amounts(format!("{path}.overhead"), &spec.overhead)?,
+                ..Overhead::default()
+            },
+        }));
+    }
+    Ok(types)
+}
+
+fn type_requirements(spec: &InstanceTypeSpec) -> Requirements {
+    let available = || spec.offerings.iter().filter(|o| o.available);
+    let mut all: Requirements = [
+        Requirement::is(labels::INSTANCE_TYPE, &spec.name),
+        Requirement::new(labels::ZONE, Operator::In, available().map(|o| &o.zone)),
+        Requirement::new(
+            labels::CAPACITY_TYPE,
+            Operator::In,
+            available().map(|o| &o.capacity_type),
+        ),
+    ]
+    .into_iter()
+    .collect();
+    all.merge(&requirements(&spec.requirements));
+    all
+}
+
+fn offering(spec: &OfferingSpec) -> Offering {
+    let mut all: Requirements = [
+        Requirement::is(labels::ZONE, &spec.zone),
+        Requirement::is(labels::CAPACITY_TYPE, &spec.capacity_type),
+    ]
+    .into_iter()
+    .collect();
+    for (key, value) in &spec.labels {
+        all.replace(Requirement::is(key, value));
+    }
+    all.merge(&requirements(&spec.requirements));
+    Offering {
+        requirements: all,
+        price: spec.price,
+        available: spec.available,
+        reservation_capacity: spec.reservation_capacity,
+        ..Offering::default()
+    }
+}
+
+fn state_node(index: usize, entry: NodeEntry) -> Result<StateNode, ScenarioError> {
+    let named = |name: &Option<String>| name.as_deref().is_some_and(|n| !n.is_empty());
+    let node_named = entry.node.as_ref().is_some_and(|n| named(&n.metadata.name));
+    let claim_named = entry.node_claim.as_ref().is_some_and(|c| named(&c.metadata.name));
+    if !node_named && !claim_named {
+        return Err(ScenarioError::new(
+            format!("nodes[{index}]"),
+            "expected a node or a nodeClaim with a name",
+        ));
+    }
+    Ok(StateNode {
+        node: entry.node,
+        node_claim: entry.node_claim,
+        pods: entry.pods,
+        ..StateNode::default()
+    })
+}
+
+/// Gives each initialized node of a pool that comes without a NodeClaim one that may be consolidated.
+pub fn adopt(nodes: &mut [StateNode], pools: &[NodePoolInput]) {
+    for state in nodes.iter_mut().filter(|n| n.node_claim.is_none()) {
+        let (Some(node), Some(pool)) = (&state.node, state.node_pool()) else { continue };
+        let known = pools.iter().find(|p| p.node_pool.metadata.name.as_deref() == Some(pool));
+        let labels = node.metadata.labels.as_ref();
+        if labels.and_then(|l| l.get(labels::INITIALIZED)).is_none_or(|v| v != "true") {
+            continue;
+        }
+        let name = node.metadata.name.clone().unwrap_or_default();
+        let mut claim = NodeClaim::new(&name, NodeClaimSpec::default());
+        claim.metadata.labels.clone_from(&node.metadata.labels);
+        claim.metadata.annotations.clone_from(&node.metadata.annotations);
+        claim.metadata.creation_timestamp.clone_from(&node.metadata.creation_timestamp);
+        if let Some(input) = known {
+            let template = &input.node_pool.spec.template.spec;
+            claim.spec.node_class_ref = template.node_class_ref.clone();
+            claim.spec.expire_after = template.expire_after.clone();
+        }
+        let since =
+            node.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0);
+        let mut status = crate::api::v1::NodeClaimStatus {
+            node_name: Some(name),
+            provider_id: node.spec.as_ref().and_then(|s| s.provider_id.clone()),
+            capacity: node.status.as_ref().and_then(|s| s.capacity.clone()),
+            allocatable: node.status.as_ref().and_then(|s| s.allocatable.clone()),
+            ..Default::default()
+        };
+        for kind in [
+            conditions::LAUNCHED,
+            conditions::REGISTERED,
+            conditions::INITIALIZED,
+            conditions::CONSOLIDATABLE,
+        ] {
+            conditions::set_true(&mut status.conditions, kind, None, since);
+        }
+        claim.status = Some(status);
+        state.node_claim = Some(Arc::new(claim));
+    }
+}

@@ -1,0 +1,153 @@
+//! Reports for people.
+
+use std::fmt::{self, Display};
+
+use super::disrupt::DisruptReport;
+use super::report::{ClaimReport, Report};
+
+/// Rows under headings, each column as wide as its widest cell.
+struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    fn new(headings: &[&str]) -> Self {
+        Self { rows: vec![headings.iter().map(|h| (*h).to_owned()).collect()] }
+    }
+
+    fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+}
+
+impl Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns = self.rows.first().map_or(0, Vec::len);
+        let width = |c: usize| self.rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(&widths) {
+                line.push_str(&format!("{cell:<width$}  "));
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+fn some(items: &[String], most: usize) -> String {
+    let shown = items.iter().take(most).cloned().collect::<Vec<_>>().join(", ");
+    if items.len() > most { format!("{shown} and {} more", items.len() - most) } else { shown }
+}
+
+fn amounts(claim: &ClaimReport) -> String {
+    let shown = claim.requests.iter().map(|(name, amount)| format!("{name}={}", amount.0));
+    shown.collect::<Vec<_>>().join(" ")
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.node_claims.is_empty() {
+            let mut table = Table::new(&[
+                "NODEPOOL", "TYPE", "ZONE", "CAPACITY", "PRICE/H", "TYPES", "PODS", "REQUESTS",
+            ]);
+            for claim in &self.node_claims {
+                let (kind, zone, capacity, price) = match &claim.cheapest {
+                    Some(l) => (
+                        l.instance_type.clone(),
+                        l.zone.clone(),
+                        l.capacity_type.clone(),
+                        format!("{:.4}", l.price),
+                    ),
+                    None => ("-".into(), "-".into(), "-".into(), "-".into()),
+                };
+                table.row(vec![
+                    claim.node_pool.clone(),
+                    kind,
+                    zone,
+                    capacity,
+                    price,
+                    claim.instance_types.len().to_string(),
+                    claim.pods.len().to_string(),
+                    amounts(claim),
+                ]);
+            }
+            writeln!(f, "New nodes\n{table}")?;
+        }
+        if !self.existing_nodes.is_empty() {
+            let mut table = Table::new(&["NODE", "PODS", "NAMES"]);
+            for node in &self.existing_nodes {
+                table.row(vec![
+                    node.name.clone(),
+                    node.pods.len().to_string(),
+                    some(&node.pods, 5),
+                ]);
+            }
+            writeln!(f, "Pods for existing nodes\n{table}")?;
+        }
+        if !self.unschedulable.is_empty() {
+            writeln!(f, "Unschedulable pods")?;
+            for pod in &self.unschedulable {
+                writeln!(f, "{}", pod.pod)?;
+                if pod.node_pools.is_empty() {
+                    writeln!(f, "  {}", pod.error)?;
+                }
+                for pool in &pod.node_pools {
+                    writeln!(f, "  {}: {}", pool.name, pool.reason)?;
+                }
+            }
+            writeln!(f)?;
+        }
+        let on_new: usize = self.node_claims.iter().map(|c| c.pods.len()).sum();
+        let on_old: usize = self.existing_nodes.iter().map(|n| n.pods.len()).sum();
+        writeln!(
+            f,
+            "{} new node(s) for {on_new} pod(s), {on_old} pod(s) on existing nodes, {} unschedulable; {:.4} an hour",
+            self.node_claims.len(),
+            self.unschedulable.len(),
+            self.total_price
+        )?;
+        if let (Some(seconds), Some(bytes)) = (self.solve_seconds, self.peak_rss_bytes) {
+            writeln!(f, "decided in {seconds:.6} s, at most {} KiB of memory", bytes / 1024)?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for DisruptReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.commands.is_empty() {
+            writeln!(f, "Nothing to disrupt")?;
+        } else {
+            let mut table =
+                Table::new(&["REASON", "DECISION", "CANDIDATES", "REPLACEMENTS", "SAVINGS/H"]);
+            for command in &self.commands {
+                let types: Vec<String> = command
+                    .replacements
+                    .iter()
+                    .map(|r| match &r.cheapest {
+                        Some(l) => format!("{} {} {}", l.instance_type, l.zone, l.capacity_type),
+                        None => r.node_pool.clone(),
+                    })
+                    .collect();
+                table.row(vec![
+                    command.reason.clone(),
+                    command.decision.clone(),
+                    some(&command.candidates, 5),
+                    if types.is_empty() { "-".into() } else { some(&types, 3) },
+                    format!("{:.4}", command.savings),
+                ]);
+            }
+            writeln!(f, "Commands\n{table}")?;
+        }
+        if !self.rejected.is_empty() {
+            let mut table = Table::new(&["NODE", "STAYS BECAUSE"]);
+            for node in &self.rejected {
+                table.row(vec![node.node.clone(), node.reason.clone()]);
+            }
+            writeln!(f, "Nodes that stay\n{table}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,99 @@
+use serde_json::{Value, json};
+
+use super::report::Report;
+use super::*;
+use crate::scheduling;
+
+fn base() -> Value {
+    json!({
+        "name": "one",
+        "nodePools": [{"apiVersion": "karpenter.sh/v1", "kind": "NodePool",
+            "metadata": {"name": "default"}, "spec": {"template": {"spec": {
+                "nodeClassRef": {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "d"},
+                "requirements": []}}}}],
+        "instanceTypes": [{"name": "m5.large",
+            "requirements": [{"key": "kubernetes.io/arch", "operator": "In", "values": ["amd64"]}],
+            "capacity": {"cpu": "2", "memory": "8Gi", "pods": "29"},
+            "overhead": {"cpu": "70m"},
+            "offerings": [{"zone": "a", "capacityType": "spot", "price": 0.03},
+                {"zone": "a", "capacityType": "on-demand", "price": 0.1, "available": true}]}],
+        "pods": [pod("a", "1"), pod("b", "7")]
+    })
+}
+
+fn pod(name: &str, cpu: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "n"},
+        "spec": {"containers": [{"name": "c", "image": "i",
+            "resources": {"requests": {"cpu": cpu}}}]}})
+}
+
+fn solved(document: &Value) -> Value {
+    let scenario = load(document.to_string().as_bytes()).unwrap();
+    let world = World::new(scenario).unwrap();
+    serde_json::to_value(Report::new(&scheduling::solve(&world.snapshot))).unwrap()
+}
+
+fn refused(document: &Value) -> String {
+    match load(document.to_string().as_bytes()).and_then(World::new) {
+        Ok(_) => panic!("accepted"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn a_scenario_gives_nodes_prices_and_reasons() {
+    let out = solved(&base());
+    assert_eq!(out["nodeClaims"][0]["pods"], json!(["n/a"]));
+    assert_eq!(
+        out["nodeClaims"][0]["cheapest"],
+        json!({"instanceType": "m5.large", "zone": "a", "capacityType": "spot", "price": 0.03})
+    );
+    assert_eq!(out["totalPrice"], json!(0.03));
+    assert_eq!(out["unschedulable"][0]["pod"], "n/b");
+    assert_eq!(out["unschedulable"][0]["nodePools"][0]["name"], "default");
+}
+
+#[test]
+fn unknown_fields_are_named_by_their_path() {
+    let mut document = base();
+    document["pods"][1]["spec"]["containers"][0]["imagee"] = "x".into();
+    assert_eq!(refused(&document), "pods[1].spec.containers[0].imagee: unknown field");
+    let mut document = base();
+    document["nodePools"][0]["spec"]["limit"] = json!({});
+    assert_eq!(refused(&document), "nodePools[0].spec.limit: unknown field");
+    let mut document = base();
+    document["instanceTypes"][0]["cost"] = 1.into();
+    assert!(refused(&document).starts_with("instanceTypes[0]"));
+}
+
+#[test]
+fn wrong_values_are_named_by_their_path() {
+    let mut document = base();
+    document["instanceTypes"][0]["capacity"]["cpu"] = "two".into();
+    assert!(refused(&document).starts_with("instanceTypes[0].capacity.cpu: invalid quantity"));
+    let mut document = base();
+    document["pods"][0]["spec"]["containers"] = "x".into();
+    assert!(refused(&document).starts_with("pods[0].spec.containers: invalid type"));
+    let mut document = base();
+    document["options"] = json!({"preferencePolicy": "Maybe"});
+    assert!(refused(&document).starts_with("options.preferencePolicy: unknown value"));
+    assert!(load("{".as_bytes()).is_err());
+    assert!(load("".as_bytes()).is_err());
+}
+
+#[test]
+fn yaml_is_read_like_json() {
+    let yaml = serde_saphyr::to_string(&base()).unwrap();
+    let world = World::new(load(yaml.as_bytes()).unwrap()).unwrap();
+    let out = serde_json::to_value(Report::new(&scheduling::solve(&world.snapshot))).unwrap();
+    assert_eq!(out, solved(&base()));
+}
+
+#[test]
+fn pools_may_keep_instance_types_to_themselves() {
+    let mut document = base();
+    document["instanceTypes"][0]["nodePools"] = json!(["other"]);
+    assert!(refused(&document).contains("there is no NodePool \"other\""));
+    document["nodePools"][0]["metadata"]["name"] = "other".into();
+    assert_eq!(solved(&document)["nodeClaims"][0]["nodePool"], "other");
+}
