@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Builds etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubectl and kwok into a folder,
 # once: what is already there is kept. Where KUBEBUILDER_ASSETS names a folder, its binaries are used.
-# Usage: build.sh BIN_DIR
+# Usage: build.sh BIN_DIR [helm]      with "helm" only that is built, for the charts' tests
 set -euo pipefail
 bin=$1
 here=$(cd "$(dirname "$0")" && pwd)
 version=v1.35.4
 kwok=v0.8.0
+helm=v3.20.2
 mkdir -p "$bin"
 
 say() { printf '[%s] %s\n' "$(date +%T)" "$*" >&2; }
@@ -28,6 +29,23 @@ build() {
 	mv "$bin/$name.part" "$bin/$name"
 }
 
+# Helm renders for this Kubernetes version where no cluster tells it another.
+build_helm() {
+	[ -x "$bin/helm" ] && return
+	from_assets helm && return
+	say "building helm (once; kept in $bin)"
+	local util=helm.sh/helm/v3/pkg/chartutil
+	GOBIN="$bin" CGO_ENABLED=0 go install -trimpath \
+		-ldflags "-s -w -X helm.sh/helm/v3/internal/version.version=$helm -X $util.k8sVersionMajor=1 -X $util.k8sVersionMinor=35" \
+		"helm.sh/helm/v3/cmd/helm@$helm"
+}
+
+if [ "${2:-}" = helm ]; then
+	exec 9>"$bin/.lock.helm"
+	flock 9
+	build_helm
+	exit
+fi
 exec 9>"$bin/.lock"
 flock 9
 build etcd ./etcd

@@ -1,0 +1,105 @@
+{{- define "karpenter.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "karpenter.fullname" -}}
+{{- $name := .Values.nameOverride | default .Chart.Name }}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) }}
+{{- .Values.fullnameOverride | default $full | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "karpenter.serviceAccountName" -}}
+{{- .Values.serviceAccount.name | default (ternary (include "karpenter.fullname" .) "default" .Values.serviceAccount.create) }}
+{{- end }}
+
+{{- define "karpenter.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "karpenter.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "karpenter.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{ include "karpenter.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.additionalLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- /* Metadata under a name: labels and annotations that every object has. Takes root, name, namespace, labels, annotations. */ -}}
+{{- define "karpenter.metadata" -}}
+name: {{ .name }}
+{{- with .namespace }}
+namespace: {{ . }}
+{{- end }}
+labels:
+  {{- include "karpenter.labels" .root | nindent 2 }}
+  {{- with .labels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with merge (dict) (.annotations | default dict) .root.Values.additionalAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- /* The one subject of every binding. */ -}}
+{{- define "karpenter.subjects" -}}
+subjects:
+  - kind: ServiceAccount
+    name: {{ include "karpenter.serviceAccountName" . }}
+    namespace: {{ .Release.Namespace }}
+{{- end }}
+
+{{- define "karpenter.image" -}}
+{{- with .Values.controller.image -}}
+{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}{{ with .digest }}@{{ . }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{- /* Gives a term or constraint without labelSelector the chart's own. Takes root and term; changes term. */ -}}
+{{- define "karpenter.fillSelector" -}}
+{{- if not (hasKey .term "labelSelector") }}
+{{- $_ := set .term "labelSelector" (dict "matchLabels" (include "karpenter.selectorLabels" .root | fromYaml)) }}
+{{- end }}
+{{- end }}
+
+{{- define "karpenter.affinity" -}}
+{{- $affinity := deepCopy .Values.affinity }}
+{{- range $kind := list "podAffinity" "podAntiAffinity" }}
+{{- with get $affinity $kind }}
+{{- range .requiredDuringSchedulingIgnoredDuringExecution }}
+{{- include "karpenter.fillSelector" (dict "root" $ "term" .) }}
+{{- end }}
+{{- range .preferredDuringSchedulingIgnoredDuringExecution }}
+{{- include "karpenter.fillSelector" (dict "root" $ "term" .podAffinityTerm) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- toYaml $affinity }}
+{{- end }}
+
+{{- define "karpenter.topologySpread" -}}
+{{- $constraints := deepCopy .Values.topologySpreadConstraints }}
+{{- range $constraints }}
+{{- include "karpenter.fillSelector" (dict "root" $ "term" .) }}
+{{- end }}
+{{- toYaml $constraints }}
+{{- end }}
+
+{{- /* Environment variables whose values may hold template text; empty ones are left out. Takes root and pairs of name and value. */ -}}
+{{- define "karpenter.environment" -}}
+{{- range .pairs }}
+{{- if index . 1 }}
+- name: {{ index . 0 }}
+  value: {{ tpl (toString (index . 1)) $.root | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "karpenter.featureGates" -}}
+{{- with .Values.settings.featureGates -}}
+ReservedCapacity={{ .reservedCapacity }},SpotToSpotConsolidation={{ .spotToSpotConsolidation }},NodeRepair={{ .nodeRepair }},NodeOverlay={{ .nodeOverlay }},StaticCapacity={{ .staticCapacity }},CapacityBuffer={{ .capacityBuffer }}
+{{- end }}
+{{- end }}
