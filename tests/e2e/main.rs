@@ -1,0 +1,8 @@
+//! End to end: the `karpenter` binary against a real API server and a real EC2 API.
+//!
+//! Each test brings a world of its own up (`tests/env`), so tests do not see each other.
+//! `cargo test --test e2e NAME` runs one; `E2E_KEEP=1` leaves its folder with all logs.
+
+mod support;
+
+mod chain;
