@@ -15,6 +15,8 @@ demo: build ## a pending Deployment gets its node on the local world; KEEP=1 lea
 	tests/env/world demo
 
 test: ## every fast test and the end-to-end tests
+	tests/env/world prepare
+	tests/env/world check
 	$(CARGO) test --locked --no-fail-fast
 
 lint: ## formatting and clippy, warnings denied
