@@ -1,7 +1,7 @@
 //! Broken input: what is said about it, and that all is well once it is mended.
 
-use karpenter::api::v1::{EC2NodeClass, NodePool};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use karpenter::api::v1::{EC2NodeClass, NodePool};
 use kube::Api;
 use serde_json::{Value, json};
 
