@@ -168,8 +168,7 @@ async fn an_unreachable_aws_is_told_and_waited_for() {
         let claims = world.claims().await;
         let list = claims.first()?.status.clone()?.conditions;
         let launched = list.iter().find(|c| c.type_ == "Launched")?;
-        (launched.status == "Unknown" && launched.message.contains("ServiceUnavailable"))
-            .then_some(())
+        (launched.status == "Unknown" && launched.reason == "LaunchFailed").then_some(())
     })
     .await;
     controller.says(&["launching nodeclaim", "ServiceUnavailable"]).await;
