@@ -17,7 +17,9 @@ use crate::scheduling::quantity;
 const OFFSET: u64 = 14_695_981_039_346_656_037;
 const PRIME: u64 = 1_099_511_628_211;
 
-fn fnv(bytes: &[u8]) -> u64 {
+/// 64-bit FNV-1 of some bytes.
+#[must_use]
+pub fn fnv1(bytes: &[u8]) -> u64 {
     bytes.iter().fold(OFFSET, |hash, byte| hash.wrapping_mul(PRIME) ^ u64::from(*byte))
 }
 
@@ -25,15 +27,15 @@ fn ordered(a: u64, b: u64) -> u64 {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&a.to_le_bytes());
     bytes[8..].copy_from_slice(&b.to_le_bytes());
-    fnv(&bytes)
+    fnv1(&bytes)
 }
 
 fn finish(a: u64) -> u64 {
-    fnv(&a.to_le_bytes())
+    fnv1(&a.to_le_bytes())
 }
 
 fn text(value: &str) -> u64 {
-    fnv(value.as_bytes())
+    fnv1(value.as_bytes())
 }
 
 fn map(entries: &BTreeMap<String, String>) -> u64 {
@@ -68,15 +70,15 @@ impl Struct {
     }
 
     fn boolean(self, name: &str, value: Option<bool>) -> Self {
-        self.field(name, value.map(|v| fnv(&[u8::from(v)])))
+        self.field(name, value.map(|v| fnv1(&[u8::from(v)])))
     }
 
     fn long(self, name: &str, value: Option<i64>) -> Self {
-        self.field(name, value.map(|v| fnv(&v.to_le_bytes())))
+        self.field(name, value.map(|v| fnv1(&v.to_le_bytes())))
     }
 
     fn int(self, name: &str, value: Option<i32>) -> Self {
-        self.field(name, value.map(|v| fnv(&v.to_le_bytes())))
+        self.field(name, value.map(|v| fnv1(&v.to_le_bytes())))
     }
 
     fn strings(self, name: &str, value: Option<&BTreeMap<String, String>>) -> Self {

@@ -24,20 +24,26 @@ use crate::scheduling::resources::ResourceList;
 
 pub mod ami;
 pub mod cache;
+pub mod capacityreservation;
 pub mod clients;
+mod drift;
 pub mod errors;
 pub mod filters;
 pub mod instance;
 pub mod instanceprofile;
 pub mod instancetype;
+pub mod kubelet;
 pub mod launchtemplate;
+pub mod placementgroup;
 pub mod pricing;
 pub mod securitygroup;
 pub mod select;
+pub mod ssm;
 pub mod subnet;
 pub mod tags;
 pub mod unavailable;
 pub mod userdata;
+pub mod version;
 
 /// Everything that talks to AWS.
 pub struct AwsProvider {
@@ -51,9 +57,12 @@ pub struct AwsProvider {
     pub subnets: Arc<subnet::Provider>,
     pub security_groups: Arc<securitygroup::Provider>,
     pub amis: Arc<ami::Provider>,
+    pub capacity_reservations: Arc<capacityreservation::Provider>,
+    pub placement_groups: Arc<placementgroup::Provider>,
     pub instance_profiles: Arc<instanceprofile::Provider>,
     pub launch_templates: Arc<launchtemplate::Provider>,
     pub instances: Arc<instance::Provider>,
+    pub version: version::Provider,
 }
 
 impl AwsProvider {
@@ -71,6 +80,7 @@ impl AwsProvider {
         let clients = Clients::new(config);
         let cluster = launchtemplate::Cluster {
             name: settings.cluster_name.clone(),
+            region: clients.region.clone(),
             endpoint: endpoint(&settings, &clients).await?,
             cidr: None,
             ca_bundle: if settings.cluster_ca_bundle.is_empty() {
@@ -81,6 +91,7 @@ impl AwsProvider {
             },
             dns_ip: dns_ip(&kube).await,
             reserved_capacity: settings.gates.reserved_capacity,
+            kubelet_expressions: false,
         };
         let pricing = Arc::new(pricing::Provider::new(clients.clone()));
         let unavailable = Arc::new(UnavailableOfferings::new(&clock));
@@ -98,6 +109,8 @@ impl AwsProvider {
         ));
         let launch_templates =
             Arc::new(launchtemplate::Provider::new(clients.clone(), &clock, cluster));
+        let parameters = Arc::new(ssm::Provider::new(clients.clone(), &clock));
+        let placement_groups = Arc::new(placementgroup::Provider::new(clients.clone(), &clock));
         Ok(Self {
             instance_types: Arc::new(instancetype::Provider::new(
                 clients.clone(),
@@ -110,6 +123,11 @@ impl AwsProvider {
                 clients.clone(),
                 &clock,
                 settings.ami_refresh_interval,
+                parameters,
+            )),
+            capacity_reservations: Arc::new(capacityreservation::Provider::new(
+                clients.clone(),
+                &clock,
             )),
             instance_profiles: Arc::new(instanceprofile::Provider::new(
                 clients.clone(),
@@ -122,7 +140,15 @@ impl AwsProvider {
                 Arc::clone(&unavailable),
                 Arc::clone(&subnets),
                 Arc::clone(&launch_templates),
+                Arc::clone(&placement_groups),
             )),
+            version: version::Provider::new(
+                clients.clone(),
+                kube.clone(),
+                name,
+                settings.eks_control_plane,
+            ),
+            placement_groups,
             pricing,
             unavailable_offerings: unavailable,
             subnets,
@@ -132,19 +158,6 @@ impl AwsProvider {
             clock,
             settings,
         })
-    }
-
-    /// The Kubernetes version, `major.minor`.
-    ///
-    /// # Errors
-    /// When the API server cannot be asked.
-    pub async fn kubernetes_version(&self) -> Result<String, Error> {
-        let info = self
-            .kube
-            .apiserver_version()
-            .await
-            .map_err(|e| Error::Other(format!("getting kubernetes version, {e}")))?;
-        Ok(format!("{}.{}", info.major, info.minor.trim_end_matches('+')))
     }
 
     /// The hash of a node class as this cluster's nodes see it.
@@ -349,43 +362,7 @@ impl CloudProvider for AwsProvider {
     }
 
     async fn is_drifted(&self, claim: &NodeClaim) -> Result<Option<String>, Error> {
-        let Some(class) = self.class_of(&claim.spec.node_class_ref.name).await? else {
-            return Ok(None);
-        };
-        let of_claim = |key: &str| claim.metadata.annotations.as_ref().and_then(|a| a.get(key));
-        let of_class = |key: &str| class.metadata.annotations.as_ref().and_then(|a| a.get(key));
-        let version = annotations::EC2NODECLASS_HASH_VERSION;
-        let hash = annotations::EC2NODECLASS_HASH;
-        if let (Some(a), Some(b), Some(x), Some(y)) =
-            (of_claim(version), of_class(version), of_claim(hash), of_class(hash))
-            && a == b
-            && x != y
-        {
-            return Ok(Some("NodeClassDrift".to_owned()));
-        }
-        let Some(provider_id) = claim.status.as_ref().and_then(|s| s.provider_id.as_deref()) else {
-            return Ok(None);
-        };
-        let status = class.status.clone().unwrap_or_default();
-        let kind = claim.metadata.labels.as_ref().and_then(|l| l.get(labels::INSTANCE_TYPE));
-        let image = claim.status.as_ref().and_then(|s| s.image_id.clone()).unwrap_or_default();
-        let types = self.instance_types.list(&class).map_err(|e| Error::Other(e.to_string()))?;
-        let own: Vec<_> =
-            types.into_iter().filter(|t| kind.is_some_and(|k| **k == *t.name)).collect();
-        let wanted = launchtemplate::types_by_ami(&status.amis, &own);
-        if !own.is_empty() && !status.amis.is_empty() && wanted.iter().all(|(a, _)| a.id != image) {
-            return Ok(Some("AMIDrift".to_owned()));
-        }
-        let id = instance::parse_provider_id(provider_id).unwrap_or_default();
-        let instance = self.instances.get(id).await?;
-        let groups = status.security_groups.iter().map(|g| g.id.clone()).collect();
-        if !status.security_groups.is_empty() && instance.security_groups != groups {
-            return Ok(Some("SecurityGroupDrift".to_owned()));
-        }
-        if !status.subnets.is_empty() && status.subnets.iter().all(|s| s.id != instance.subnet_id) {
-            return Ok(Some("SubnetDrift".to_owned()));
-        }
-        Ok(None)
+        Ok(self.drift_reason(claim).await?.map(str::to_owned))
     }
 
     fn name(&self) -> &'static str {

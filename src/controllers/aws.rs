@@ -83,7 +83,7 @@ pub fn start(ctx: &Arc<Context>, aws: &Arc<AwsProvider>, tasks: &mut JoinSet<()>
 }
 
 /// Runs a refresh again and again, sooner after a failure.
-fn every<F, R>(tasks: &mut JoinSet<()>, name: &'static str, period: Duration, refresh: F)
+pub(super) fn every<F, R>(tasks: &mut JoinSet<()>, name: &'static str, period: Duration, refresh: F)
 where
     F: Fn() -> R + Send + 'static,
     R: Future<Output = Result<(), Error>> + Send,

@@ -6,20 +6,22 @@ use std::time::Duration;
 
 use kube::Api;
 use parking_lot::Mutex;
-use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::patch::{self, Lock};
 use super::runner::{self, Identity};
 use super::{Context, Error, Outcome};
-use crate::api::v1::{EC2NodeClass, EC2NodeClassStatus, NodeClaim};
-use crate::api::{annotations, conditions, finalizers, labels};
+use crate::api::v1::{EC2NodeClass, EC2NodeClassStatus};
+use crate::api::{conditions, finalizers, labels};
 use crate::cloud::aws::AwsProvider;
-use crate::cloud::aws::ami::AmiError;
 use crate::cluster::Change;
-use crate::operator::logging;
 
+mod discovery;
+mod dryrun;
 mod finalize;
+mod hash;
+mod profile;
+mod upkeep;
 mod validation;
 
 const NODECLASS: Identity =
@@ -32,16 +34,24 @@ pub(super) struct Controller {
     pub aws: Arc<AwsProvider>,
     /// What was logged last about each class and kind of thing.
     told: Mutex<HashMap<(String, &'static str), String>>,
+    /// What the last dry runs of each class said.
+    verdicts: validation::Verdicts,
 }
 
 /// Starts the controller.
 pub fn start(ctx: &Arc<Context>, aws: &Arc<AwsProvider>, tasks: &mut JoinSet<()>) {
-    let controller =
-        Arc::new(Controller { ctx: Arc::clone(ctx), aws: Arc::clone(aws), told: Mutex::default() });
+    hash::start(ctx, aws, tasks);
+    upkeep::start(ctx, aws, tasks);
+    let controller = Arc::new(Controller {
+        ctx: Arc::clone(ctx),
+        aws: Arc::clone(aws),
+        told: Mutex::default(),
+        verdicts: validation::Verdicts::new(&ctx.clock),
+    });
     tasks.spawn(runner::run(
         NODECLASS,
         Arc::clone(ctx),
-        |ctx| ctx.cluster.classes().iter().filter_map(|c| c.metadata.name.clone()).collect(),
+        all_classes,
         |ctx, change| match change {
             Change::NodeClass(name) => vec![name.clone()],
             // A class that is being deleted waits for its last NodeClaim.
@@ -59,6 +69,11 @@ pub fn start(ctx: &Arc<Context>, aws: &Arc<AwsProvider>, tasks: &mut JoinSet<()>
             async move { controller.reconcile(name).await }
         },
     ));
+}
+
+/// Names of all node classes.
+fn all_classes(ctx: &Context) -> Vec<String> {
+    ctx.cluster.classes().iter().filter_map(|c| c.metadata.name.clone()).collect()
 }
 
 /// Conditions that make up `Ready` of an EC2NodeClass.
@@ -104,6 +119,12 @@ impl Controller {
         self.told.lock().insert(key, text.clone()).as_deref() != Some(text.as_str())
     }
 
+    /// Tells of an error that only a change of the object can mend.
+    fn terminal(&self, error: &str) -> Option<Duration> {
+        tracing::error!("error" = error, "Reconciler error");
+        None
+    }
+
     async fn reconcile(&self, name: String) -> Outcome {
         let api = Api::<EC2NodeClass>::all(self.ctx.client.clone());
         let Some(before) = api.get_opt(&name).await? else { return Ok(None) };
@@ -115,7 +136,6 @@ impl Controller {
         if !held.iter().any(|f| f == finalizers::NODECLASS_TERMINATION) {
             held.push(finalizers::NODECLASS_TERMINATION.to_owned());
         }
-        self.stamp(&mut class).await?;
         let mut again = Vec::new();
         let mut errors = Vec::new();
         let mut note = |outcome: Outcome| match outcome {
@@ -129,9 +149,9 @@ impl Controller {
         conditions::init(list, &dependents, generation, created);
         note(self.amis(&mut class).await);
         if self.ctx.settings.gates.reserved_capacity {
-            note(self.capacity_reservations(&mut class));
+            note(self.capacity_reservations(&mut class).await);
         }
-        note(self.placement_group(&mut class));
+        note(self.placement_group(&mut class).await);
         note(self.subnets(&mut class).await);
         note(self.security_groups(&mut class).await);
         note(self.instance_profile(&mut class).await);
@@ -147,149 +167,5 @@ impl Controller {
             return Err(Error::Other(errors.join("; ")));
         }
         Ok(again.into_iter().min())
-    }
-
-    /// Writes the hash; NodeClaims stamped with another version get today's, so that an upgrade
-    /// drifts nothing.
-    async fn stamp(&self, class: &mut EC2NodeClass) -> Result<(), Error> {
-        let (hash_key, version_key) =
-            (annotations::EC2NODECLASS_HASH, annotations::EC2NODECLASS_HASH_VERSION);
-        let version = annotations::EC2NODECLASS_HASH_VERSION_VALUE;
-        let hash = self.aws.class_hash(class);
-        let marks = class.metadata.annotations.get_or_insert_default();
-        let outdated = marks.get(version_key).is_none_or(|v| v != version);
-        marks.insert(hash_key.to_owned(), hash.clone());
-        marks.insert(version_key.to_owned(), version.to_owned());
-        if !outdated {
-            return Ok(());
-        }
-        let name = class.metadata.name.clone().unwrap_or_default();
-        let api = Api::<NodeClaim>::all(self.ctx.client.clone());
-        for before in self.ctx.cluster.claims() {
-            let stamped = before.metadata.annotations.as_ref().and_then(|a| a.get(version_key));
-            if before.spec.node_class_ref.name != name || stamped.is_some_and(|v| v == version) {
-                continue;
-            }
-            let mut claim = (*before).clone();
-            let drifted = claim
-                .status
-                .as_ref()
-                .is_some_and(|s| conditions::get(&s.conditions, conditions::DRIFTED).is_some());
-            let marks = claim.metadata.annotations.get_or_insert_default();
-            marks.insert(version_key.to_owned(), version.to_owned());
-            if !drifted {
-                marks.insert(hash_key.to_owned(), hash.clone());
-            }
-            patch::apply(&api, &before, &claim, Lock::None).await?;
-        }
-        Ok(())
-    }
-
-    async fn amis(&self, class: &mut EC2NodeClass) -> Outcome {
-        let kind = conditions::AMIS_READY;
-        let version = self.aws.kubernetes_version().await?;
-        let found = match self.aws.amis.list(class, &version).await {
-            Ok(found) => found,
-            Err(AmiError::UnsupportedAlias(text)) => {
-                self.set(class, kind, conditions::FALSE, "UnsupportedAlias", &text);
-                return Ok(None);
-            }
-            Err(error) => return Err(Error::Other(error.to_string())),
-        };
-        if found.is_empty() {
-            status_of(class).amis.clear();
-            let message = "AMISelector did not match any AMIs";
-            self.set(class, kind, conditions::FALSE, "AMINotFound", message);
-            return Ok(Some(MINUTE));
-        }
-        let ids: Vec<&str> = found.iter().map(|a| a.id.as_str()).collect();
-        if self.is_news(class, kind, ids.join(",")) {
-            tracing::debug!("ids" = %logging::json(&ids), "discovered amis");
-        }
-        status_of(class).amis = found;
-        self.set_true(class, kind);
-        Ok(Some(5 * MINUTE))
-    }
-
-    /// Capacity reservations are not looked up: a class that selects some says so.
-    fn capacity_reservations(&self, class: &mut EC2NodeClass) -> Outcome {
-        let kind = conditions::CAPACITY_RESERVATIONS_READY;
-        if class.spec.capacity_reservation_selector_terms.as_ref().is_none_or(Vec::is_empty) {
-            self.set_true(class, kind);
-            return Ok(None);
-        }
-        let message = "spec.capacityReservationSelectorTerms: capacity reservations are not supported by this release";
-        self.set(class, kind, conditions::FALSE, "Unsupported", message);
-        Ok(None)
-    }
-
-    /// Placement groups are not looked up: a class that selects one says so.
-    fn placement_group(&self, class: &mut EC2NodeClass) -> Outcome {
-        let kind = conditions::PLACEMENT_GROUP_READY;
-        if class.spec.placement_group_selector.is_none() {
-            self.set_true(class, kind);
-            return Ok(None);
-        }
-        let message =
-            "spec.placementGroupSelector: placement groups are not supported by this release";
-        self.set(class, kind, conditions::FALSE, "PlacementGroupResolutionFailed", message);
-        Ok(None)
-    }
-
-    async fn subnets(&self, class: &mut EC2NodeClass) -> Outcome {
-        let kind = conditions::SUBNETS_READY;
-        let found = self.aws.subnets.list(class).await?;
-        if found.is_empty() {
-            status_of(class).subnets.clear();
-            let message = "SubnetSelector did not match any Subnets";
-            self.set(class, kind, conditions::FALSE, "SubnetsNotFound", message);
-            return Ok(Some(MINUTE));
-        }
-        let mut shown: Vec<_> = found
-            .iter()
-            .map(|s| json!({"id": s.id, "zone": s.zone, "zoneID": s.zone_id}))
-            .collect();
-        shown.sort_by_key(ToString::to_string);
-        let shown = json!(shown);
-        if self.is_news(class, kind, shown.to_string()) {
-            tracing::debug!("subnets" = %logging::json(&shown), "discovered subnets");
-        }
-        status_of(class).subnets = found;
-        self.set_true(class, kind);
-        Ok(Some(MINUTE))
-    }
-
-    async fn security_groups(&self, class: &mut EC2NodeClass) -> Outcome {
-        let kind = conditions::SECURITY_GROUPS_READY;
-        let found = self.aws.security_groups.list(class).await?;
-        if found.is_empty() {
-            status_of(class).security_groups.clear();
-            let message = "SecurityGroupSelector did not match any SecurityGroups";
-            self.set(class, kind, conditions::FALSE, "SecurityGroupsNotFound", message);
-            return Ok(Some(MINUTE));
-        }
-        let ids: Vec<&str> = found.iter().map(|g| g.id.as_str()).collect();
-        if self.is_news(class, kind, ids.join(",")) {
-            tracing::debug!("security-groups" = %logging::json(&ids), "discovered security groups");
-        }
-        status_of(class).security_groups = found;
-        self.set_true(class, kind);
-        Ok(Some(5 * MINUTE))
-    }
-
-    async fn instance_profile(&self, class: &mut EC2NodeClass) -> Outcome {
-        let name = match (&class.spec.role, &class.spec.instance_profile) {
-            (Some(role), _) => self.aws.instance_profiles.ensure(class, &role.clone()).await?,
-            (None, Some(profile)) => profile.clone(),
-            (None, None) => {
-                return Err(Error::Other(
-                    "spec.role, spec.instanceProfile: expected exactly one of them to be set"
-                        .to_owned(),
-                ));
-            }
-        };
-        status_of(class).instance_profile = Some(name);
-        self.set_true(class, conditions::INSTANCE_PROFILE_READY);
-        Ok(None)
     }
 }

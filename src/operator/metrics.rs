@@ -69,6 +69,8 @@ metrics! {
     NODEPOOLS_USAGE: GaugeVec = gauge("karpenter_nodepools_usage", "The amount of resources that have been provisioned for a nodepool.", &["resource_type", "nodepool"]);
     /// How many nodes of a pool may be disrupted.
     NODEPOOLS_ALLOWED_DISRUPTIONS: GaugeVec = gauge("karpenter_nodepools_allowed_disruptions", "The number of nodes for a given nodepool that can be concurrently disrupting at a point in time.", &["nodepool", "reason"]);
+    /// Size of the last user data of node classes.
+    USERDATA_BYTES: GaugeVec = gauge("karpenter_ec2nodeclasses_userdata_bytes", "Size in bytes of the rendered user data of the last launch template created for the EC2NodeClass.", &["nodeclass"]);
     /// Time of one scheduling round.
     SCHEDULING_DURATION: HistogramVec = histogram("karpenter_scheduler_scheduling_duration_seconds", "Duration of scheduling simulations used for deprovisioning and provisioning in seconds.", &["controller"], DURATIONS);
     /// Pods that fit nowhere.

@@ -85,6 +85,29 @@ impl AwsError {
         )
     }
 
+    /// Too many calls.
+    #[must_use]
+    pub fn is_rate_limited(&self) -> bool {
+        self.code == "RequestLimitExceeded"
+    }
+
+    /// The service's own failure, or no answer at all.
+    #[must_use]
+    pub fn is_server_fault(&self) -> bool {
+        matches!(
+            self.code.as_str(),
+            "InternalError"
+                | "InternalFailure"
+                | "InternalServerError"
+                | "ServiceUnavailable"
+                | "Unavailable"
+                | "ServerException"
+                | "RequestTimeout"
+                | "ConnectionFailed"
+                | "UnreadableAnswer"
+        )
+    }
+
     /// A dry run that would have succeeded.
     #[must_use]
     pub fn is_dry_run_success(&self) -> bool {

@@ -16,7 +16,8 @@ use jiff::Timestamp;
 use super::clients::Clients;
 use super::errors::{self, AwsError};
 use super::filters;
-use super::launchtemplate::{self, LaunchTemplate, TemplateError};
+use super::launchtemplate::{self, LaunchTemplate, TemplateError, tenancy};
+use super::placementgroup;
 use super::select::filter;
 use super::subnet::{self, Chosen};
 use super::tags::{self, CLUSTER_NAME, NODECLAIM, to_ec2};
@@ -38,6 +39,8 @@ pub struct Instance {
     pub state: String,
     pub launched: Option<Timestamp>,
     pub subnet_id: String,
+    /// The capacity reservation that it was launched into, for reserved capacity.
+    pub reservation_id: Option<String>,
     pub security_groups: BTreeSet<String>,
     pub tags: BTreeMap<String, String>,
 }
@@ -75,6 +78,7 @@ impl Instance {
                 .to_owned(),
             launched: instance.launch_time().and_then(|t| Timestamp::from_second(t.secs()).ok()),
             subnet_id: text(instance.subnet_id()),
+            reservation_id: reservation_of(instance),
             security_groups: instance
                 .security_groups()
                 .iter()
@@ -94,6 +98,14 @@ impl Instance {
     }
 }
 
+/// The reservation that an instance was launched into, rather than happened to match.
+fn reservation_of(instance: &Ec2Instance) -> Option<String> {
+    let id = instance.capacity_reservation_id().filter(|id| !id.is_empty())?;
+    let preference =
+        instance.capacity_reservation_specification()?.capacity_reservation_preference()?;
+    (preference.as_str() == "capacity-reservations-only").then(|| id.to_owned())
+}
+
 /// The instance id at the end of a provider id.
 #[must_use]
 pub fn parse_provider_id(provider_id: &str) -> Option<&str> {
@@ -110,6 +122,7 @@ pub struct Provider {
     unavailable: Arc<UnavailableOfferings>,
     subnets: Arc<subnet::Provider>,
     templates: Arc<launchtemplate::Provider>,
+    placement_groups: Arc<placementgroup::Provider>,
 }
 
 /// One launch, worked out.
@@ -133,8 +146,10 @@ impl Provider {
         unavailable: Arc<UnavailableOfferings>,
         subnets: Arc<subnet::Provider>,
         templates: Arc<launchtemplate::Provider>,
+        placement_groups: Arc<placementgroup::Provider>,
     ) -> Self {
-        Self { clients, cluster: cluster.to_owned(), unavailable, subnets, templates }
+        let cluster = cluster.to_owned();
+        Self { clients, cluster, unavailable, subnets, templates, placement_groups }
     }
 
     /// Launches the claim's instance, or returns the one that an earlier attempt launched.
@@ -205,9 +220,22 @@ impl Provider {
         // Templates must not differ from claim to claim, or each launch would make its own.
         let mut shared_tags = tags.clone();
         shared_tags.remove(NODECLAIM);
+        // While EC2 cannot be asked, what was known before has to do.
+        let placement = match self.placement_groups.get(class).await {
+            Ok(group) => group,
+            Err(_) => self.placement_groups.known(class),
+        };
         let templates = self
             .templates
-            .ensure_all(class, claim, &types, capacity_type, &shared_tags)
+            .ensure_all(&launchtemplate::Launch {
+                class,
+                claim,
+                types: &types,
+                capacity_type,
+                tenancy: tenancy(&requirements),
+                tags: &shared_tags,
+                placement: placement.as_ref(),
+            })
             .await
             .map_err(template_error)?;
         let mut narrowed = requirements;
@@ -484,7 +512,7 @@ fn template_error(error: TemplateError) -> LaunchError {
     let text = error.to_string();
     match error {
         TemplateError::NotReady(_) => Error::NodeClassNotReady(text),
-        TemplateError::UserData(_) | TemplateError::Aws(_) => {
+        TemplateError::UserData(_) | TemplateError::Aws { .. } => {
             let (reason, condition) = errors::launch_failure(&text);
             Error::Create {
                 reason: reason.to_owned(),

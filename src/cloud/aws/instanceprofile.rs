@@ -6,86 +6,143 @@ use super::cache::TtlCache;
 use super::clients::Clients;
 use super::errors::AwsError;
 use super::tags::CLUSTER_NAME;
+use crate::api::hash::fnv1;
 use crate::api::labels;
 use crate::api::v1::EC2NodeClass;
 use crate::clock::Clock;
+
+const PROFILE_TTL: Duration = Duration::from_secs(15 * 60);
+/// How long IAM is not asked again about a role that it did not know.
+const MISSING_ROLE_TTL: Duration = Duration::from_secs(60);
+/// How long a profile that was just in use is kept from collection.
+const PROTECTION: Duration = Duration::from_secs(3600);
 
 /// Makes, reads and removes instance profiles.
 #[derive(Debug)]
 pub struct Provider {
     clients: Clients,
     cluster: String,
-    /// Role of each known profile.
-    roles: TtlCache<String, String>,
+    /// Role of each known profile, as the node class writes it.
+    roles: TtlCache<String, Option<String>>,
+    missing_roles: TtlCache<String, AwsError>,
+    protected: TtlCache<String, ()>,
 }
 
 impl Provider {
-    /// A provider with an empty cache.
+    /// A provider with empty caches.
     #[must_use]
     pub fn new(clients: Clients, clock: &Clock, cluster: &str) -> Self {
-        let roles = TtlCache::new(clock.clone(), Duration::from_secs(15 * 60));
-        Self { clients, cluster: cluster.to_owned(), roles }
+        Self {
+            clients,
+            cluster: cluster.to_owned(),
+            roles: TtlCache::new(clock.clone(), PROFILE_TTL),
+            missing_roles: TtlCache::new(clock.clone(), MISSING_ROLE_TTL),
+            protected: TtlCache::new(clock.clone(), PROTECTION),
+        }
+    }
+
+    /// Path under which all profiles of this cluster lie.
+    #[must_use]
+    pub fn cluster_path(&self) -> String {
+        format!("/karpenter/{}/{}/", self.clients.region, self.cluster)
     }
 
     /// Path under which all profiles of a node class lie.
     #[must_use]
     pub fn path(&self, class: &EC2NodeClass) -> String {
-        let uid = class.metadata.uid.as_deref().unwrap_or("");
-        format!("/karpenter/{}/{}/{uid}/", self.clients.region, self.cluster)
+        format!("{}{}/", self.cluster_path(), class.metadata.uid.as_deref().unwrap_or(""))
     }
 
-    /// The name of the profile for a role; the same for the same role, so that a retry finds it.
-    #[must_use]
-    pub fn name_for(&self, class: &EC2NodeClass, role: &str) -> String {
-        let seed = format!(
-            "{}/{}/{}/{role}",
-            self.clients.region,
+    /// The name of the profile that comes after `before` for a role.
+    ///
+    /// Each change of role gets a name of its own, but one that a retry works out again: a process
+    /// that dies before it wrote the name down leaves nothing behind.
+    fn next_name(&self, class: &EC2NodeClass, role: &str, before: Option<&str>) -> String {
+        let seed = [
+            self.clients.region.as_str(),
             class.metadata.name.as_deref().unwrap_or(""),
-            class.metadata.uid.as_deref().unwrap_or("")
-        );
-        let id = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_URL, seed.as_bytes());
-        let number = id.as_u64_pair().0;
-        let room = 128_usize.saturating_sub(number.to_string().len() + 1);
-        let cluster: String = self.cluster.chars().take(room).collect();
-        format!("{cluster}_{number}")
+            class.metadata.uid.as_deref().unwrap_or(""),
+            role,
+            before.unwrap_or(""),
+        ];
+        format!("{}_{}", self.cluster, fnv1(seed.join("/").as_bytes()))
+    }
+
+    /// The name that releases before profile paths gave, if IAM could have taken it.
+    ///
+    /// # Errors
+    /// The name, when IAM never took it.
+    pub fn legacy_name(&self, class: &EC2NodeClass) -> Result<String, String> {
+        let name = class.metadata.name.as_deref().unwrap_or("");
+        let name = legacy_name(&self.cluster, &self.clients.region, name);
+        if is_valid_name(&name) { Ok(name) } else { Err(name) }
     }
 
     /// Makes sure that a profile with the role exists; returns its name.
     ///
+    /// The profile in use (`current`) is kept while it has the role; else a new one is made and
+    /// both are protected from collection.
+    ///
     /// # Errors
     /// When IAM refuses, or the role does not exist.
-    pub async fn ensure(&self, class: &EC2NodeClass, role: &str) -> Result<String, AwsError> {
-        let name = self.name_for(class, role);
-        let wanted = role.rsplit('/').next().unwrap_or(role);
-        if self.roles.get(&name).as_deref() == Some(wanted) {
-            return Ok(name);
-        }
-        let current = match self.get(&name).await {
-            Ok(role) => role,
-            Err(error) if error.is_not_found() => {
-                self.create(class, &name).await?;
-                None
+    pub async fn ensure(
+        &self,
+        class: &EC2NodeClass,
+        role: &str,
+        current: Option<&str>,
+    ) -> Result<String, ProfileError> {
+        if let Some(name) = current {
+            let has = match self.get(name).await {
+                Ok(has) => has,
+                Err(error) if error.is_not_found() => None,
+                Err(error) => return Err(ProfileError::Get(name.to_owned(), error)),
+            };
+            if has.as_deref() == Some(role) {
+                return Ok(name.to_owned());
             }
-            Err(error) => return Err(error),
-        };
-        if current.as_deref() != Some(wanted) {
-            if let Some(old) = current {
-                self.remove_role(&name, &old).await?;
-            }
-            self.clients
-                .iam
-                .add_role_to_instance_profile()
-                .instance_profile_name(&name)
-                .role_name(wanted)
-                .send()
-                .await
-                .map_err(|e| AwsError::new("AddRoleToInstanceProfile", &e))?;
         }
-        self.roles.set(name.clone(), wanted.to_owned());
+        if let Some(error) = self.missing_roles.get(&bare(role).to_owned()) {
+            return Err(ProfileError::RoleNotFound(error));
+        }
+        let name = self.next_name(class, role, current);
+        if let Err(error) = self.create(class, &name, role).await {
+            // Best effort: what cannot be removed now is collected later.
+            let _ = self.delete(&name).await;
+            return Err(if self.missing_roles.get(&bare(role).to_owned()).is_some() {
+                ProfileError::RoleNotFound(error)
+            } else {
+                ProfileError::Create(error)
+            });
+        }
+        self.protect(&name);
+        if let Some(old) = current {
+            self.protect(old);
+        }
         Ok(name)
     }
 
+    /// Keeps a profile from collection for a while: instances may still be starting with it.
+    pub fn protect(&self, name: &str) {
+        self.protected.set(name.to_owned(), ());
+    }
+
+    /// True while a profile is kept from collection.
+    #[must_use]
+    pub fn is_protected(&self, name: &str) -> bool {
+        self.protected.get(&name.to_owned()).is_some()
+    }
+
+    /// The role of a profile, from the cache if it is known.
     async fn get(&self, name: &str) -> Result<Option<String>, AwsError> {
+        if let Some(known) = self.roles.get(&name.to_owned()) {
+            return Ok(known);
+        }
+        let role = self.read(name).await?;
+        self.roles.set(name.to_owned(), role.clone());
+        Ok(role)
+    }
+
+    async fn read(&self, name: &str) -> Result<Option<String>, AwsError> {
         let answer = self
             .clients
             .iam
@@ -100,7 +157,31 @@ impl Provider {
             .map(|r| r.role_name().to_owned()))
     }
 
-    async fn create(&self, class: &EC2NodeClass, name: &str) -> Result<(), AwsError> {
+    async fn create(&self, class: &EC2NodeClass, name: &str, role: &str) -> Result<(), AwsError> {
+        let bare = bare(role);
+        let has = match self.read(name).await {
+            Ok(has) => has,
+            Err(error) if error.is_not_found() => {
+                self.create_empty(class, name).await?;
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        if has.as_deref() != Some(bare) {
+            if let Some(old) = has {
+                self.remove_role(name, &old).await?;
+            }
+            self.add_role(name, bare).await.inspect_err(|error| {
+                if error.is_not_found() && error.message.contains("role") {
+                    self.missing_roles.set(bare.to_owned(), error.clone());
+                }
+            })?;
+        }
+        self.roles.set(name.to_owned(), Some(role.to_owned()));
+        Ok(())
+    }
+
+    async fn create_empty(&self, class: &EC2NodeClass, name: &str) -> Result<(), AwsError> {
         let mut tags = class.spec.tags.clone().unwrap_or_default();
         tags.extend([
             (format!("kubernetes.io/cluster/{}", self.cluster), "owned".to_owned()),
@@ -119,56 +200,156 @@ impl Provider {
                 request = request.tags(tag);
             }
         }
-        match request.send().await {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                let error = AwsError::new("CreateInstanceProfile", &error);
-                if error.is_already_exists() { Ok(()) } else { Err(error) }
-            }
+        match request.send().await.map_err(|e| AwsError::new("CreateInstanceProfile", &e)) {
+            Err(error) if !error.is_already_exists() => Err(error),
+            _ => Ok(()),
         }
     }
 
-    async fn remove_role(&self, name: &str, role: &str) -> Result<(), AwsError> {
-        self.clients
-            .iam
-            .remove_role_from_instance_profile()
-            .instance_profile_name(name)
-            .role_name(role)
-            .send()
-            .await
-            .map_err(|e| AwsError::new("RemoveRoleFromInstanceProfile", &e))?;
+    async fn add_role(&self, name: &str, role: &str) -> Result<(), AwsError> {
+        let request = self.clients.iam.add_role_to_instance_profile();
+        let request = request.instance_profile_name(name).role_name(role);
+        request.send().await.map_err(|e| AwsError::new("AddRoleToInstanceProfile", &e))?;
         Ok(())
     }
 
-    /// Removes every profile that was made for a node class.
+    async fn remove_role(&self, name: &str, role: &str) -> Result<(), AwsError> {
+        let request = self.clients.iam.remove_role_from_instance_profile();
+        let request = request.instance_profile_name(name).role_name(role);
+        request.send().await.map_err(|e| AwsError::new("RemoveRoleFromInstanceProfile", &e))?;
+        Ok(())
+    }
+
+    /// Removes a profile; one that is gone is fine.
+    ///
+    /// # Errors
+    /// When IAM refuses.
+    pub async fn delete(&self, name: &str) -> Result<(), AwsError> {
+        let role = match self.read(name).await {
+            Ok(role) => role,
+            Err(error) if error.is_not_found() => {
+                self.forget(name);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        if let Some(role) = role {
+            self.remove_role(name, &role).await?;
+        }
+        let answer =
+            self.clients.iam.delete_instance_profile().instance_profile_name(name).send().await;
+        match answer.map_err(|e| AwsError::new("DeleteInstanceProfile", &e)) {
+            Err(error) if !error.is_not_found() => return Err(error),
+            _ => {}
+        }
+        self.forget(name);
+        Ok(())
+    }
+
+    fn forget(&self, name: &str) {
+        self.roles.remove(&name.to_owned());
+        self.protected.remove(&name.to_owned());
+    }
+
+    /// Names of the profiles under a path.
+    ///
+    /// # Errors
+    /// When IAM refuses.
+    pub async fn list(&self, path: &str) -> Result<Vec<String>, AwsError> {
+        let mut pages =
+            self.clients.iam.list_instance_profiles().path_prefix(path).into_paginator().send();
+        let mut names = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|e| AwsError::new("ListInstanceProfiles", &e))?;
+            let own = page.instance_profiles().iter().filter(|p| p.path().starts_with(path));
+            names.extend(own.map(|p| p.instance_profile_name().to_owned()));
+        }
+        Ok(names)
+    }
+
+    /// Removes every profile that was made for a node class, those of old releases too.
     ///
     /// # Errors
     /// When IAM refuses; what is gone already does not count.
     pub async fn delete_all(&self, class: &EC2NodeClass) -> Result<(), AwsError> {
-        let path = self.path(class);
-        let answer = self
-            .clients
-            .iam
-            .list_instance_profiles()
-            .path_prefix(&path)
-            .send()
-            .await
-            .map_err(|e| AwsError::new("ListInstanceProfiles", &e))?;
-        for profile in answer.instance_profiles().iter().filter(|p| p.path() == path) {
-            let name = profile.instance_profile_name();
-            for role in profile.roles() {
-                self.remove_role(name, role.role_name()).await?;
-            }
-            let deleted =
-                self.clients.iam.delete_instance_profile().instance_profile_name(name).send().await;
-            if let Err(error) = deleted {
-                let error = AwsError::new("DeleteInstanceProfile", &error);
-                if !error.is_not_found() {
-                    return Err(error);
-                }
-            }
-            self.roles.remove(&name.to_owned());
+        for name in self.list(&self.path(class)).await? {
+            self.delete(&name).await?;
         }
-        Ok(())
+        match self.legacy_name(class) {
+            Ok(name) => self.delete(&name).await,
+            Err(name) => {
+                tracing::debug!(
+                    "instance-profile" = name,
+                    "skipping legacy instance profile cleanup, synthesized name is not IAM-valid"
+                );
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Why there is no instance profile.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ProfileError {
+    /// The one in use cannot be read.
+    #[error("getting instance profile {0:?}, {1}")]
+    Get(String, AwsError),
+    /// A new one cannot be made.
+    #[error("creating instance profile, {0}")]
+    Create(AwsError),
+    /// IAM does not know the role.
+    #[error("creating instance profile, role not found, {0}")]
+    RoleNotFound(AwsError),
+}
+
+impl ProfileError {
+    /// True when only another role, or making this one, helps.
+    #[must_use]
+    pub fn is_role_missing(&self) -> bool {
+        matches!(self, Self::RoleNotFound(_))
+    }
+}
+
+/// A role without its path, as IAM wants it.
+fn bare(role: &str) -> &str {
+    role.rsplit('/').next().unwrap_or(role)
+}
+
+fn legacy_name(cluster: &str, region: &str, class: &str) -> String {
+    format!("{cluster}_{}", fnv1(format!("{region}{class}").as_bytes()))
+}
+
+/// IAM's rule for names of instance profiles.
+fn is_valid_name(name: &str) -> bool {
+    (1..=128).contains(&name.len())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "_+=,.@-".contains(c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn legacy_names_are_those_of_old_releases() {
+        assert_eq!(legacy_name("weasel", "us-west-2", "default"), "weasel_4067990795380418201");
+        assert!(is_valid_name("weasel_4067990795380418201"));
+        assert!(!is_valid_name("weasel eks_1"));
+        assert!(!is_valid_name(&"x".repeat(129)));
+    }
+
+    #[test]
+    fn each_change_of_role_has_its_own_name() {
+        let config = aws_config::SdkConfig::builder()
+            .behavior_version(aws_config::BehaviorVersion::latest())
+            .build();
+        let clock = Clock::manual(jiff::Timestamp::UNIX_EPOCH);
+        let provider = Provider::new(Clients::new(&config), &clock, "weasel");
+        let class = EC2NodeClass::new("c", Default::default());
+        let first = provider.next_name(&class, "a", None);
+        assert_eq!(first, provider.next_name(&class, "a", None));
+        let second = provider.next_name(&class, "b", Some(&first));
+        let third = provider.next_name(&class, "a", Some(&second));
+        assert_ne!(first, second);
+        assert_ne!(first, third);
     }
 }

@@ -4,44 +4,42 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_sdk_ec2::types::{
-    CapacityReservationPreference, DefaultTargetCapacityType,
-    LaunchTemplateBlockDeviceMappingRequest, LaunchTemplateCapacityReservationSpecificationRequest,
-    LaunchTemplateEbsBlockDeviceRequest, LaunchTemplateEnclaveOptionsRequest,
-    LaunchTemplateHttpTokensState, LaunchTemplateIamInstanceProfileSpecificationRequest,
-    LaunchTemplateInstanceMetadataEndpointState, LaunchTemplateInstanceMetadataOptionsRequest,
-    LaunchTemplateInstanceMetadataProtocolIpv6, LaunchTemplateInstanceMetadataTagsState,
-    LaunchTemplateInstanceNetworkInterfaceSpecificationRequest, LaunchTemplatePlacementRequest,
-    LaunchTemplateTagSpecificationRequest, LaunchTemplatesMonitoringRequest,
-    RequestLaunchTemplateData, ResourceType, Tenancy, VolumeType,
-};
-use k8s_openapi::api::core::v1::Taint;
+use aws_sdk_ec2::types::{RequestLaunchTemplateData, ResourceType};
+use base64::Engine as _;
 use parking_lot::Mutex;
-use serde_json::{Map, Value};
 
 use super::ami::AmiFamily;
 use super::clients::Clients;
 use super::errors::AwsError;
 use super::select::filter;
-use super::tags::{self, CLUSTER_NAME, to_ec2};
-use super::userdata::{self, Bootstrap, UserDataError};
-use crate::api::v1::{Ami, EC2NodeClass, NodeClaim};
-use crate::api::{labels, taints};
+use super::tags::{self, CLUSTER_NAME};
+use super::userdata::{self, UserDataError};
+use crate::api::labels;
+use crate::api::v1::EC2NodeClass;
 use crate::clock::Clock;
+use crate::operator::{logging, metrics};
 use crate::scheduling::instance_type::InstanceType;
-use crate::scheduling::quantity;
-use crate::scheduling::requirements::{Allow, Requirement, Requirements};
-use crate::scheduling::resources::Name;
+
+mod network;
+mod options;
+mod request;
+
+pub use self::options::{EFA, Launch, NITRO_SANDBOX, Reservation, tenancy, types_by_ami};
 
 /// How long a launch template is kept after its last use.
 const TTL: Duration = Duration::from_secs(60);
 /// Names begin so.
 const PREFIX: &str = "karpenter.k8s.aws/";
+/// EC2's limit of user data, in bytes.
+pub const USER_DATA_LIMIT: usize = 16_384;
+/// User data of this size, nine tenths of the limit, is worth a word.
+const USER_DATA_WARNING: usize = 14_745;
 
 /// What every node of the cluster is told.
 #[derive(Clone, Debug, Default)]
 pub struct Cluster {
     pub name: String,
+    pub region: String,
     pub endpoint: String,
     /// Service CIDR, once known.
     pub cidr: Option<String>,
@@ -51,6 +49,16 @@ pub struct Cluster {
     pub dns_ip: Option<String>,
     /// Reserved capacity is in use.
     pub reserved_capacity: bool,
+    /// Expressions in `spec.kubelet` are in use.
+    pub kubelet_expressions: bool,
+}
+
+impl Cluster {
+    /// True for a cluster whose Services have IPv6 addresses.
+    #[must_use]
+    pub fn is_ipv6(&self) -> bool {
+        self.dns_ip.as_deref().is_some_and(|ip| ip.contains(':'))
+    }
 }
 
 /// A launch template that exists in EC2, and the types that may use it.
@@ -60,6 +68,8 @@ pub struct LaunchTemplate {
     pub id: String,
     pub image_id: String,
     pub instance_types: Vec<Arc<InstanceType>>,
+    /// The reservation that it launches into, for reserved capacity.
+    pub reservation: Option<Reservation>,
 }
 
 /// Why there is no launch template.
@@ -72,8 +82,8 @@ pub enum TemplateError {
     #[error(transparent)]
     UserData(#[from] UserDataError),
     /// EC2 refused.
-    #[error("creating launch template, {0}")]
-    Aws(#[from] AwsError),
+    #[error("{attempt}, {error}")]
+    Aws { attempt: &'static str, error: AwsError },
 }
 
 /// Everything that goes into one launch template.
@@ -81,9 +91,11 @@ pub enum TemplateError {
 pub struct Spec {
     pub name: String,
     pub image_id: String,
+    /// In base64.
     pub user_data: String,
     pub data: RequestLaunchTemplateData,
     pub instance_types: Vec<Arc<InstanceType>>,
+    pub reservation: Option<Reservation>,
 }
 
 #[derive(Clone, Debug)]
@@ -99,7 +111,8 @@ pub struct Provider {
     clock: Clock,
     cluster: parking_lot::RwLock<Cluster>,
     known: Mutex<BTreeMap<String, Known>>,
-    making: tokio::sync::Mutex<()>,
+    /// Making and removing exclude each other.
+    changing: tokio::sync::Mutex<()>,
 }
 
 impl Provider {
@@ -111,7 +124,7 @@ impl Provider {
             clock: clock.clone(),
             cluster: parking_lot::RwLock::new(cluster),
             known: Mutex::default(),
-            making: tokio::sync::Mutex::new(()),
+            changing: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -152,51 +165,52 @@ impl Provider {
         Ok(())
     }
 
-    /// Makes sure that a template exists for every image and pod density among the types.
+    /// Makes sure that a template exists for every group of types that boot alike.
     ///
     /// # Errors
     /// When the node class lacks something, or EC2 refuses.
     pub async fn ensure_all(
         &self,
-        class: &EC2NodeClass,
-        claim: &NodeClaim,
-        types: &[Arc<InstanceType>],
-        capacity_type: &str,
-        tags: &BTreeMap<String, String>,
+        launch: &Launch<'_>,
     ) -> Result<Vec<LaunchTemplate>, TemplateError> {
-        let _one_at_a_time = self.making.lock().await;
-        if AmiFamily::of(class) == AmiFamily::Al2023 {
+        let _one_at_a_time = self.changing.lock().await;
+        if AmiFamily::of(launch.class) == AmiFamily::Al2023 {
             self.resolve_cidr()
                 .await
                 .map_err(|e| TemplateError::NotReady(format!("resolving cluster CIDR, {e}")))?;
         }
-        let specs = specs(&self.cluster(), class, claim, types, capacity_type, tags)?;
+        let specs = specs(&self.cluster(), launch)?;
         let mut templates = Vec::new();
         for spec in specs {
-            let id = self.ensure(&spec, tags).await?;
+            let id = self.ensure(launch, &spec).await?;
             templates.push(LaunchTemplate {
                 name: spec.name,
                 id,
                 image_id: spec.image_id,
                 instance_types: spec.instance_types,
+                reservation: spec.reservation,
             });
         }
         Ok(templates)
     }
 
-    async fn ensure(
-        &self,
-        spec: &Spec,
-        tags: &BTreeMap<String, String>,
-    ) -> Result<String, AwsError> {
+    async fn ensure(&self, launch: &Launch<'_>, spec: &Spec) -> Result<String, TemplateError> {
         let until = self.clock.now() + TTL;
         if let Some(known) = self.known.lock().get_mut(&spec.name) {
             known.until = until;
             return Ok(known.id.clone());
         }
-        let id = match self.find(&spec.name).await? {
-            Some(id) => id,
-            None => self.create(spec, tags).await?,
+        let describing =
+            |error| TemplateError::Aws { attempt: "describing launch templates", error };
+        let id = match self.find(&spec.name).await.map_err(describing)? {
+            Some(id) => {
+                tracing::debug!("launch-template-name" = spec.name, "discovered launch template");
+                id
+            }
+            None => self.create(launch, spec).await.map_err(|error| TemplateError::Aws {
+                attempt: "creating launch template",
+                error,
+            })?,
         };
         self.known.lock().insert(spec.name.clone(), Known { id: id.clone(), until });
         Ok(id)
@@ -205,34 +219,35 @@ impl Provider {
     async fn find(&self, name: &str) -> Result<Option<String>, AwsError> {
         let answer =
             self.clients.ec2.describe_launch_templates().launch_template_names(name).send().await;
-        match answer {
-            Ok(answer) => Ok(answer
-                .launch_templates()
-                .first()
-                .and_then(|t| t.launch_template_id())
-                .map(str::to_owned)),
-            Err(error) => {
-                let error = AwsError::new("DescribeLaunchTemplates", &error);
-                if error.is_not_found() { Ok(None) } else { Err(error) }
-            }
+        match answer.map_err(|e| AwsError::new("DescribeLaunchTemplates", &e)) {
+            Ok(answer) => match answer.launch_templates() {
+                [one] => Ok(one.launch_template_id().map(str::to_owned)),
+                other => Err(AwsError {
+                    operation: "DescribeLaunchTemplates",
+                    code: "UnreadableAnswer".to_owned(),
+                    message: format!(
+                        "expected to find one launch template, but found {}",
+                        other.len()
+                    ),
+                }),
+            },
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
-    async fn create(
-        &self,
-        spec: &Spec,
-        tags: &BTreeMap<String, String>,
-    ) -> Result<String, AwsError> {
+    async fn create(&self, launch: &Launch<'_>, spec: &Spec) -> Result<String, AwsError> {
+        watch_size(launch.class, &spec.user_data);
         let answer = self
             .clients
             .ec2
             .create_launch_template()
             .launch_template_name(&spec.name)
             .launch_template_data(spec.data.clone())
-            .tag_specifications(tags::specification(ResourceType::LaunchTemplate, tags))
+            .tag_specifications(tags::specification(ResourceType::LaunchTemplate, launch.tags))
             .send()
             .await;
-        match answer {
+        match answer.map_err(|e| AwsError::new("CreateLaunchTemplate", &e)) {
             Ok(answer) => {
                 let id = answer.launch_template().and_then(|t| t.launch_template_id());
                 let id = id.unwrap_or_default().to_owned();
@@ -243,15 +258,9 @@ impl Provider {
                 );
                 Ok(id)
             }
-            Err(error) => {
-                let error = AwsError::new("CreateLaunchTemplate", &error);
-                if error.is_already_exists()
-                    && let Some(id) = self.find(&spec.name).await?
-                {
-                    return Ok(id);
-                }
-                Err(error)
-            }
+            // The answer of an earlier attempt was lost.
+            Err(error) if error.is_already_exists() => self.find(&spec.name).await?.ok_or(error),
+            Err(error) => Err(error),
         }
     }
 
@@ -309,25 +318,33 @@ impl Provider {
     }
 
     /// Removes templates that have not been used for a minute.
+    ///
+    /// Launches wait for one removal at most, and never get a template that is being removed.
     pub async fn delete_expired(&self) {
-        let now = self.clock.now();
-        let expired: Vec<(String, Known)> = {
-            let mut known = self.known.lock();
-            let names: Vec<String> =
-                known.iter().filter(|(_, k)| k.until <= now).map(|(n, _)| n.clone()).collect();
-            names.into_iter().filter_map(|n| known.remove(&n).map(|k| (n, k))).collect()
-        };
-        for (name, known) in expired {
+        for name in self.expired() {
+            let _no_launch = self.changing.lock().await;
+            let now = self.clock.now();
+            let Some(known) = self.known.lock().get(&name).filter(|k| k.until <= now).cloned()
+            else {
+                continue;
+            };
             match self.delete(&known.id).await {
                 Ok(()) => {
+                    self.known.lock().remove(&name);
                     tracing::debug!("id" = known.id, "name" = name, "deleted launch template");
                 }
                 Err(error) => {
                     tracing::error!("launch-template" = name, "error" = %error, "failed to delete launch template");
-                    self.known.lock().entry(name).or_insert(Known { until: now + TTL, ..known });
+                    self.known.lock().insert(name, Known { until: now + TTL, ..known });
                 }
             }
         }
+    }
+
+    fn expired(&self) -> Vec<String> {
+        let now = self.clock.now();
+        let known = self.known.lock();
+        known.iter().filter(|(_, k)| k.until <= now).map(|(name, _)| name.clone()).collect()
     }
 
     async fn delete(&self, id: &str) -> Result<(), AwsError> {
@@ -341,300 +358,78 @@ impl Provider {
     /// Removes every template of a node class.
     ///
     /// # Errors
-    /// When EC2 refuses.
+    /// When EC2 refuses; the others are removed all the same.
     pub async fn delete_all(&self, class: &EC2NodeClass) -> Result<(), AwsError> {
+        let _no_launch = self.changing.lock().await;
         let cluster = self.cluster.read().name.clone();
         let class_name = class.metadata.name.clone().unwrap_or_default();
         let list = self
             .list(vec![
                 filter(&format!("tag:{CLUSTER_NAME}"), vec![cluster]),
-                filter(&format!("tag:{}", labels::EC2NODECLASS), vec![class_name]),
+                filter(&format!("tag:{}", labels::EC2NODECLASS), vec![class_name.clone()]),
             ])
             .await?;
+        let (mut deleted, mut failure) = (Vec::new(), None);
         for (name, id) in list {
-            self.delete(&id).await?;
-            self.known.lock().remove(&name);
+            match self.delete(&id).await {
+                Ok(()) => {
+                    self.known.lock().remove(&name);
+                    deleted.push(name);
+                }
+                Err(error) => failure = Some(error),
+            }
         }
-        Ok(())
+        if !deleted.is_empty() {
+            deleted.truncate(5);
+            tracing::debug!("launchTemplates" = %logging::json(&deleted), "deleted launch templates");
+        }
+        let _ = metrics::USERDATA_BYTES.remove_label_values(&[&class_name]);
+        failure.map_or(Ok(()), Err)
     }
 }
 
-/// Works out the launch templates of a launch: one for each image and pod density.
+/// Publishes how large user data is; EC2 is left to refuse what is too large.
+fn watch_size(class: &EC2NodeClass, user_data: &str) {
+    let name = class.metadata.name.as_deref().unwrap_or_default();
+    let bytes = base64::engine::general_purpose::STANDARD.decode(user_data).map_or(0, |b| b.len());
+    metrics::USERDATA_BYTES.with_label_values(&[name]).set(bytes as f64);
+    if bytes >= USER_DATA_WARNING {
+        tracing::info!(
+            "userdata-bytes" = bytes,
+            "warn-threshold" = USER_DATA_WARNING,
+            "limit" = USER_DATA_LIMIT,
+            "rendered user data is approaching the EC2 user data size limit"
+        );
+    }
+}
+
+/// Works out the launch templates of a launch: pure, nothing is asked or made.
 ///
 /// # Errors
 /// When the node class has no image or security group yet, or user data cannot be made.
-pub fn specs(
-    cluster: &Cluster,
-    class: &EC2NodeClass,
-    claim: &NodeClaim,
-    types: &[Arc<InstanceType>],
-    capacity_type: &str,
-    tags: &BTreeMap<String, String>,
-) -> Result<Vec<Spec>, TemplateError> {
-    let status = class.status.clone().unwrap_or_default();
-    if status.security_groups.is_empty() {
+pub fn specs(cluster: &Cluster, launch: &Launch<'_>) -> Result<Vec<Spec>, TemplateError> {
+    let class = launch.class;
+    if class.status.as_ref().is_none_or(|s| s.security_groups.is_empty()) {
         return Err(TemplateError::NotReady(
             "no security groups are present in the status".to_owned(),
         ));
     }
-    if status.amis.is_empty() {
-        return Err(TemplateError::NotReady("no amis exist given constraints".to_owned()));
-    }
     let mut specs = Vec::new();
-    for (ami, types) in types_by_ami(&status.amis, types) {
-        let mut by_pods: BTreeMap<i64, Vec<Arc<InstanceType>>> = BTreeMap::new();
-        for instance_type in types {
-            let pods = instance_type.capacity.get(&Name::Pods);
-            by_pods.entry(pods).or_default().push(instance_type);
-        }
-        for (pods, instance_types) in by_pods {
-            let bootstrap = bootstrap(cluster, class, claim, capacity_type, pods);
-            let user_data = userdata::render(AmiFamily::of(class), &bootstrap)?;
-            let data =
-                template_data(cluster, class, claim, &ami.id, &user_data, capacity_type, tags);
-            let name = template_name(cluster, class, &data, &user_data);
-            let image_id = ami.id.clone();
-            specs.push(Spec { name, image_id, user_data, data, instance_types });
-        }
-    }
-    if specs.is_empty() {
-        let ids: Vec<&str> = status.amis.iter().map(|a| a.id.as_str()).collect();
-        return Err(TemplateError::NotReady(format!(
-            "no instance types satisfy requirements of amis [{}]",
-            ids.join(" ")
-        )));
+    for group in options::groups(cluster, launch)? {
+        let bootstrap = options::bootstrap(cluster, launch, &group);
+        let user_data = userdata::render(AmiFamily::of(class), &bootstrap)?;
+        let data = request::data(cluster, launch, &group, &user_data);
+        specs.push(Spec {
+            name: request::name(cluster, class, &data, &user_data),
+            image_id: group.ami.id.clone(),
+            user_data,
+            data,
+            instance_types: group.types,
+            reservation: group.reservation,
+        });
     }
     Ok(specs)
 }
 
-/// Gives each type the first image whose requirements it meets.
-#[must_use]
-pub fn types_by_ami<'a>(
-    amis: &'a [Ami],
-    types: &[Arc<InstanceType>],
-) -> Vec<(&'a Ami, Vec<Arc<InstanceType>>)> {
-    let mut list: Vec<(&Ami, Requirements, Vec<Arc<InstanceType>>)> =
-        amis.iter().map(|a| (a, ami_requirements(a), Vec::new())).collect();
-    for instance_type in types {
-        let fits =
-            |r: &Requirements| instance_type.requirements.compatible(r, Allow::WellKnown).is_ok();
-        if let Some(entry) = list.iter_mut().find(|(_, r, _)| fits(r)) {
-            entry.2.push(Arc::clone(instance_type));
-        }
-    }
-    list.into_iter().filter(|(_, _, t)| !t.is_empty()).map(|(a, _, t)| (a, t)).collect()
-}
-
-fn ami_requirements(ami: &Ami) -> Requirements {
-    ami.requirements.iter().map(|r| Requirement::new(&r.key, r.operator, &r.values)).collect()
-}
-
-fn bootstrap(
-    cluster: &Cluster,
-    class: &EC2NodeClass,
-    claim: &NodeClaim,
-    capacity_type: &str,
-    pods: i64,
-) -> Bootstrap {
-    let mut node_labels = claim.metadata.labels.clone().unwrap_or_default();
-    node_labels.insert(labels::CAPACITY_TYPE.to_owned(), capacity_type.to_owned());
-    if AmiFamily::of(class) != AmiFamily::Custom {
-        node_labels.insert(labels::DO_NOT_SYNC_TAINTS.to_owned(), "true".to_owned());
-    }
-    let mut node_taints: Vec<Taint> = claim.spec.taints.clone().unwrap_or_default();
-    node_taints.extend(claim.spec.startup_taints.clone().unwrap_or_default());
-    let unregistered = taints::unregistered();
-    if !node_taints.iter().any(|t| taints::matches(t, &unregistered)) {
-        node_taints.push(unregistered);
-    }
-    let mut kubelet: Map<String, Value> = class.spec.kubelet.clone().unwrap_or_default();
-    if !kubelet.get("maxPods").is_some_and(Value::is_i64) {
-        kubelet.insert("maxPods".to_owned(), pods.into());
-    }
-    if !kubelet.contains_key("clusterDNS")
-        && let Some(ip) = &cluster.dns_ip
-    {
-        kubelet.insert("clusterDNS".to_owned(), serde_json::json!([ip]));
-    }
-    Bootstrap {
-        cluster_name: cluster.name.clone(),
-        cluster_endpoint: cluster.endpoint.clone(),
-        cluster_cidr: cluster.cidr.clone(),
-        ca_bundle: cluster.ca_bundle.clone(),
-        labels: node_labels,
-        taints: node_taints,
-        kubelet,
-        raid0: class.spec.instance_store_policy.as_deref() == Some("RAID0"),
-        custom: class.spec.user_data.clone().unwrap_or_default(),
-    }
-}
-
-/// The name is made from everything that the template contains.
-///
-/// User data is added by hand: the request's own debug form hides it.
-fn template_name(
-    cluster: &Cluster,
-    class: &EC2NodeClass,
-    data: &RequestLaunchTemplateData,
-    user_data: &str,
-) -> String {
-    let class = class.metadata.name.as_deref().unwrap_or("");
-    let text = format!("{}|{class}|{user_data}|{data:?}", cluster.name);
-    let id = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, text.as_bytes());
-    format!("{PREFIX}{}", id.as_u64_pair().0)
-}
-
-fn template_data(
-    cluster: &Cluster,
-    class: &EC2NodeClass,
-    claim: &NodeClaim,
-    image_id: &str,
-    user_data: &str,
-    capacity_type: &str,
-    tags: &BTreeMap<String, String>,
-) -> RequestLaunchTemplateData {
-    let spec = &class.spec;
-    let status = class.status.clone().unwrap_or_default();
-    let tag_spec = |kind: ResourceType| {
-        LaunchTemplateTagSpecificationRequest::builder()
-            .resource_type(kind)
-            .set_tags(Some(to_ec2(tags)))
-            .build()
-    };
-    let enclave = claim
-        .spec
-        .resources
-        .as_ref()
-        .and_then(|r| r.requests.as_ref())
-        .is_some_and(|r| r.contains_key("eks.amazonaws.com/nitro-sandbox"));
-    let mut data = RequestLaunchTemplateData::builder()
-        .image_id(image_id)
-        .user_data(user_data)
-        .set_block_device_mappings(block_devices(class))
-        .set_iam_instance_profile(status.instance_profile.as_ref().map(|name| {
-            LaunchTemplateIamInstanceProfileSpecificationRequest::builder().name(name).build()
-        }))
-        .monitoring(
-            LaunchTemplatesMonitoringRequest::builder()
-                .enabled(spec.detailed_monitoring.unwrap_or(false))
-                .build(),
-        )
-        .metadata_options(metadata_options(cluster, class))
-        .set_network_interfaces(Some(network_interfaces(class)))
-        .placement(LaunchTemplatePlacementRequest::builder().tenancy(Tenancy::Default).build())
-        .enclave_options(LaunchTemplateEnclaveOptionsRequest::builder().enabled(enclave).build())
-        .tag_specifications(tag_spec(ResourceType::NetworkInterface));
-    if capacity_type == DefaultTargetCapacityType::Spot.as_str() {
-        data = data.tag_specifications(tag_spec(ResourceType::SpotInstancesRequest));
-    }
-    if cluster.reserved_capacity && capacity_type != labels::CAPACITY_RESERVED {
-        data = data.capacity_reservation_specification(
-            LaunchTemplateCapacityReservationSpecificationRequest::builder()
-                .capacity_reservation_preference(CapacityReservationPreference::None)
-                .build(),
-        );
-    }
-    data.build()
-}
-
-fn block_devices(class: &EC2NodeClass) -> Option<Vec<LaunchTemplateBlockDeviceMappingRequest>> {
-    let own = class.spec.block_device_mappings.clone().filter(|l| !l.is_empty());
-    let mappings = own.unwrap_or_else(|| AmiFamily::of(class).default_block_devices());
-    let non_zero = |n: Option<i64>| n.filter(|n| *n != 0).and_then(|n| i32::try_from(n).ok());
-    let list: Vec<_> = mappings
-        .iter()
-        .map(|m| {
-            let ebs = m.ebs.as_ref().map(|e| {
-                let gib = e
-                    .volume_size
-                    .as_deref()
-                    .and_then(|s| quantity::parse(s).ok())
-                    .map(|q| (q.value() + (1 << 30) - 1) >> 30)
-                    .and_then(|n| i32::try_from(n).ok());
-                LaunchTemplateEbsBlockDeviceRequest::builder()
-                    .set_delete_on_termination(e.delete_on_termination)
-                    .set_encrypted(e.encrypted)
-                    .set_volume_type(e.volume_type.as_deref().map(VolumeType::from))
-                    .set_iops(non_zero(e.iops))
-                    .set_throughput(non_zero(e.throughput))
-                    .set_kms_key_id(e.kms_key_id.clone())
-                    .set_snapshot_id(e.snapshot_id.clone())
-                    .set_volume_initialization_rate(e.volume_initialization_rate)
-                    .set_volume_size(gib)
-                    .build()
-            });
-            LaunchTemplateBlockDeviceMappingRequest::builder()
-                .set_device_name(m.device_name.clone())
-                .set_ebs(ebs)
-                .build()
-        })
-        .collect();
-    (!list.is_empty()).then_some(list)
-}
-
-fn metadata_options(
-    cluster: &Cluster,
-    class: &EC2NodeClass,
-) -> LaunchTemplateInstanceMetadataOptionsRequest {
-    let ipv6 = cluster.dns_ip.as_deref().is_some_and(|ip| ip.contains(':'));
-    let defaults = crate::api::v1::MetadataOptions {
-        http_endpoint: Some("disabled".to_owned()),
-        http_protocol_ipv6: Some(if ipv6 { "enabled" } else { "disabled" }.to_owned()),
-        http_put_response_hop_limit: Some(2),
-        http_tokens: Some("required".to_owned()),
-    };
-    let options = class.spec.metadata_options.clone().unwrap_or(defaults);
-    LaunchTemplateInstanceMetadataOptionsRequest::builder()
-        .set_http_endpoint(
-            options.http_endpoint.as_deref().map(LaunchTemplateInstanceMetadataEndpointState::from),
-        )
-        .set_http_protocol_ipv6(
-            options
-                .http_protocol_ipv6
-                .as_deref()
-                .map(LaunchTemplateInstanceMetadataProtocolIpv6::from),
-        )
-        .set_http_put_response_hop_limit(
-            options.http_put_response_hop_limit.and_then(|n| i32::try_from(n).ok()),
-        )
-        .set_http_tokens(options.http_tokens.as_deref().map(LaunchTemplateHttpTokensState::from))
-        .instance_metadata_tags(LaunchTemplateInstanceMetadataTagsState::Disabled)
-        .build()
-}
-
-fn network_interfaces(
-    class: &EC2NodeClass,
-) -> Vec<LaunchTemplateInstanceNetworkInterfaceSpecificationRequest> {
-    let spec = &class.spec;
-    let groups: Vec<String> =
-        class.status.iter().flat_map(|s| &s.security_groups).map(|g| g.id.clone()).collect();
-    let base = || {
-        LaunchTemplateInstanceNetworkInterfaceSpecificationRequest::builder()
-            .set_groups(Some(groups.clone()))
-    };
-    let own = spec.network_interfaces.as_deref().unwrap_or_default();
-    if own.is_empty() {
-        return vec![
-            base()
-                .device_index(0)
-                .set_associate_public_ip_address(spec.associate_public_ip_address)
-                .set_ipv4_prefix_count(spec.ip_prefix_count)
-                .build(),
-        ];
-    }
-    own.iter()
-        .map(|i| {
-            let request = base()
-                .network_card_index(i.network_card_index)
-                .device_index(i.device_index)
-                .interface_type(&i.interface_type);
-            if i.interface_type == "efa-only" {
-                return request.build();
-            }
-            request
-                .set_associate_public_ip_address(spec.associate_public_ip_address)
-                .set_ipv4_prefix_count(spec.ip_prefix_count)
-                .build()
-        })
-        .collect()
-}
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Taint;
 use serde_json::{Map, Value};
 
 use super::ami::AmiFamily;
+use crate::api::duration::{format_go, parse_go};
 
 pub mod al2;
 pub mod al2023;
@@ -30,6 +31,8 @@ pub struct Bootstrap {
     pub kubelet: Map<String, Value>,
     /// Local disks become one array.
     pub raid0: bool,
+    /// The image binds its directories to that array without being told which.
+    pub binds_by_itself: bool,
     /// The user's own user data.
     pub custom: String,
 }
@@ -91,6 +94,12 @@ fn scalar(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
+/// A duration as Go prints it; what is no duration stays as it is.
+pub(super) fn go_duration(value: &Value) -> String {
+    let text = scalar(value);
+    parse_go(&text).map_or(text, format_go)
+}
+
 /// Kubelet command line arguments, as AL2 and Windows take them.
 pub(super) fn kubelet_args(bootstrap: &Bootstrap) -> String {
     let mut args = Vec::new();
@@ -102,13 +111,14 @@ pub(super) fn kubelet_args(bootstrap: &Bootstrap) -> String {
     args.push(format!("--register-with-taints={:?}", taints.join(",")));
     let kubelet = &bootstrap.kubelet;
     let number = |key: &str| kubelet.get(key).filter(|v| v.is_number()).map(scalar);
-    let pairs = |key: &str, separator: &str| {
+    let shown_pairs = |key: &str, separator: &str, show: fn(&Value) -> String| {
         let map = kubelet.get(key).and_then(Value::as_object).filter(|m| !m.is_empty())?;
         let sorted: BTreeMap<_, _> = map.iter().collect();
         let list: Vec<String> =
-            sorted.into_iter().map(|(k, v)| format!("{k}{separator}{}", scalar(v))).collect();
+            sorted.into_iter().map(|(k, v)| format!("{k}{separator}{}", show(v))).collect();
         Some(format!("{:?}", list.join(",")))
     };
+    let pairs = |key: &str, separator: &str| shown_pairs(key, separator, scalar);
     for (flag, value) in [
         ("max-pods", number("maxPods")),
         ("pods-per-core", number("podsPerCore").filter(|n| n != "0")),
@@ -116,7 +126,7 @@ pub(super) fn kubelet_args(bootstrap: &Bootstrap) -> String {
         ("kube-reserved", pairs("kubeReserved", "=")),
         ("eviction-hard", pairs("evictionHard", "<")),
         ("eviction-soft", pairs("evictionSoft", "<")),
-        ("eviction-soft-grace-period", pairs("evictionSoftGracePeriod", "=")),
+        ("eviction-soft-grace-period", shown_pairs("evictionSoftGracePeriod", "=", go_duration)),
         ("eviction-max-pod-grace-period", number("evictionMaxPodGracePeriod")),
         ("image-gc-high-threshold", number("imageGCHighThresholdPercent")),
         ("image-gc-low-threshold", number("imageGCLowThresholdPercent")),

@@ -28,7 +28,9 @@ impl Controller {
             ));
             return Ok(Some(Duration::from_secs(600)));
         }
-        self.aws.instance_profiles.delete_all(before).await?;
+        if !self.ctx.settings.isolated_vpc {
+            self.aws.instance_profiles.delete_all(before).await?;
+        }
         self.aws.launch_templates.delete_all(before).await?;
         let mut class = before.clone();
         class
@@ -37,21 +39,26 @@ impl Controller {
             .get_or_insert_default()
             .retain(|f| f != finalizers::NODECLASS_TERMINATION);
         match patch::apply(api, before, &class, Lock::Optimistic).await {
-            Err(error) if patch::is_conflict(&error) => Ok(Some(Duration::from_secs(1))),
-            other => other.map(|()| None).map_err(Into::into),
+            Err(error) if patch::is_conflict(&error) => return Ok(Some(Duration::from_secs(1))),
+            other => other?,
         }
+        self.verdicts.forget(before);
+        Ok(None)
     }
 
     /// NodeClaims that were made from the class.
     fn users(&self, class: &EC2NodeClass) -> Vec<String> {
         let name = class.metadata.name.as_deref().unwrap_or_default();
-        self.ctx
+        let mut names: Vec<String> = self
+            .ctx
             .cluster
             .claims()
             .iter()
             .filter(|c| c.spec.node_class_ref.name == name)
             .filter_map(|c| c.metadata.name.clone())
-            .collect()
+            .collect();
+        names.sort_unstable();
+        names
     }
 }
 

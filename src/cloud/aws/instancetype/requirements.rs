@@ -222,7 +222,7 @@ fn accelerator(info: &InstanceTypeInfo) -> Option<(String, String, i32)> {
 }
 
 /// Whether instances of the class can be of this type at all.
-pub(super) fn compatible_with_class(name: &str, class: &EC2NodeClass) -> bool {
+pub fn compatible_with_class(name: &str, class: &EC2NodeClass) -> bool {
     !(AmiFamily::of(class) == AmiFamily::Al2023 && name.starts_with("a1."))
 }
 

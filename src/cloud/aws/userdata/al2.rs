@@ -1,6 +1,6 @@
 //! Amazon Linux 2: a shell script that calls the image's bootstrap script.
 
-use super::mime::{self, Part};
+use super::mime::{self, Ending, Part};
 use super::{Bootstrap, UserDataError, dns_ip, kubelet_args};
 
 /// The whole archive: the user's parts first, then the script.
@@ -15,7 +15,7 @@ fn custom_parts(custom: &str) -> Result<Vec<Part>, UserDataError> {
         return Ok(Vec::new());
     }
     if mime::is_archive(custom) {
-        return mime::read(custom);
+        return mime::read(custom, Ending::Required);
     }
     Ok(vec![Part::new(mime::SHELL_SCRIPT, custom)])
 }
@@ -31,7 +31,7 @@ fn script(bootstrap: &Bootstrap) -> String {
         bootstrap.cluster_name, bootstrap.cluster_endpoint
     )];
     if let Some(ip) = dns_ip(bootstrap) {
-        if ip.contains(':') {
+        if ip.parse::<std::net::Ipv4Addr>().is_err() {
             call.push("--ip-family ipv6".to_owned());
         }
         call.push(format!("--dns-cluster-ip '{ip}'"));

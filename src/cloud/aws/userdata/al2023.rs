@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::mime::{self, Part};
+use super::mime::{self, Ending, Part};
 use super::{Bootstrap, UserDataError, node_labels};
 
 /// The whole archive: the user's parts first, then the NodeConfig, since nodeadm lets later ones win.
@@ -18,15 +18,40 @@ fn custom_parts(custom: &str) -> Result<Vec<Part>, UserDataError> {
     }
     if mime::is_archive(custom) {
         let keep = |h: &String| h.to_ascii_lowercase().starts_with("content-type:");
-        return Ok(mime::read(custom)?
-            .into_iter()
-            .map(|p| Part { headers: p.headers.into_iter().filter(keep).collect(), ..p })
-            .collect());
+        let mut parts = mime::read(custom, Ending::Optional)?;
+        for part in &mut parts {
+            part.headers.retain(keep);
+            if part.content_type() == mime::NODE_CONFIG {
+                check_documents(&part.body)?;
+            }
+        }
+        return Ok(parts);
     }
-    let is_mapping = serde_saphyr::from_str::<Value>(custom)
-        .is_ok_and(|document| document.is_object() || document.is_null());
-    let kind = if is_mapping { mime::NODE_CONFIG } else { mime::SHELL_SCRIPT };
+    let is_mapping = |document: &Value| document.is_object() || document.is_null();
+    let kind = match serde_saphyr::from_multiple::<Value>(custom) {
+        Ok(documents) if documents.iter().all(is_mapping) => mime::NODE_CONFIG,
+        // A NodeConfig that cannot be read would run as a shell script, and the node never join.
+        Err(error) if is_meant_for_nodeadm(custom) => return Err(broken(&error)),
+        _ => mime::SHELL_SCRIPT,
+    };
     Ok(vec![Part::new(kind, custom)])
+}
+
+fn is_meant_for_nodeadm(custom: &str) -> bool {
+    !custom.trim_start().starts_with("#!")
+        && custom.lines().any(|line| {
+            line.strip_prefix("apiVersion:").is_some_and(|v| v.trim().starts_with("node.eks.aws/"))
+        })
+}
+
+fn check_documents(body: &str) -> Result<(), UserDataError> {
+    serde_saphyr::from_multiple::<Value>(body).map(|_| ()).map_err(|e| broken(&e))
+}
+
+fn broken(error: &impl std::fmt::Display) -> UserDataError {
+    UserDataError::Custom(format!(
+        "parsing custom user data input, expected a NodeConfig in YAML: {error}"
+    ))
 }
 
 fn node_config(bootstrap: &Bootstrap) -> Result<String, UserDataError> {

@@ -2,7 +2,18 @@
 
 use toml::{Table, Value};
 
-use super::{Bootstrap, UserDataError, dns_ip, kubelet_labels};
+use super::{Bootstrap, UserDataError, dns_ip, go_duration, kubelet_labels};
+use crate::api::v1::EC2NodeClass;
+use crate::cloud::aws::ami::AmiFamily;
+
+mod settings;
+
+/// The command that makes local disks one array.
+const MOUNT: &str = "000-mount-instance-storage";
+/// Directories that older releases do not bind by themselves.
+const DIRECTORIES: [&str; 3] = ["/var/lib/containerd", "/var/lib/kubelet", "/var/log/pods"];
+/// The first release that binds them.
+const BINDS: (u32, u32) = (1, 46);
 
 /// The settings; only what stands under `settings` survives.
 pub(super) fn render(bootstrap: &Bootstrap) -> Result<String, UserDataError> {
@@ -10,15 +21,53 @@ pub(super) fn render(bootstrap: &Bootstrap) -> Result<String, UserDataError> {
         .custom
         .parse()
         .map_err(|e| UserDataError::Custom(format!("invalid UserData, expected TOML: {e}")))?;
-    let mut settings = take_table(&mut document, "settings");
-    let mut kubernetes = take_table(&mut settings, "kubernetes");
-    let text = |t: &str| Value::String(t.to_owned());
+    let mut all = take_table(&mut document, "settings")?;
+    let mut kubernetes = settings::known(take_table(&mut all, "kubernetes")?)?;
+    apply_cluster(bootstrap, &mut kubernetes);
+    apply_kubelet(bootstrap, &mut kubernetes);
+    all.insert("kubernetes".into(), Value::Table(settings::ordered(kubernetes)));
+    if all.contains_key("bootstrap-commands") || bootstrap.raid0 {
+        let mut commands = settings::commands(take_table(&mut all, "bootstrap-commands")?)?;
+        if bootstrap.raid0 {
+            commands.insert(MOUNT.into(), Value::Table(mount(bootstrap.binds_by_itself)));
+        }
+        let commands = Value::Table(settings::sorted(commands));
+        all.insert("bootstrap-commands".into(), commands);
+    }
+    let mut result = Table::new();
+    result.insert("settings".into(), Value::Table(all));
+    toml::to_string(&result).map_err(|e| UserDataError::Custom(e.to_string()))
+}
+
+/// Takes a table out of another; nothing is an empty table.
+fn take_table(parent: &mut Table, key: &str) -> Result<Table, UserDataError> {
+    match parent.remove(key) {
+        Some(Value::Table(table)) => Ok(table),
+        None => Ok(Table::new()),
+        Some(other) => Err(UserDataError::Custom(format!(
+            "invalid UserData, {key}: expected a table, found {}",
+            other.type_str()
+        ))),
+    }
+}
+
+fn text(text: &str) -> Value {
+    Value::String(text.to_owned())
+}
+
+/// Where the cluster is, and what the node is called there.
+fn apply_cluster(bootstrap: &Bootstrap, kubernetes: &mut Table) {
     kubernetes.insert("cluster-name".into(), text(&bootstrap.cluster_name));
     kubernetes.insert("api-server".into(), text(&bootstrap.cluster_endpoint));
-    if !bootstrap.ca_bundle.is_empty() {
+    if bootstrap.ca_bundle.is_empty() {
+        kubernetes.remove("cluster-certificate");
+    } else {
         kubernetes.insert("cluster-certificate".into(), text(&bootstrap.ca_bundle));
     }
-    let mut labels = take_table(&mut kubernetes, "node-labels");
+    let mut labels = match kubernetes.remove("node-labels") {
+        Some(Value::Table(labels)) => labels,
+        _ => Table::new(),
+    };
     for (key, value) in kubelet_labels(&bootstrap.labels) {
         labels.insert(key.to_owned(), text(value));
     }
@@ -34,32 +83,19 @@ pub(super) fn render(bootstrap: &Bootstrap) -> Result<String, UserDataError> {
         }
     }
     kubernetes.insert("node-taints".into(), Value::Table(taints));
-    apply_kubelet(bootstrap, &mut kubernetes);
-    settings.insert("kubernetes".into(), Value::Table(kubernetes));
-    if bootstrap.raid0 {
-        add_raid0(&mut settings);
-    }
-    let mut result = Table::new();
-    result.insert("settings".into(), Value::Table(settings));
-    toml::to_string(&result).map_err(|e| UserDataError::Custom(e.to_string()))
 }
 
-fn take_table(parent: &mut Table, key: &str) -> Table {
-    match parent.remove(key) {
-        Some(Value::Table(table)) => table,
-        _ => Table::new(),
-    }
-}
-
+/// The kubelet's settings; what they leave open stays as the user data has it.
 fn apply_kubelet(bootstrap: &Bootstrap, kubernetes: &mut Table) {
     let kubelet = &bootstrap.kubelet;
+    let number = |key: &str| kubelet.get(key).and_then(serde_json::Value::as_i64);
     if let Some(ip) = dns_ip(bootstrap) {
-        kubernetes.insert("cluster-dns-ip".into(), Value::String(ip.to_owned()));
+        kubernetes.insert("cluster-dns-ip".into(), text(ip));
     }
     for (ours, theirs) in
         [("maxPods", "max-pods"), ("evictionMaxPodGracePeriod", "eviction-max-pod-grace-period")]
     {
-        if let Some(n) = kubelet.get(ours).and_then(serde_json::Value::as_i64) {
+        if let Some(n) = number(ours) {
             kubernetes.insert(theirs.into(), Value::Integer(n));
         }
     }
@@ -67,7 +103,7 @@ fn apply_kubelet(bootstrap: &Bootstrap, kubernetes: &mut Table) {
         ("imageGCHighThresholdPercent", "image-gc-high-threshold-percent"),
         ("imageGCLowThresholdPercent", "image-gc-low-threshold-percent"),
     ] {
-        if let Some(n) = kubelet.get(ours).and_then(serde_json::Value::as_i64) {
+        if let Some(n) = number(ours) {
             kubernetes.insert(theirs.into(), Value::String(n.to_string()));
         }
     }
@@ -81,37 +117,106 @@ fn apply_kubelet(bootstrap: &Bootstrap, kubernetes: &mut Table) {
         ("evictionSoft", "eviction-soft"),
         ("evictionSoftGracePeriod", "eviction-soft-grace-period"),
     ] {
-        if let Some(map) = kubelet.get(ours).and_then(serde_json::Value::as_object) {
-            let table: Table =
-                map.iter().map(|(k, v)| (k.clone(), Value::String(super::scalar(v)))).collect();
-            kubernetes.insert(theirs.into(), Value::Table(table));
-        }
+        let Some(map) = kubelet.get(ours).and_then(serde_json::Value::as_object) else { continue };
+        let shown = |value| {
+            if ours == "evictionSoftGracePeriod" {
+                go_duration(value)
+            } else {
+                super::scalar(value)
+            }
+        };
+        let table: Table = map.iter().map(|(k, v)| (k.clone(), Value::String(shown(v)))).collect();
+        kubernetes.insert(theirs.into(), Value::Table(table));
     }
 }
 
-fn add_raid0(settings: &mut Table) {
-    let command = |words: &[&str]| {
-        Value::Array(words.iter().map(|w| Value::String((*w).to_owned())).collect())
-    };
-    let mut commands = take_table(settings, "bootstrap-commands");
+/// The command that mounts local disks before the kubelet starts.
+fn mount(binds_by_itself: bool) -> Table {
+    let command = |words: &[&str]| Value::Array(words.iter().map(|w| text(w)).collect());
+    let mut bind = vec!["apiclient", "ephemeral-storage", "bind"];
+    if !binds_by_itself {
+        bind.push("--dirs");
+        bind.extend(DIRECTORIES);
+    }
+    let commands = vec![command(&["apiclient", "ephemeral-storage", "init"]), command(&bind)];
     let mut mount = Table::new();
-    mount.insert(
-        "commands".into(),
-        Value::Array(vec![
-            command(&["apiclient", "ephemeral-storage", "init"]),
-            command(&[
-                "apiclient",
-                "ephemeral-storage",
-                "bind",
-                "--dirs",
-                "/var/lib/containerd",
-                "/var/lib/kubelet",
-                "/var/log/pods",
-            ]),
-        ]),
-    );
-    mount.insert("mode".into(), Value::String("always".into()));
+    mount.insert("commands".into(), Value::Array(commands));
+    mount.insert("mode".into(), text("always"));
     mount.insert("essential".into(), Value::Boolean(true));
-    commands.insert("000-mount-instance-storage".into(), Value::Table(mount));
-    settings.insert("bootstrap-commands".into(), Value::Table(commands));
+    mount
+}
+
+/// True when the images of a class are known to bind their directories without being told which.
+#[must_use]
+pub fn binds_by_itself(class: &EC2NodeClass) -> bool {
+    let Some(version) = version(class) else { return false };
+    if version == "latest" {
+        return true;
+    }
+    let mut parts = version.trim_start_matches('v').split('.').map(str::parse::<u32>);
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(Ok(major)), Some(Ok(minor)), Some(_)) => (major, minor) >= BINDS,
+        _ => false,
+    }
+}
+
+/// The release of the images, as far as the selectors or the names of what they found tell.
+fn version(class: &EC2NodeClass) -> Option<String> {
+    let terms = &class.spec.ami_selector_terms;
+    let alias = terms.iter().find_map(|t| {
+        let (family, version) = t.alias.as_deref()?.split_once('@')?;
+        (AmiFamily::parse(family) == Some(AmiFamily::Bottlerocket)).then(|| version.to_owned())
+    });
+    let amis = class.status.as_ref().map(|s| s.amis.as_slice()).unwrap_or_default();
+    let of_status = |only_of_terms: bool| {
+        amis.iter()
+            .filter(|a| !only_of_terms || terms.iter().any(|t| t.id.as_ref() == Some(&a.id)))
+            .filter_map(|a| a.name.as_deref())
+            .filter(|name| name.contains("bottlerocket"))
+            .find_map(version_in)
+    };
+    alias
+        .or_else(|| terms.iter().filter_map(|t| t.name.as_deref()).find_map(version_in))
+        .or_else(|| of_status(true))
+        .or_else(|| of_status(false))
+}
+
+/// The version within a name such as `bottlerocket-aws-k8s-1.33-x86_64-v1.46.0-1234abcd`.
+fn version_in(name: &str) -> Option<String> {
+    name.split('-').find(|part| part.starts_with('v') && part.contains('.')).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn releases_are_told_by_alias_or_name() {
+        let class = |terms: serde_json::Value, amis: serde_json::Value| {
+            let spec = json!({"amiFamily": "Bottlerocket", "amiSelectorTerms": terms});
+            let mut class = EC2NodeClass::new("c", serde_json::from_value(spec).unwrap());
+            class.status = Some(serde_json::from_value(json!({"amis": amis})).unwrap());
+            class
+        };
+        let ami = |id: &str, name: &str| json!({"id": id, "name": name, "requirements": []});
+        let named = "bottlerocket-aws-k8s-1.33-x86_64-v1.46.0-11aa22bb";
+        let older = "bottlerocket-aws-k8s-1.33-x86_64-v1.45.9-11aa22bb";
+        for (want, terms, amis) in [
+            (true, json!([{"alias": "bottlerocket@latest"}]), json!([])),
+            (true, json!([{"alias": "bottlerocket@v1.46.0"}]), json!([])),
+            (true, json!([{"alias": "bottlerocket@2.0.0"}]), json!([])),
+            (false, json!([{"alias": "bottlerocket@1.45.3"}]), json!([])),
+            (true, json!([{"name": named}]), json!([])),
+            (false, json!([{"name": older}]), json!([ami("ami-1", named)])),
+            (true, json!([{"id": "ami-1"}]), json!([ami("ami-0", older), ami("ami-1", named)])),
+            (false, json!([{"id": "ami-0"}]), json!([ami("ami-0", older), ami("ami-1", named)])),
+            (true, json!([{"tags": {"a": "b"}}]), json!([ami("ami-1", named)])),
+            (false, json!([{"tags": {"a": "b"}}]), json!([ami("ami-1", "other-v1.50.0")])),
+            (false, json!([{"name": "bottlerocket-v1.50"}]), json!([])),
+            (false, json!([]), json!([])),
+        ] {
+            assert_eq!(binds_by_itself(&class(terms.clone(), amis)), want, "{terms}");
+        }
+    }
 }

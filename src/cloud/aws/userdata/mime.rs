@@ -23,6 +23,14 @@ impl Part {
     pub fn new(content_type: &str, body: &str) -> Self {
         Self { headers: vec![format!("Content-Type: {content_type}")], body: body.to_owned() }
     }
+
+    /// The content type without its parameters, in lower case.
+    #[must_use]
+    pub fn content_type(&self) -> String {
+        let value = header(self.headers.iter().map(String::as_str), "content-type");
+        let kind = value.unwrap_or_default().split(';').next().unwrap_or_default();
+        kind.trim().to_ascii_lowercase()
+    }
 }
 
 /// True for text that is an archive itself.
@@ -44,24 +52,38 @@ pub fn write(parts: &[Part]) -> String {
     text.replace('\r', "")
 }
 
-/// Reads an archive's parts; a missing final delimiter ends the last part at the text's end.
+/// Whether an archive must end with its closing delimiter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// cloud-init's reader wants it.
+    Required,
+    /// nodeadm's reader takes the end of the text.
+    Optional,
+}
+
+fn invalid(what: &str) -> UserDataError {
+    UserDataError::Custom(format!("parsing custom user data input, {what}"))
+}
+
+/// The value of a header.
+fn header<'a>(lines: impl Iterator<Item = &'a str>, wanted: &str) -> Option<&'a str> {
+    lines
+        .filter_map(|line| line.split_once(':'))
+        .find_map(|(name, value)| name.trim().eq_ignore_ascii_case(wanted).then_some(value.trim()))
+}
+
+/// Reads an archive's parts.
 ///
 /// # Errors
-/// When the text has no multi-part header or no boundary.
-pub fn read(text: &str) -> Result<Vec<Part>, UserDataError> {
+/// When the text has no multi-part header or no boundary, or its parts do not follow from that.
+pub fn read(text: &str, ending: Ending) -> Result<Vec<Part>, UserDataError> {
     let text = text.trim_start().replace("\r\n", "\n");
     let (head, rest) = text.split_once("\n\n").unwrap_or((&text, ""));
     let head = head.replace("\n ", " ").replace("\n\t", " ");
-    let content_type = head
-        .lines()
-        .find_map(|line| {
-            let (name, value) = line.split_once(':')?;
-            name.eq_ignore_ascii_case("content-type").then(|| value.trim().to_owned())
-        })
-        .unwrap_or_default();
+    let content_type = header(head.lines(), "content-type").unwrap_or_default();
     if !content_type.to_ascii_lowercase().starts_with("multipart/") {
-        return Err(UserDataError::Custom(format!(
-            "parsing custom user data input, expected a multipart/* content type, found {content_type:?}"
+        return Err(invalid(&format!(
+            "expected a multipart/* content type, found {content_type:?}"
         )));
     }
     let boundary = content_type
@@ -70,40 +92,48 @@ pub fn read(text: &str) -> Result<Vec<Part>, UserDataError> {
         .find(|(name, _)| name.eq_ignore_ascii_case("boundary"))
         .map(|(_, value)| value.trim_matches('"').to_owned())
         .filter(|b| !b.is_empty())
-        .ok_or_else(|| {
-            UserDataError::Custom(
-                "parsing custom user data input, the multipart content type has no boundary"
-                    .to_owned(),
-            )
-        })?;
-    Ok(split(rest, &boundary))
+        .ok_or_else(|| invalid("the multipart content type has no boundary"))?;
+    split(rest, &boundary, ending)
 }
 
-fn split(text: &str, boundary: &str) -> Vec<Part> {
+fn split(text: &str, boundary: &str, ending: Ending) -> Result<Vec<Part>, UserDataError> {
     let (open, close) = (format!("--{boundary}"), format!("--{boundary}--"));
     let mut parts = Vec::new();
     let mut lines: Option<Vec<&str>> = None;
     for line in text.split('\n') {
         let trimmed = line.trim_end();
         if trimmed == open || trimmed == close {
-            parts.extend(lines.take().map(part));
+            if let Some(lines) = lines.take() {
+                parts.push(part(lines)?);
+            }
             if trimmed == close {
-                return parts;
+                return Ok(parts);
             }
             lines = Some(Vec::new());
         } else if let Some(lines) = &mut lines {
             lines.push(line);
         }
     }
-    let rest = lines.filter(|l| l.iter().any(|line| !line.trim().is_empty()));
-    parts.extend(rest.map(part));
-    parts
+    if ending == Ending::Required || (lines.is_none() && parts.is_empty()) {
+        let wanted = if lines.is_some() { &close } else { &open };
+        return Err(invalid(&format!("the archive has no line {wanted}")));
+    }
+    if let Some(lines) = lines.filter(|l| l.iter().any(|line| !line.trim().is_empty())) {
+        parts.push(part(lines)?);
+    }
+    Ok(parts)
 }
 
-fn part(lines: Vec<&str>) -> Part {
+fn part(lines: Vec<&str>) -> Result<Part, UserDataError> {
     let blank = lines.iter().position(|l| l.trim().is_empty()).unwrap_or(lines.len());
-    Part {
+    let is_header = |line: &&&str| line.contains(':') || line.starts_with([' ', '\t']);
+    if let Some(bad) = lines[..blank].iter().find(|line| !is_header(line)) {
+        return Err(invalid(&format!(
+            "expected a header of a part or an empty line, found {bad:?}"
+        )));
+    }
+    Ok(Part {
         headers: lines[..blank].iter().map(|l| (*l).to_owned()).collect(),
         body: lines.get(blank + 1..).unwrap_or_default().join("\n"),
-    }
+    })
 }

@@ -1,3 +1,4 @@
+use super::mime::Ending;
 use super::*;
 use crate::api::taints;
 
@@ -18,6 +19,7 @@ fn bootstrap(custom: &str) -> Bootstrap {
         taints: vec![taints::new("a", Some("b"), "NoSchedule"), taints::unregistered()],
         kubelet: kubelet.as_object().unwrap().clone(),
         raid0: false,
+        binds_by_itself: false,
         custom: custom.into(),
     }
 }
@@ -30,7 +32,7 @@ fn text(family: AmiFamily, custom: &str) -> String {
 #[test]
 fn al2_calls_the_bootstrap_script() {
     let text = text(AmiFamily::Al2, "");
-    let parts = mime::read(&text).unwrap();
+    let parts = mime::read(&text, Ending::Required).unwrap();
     assert_eq!(parts.len(), 1);
     assert_eq!(
         parts[0].body,
@@ -47,7 +49,7 @@ fn al2_calls_the_bootstrap_script() {
 #[test]
 fn al2023_gives_nodeadm_a_configuration_that_parses() {
     let text = text(AmiFamily::Al2023, "#!/bin/bash\necho hi");
-    let parts = mime::read(&text).unwrap();
+    let parts = mime::read(&text, Ending::Required).unwrap();
     assert_eq!(parts.len(), 2);
     assert_eq!(parts[0].headers, [format!("Content-Type: {}", mime::SHELL_SCRIPT)]);
     let config: Value = serde_saphyr::from_str(&parts[1].body).unwrap();
@@ -68,16 +70,16 @@ fn al2023_gives_nodeadm_a_configuration_that_parses() {
 #[test]
 fn a_yaml_mapping_is_a_node_config_of_the_user() {
     let text = text(AmiFamily::Al2023, "spec:\n  kubelet: {}\n");
-    let parts = mime::read(&text).unwrap();
+    let parts = mime::read(&text, Ending::Required).unwrap();
     assert_eq!(parts[0].headers, [format!("Content-Type: {}", mime::NODE_CONFIG)]);
 }
 
 #[test]
 fn archives_of_the_user_are_merged() {
     let archive = "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=\"B\"\n\n--B\nContent-Type: text/cloud-config; charset=\"us-ascii\"\nX-Own: 1\n\na: b\n--B--\n";
-    let al2 = mime::read(&text(AmiFamily::Al2, archive)).unwrap();
+    let al2 = mime::read(&text(AmiFamily::Al2, archive), Ending::Required).unwrap();
     assert_eq!((al2.len(), al2[0].headers.len(), al2[0].body.as_str()), (2, 2, "a: b"));
-    let al2023 = mime::read(&text(AmiFamily::Al2023, archive)).unwrap();
+    let al2023 = mime::read(&text(AmiFamily::Al2023, archive), Ending::Required).unwrap();
     assert_eq!((al2023.len(), al2023[0].headers.len()), (2, 1));
     let broken = "Content-Type: text/plain\n\nx";
     assert!(render(AmiFamily::Al2, &bootstrap(broken)).is_err());

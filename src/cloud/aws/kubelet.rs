@@ -1,0 +1,112 @@
+//! `spec.kubelet`: what it may say, and what a node is told of it.
+
+use serde_json::{Map, Value, json};
+
+use super::ami::AmiFamily;
+use super::launchtemplate::Cluster;
+use crate::api::v1::EC2NodeClass;
+use crate::scheduling::instance_type::InstanceType;
+use crate::scheduling::quantity;
+use crate::scheduling::resources::Name;
+
+mod check;
+mod schema;
+
+pub use self::check::check;
+
+/// Fields that Karpenter itself understands; all families but Bottlerocket pass all of them on.
+const MANAGED: &[&str] = &[
+    "clusterDNS",
+    "maxPods",
+    "podsPerCore",
+    "systemReserved",
+    "kubeReserved",
+    "evictionHard",
+    "evictionSoft",
+    "evictionSoftGracePeriod",
+    "evictionMaxPodGracePeriod",
+    "imageGCHighThresholdPercent",
+    "imageGCLowThresholdPercent",
+    "cpuCFSQuota",
+];
+/// The two maps whose values may be expressions.
+const RESERVED: [&str; 2] = ["kubeReserved", "systemReserved"];
+
+/// Settings of the kubelet on a type: the pod limit, reservations and DNS address filled in.
+#[must_use]
+pub fn resolve(cluster: &Cluster, class: &EC2NodeClass, kind: &InstanceType) -> Map<String, Value> {
+    let mut settings = class.spec.kubelet.clone().unwrap_or_default();
+    if !settings.get("maxPods").is_some_and(Value::is_i64) {
+        settings.insert("maxPods".to_owned(), kind.capacity.get(&Name::Pods).into());
+    }
+    for key in RESERVED {
+        if let Some(Value::Object(map)) = settings.get_mut(key) {
+            map.retain(|_, amount| !is_expression(amount));
+            if map.is_empty() {
+                settings.remove(key);
+            }
+        }
+    }
+    let has_dns =
+        settings.get("clusterDNS").and_then(Value::as_array).is_some_and(|l| !l.is_empty());
+    if let (false, Some(ip)) = (has_dns, &cluster.dns_ip) {
+        settings.insert("clusterDNS".to_owned(), json!([ip]));
+    }
+    settings
+}
+
+fn is_expression(amount: &Value) -> bool {
+    amount.as_str().is_some_and(|text| quantity::parse(text).is_err())
+}
+
+/// The expressions of a node class, each with the field it stands in.
+#[must_use]
+pub fn expressions(class: &EC2NodeClass) -> Vec<(String, String)> {
+    let Some(settings) = &class.spec.kubelet else { return Vec::new() };
+    let mut found = Vec::new();
+    if let Some(Value::String(text)) = settings.get("maxPods") {
+        found.push(("spec.kubelet.maxPods".to_owned(), text.clone()));
+    }
+    for key in RESERVED {
+        let map = settings.get(key).and_then(Value::as_object);
+        for (name, amount) in map.into_iter().flatten().filter(|(_, v)| is_expression(v)) {
+            let text = amount.as_str().unwrap_or_default().to_owned();
+            found.push((format!("spec.kubelet.{key}[{name}]"), text));
+        }
+    }
+    found
+}
+
+/// What of `spec.kubelet` the family would not pass on to its nodes, if anything.
+#[must_use]
+pub fn unsupported(class: &EC2NodeClass) -> Option<String> {
+    let family = AmiFamily::of(class);
+    if matches!(family, AmiFamily::Custom | AmiFamily::Al2023) {
+        return None;
+    }
+    let settings = class.spec.kubelet.as_ref()?;
+    let name = family.as_str();
+    let mut problems = Vec::new();
+    let dropped = |key: &str| {
+        !MANAGED.contains(&key) || (key == "podsPerCore" && !family.features().pods_per_core)
+    };
+    let mut fields: Vec<&str> =
+        settings.keys().map(String::as_str).filter(|key| dropped(key)).collect();
+    fields.sort_unstable();
+    if !fields.is_empty() {
+        problems.push(format!(
+            "spec.kubelet has fields not applied by the {name} AMI family that would be silently dropped: {}",
+            fields.join(", ")
+        ));
+    }
+    let addresses = settings.get("clusterDNS").and_then(Value::as_array).map_or(0, Vec::len);
+    if addresses > 1 {
+        problems.push(format!(
+            "spec.kubelet.clusterDNS: the {name} AMI family doesn't accept multiple entries, only one, but {addresses} were set"
+        ));
+    }
+    (!problems.is_empty()).then(|| problems.join("; "))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+//! The hash that drift detection compares, written on node classes and, after an upgrade, on their
+//! NodeClaims.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Api;
+use tokio::task::JoinSet;
+
+use super::super::patch::{self, Lock};
+use super::super::runner::{self, Identity};
+use super::super::{Context, Error, Outcome};
+use crate::api::v1::{EC2NodeClass, NodeClaim};
+use crate::api::{annotations, conditions, labels};
+use crate::cloud::aws::AwsProvider;
+use crate::cluster::Change;
+
+const HASH: Identity = Identity {
+    name: "nodeclass.hash",
+    group: labels::AWS_GROUP,
+    kind: "EC2NodeClass",
+    workers: 10,
+};
+
+/// Starts the controller.
+pub(super) fn start(ctx: &Arc<Context>, aws: &Arc<AwsProvider>, tasks: &mut JoinSet<()>) {
+    let aws = Arc::clone(aws);
+    tasks.spawn(runner::run(
+        HASH,
+        Arc::clone(ctx),
+        super::all_classes,
+        |_, change| match change {
+            Change::NodeClass(name) => vec![name.clone()],
+            _ => Vec::new(),
+        },
+        move |ctx, name| {
+            let aws = Arc::clone(&aws);
+            async move { reconcile(&ctx, &aws, &name).await }
+        },
+    ));
+}
+
+/// Claims first, their class last: whatever happens between, nothing is compared across versions.
+async fn reconcile(ctx: &Context, aws: &AwsProvider, name: &str) -> Outcome {
+    let api = Api::<EC2NodeClass>::all(ctx.client.clone());
+    let Some(before) = api.get_opt(name).await? else { return Ok(None) };
+    let mut class = before.clone();
+    let hash = aws.class_hash(&class);
+    let marks = class.metadata.annotations.get_or_insert_default();
+    let version = annotations::EC2NODECLASS_HASH_VERSION_VALUE;
+    if marks.get(annotations::EC2NODECLASS_HASH_VERSION).is_none_or(|v| v != version) {
+        take_over(ctx, name, &hash).await?;
+    }
+    marks.insert(annotations::EC2NODECLASS_HASH.to_owned(), hash);
+    marks.insert(annotations::EC2NODECLASS_HASH_VERSION.to_owned(), version.to_owned());
+    match patch::apply(&api, &before, &class, Lock::None).await {
+        Err(error) if patch::is_conflict(&error) => Ok(Some(Duration::from_secs(1))),
+        other => other.map(|()| None).map_err(Into::into),
+    }
+}
+
+/// Claims stamped with another version get today's, so that an upgrade drifts nothing.
+async fn take_over(ctx: &Context, class: &str, hash: &str) -> Result<(), Error> {
+    let api = Api::<NodeClaim>::all(ctx.client.clone());
+    let mut failures = Vec::new();
+    for before in api.list(&Default::default()).await? {
+        let Some(claim) = restamped(&before, class, hash) else { continue };
+        if let Err(error) = patch::apply(&api, &before, &claim, Lock::None).await {
+            failures.push(error.to_string());
+        }
+    }
+    if failures.is_empty() { Ok(()) } else { Err(Error::Other(failures.join("; "))) }
+}
+
+/// The claim with today's version; one that is known to have drifted keeps its hash.
+fn restamped(claim: &NodeClaim, class: &str, hash: &str) -> Option<NodeClaim> {
+    let version = annotations::EC2NODECLASS_HASH_VERSION;
+    let today = annotations::EC2NODECLASS_HASH_VERSION_VALUE;
+    let stamp = claim.metadata.annotations.as_ref().and_then(|a| a.get(version));
+    if claim.spec.node_class_ref.name != class || stamp.is_some_and(|v| v == today) {
+        return None;
+    }
+    let mut claim = claim.clone();
+    let drifted = claim
+        .status
+        .as_ref()
+        .is_some_and(|s| conditions::get(&s.conditions, conditions::DRIFTED).is_some());
+    let marks = claim.metadata.annotations.get_or_insert_default();
+    marks.insert(version.to_owned(), today.to_owned());
+    if !drifted {
+        marks.insert(annotations::EC2NODECLASS_HASH.to_owned(), hash.to_owned());
+    }
+    Some(claim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn claim(class: &str, version: &str, conditions: Value) -> NodeClaim {
+        serde_json::from_value(json!({
+            "metadata": {"annotations": {annotations::EC2NODECLASS_HASH_VERSION: version,
+                annotations::EC2NODECLASS_HASH: "old"}},
+            "spec": {"nodeClassRef": {"name": class, "kind": "EC2NodeClass", "group": "karpenter.k8s.aws"}},
+            "status": {"conditions": conditions}}))
+        .unwrap()
+    }
+
+    #[test]
+    fn an_upgrade_restamps_claims_that_have_not_drifted() {
+        let hash = |claim: &NodeClaim| {
+            let marks = claim.metadata.annotations.clone().unwrap();
+            assert_eq!(marks[annotations::EC2NODECLASS_HASH_VERSION], "v6");
+            marks[annotations::EC2NODECLASS_HASH].clone()
+        };
+        let plain = restamped(&claim("a", "v5", json!([])), "a", "new").unwrap();
+        assert_eq!(hash(&plain), "new");
+        let drifted = json!([{"type": "Drifted", "status": "True", "reason": "x", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
+        assert_eq!(hash(&restamped(&claim("a", "v5", drifted), "a", "new").unwrap()), "old");
+        assert!(restamped(&claim("a", "v6", json!([])), "a", "new").is_none());
+        assert!(restamped(&claim("b", "v5", json!([])), "a", "new").is_none());
+    }
+}

@@ -1,0 +1,81 @@
+//! The instance profile of an EC2NodeClass, and the collection of those that nobody uses.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use kube::Api;
+
+use super::super::{Context, Error, Outcome};
+use super::{Controller, status_of};
+use crate::api::v1::{EC2NodeClass, NodeClaim};
+use crate::api::{annotations, conditions};
+use crate::cloud::aws::AwsProvider;
+use crate::cloud::aws::instanceprofile::ProfileError;
+
+impl Controller {
+    pub(super) async fn instance_profile(&self, class: &mut EC2NodeClass) -> Outcome {
+        let kind = conditions::INSTANCE_PROFILE_READY;
+        let profiles = &self.aws.instance_profiles;
+        let before = class.status.as_ref().and_then(|s| s.instance_profile.clone());
+        let name = match (&class.spec.role, &class.spec.instance_profile) {
+            (_, Some(profile)) => {
+                if let Some(before) = before.filter(|b| b != profile) {
+                    profiles.protect(&before);
+                }
+                profile.clone()
+            }
+            (Some(role), None) => {
+                let role = role.clone();
+                match profiles.ensure(class, &role, before.as_deref()).await {
+                    Ok(name) => name,
+                    Err(error) => return self.no_profile(class, &role, &error),
+                }
+            }
+            (None, None) => {
+                return Err(Error::Other(
+                    "spec.role, spec.instanceProfile: expected exactly one of them to be set"
+                        .to_owned(),
+                ));
+            }
+        };
+        status_of(class).instance_profile = Some(name);
+        self.set_true(class, kind);
+        Ok(None)
+    }
+
+    /// A role that IAM does not know is the user's to mend, and is said; other failures pass.
+    fn no_profile(&self, class: &mut EC2NodeClass, role: &str, error: &ProfileError) -> Outcome {
+        if error.is_role_missing() {
+            let message = format!("spec.role: IAM has no role {role:?}");
+            let kind = conditions::INSTANCE_PROFILE_READY;
+            self.set(class, kind, conditions::FALSE, "RoleNotFound", &message);
+        }
+        Err(Error::Other(error.to_string()))
+    }
+}
+
+/// Removes profiles of this cluster that no node class and no NodeClaim uses.
+pub(super) async fn collect(ctx: &Context, aws: &Arc<AwsProvider>) -> Result<(), Error> {
+    let profiles = &aws.instance_profiles;
+    // The list comes first: a profile that is made meanwhile must not look unused.
+    let found = profiles.list(&profiles.cluster_path()).await?;
+    let classes = Api::<EC2NodeClass>::all(ctx.client.clone()).list(&Default::default()).await?;
+    let claims = Api::<NodeClaim>::all(ctx.client.clone()).list(&Default::default()).await?;
+    let mut used: HashSet<String> =
+        classes.into_iter().filter_map(|c| c.status.and_then(|s| s.instance_profile)).collect();
+    used.extend(
+        claims.into_iter().filter_map(|c| {
+            c.metadata.annotations?.get(annotations::INSTANCE_PROFILE_NAME).cloned()
+        }),
+    );
+    for name in found {
+        if used.contains(&name) || profiles.is_protected(&name) {
+            continue;
+        }
+        profiles.delete(&name).await.map_err(|e| {
+            Error::Other(format!("deleting instance profile, {e} (instance-profile={name})"))
+        })?;
+        tracing::debug!("instance-profile" = name, "deleted instance profile");
+    }
+    Ok(())
+}
