@@ -105,6 +105,8 @@ impl Provider {
             return Err(ProfileError::RoleNotFound(error));
         }
         let name = self.next_name(class, role, current);
+        // Before it is there, so that no collection comes between.
+        self.protect(&name);
         if let Err(error) = self.create(class, &name, role).await {
             // Best effort: what cannot be removed now is collected later.
             let _ = self.delete(&name).await;
@@ -114,7 +116,6 @@ impl Provider {
                 ProfileError::Create(error)
             });
         }
-        self.protect(&name);
         if let Some(old) = current {
             self.protect(old);
         }

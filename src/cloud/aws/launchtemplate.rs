@@ -20,10 +20,12 @@ use crate::clock::Clock;
 use crate::operator::{logging, metrics};
 use crate::scheduling::instance_type::InstanceType;
 
+mod body;
 mod network;
 mod options;
 mod request;
 
+pub use self::body::body;
 pub use self::options::{EFA, Launch, NITRO_SANDBOX, Reservation, tenancy, types_by_ami};
 
 /// How long a launch template is kept after its last use.

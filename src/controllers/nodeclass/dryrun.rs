@@ -346,6 +346,7 @@ fn common(types: &[Arc<InstanceType>]) -> Vec<Arc<InstanceType>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::v1::Operator;
     use serde_json::{Value, json};
 
     fn kind(name: &str, arch: &str, gpu: bool) -> Arc<InstanceType> {
@@ -353,9 +354,11 @@ mod tests {
             [Requirement::is(labels::INSTANCE_TYPE, name), Requirement::is(labels::ARCH, arch)]
                 .into_iter()
                 .collect();
-        if gpu {
-            requirements.add(Requirement::is(labels::INSTANCE_GPU_COUNT, "1"));
-        }
+        requirements.add(if gpu {
+            Requirement::is(labels::INSTANCE_GPU_COUNT, "1")
+        } else {
+            Requirement::new::<&str>(labels::INSTANCE_GPU_COUNT, Operator::DoesNotExist, [])
+        });
         Arc::new(InstanceType { name: name.into(), requirements, ..InstanceType::default() })
     }
 

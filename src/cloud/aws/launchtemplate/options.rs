@@ -86,7 +86,6 @@ pub struct Reservation {
 pub struct Group<'a> {
     pub ami: &'a Ami,
     pub efa: i64,
-    pub pods: i64,
     /// Kubelet settings with everything filled in.
     pub kubelet: Map<String, Value>,
     pub reservation: Option<Reservation>,
@@ -119,7 +118,6 @@ pub(super) fn groups<'a>(
                 let group = groups.entry(key).or_insert_with(|| Group {
                     ami,
                     efa,
-                    pods,
                     kubelet: settings.clone(),
                     reservation,
                     types: Vec::new(),
