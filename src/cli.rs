@@ -10,7 +10,12 @@ mod simulate;
 
 /// Subcommands; without one, the controller runs and the arguments are its settings.
 #[derive(Parser)]
-#[command(name = "karpenter", version, about = "A Kubernetes node autoscaler for EKS")]
+#[command(
+    name = "karpenter",
+    version,
+    about = "A Kubernetes node autoscaler for EKS",
+    after_long_help = crate::operator::settings::usage()
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -19,6 +24,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run the controller (what happens without a subcommand, too).
+    #[command(disable_help_flag = true)]
     Controller {
         /// Settings of the controller.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -19,7 +19,7 @@ use crate::operator::certs::{self, Target};
 use crate::operator::events::Recorder;
 use crate::operator::leader::Election;
 use crate::operator::server::{self, Check};
-use crate::operator::settings::{self, Settings};
+use crate::operator::settings::{self, Settings, SettingsError};
 use crate::operator::{logging, metrics};
 
 /// Files that a pod's service account gives it.
@@ -30,17 +30,24 @@ const STACK: usize = 8 << 20;
 /// Runs the controller until it is told to stop; the exit code says how it went.
 pub fn run(args: &[String]) -> ExitCode {
     if args.iter().any(|a| matches!(a.as_str(), "-h" | "--help" | "-help")) {
-        print!("{}", settings::usage());
+        eprint!("{}", settings::usage());
         return ExitCode::SUCCESS;
     }
     let settings = match Settings::parse(args, |name| std::env::var(name).ok()) {
         Ok(settings) => settings,
         Err(error) => {
             eprintln!("{error}");
+            if matches!(error, SettingsError::Flags(_)) {
+                eprint!("{}", settings::usage());
+            }
             return ExitCode::from(2);
         }
     };
-    logging::init(&settings.log_level);
+    let outputs = (&settings.log_output_paths, &settings.log_error_output_paths);
+    if let Err(error) = logging::init(&settings.log_level, outputs.0, outputs.1) {
+        eprintln!("{error}");
+        return ExitCode::from(2);
+    }
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK).build();
@@ -195,9 +202,7 @@ async fn start_webhook(
     if port == 0 {
         return Ok(());
     }
-    let service = std::env::var("KUBERNETES_SERVICE_NAME")
-        .or_else(|_| std::env::var("WEBHOOK_SERVICE_NAME"))
-        .unwrap_or_else(|_| "karpenter".to_owned());
+    let service = settings.karpenter_service.clone();
     let url = settings.webhook_url.clone();
     let host = url.split("://").nth(1).unwrap_or_default();
     let host = host.split(['/', ':']).next().unwrap_or_default().to_owned();

@@ -3,10 +3,14 @@
 //! `level`, `time`, `logger`, `message`, `commit` come first, then what the surrounding spans say
 //! (`controller`, `NodeClaim`, `reconcileID`, ...), then the event's own fields.
 
+use std::collections::HashMap;
 use std::fmt::{self, Write as _};
+use std::fs::File;
+use std::io::Write as _;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
@@ -154,8 +158,11 @@ type Sink = Box<dyn Fn(&str) + Send + Sync>;
 
 /// Writes the lines.
 pub struct JsonLayer {
-    commit: &'static str,
+    commit: Option<&'static str>,
+    /// Lines also say where in the source they come from.
+    callers: bool,
     now: Box<dyn Fn() -> Timestamp + Send + Sync>,
+    sampler: Sampler,
     sink: Sink,
 }
 
@@ -163,18 +170,22 @@ impl JsonLayer {
     /// A layer that writes to `sink` and dates lines with `now`.
     #[must_use]
     pub fn new(
+        callers: bool,
         now: impl Fn() -> Timestamp + Send + Sync + 'static,
         sink: impl Fn(&str) + Send + Sync + 'static,
     ) -> Self {
-        Self { commit: COMMIT, now: Box::new(now), sink: Box::new(sink) }
+        Self {
+            commit: COMMIT,
+            callers,
+            now: Box::new(now),
+            sampler: Sampler::default(),
+            sink: Box::new(sink),
+        }
     }
 }
 
 /// The revision that this binary was built from, as the logs name it.
-pub const COMMIT: &str = match option_env!("KARPENTER_COMMIT") {
-    Some(commit) => commit,
-    None => "unknown",
-};
+pub const COMMIT: Option<&str> = option_env!("KARPENTER_COMMIT");
 
 impl<S> Layer<S> for JsonLayer
 where
@@ -191,24 +202,39 @@ where
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        let mut line = Map::new();
         let level = match *event.metadata().level() {
             Level::ERROR => "ERROR",
             Level::WARN => "WARN",
             Level::INFO => "INFO",
             _ => "DEBUG",
         };
+        let now = (self.now)();
+        if !self.sampler.admits(now, level, &fields.message) {
+            return;
+        }
+        let mut line = Map::new();
         line.insert("level".to_owned(), level.into());
-        line.insert("time".to_owned(), format!("{:.3}", (self.now)()).into());
+        line.insert("time".to_owned(), format!("{now:.3}").into());
         line.insert("logger".to_owned(), "controller".into());
+        if self.callers
+            && let Some(caller) = caller(event.metadata())
+        {
+            line.insert("caller".to_owned(), caller.into());
+        }
         line.insert("message".to_owned(), std::mem::take(&mut fields.message).into());
-        line.insert("commit".to_owned(), self.commit.into());
+        if let Some(commit) = self.commit {
+            line.insert("commit".to_owned(), commit.into());
+        }
         for span in context.event_scope(event).into_iter().flat_map(|scope| scope.from_root()) {
             if let Some(of_span) = span.extensions().get::<Fields>() {
                 line.extend(of_span.values.clone());
             }
         }
         line.extend(fields.values);
+        // Readers look for what went wrong at the end of the line.
+        if let Some(error) = line.shift_remove("error") {
+            line.insert("error".to_owned(), error);
+        }
         if let Ok(mut text) = serde_json::to_string(&line) {
             text.push('\n');
             (self.sink)(&text);
@@ -216,30 +242,125 @@ where
     }
 }
 
-/// Starts logging to standard output at a level (`debug`, `info`, `error`).
-pub fn init(level: &str) {
-    let filter = EnvFilter::new(format!(
-        "error,karpenter={}",
-        if level.is_empty() { "info" } else { level }
-    ));
-    let layer = JsonLayer::new(Timestamp::now, |line| {
-        use std::io::Write as _;
-        let _ = std::io::stdout().lock().write_all(line.as_bytes());
+/// `folder/file.rs:line` of an event.
+fn caller(metadata: &tracing::Metadata<'_>) -> Option<String> {
+    let (file, line) = (metadata.file()?, metadata.line()?);
+    let start = file.rmatch_indices('/').nth(1).map_or(0, |(at, _)| at + 1);
+    Some(format!("{}:{line}", &file[start..]))
+}
+
+/// Of equal lines within a second, so many are written ...
+const SAMPLE_FIRST: u64 = 100;
+/// ... and then one in so many.
+const SAMPLE_THEREAFTER: u64 = 100;
+
+/// Thins out storms of equal lines.
+#[derive(Default)]
+struct Sampler(Mutex<Second>);
+
+/// What was written within one second, by level and message.
+#[derive(Default)]
+struct Second {
+    at: i64,
+    seen: HashMap<(&'static str, String), u64>,
+}
+
+impl Sampler {
+    fn admits(&self, now: Timestamp, level: &'static str, message: &str) -> bool {
+        let mut second = self.0.lock();
+        if second.at != now.as_second() {
+            *second = Second { at: now.as_second(), seen: HashMap::new() };
+        }
+        let count = second.seen.entry((level, message.to_owned())).or_default();
+        *count += 1;
+        *count <= SAMPLE_FIRST || (*count - SAMPLE_FIRST).is_multiple_of(SAMPLE_THEREAFTER)
+    }
+}
+
+/// One place that lines go to.
+enum Output {
+    Stdout,
+    Stderr,
+    File(Mutex<File>),
+}
+
+impl Output {
+    /// Opens `stdout`, `stderr`, a path or a `file://` URL.
+    fn open(path: &str) -> Result<Self, LogError> {
+        match path {
+            "stdout" => Ok(Self::Stdout),
+            "stderr" => Ok(Self::Stderr),
+            _ => {
+                let file = path.strip_prefix("file://").unwrap_or(path);
+                let file = File::options().create(true).append(true).open(file);
+                let file = file.map_err(|cause| LogError { path: path.to_owned(), cause })?;
+                Ok(Self::File(Mutex::new(file)))
+            }
+        }
+    }
+
+    fn write(&self, text: &str) -> std::io::Result<()> {
+        match self {
+            Self::Stdout => std::io::stdout().lock().write_all(text.as_bytes()),
+            Self::Stderr => std::io::stderr().lock().write_all(text.as_bytes()),
+            Self::File(file) => file.lock().write_all(text.as_bytes()),
+        }
+    }
+}
+
+/// A place that logs cannot be written to.
+#[derive(Debug, thiserror::Error)]
+#[error("opening the log output {path:?}, {cause}")]
+pub struct LogError {
+    path: String,
+    cause: std::io::Error,
+}
+
+fn open_all(paths: &str) -> Result<Vec<Output>, LogError> {
+    paths.split(',').map(str::trim).filter(|p| !p.is_empty()).map(Output::open).collect()
+}
+
+/// Starts logging at a level (`debug`, `info`, `error`) to comma-separated outputs; what goes wrong
+/// in writing goes to `error_paths`.
+///
+/// # Errors
+/// When an output cannot be opened.
+pub fn init(level: &str, paths: &str, error_paths: &str) -> Result<(), LogError> {
+    let level = if level.is_empty() { "info" } else { level };
+    let (outputs, errors) = (open_all(paths)?, open_all(error_paths)?);
+    // Of libraries only errors are shown.
+    let filter = EnvFilter::new(format!("error,karpenter={level}"));
+    let layer = JsonLayer::new(level == "debug", Timestamp::now, move |line| {
+        for output in &outputs {
+            if let Err(error) = output.write(line) {
+                for output in &errors {
+                    let _ = output.write(&format!("write error: {error}\n"));
+                }
+            }
+        }
     });
     let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();
+    if COMMIT.is_none() {
+        tracing::info!("Unable to read vcs.revision from binary");
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use parking_lot::Mutex;
     use std::sync::Arc;
 
     fn capture(run: impl FnOnce()) -> Vec<String> {
+        capture_with(false, run)
+    }
+
+    fn capture_with(callers: bool, run: impl FnOnce()) -> Vec<String> {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&lines);
         let now: Timestamp = "2024-08-07T19:23:10.043Z".parse().unwrap();
-        let layer = JsonLayer::new(move || now, move |line| sink.lock().push(line.to_owned()));
+        let layer =
+            JsonLayer::new(callers, move || now, move |line| sink.lock().push(line.to_owned()));
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), run);
         lines.lock().clone()
     }
@@ -257,10 +378,11 @@ mod tests {
                 "created nodeclaim"
             );
         });
+        let commit = COMMIT.map_or(String::new(), |commit| format!(r#""commit":"{commit}","#));
         let want = format!(
-            "{}{COMMIT}{}\n",
-            r#"{"level":"INFO","time":"2024-08-07T19:23:10.043Z","logger":"controller","message":"created nodeclaim","commit":""#,
-            r#"","controller":"provisioner","NodePool":{"name":"default"},"NodeClaim":{"name":"default-gqq5d"},"requests":{"cpu":"430m"},"instance-types":"t3.medium"}"#
+            "{}{commit}{}\n",
+            r#"{"level":"INFO","time":"2024-08-07T19:23:10.043Z","logger":"controller","message":"created nodeclaim","#,
+            r#""controller":"provisioner","NodePool":{"name":"default"},"NodeClaim":{"name":"default-gqq5d"},"requests":{"cpu":"430m"},"instance-types":"t3.medium"}"#
         );
         assert_eq!(lines, [want]);
     }
@@ -278,7 +400,8 @@ mod tests {
             let _guard = span.enter();
             tracing::info!("provider-id" = "aws:///us-east-1b/i-0", "launched nodeclaim");
         });
-        let value: Map<String, Value> = serde_json::from_str(&lines[0]).unwrap();
+        let mut value: Map<String, Value> = serde_json::from_str(&lines[0]).unwrap();
+        assert_eq!(value.shift_remove("commit").is_some(), COMMIT.is_some());
         let keys: Vec<&str> = value.keys().map(String::as_str).collect();
         assert_eq!(
             keys,
@@ -287,7 +410,6 @@ mod tests {
                 "time",
                 "logger",
                 "message",
-                "commit",
                 "controller",
                 "controllerGroup",
                 "controllerKind",
@@ -298,5 +420,47 @@ mod tests {
                 "provider-id"
             ]
         );
+    }
+
+    #[test]
+    fn an_error_closes_its_line() {
+        let lines = capture(|| tracing::error!("error" = "no", "reason" = "x", "Reconciler error"));
+        assert!(lines[0].ends_with("\"reason\":\"x\",\"error\":\"no\"}\n"), "{}", lines[0]);
+    }
+
+    #[test]
+    fn debugging_shows_where_a_line_comes_from() {
+        let lines = capture_with(true, || tracing::debug!("here"));
+        let value: Map<String, Value> = serde_json::from_str(&lines[0]).unwrap();
+        let caller = value["caller"].as_str().unwrap();
+        assert!(caller.starts_with("operator/logging.rs:"), "{caller}");
+        assert_eq!(value.keys().nth(3).unwrap(), "caller");
+    }
+
+    #[test]
+    fn storms_of_equal_lines_are_thinned_out() {
+        let lines = capture(|| {
+            for number in 0..350 {
+                tracing::info!("number" = number, "again");
+            }
+            tracing::info!("something else");
+        });
+        assert_eq!(lines.len(), 103);
+        let sampler = Sampler::default();
+        let now = Timestamp::UNIX_EPOCH;
+        assert!((0..100).all(|_| sampler.admits(now, "INFO", "a")));
+        assert!(!sampler.admits(now, "INFO", "a") && sampler.admits(now, "ERROR", "a"));
+        assert!(sampler.admits(now + Duration::from_secs(1), "INFO", "a"));
+    }
+
+    #[test]
+    fn lines_can_go_to_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let outputs = open_all(&format!("stderr, file://{}", path.display())).unwrap();
+        outputs[1].write("line\n").unwrap();
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "line\n");
+        let error = open_all("/no/such/folder/log").err().unwrap();
+        assert!(error.to_string().contains("/no/such/folder/log"), "{error}");
     }
 }

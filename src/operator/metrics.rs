@@ -3,9 +3,20 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus::{
     CounterVec, Encoder as _, GaugeVec, HistogramOpts, HistogramVec, Opts, Registry, TextEncoder,
 };
+
+use crate::api::labels;
+
+mod list;
+pub mod series;
+pub mod status;
+mod summary;
+
+pub use list::*;
+pub use summary::SummaryVec;
 
 /// Buckets of durations, in seconds.
 pub const DURATIONS: &[f64] = &[
@@ -16,9 +27,20 @@ pub const DURATIONS: &[f64] = &[
 
 static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::new);
 
+/// The well-known labels of nodes, each with the metric label that shows it.
+pub static NODE_LABELS: LazyLock<Vec<(&'static str, String)>> = LazyLock::new(|| {
+    let keys = labels::WELL_KNOWN_CORE.iter().chain(labels::WELL_KNOWN_AWS);
+    keys.map(|key| (*key, metric_label(key.rsplit('/').next().unwrap_or(key)))).collect()
+});
+
+/// A name as a metric label: lower case, with underscores.
+#[must_use]
+pub fn metric_label(name: &str) -> String {
+    name.to_lowercase().replace(['-', '.', '/'], "_")
+}
+
 fn counter(name: &str, help: &str, labels: &[&str]) -> CounterVec {
-    let metric = CounterVec::new(Opts::new(name, help), labels);
-    register(metric)
+    register(CounterVec::new(Opts::new(name, help), labels))
 }
 
 fn gauge(name: &str, help: &str, labels: &[&str]) -> GaugeVec {
@@ -26,8 +48,20 @@ fn gauge(name: &str, help: &str, labels: &[&str]) -> GaugeVec {
 }
 
 fn histogram(name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
-    let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-    register(HistogramVec::new(options, labels))
+    histogram_of(name, help, labels, buckets.to_vec())
+}
+
+fn histogram_of(name: &str, help: &str, labels: &[&str], buckets: Vec<f64>) -> HistogramVec {
+    register(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), labels))
+}
+
+fn summary(name: &str, help: &str, labels: &'static [&'static str]) -> SummaryVec {
+    register(SummaryVec::new(name, help, labels))
+}
+
+/// `count` bucket bounds from `start` on, each twice the one before.
+fn powers_of_two(start: f64, count: usize) -> Vec<f64> {
+    std::iter::successors(Some(start), |bound| Some(bound * 2.0)).take(count).collect()
 }
 
 #[allow(clippy::expect_used, reason = "names and labels are constants, checked by a test")]
@@ -39,94 +73,49 @@ fn register<M: prometheus::core::Collector + Clone + 'static>(
     metric
 }
 
-macro_rules! metrics {
-    ($($(#[$doc:meta])* $id:ident: $type:ty = $make:expr;)*) => {
-        $($(#[$doc])* pub static $id: LazyLock<$type> = LazyLock::new(|| $make);)*
-
-        /// Makes every metric known, so that all are there from the start.
-        fn touch_all() {
-            $(LazyLock::force(&$id);)*
-        }
-    };
-}
-
-metrics! {
-    /// Version and commit of this build.
-    BUILD_INFO: GaugeVec = gauge("karpenter_build_info", "A metric with a constant '1' value labeled by version, goversion, goarch and commit.", &["version", "goversion", "goarch", "commit"]);
-    /// NodeClaims created.
-    NODECLAIMS_CREATED: CounterVec = counter("karpenter_nodeclaims_created_total", "Number of nodeclaims created in total by Karpenter.", &["reason", "nodepool", "min_values_relaxed"]);
-    /// NodeClaims gone.
-    NODECLAIMS_TERMINATED: CounterVec = counter("karpenter_nodeclaims_terminated_total", "Number of nodeclaims terminated in total by Karpenter.", &["nodepool", "capacity_type", "zone"]);
-    /// NodeClaims whose deletion Karpenter began.
-    NODECLAIMS_DISRUPTED: CounterVec = counter("karpenter_nodeclaims_disrupted_total", "Number of nodeclaims disrupted in total by Karpenter.", &["reason", "nodepool", "capacity_type", "consolidation_policy", "termination_mode"]);
-    /// Nodes that registered.
-    NODES_CREATED: CounterVec = counter("karpenter_nodes_created_total", "Number of nodes created in total by Karpenter.", &["nodepool", "zone"]);
-    /// Nodes gone.
-    NODES_TERMINATED: CounterVec = counter("karpenter_nodes_terminated_total", "Number of nodes terminated in total by Karpenter.", &["nodepool", "zone"]);
-    /// Limits of NodePools.
-    NODEPOOLS_LIMIT: GaugeVec = gauge("karpenter_nodepools_limit", "Limits specified on the nodepool.", &["resource_type", "nodepool"]);
-    /// What NodePools use.
-    NODEPOOLS_USAGE: GaugeVec = gauge("karpenter_nodepools_usage", "The amount of resources that have been provisioned for a nodepool.", &["resource_type", "nodepool"]);
-    /// How many nodes of a pool may be disrupted.
-    NODEPOOLS_ALLOWED_DISRUPTIONS: GaugeVec = gauge("karpenter_nodepools_allowed_disruptions", "The number of nodes for a given nodepool that can be concurrently disrupting at a point in time.", &["nodepool", "reason"]);
-    /// Size of the last user data of node classes.
-    USERDATA_BYTES: GaugeVec = gauge("karpenter_ec2nodeclasses_userdata_bytes", "Size in bytes of the rendered user data of the last launch template created for the EC2NodeClass.", &["nodeclass"]);
-    /// Time of one scheduling round.
-    SCHEDULING_DURATION: HistogramVec = histogram("karpenter_scheduler_scheduling_duration_seconds", "Duration of scheduling simulations used for deprovisioning and provisioning in seconds.", &["controller"], DURATIONS);
-    /// Pods that fit nowhere.
-    UNSCHEDULABLE_PODS: GaugeVec = gauge("karpenter_scheduler_unschedulable_pods_count", "The number of unschedulable Pods.", &["controller"]);
-    /// Time of one disruption method.
-    DISRUPTION_EVALUATION: HistogramVec = histogram("karpenter_voluntary_disruption_decision_evaluation_duration_seconds", "Duration of the disruption decision evaluation process in seconds.", &["reason", "consolidation_type"], DURATIONS);
-    /// Disruption commands started.
-    DISRUPTION_DECISIONS: CounterVec = counter("karpenter_voluntary_disruption_decisions_total", "Number of disruption decisions performed.", &["decision", "reason", "consolidation_type"]);
-    /// Nodes that a method could disrupt.
-    DISRUPTION_ELIGIBLE: GaugeVec = gauge("karpenter_voluntary_disruption_eligible_nodes", "Number of nodes eligible for disruption by Karpenter.", &["reason"]);
-    /// Commands that did not hold.
-    DISRUPTION_FAILED_VALIDATIONS: CounterVec = counter("karpenter_voluntary_disruption_failed_validations_total", "Number of candidates that were selected for disruption but failed validation.", &["consolidation_type"]);
-    /// Commands that failed on the way.
-    DISRUPTION_QUEUE_FAILURES: CounterVec = counter("karpenter_voluntary_disruption_queue_failures_total", "The number of times that an enqueued disruption decision failed.", &["decision", "reason", "consolidation_type"]);
-    /// Nodes and NodeClaims in the state.
-    CLUSTER_STATE_NODES: GaugeVec = gauge("karpenter_cluster_state_node_count", "Current count of nodes in cluster state.", &[]);
-    /// 1 when the state holds everything.
-    CLUSTER_STATE_SYNCED: GaugeVec = gauge("karpenter_cluster_state_synced", "Returns 1 if cluster state is synced and 0 otherwise.", &[]);
-    /// Calls of the provider.
-    CLOUDPROVIDER_DURATION: HistogramVec = histogram("karpenter_cloudprovider_duration_seconds", "Duration of cloud provider method calls.", &["controller", "method", "provider"], prometheus::DEFAULT_BUCKETS);
-    /// Failed calls of the provider.
-    CLOUDPROVIDER_ERRORS: CounterVec = counter("karpenter_cloudprovider_errors_total", "Total number of errors returned from CloudProvider calls.", &["controller", "method", "provider", "error"]);
-    /// Reconciles.
-    RECONCILES: CounterVec = counter("controller_runtime_reconcile_total", "Total number of reconciliations per controller.", &["controller", "result"]);
-    /// Failed reconciles.
-    RECONCILE_ERRORS: CounterVec = counter("controller_runtime_reconcile_errors_total", "Total number of reconciliation errors per controller.", &["controller"]);
-    /// Time of reconciles.
-    RECONCILE_TIME: HistogramVec = histogram("controller_runtime_reconcile_time_seconds", "Length of time per reconciliation per controller.", &["controller"], DURATIONS);
-    /// 1 while this process leads.
-    LEADER: GaugeVec = gauge("leader_election_master_status", "Gauge of if the reporting system is master of the relevant lease, 0 indicates backup, 1 indicates master. 'name' is the string used to identify the lease.", &["name"]);
-}
-
 /// Sets what is known at the start.
-pub fn init(commit: &str) {
-    touch_all();
+pub fn init(commit: Option<&str>) {
+    list::touch_all();
+    status::touch_all();
     let arch = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
         other => other,
     };
     let version = env!("CARGO_PKG_VERSION");
-    BUILD_INFO.with_label_values(&[version, "", arch, commit]).set(1.0);
+    // There is no Go version; dashboards expect the label all the same.
+    BUILD_INFO.with_label_values(&[version, "", arch, commit.unwrap_or_default()]).set(1.0);
+    for kind in ["multi", "single"] {
+        CONSOLIDATION_TIMEOUTS.with_label_values(&[kind]);
+    }
+}
+
+/// How a reconcile ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reconciled {
+    /// Nothing more to do until something changes.
+    Success,
+    /// To be looked at again after a time.
+    RequeueAfter,
+    /// To be tried again.
+    Error,
 }
 
 /// Counts a finished reconcile.
-pub fn reconciled(controller: &str, time: Duration, failed: bool, again: bool) {
-    let result = match (failed, again) {
-        (true, _) => "error",
-        (false, true) => "requeue_after",
-        (false, false) => "success",
+pub fn reconciled(controller: &str, time: Duration, how: Reconciled) {
+    let result = match how {
+        Reconciled::Success => "success",
+        Reconciled::RequeueAfter => "requeue_after",
+        Reconciled::Error => "error",
     };
     RECONCILES.with_label_values(&[controller, result]).inc();
-    if failed {
-        RECONCILE_ERRORS.with_label_values(&[controller]).inc();
+    let errors = RECONCILE_ERRORS.with_label_values(&[controller]);
+    if how == Reconciled::Error {
+        errors.inc();
+        QUEUE_RETRIES.with_label_values(&[controller, controller]).inc();
     }
     RECONCILE_TIME.with_label_values(&[controller]).observe(time.as_secs_f64());
+    QUEUE_WORK.with_label_values(&[controller, controller]).observe(time.as_secs_f64());
 }
 
 /// All metrics in the text format.
@@ -134,7 +123,21 @@ pub fn reconciled(controller: &str, time: Duration, failed: bool, again: bool) {
 pub fn render() -> String {
     let mut buffer = Vec::new();
     let _ = TextEncoder::new().encode(&REGISTRY.gather(), &mut buffer);
-    String::from_utf8(buffer).unwrap_or_default()
+    let mut text = String::from_utf8(buffer).unwrap_or_default();
+    for source in SOURCES.lock().iter() {
+        source(&mut text);
+    }
+    text
+}
+
+type Source = Box<dyn Fn(&mut String) + Send + Sync>;
+
+/// What writes its metrics when they are asked for.
+static SOURCES: Mutex<Vec<Source>> = Mutex::new(Vec::new());
+
+/// Adds metrics that are written, in the text format, only when they are asked for.
+pub fn add_source(source: impl Fn(&mut String) + Send + Sync + 'static) {
+    SOURCES.lock().push(Box::new(source));
 }
 
 #[cfg(test)]
@@ -143,12 +146,25 @@ mod tests {
 
     #[test]
     fn every_metric_registers_and_shows() {
-        init("abcdef0");
-        reconciled("nodeclass", Duration::from_millis(20), true, false);
+        init(Some("abcdef0"));
+        reconciled("nodeclass", Duration::from_millis(20), Reconciled::Error);
         let text = render();
         assert!(text.contains("karpenter_build_info{"));
         assert!(
             text.contains(r#"controller_runtime_reconcile_errors_total{controller="nodeclass"} 1"#)
         );
+        assert!(text.contains(
+            r#"karpenter_voluntary_disruption_consolidation_timeouts_total{consolidation_type="multi"} 0"#
+        ));
+    }
+
+    #[test]
+    fn node_labels_are_short_and_distinct() {
+        let shown: Vec<&str> = NODE_LABELS.iter().map(|(_, label)| label.as_str()).collect();
+        for label in ["nodepool", "zone", "instance_type", "capacity_type", "instance_cpu"] {
+            assert!(shown.contains(&label), "{label}");
+        }
+        let distinct: std::collections::BTreeSet<&str> = shown.iter().copied().collect();
+        assert_eq!(distinct.len(), shown.len());
     }
 }
