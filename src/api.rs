@@ -14,6 +14,7 @@ pub mod duration;
 pub mod finalizers;
 pub mod hash;
 pub mod labels;
+pub mod quantity;
 pub mod schema;
 pub mod taints;
 pub mod v1;

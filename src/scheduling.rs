@@ -6,7 +6,6 @@
 pub mod instance_type;
 pub mod node;
 pub mod pod;
-pub mod quantity;
 pub mod requirements;
 pub mod resources;
 pub mod results;
@@ -15,6 +14,7 @@ pub mod solver;
 pub mod taints;
 pub mod template;
 
+pub use crate::api::quantity;
 pub use results::Results;
 pub use snapshot::Snapshot;
 pub use solver::solve;

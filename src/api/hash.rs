@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Taint;
 
 use super::duration::NillableDuration;
+use super::quantity;
 use super::v1::{
     BlockDeviceMapping, ConnectionTracking, EC2NodeClass, MetadataOptions, NetworkInterface,
     NodePool,
 };
-use crate::scheduling::quantity;
 
 const OFFSET: u64 = 14_695_981_039_346_656_037;
 const PRIME: u64 = 1_099_511_628_211;
