@@ -1,0 +1,443 @@
+//! The Helm charts: what they render, that a cluster takes it, and that the rights they give are enough.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use serde_json::{Value, json};
+
+use crate::chain::one_initialized;
+use crate::support::world::root;
+use crate::support::{Controller, World, until};
+
+/// The helm binary, built where it is missing.
+fn helm() -> PathBuf {
+    static HELM: OnceLock<PathBuf> = OnceLock::new();
+    let find = || {
+        let world = root().join("tests/env/world");
+        let out = Command::new(world).arg("helm").output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        PathBuf::from(String::from_utf8(out.stdout).unwrap().trim())
+    };
+    HELM.get_or_init(find).clone()
+}
+
+/// Runs helm in the repository; gives what it printed, or what it complained of.
+fn run_helm(words: &[&str]) -> Result<String, String> {
+    let out = Command::new(helm()).args(words).current_dir(root()).output().unwrap();
+    if out.status.success() {
+        return Ok(String::from_utf8(out.stdout).unwrap());
+    }
+    Err(String::from_utf8_lossy(&out.stderr).into_owned())
+}
+
+fn documents(text: &str) -> Vec<Value> {
+    let all: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
+    all.into_iter().filter(|d| !d.is_null()).collect()
+}
+
+/// Renders `charts/NAME` for a release in a namespace of the same name.
+fn render(chart: &str, words: &[&str]) -> Vec<Value> {
+    let path = format!("charts/{chart}");
+    let fixed = ["template", "karpenter", &path, "--namespace", "karpenter"];
+    documents(&run_helm(&[&fixed, words].concat()).unwrap())
+}
+
+fn file(name: &str) -> String {
+    root().join("tests/e2e/charts").join(name).to_string_lossy().into_owned()
+}
+
+fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    let fits = |o: &&Value| o["kind"] == kind && o["metadata"]["name"] == name;
+    objects.iter().find(fits).unwrap_or_else(|| panic!("no {kind} {name}"))
+}
+
+fn container(objects: &[Value], name: &str) -> Value {
+    find(objects, "Deployment", name)["spec"]["template"]["spec"]["containers"][0].clone()
+}
+
+/// The environment that the Deployment gives the controller; what the cluster fills in is left out.
+fn environment(container: &Value) -> BTreeMap<String, String> {
+    let list = container["env"].as_array().unwrap().iter();
+    list.filter_map(|e| Some((e["name"].as_str()?.to_owned(), e["value"].as_str()?.to_owned())))
+        .collect()
+}
+
+const NAMED: &[&str] = &["--set", "settings.clusterName=weasel-eks"];
+
+#[test]
+fn the_versions_are_the_packages() {
+    for chart in ["karpenter", "karpenter-crd"] {
+        let text = std::fs::read_to_string(root().join(format!("charts/{chart}/Chart.yaml")));
+        let chart: Value = serde_saphyr::from_str(&text.unwrap()).unwrap();
+        assert_eq!(chart["version"], env!("CARGO_PKG_VERSION"));
+        assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
+    }
+}
+
+#[test]
+fn the_objects_have_karpenters_names() {
+    let objects = render("karpenter", NAMED);
+    let names: BTreeSet<String> = objects
+        .iter()
+        .map(|o| {
+            let meta = &o["metadata"];
+            let text = |v: &Value| v.as_str().unwrap_or("-").to_owned();
+            format!("{} {} {}", text(&o["kind"]), text(&meta["namespace"]), text(&meta["name"]))
+        })
+        .collect();
+    let wanted = [
+        "ClusterRole - karpenter",
+        "ClusterRole - karpenter-admin",
+        "ClusterRole - karpenter-core",
+        "ClusterRoleBinding - karpenter",
+        "ClusterRoleBinding - karpenter-core",
+        "ConfigMap karpenter karpenter-prices",
+        "Deployment karpenter karpenter",
+        "PodDisruptionBudget karpenter karpenter",
+        "Role karpenter karpenter",
+        "Role kube-system karpenter-dns",
+        "RoleBinding karpenter karpenter",
+        "RoleBinding kube-system karpenter-dns",
+        "Secret karpenter karpenter-cert",
+        "Service karpenter karpenter",
+        "ServiceAccount karpenter karpenter",
+    ];
+    assert_eq!(names.iter().map(String::as_str).collect::<Vec<_>>(), wanted);
+    for object in &objects {
+        let labels = object["metadata"]["labels"].as_object().unwrap();
+        assert_eq!(labels["app.kubernetes.io/name"], "karpenter");
+        assert_eq!(labels["app.kubernetes.io/managed-by"], "Helm");
+        assert_eq!(labels["helm.sh/chart"], concat!("karpenter-", env!("CARGO_PKG_VERSION")));
+    }
+    let without = render("karpenter", &[NAMED, &["--set", "webhook.enabled=false"]].concat());
+    assert!(without.iter().all(|o| o["kind"] != "Secret"));
+    assert_eq!(
+        find(&without, "Service", "karpenter")["spec"]["ports"].as_array().unwrap().len(),
+        1
+    );
+    assert_eq!(environment(&container(&without, "karpenter"))["WEBHOOK_PORT"], "0");
+}
+
+#[test]
+fn the_environment_has_karpenters_names_in_its_order() {
+    let container = container(&render("karpenter", NAMED), "karpenter");
+    let list = container["env"].as_array().unwrap();
+    let names: Vec<&str> = list.iter().map(|e| e["name"].as_str().unwrap()).collect();
+    assert_eq!(
+        names,
+        [
+            "KUBERNETES_MIN_VERSION",
+            "KARPENTER_SERVICE",
+            "WEBHOOK_PORT",
+            "LOG_LEVEL",
+            "LOG_OUTPUT_PATHS",
+            "LOG_ERROR_OUTPUT_PATHS",
+            "METRICS_PORT",
+            "HEALTH_PROBE_PORT",
+            "SYSTEM_NAMESPACE",
+            "CPU_REQUESTS",
+            "MEMORY_LIMIT",
+            "FEATURE_GATES",
+            "BATCH_MAX_DURATION",
+            "BATCH_IDLE_DURATION",
+            "PREFERENCE_POLICY",
+            "MIN_VALUES_POLICY",
+            "CLUSTER_NAME",
+            "VM_MEMORY_OVERHEAD_PERCENT",
+            "RESERVED_ENIS",
+            "IGNORE_DRA_REQUESTS",
+            "AMI_REFRESH_INTERVAL",
+            "SUBNET_REFRESH_INTERVAL",
+        ]
+    );
+    let values = environment(&container);
+    for (name, value) in [
+        ("KARPENTER_SERVICE", "karpenter"),
+        ("METRICS_PORT", "8080"),
+        ("HEALTH_PROBE_PORT", "8081"),
+        ("BATCH_MAX_DURATION", "10s"),
+        ("VM_MEMORY_OVERHEAD_PERCENT", "0.075"),
+        ("RESERVED_ENIS", "0"),
+        (
+            "FEATURE_GATES",
+            "ReservedCapacity=true,SpotToSpotConsolidation=false,NodeRepair=false,NodeOverlay=false,StaticCapacity=false,CapacityBuffer=false",
+        ),
+    ] {
+        assert_eq!(values[name], value, "{name}");
+    }
+    assert_eq!(
+        container["securityContext"],
+        json!({"privileged": false, "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+            "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532,
+            "capabilities": {"drop": ["ALL"]}})
+    );
+}
+
+#[test]
+fn every_value_has_its_effect() {
+    let monitors = "monitoring.coreos.com/v1";
+    let values = file("everything.yaml");
+    let objects = render("karpenter", &["-f", &values, "--api-versions", monitors]);
+    let name = "node-launcher";
+    let deployment = find(&objects, "Deployment", name);
+    let pod = &deployment["spec"]["template"]["spec"];
+    let launcher = container(&objects, name);
+    let env = environment(&launcher);
+    for (variable, value) in [
+        ("CLUSTER_NAME", "label-cluster"),
+        ("VM_MEMORY_OVERHEAD_PERCENT", "0"),
+        ("IGNORE_DRA_REQUESTS", "false"),
+        ("LOG_OUTPUT_PATHS", "stdout,/dev/null"),
+        ("ISOLATED_VPC", "true"),
+        ("EKS_CONTROL_PLANE", "true"),
+        ("ENABLE_ZONAL_SHIFT", "true"),
+        ("DISABLE_DRY_RUN", "true"),
+        ("DISABLE_CLUSTER_STATE_OBSERVABILITY", "true"),
+        ("INTERRUPTION_QUEUE", "queue"),
+        ("CLUSTER_ENDPOINT", "https://example"),
+        ("CLUSTER_CA_BUNDLE", "Q0E="),
+        ("AWS_REGION", "us-east-1"),
+        (
+            "FEATURE_GATES",
+            "ReservedCapacity=false,SpotToSpotConsolidation=true,NodeRepair=true,NodeOverlay=true,StaticCapacity=true,CapacityBuffer=true",
+        ),
+    ] {
+        assert_eq!(env.get(variable).map(String::as_str), Some(value), "{variable}");
+    }
+    let digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+    assert_eq!(launcher["image"], format!("registry.example/karpenter:v9@{digest}"));
+    assert_eq!(launcher["securityContext"]["seLinuxOptions"]["level"], "s0:c1,c2");
+    assert_eq!(launcher["volumeMounts"].as_array().unwrap().len(), 1);
+    assert_eq!(pod["containers"][1]["volumeMounts"].as_array().unwrap().len(), 2);
+    let labels = &json!({"matchLabels": {"app.kubernetes.io/name": "karpenter", "app.kubernetes.io/instance": "karpenter"}});
+    let affinity = &pod["affinity"];
+    let preferred = "preferredDuringSchedulingIgnoredDuringExecution";
+    assert_eq!(
+        &affinity["podAntiAffinity"][preferred][0]["podAffinityTerm"]["labelSelector"],
+        labels
+    );
+    let required = "requiredDuringSchedulingIgnoredDuringExecution";
+    assert_eq!(
+        affinity["podAffinity"][required][0]["labelSelector"],
+        json!({"matchLabels": {"app": "friend"}})
+    );
+    assert_eq!(&pod["topologySpreadConstraints"][0]["labelSelector"], labels);
+    let monitor = &find(&objects, "ServiceMonitor", name)["spec"];
+    assert_eq!(monitor["sampleLimit"], 0);
+    assert_eq!(monitor["endpoints"][0]["scrapeTimeout"], "30s");
+    let account = find(&objects, "ServiceAccount", "launcher");
+    assert_eq!(
+        account["metadata"]["annotations"],
+        json!({"owner": "platform",
+            "eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/KarpenterControllerRole-weasel-eks"})
+    );
+    let core = &find(&objects, "ClusterRole", "node-launcher-core")["rules"];
+    assert!(core.as_array().unwrap().iter().any(|r| r["apiGroups"][0] == "resource.k8s.io"));
+    // The binary reads what the chart writes.
+    let help = Command::new(env!("CARGO_BIN_EXE_karpenter")).arg("--nonsense").output();
+    let help = String::from_utf8(help.unwrap().stderr).unwrap();
+    let chart_only = ["KUBERNETES_MIN_VERSION", "SYSTEM_NAMESPACE", "AWS_REGION"];
+    for variable in launcher["env"].as_array().unwrap().iter().map(|e| e["name"].as_str().unwrap())
+    {
+        assert!(
+            chart_only.contains(&variable) || help.contains(&format!("({variable})")),
+            "{variable} is no setting"
+        );
+    }
+}
+
+#[test]
+fn old_values_render_and_missing_ones_are_named() {
+    let objects = render("karpenter", &["-f", &file("0.37.yaml")]);
+    let env = environment(&container(&objects, "karpenter"));
+    assert_eq!(env["METRICS_PORT"], "8000");
+    assert_eq!(env["WEBHOOK_PORT"], "8443");
+    let error = run_helm(&["template", "karpenter", "charts/karpenter"]).unwrap_err();
+    let text = "Chart cannot be installed without a valid settings.clusterName!";
+    assert!(error.contains(text), "{error}");
+}
+
+#[test]
+fn the_crd_chart_is_the_crds_folder() {
+    let rendered = render("karpenter-crd", &["--namespace", "kube-system"]);
+    let folder = std::fs::read_dir(root().join("crds")).unwrap();
+    let files: Vec<Value> = folder
+        .flat_map(|entry| documents(&std::fs::read_to_string(entry.unwrap().path()).unwrap()))
+        .collect();
+    assert_eq!(rendered.len(), files.len());
+    for crd in &files {
+        let name = crd["metadata"]["name"].as_str().unwrap();
+        let of_chart = find(&rendered, "CustomResourceDefinition", name);
+        // Helm reads numbers as floats; they are equal as text.
+        assert_eq!(canonical(of_chart), canonical(crd), "{name}");
+    }
+    let packed = run_helm(&["show", "crds", "charts/karpenter"]).unwrap();
+    assert_eq!(documents(&packed).len(), files.len());
+
+    let there = render("karpenter-crd", &["--set", "additionalAnnotations.a=b"]);
+    let pools = find(&there, "CustomResourceDefinition", "nodepools.karpenter.sh");
+    assert_eq!(pools["metadata"]["annotations"]["a"], "b");
+    let webhook = &pools["spec"]["conversion"]["webhook"]["clientConfig"]["service"];
+    assert_eq!(webhook["namespace"], "karpenter");
+    let off = render("karpenter-crd", &["--set", "webhook.enabled=false"]);
+    let pools = find(&off, "CustomResourceDefinition", "nodepools.karpenter.sh");
+    assert!(pools["spec"].get("conversion").is_none());
+    let served = |version: &str| {
+        let all = pools["spec"]["versions"].as_array().unwrap();
+        all.iter().find(|v| v["name"] == version).unwrap()["served"].clone()
+    };
+    assert_eq!((served("v1"), served("v1beta1")), (json!(true), json!(false)));
+}
+
+/// The value as text, keys sorted and whole floats written as integers.
+fn canonical(value: &Value) -> String {
+    match value {
+        Value::Object(map) => {
+            let sorted: BTreeMap<&String, String> =
+                map.iter().map(|(k, v)| (k, canonical(v))).collect();
+            format!("{sorted:?}")
+        }
+        Value::Array(list) => format!("{:?}", list.iter().map(canonical).collect::<Vec<_>>()),
+        Value::Number(number) => number.as_f64().unwrap_or_default().to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// The commands of the founding document, the address of the chart aside.
+const FOUNDING: &[&str] = &[
+    "--namespace",
+    "karpenter",
+    "--set",
+    "settings.clusterName=weasel-eks",
+    "--set",
+    r"serviceAccount.annotations.eks\.amazonaws\.com/role-arn=arn:aws:iam::123456789012:role/KarpenterControllerRole-weasel-eks",
+    "--set",
+    "controller.resources.requests.cpu=1",
+    "--set",
+    "controller.resources.requests.memory=1Gi",
+    "--set",
+    "controller.resources.limits.cpu=1",
+    "--set",
+    "controller.resources.limits.memory=1Gi",
+];
+
+/// A kubeconfig of the chart's service account.
+fn service_account(world: &World) -> String {
+    let words = ["create", "token", "karpenter", "--namespace", "karpenter", "--duration", "1h"];
+    let token = world.kubectl(&words);
+    let text = std::fs::read_to_string(&world.env["KUBECONFIG"]).unwrap();
+    let mut config: Value = serde_saphyr::from_str(&text).unwrap();
+    config["users"][0]["user"] = json!({"token": token.trim()});
+    let path = world.dir.join("kubeconfig-karpenter");
+    std::fs::write(&path, config.to_string()).unwrap();
+    path.to_string_lossy().into_owned()
+}
+
+/// How often the API server has refused a request for want of rights.
+fn refused(world: &World) -> BTreeMap<String, f64> {
+    let text = world.kubectl(&["get", "--raw", "/metrics"]);
+    let lines = text.lines().filter(|l| l.starts_with("apiserver_request_total{"));
+    lines
+        .filter(|l| l.contains(r#"code="403""#))
+        .filter_map(|l| l.rsplit_once(' '))
+        .map(|(series, count)| (series.to_owned(), count.parse().unwrap()))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_founding_commands_install_a_controller_whose_rights_are_enough() {
+    let world = World::bare(&[]).await;
+    world.kubectl(&["create", "namespace", "karpenter"]);
+    for crd in
+        ["karpenter.sh_nodepools", "karpenter.k8s.aws_ec2nodeclasses", "karpenter.sh_nodeclaims"]
+    {
+        world.kubectl(&[
+            "create",
+            "-f",
+            &root().join(format!("crds/{crd}.yaml")).to_string_lossy(),
+        ]);
+    }
+    world.kubectl(&["wait", "--for=condition=Established", "crd", "--all"]);
+    let fixed = ["template", "karpenter", "charts/karpenter", "--version", "0.37.0"];
+    let rendered = run_helm(&[&fixed, FOUNDING].concat()).unwrap();
+    world.kubectl_with(&["apply", "-f", "-"], &rendered).unwrap();
+    let objects = documents(&rendered);
+    let launcher = container(&objects, "karpenter");
+    assert_eq!(
+        launcher["resources"],
+        json!({"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"cpu": 1, "memory": "1Gi"}})
+    );
+    let before = refused(&world);
+
+    // The controller as the Deployment would run it, but for ports and addresses.
+    let kubeconfig = service_account(&world);
+    let ours = ["METRICS_PORT", "HEALTH_PROBE_PORT", "WEBHOOK_PORT"];
+    let env = environment(&launcher);
+    let mut settings: Vec<(&str, &str)> = env
+        .iter()
+        .filter(|(name, _)| !ours.contains(&name.as_str()))
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    settings.extend([
+        ("KUBECONFIG", kubeconfig.as_str()),
+        ("SYSTEM_NAMESPACE", "karpenter"),
+        ("DISABLE_LEADER_ELECTION", "false"),
+    ]);
+    let mut controller = Controller::with(&world, &settings);
+    world.apply_file("examples/weasel-eks/manifests.yaml").await;
+    world.apply_file("examples/weasel-eks/inflate.yaml").await;
+    world.scale("inflate", 3);
+    one_initialized(&world).await;
+    until("three running pods", || async { (world.running().await == 3).then_some(()) }).await;
+    let lease = world.kubectl(&["get", "lease", "-n", "karpenter", "-o", "name"]);
+    assert_eq!(lease.trim(), "lease.coordination.k8s.io/karpenter-leader-election");
+    world.scale("inflate", 0);
+    until("the claim gone", || async { world.claims().await.is_empty().then_some(()) }).await;
+
+    assert_eq!(refused(&world), before, "the chart's roles lack something");
+    assert!(controller.lines().iter().all(|l| !l.contains("forbidden")), "something is forbidden");
+    // Told to stop, it gives the lease up at once.
+    assert_eq!(controller.stop(), Some(0));
+    let holder = world.kubectl(&[
+        "get",
+        "lease",
+        "karpenter-leader-election",
+        "-n",
+        "karpenter",
+        "-o",
+        "jsonpath={.spec.holderIdentity}",
+    ]);
+    assert_eq!(holder, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn helm_installs_and_upgrades_both_charts() {
+    let world = World::bare(&[]).await;
+    let kubeconfig = world.env["KUBECONFIG"].clone();
+    let helm = |words: &[&str]| {
+        run_helm(&[words, &["--namespace", "karpenter", "--kubeconfig", &kubeconfig]].concat())
+            .unwrap_or_else(|e| panic!("helm {words:?}: {e}"))
+    };
+    helm(&["install", "karpenter-crd", "charts/karpenter-crd", "--create-namespace"]);
+    world.kubectl(&["wait", "--for=condition=Established", "crd", "--all"]);
+    helm(&[&["install", "karpenter", "charts/karpenter", "--skip-crds"], NAMED].concat());
+    // What the controller has put into the Secret stays there.
+    let secret = ["secret", "karpenter-cert", "-n", "karpenter"];
+    world.kubectl(
+        &[&["patch"], &secret[..], &["-p", r#"{"stringData":{"ca-cert.pem":"x"}}"#]].concat(),
+    );
+    let values = file("0.37.yaml");
+    helm(&["upgrade", "karpenter", "charts/karpenter", "--skip-crds", "-f", &values]);
+    helm(&["upgrade", "karpenter-crd", "charts/karpenter-crd"]);
+    let data = world.kubectl(&[&["get"], &secret[..], &["-o", "jsonpath={.data}"]].concat());
+    assert!(data.contains("ca-cert.pem"), "{data}");
+
+    // With every value set the API server takes it, too.
+    let everything = file("everything.yaml");
+    let rendered =
+        run_helm(&["template", "all", "charts/karpenter", "-n", "karpenter", "-f", &everything]);
+    world.kubectl_with(&["apply", "--dry-run=server", "-f", "-"], &rendered.unwrap()).unwrap();
+    helm(&["uninstall", "karpenter"]);
+}
