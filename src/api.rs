@@ -5,6 +5,7 @@
 //! (CapacityBuffer). `v1` is stored; `v1beta1`, which has no types of its own, is served and
 //! converted as JSON.
 
+pub mod admission;
 pub mod annotations;
 pub mod autoscaling;
 pub mod conditions;

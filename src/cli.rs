@@ -6,7 +6,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod controller;
+mod convert;
+mod crds;
+mod manifests;
 mod simulate;
+mod validate;
 
 /// Subcommands; without one, the controller runs and the arguments are its settings.
 #[derive(Parser)]
@@ -32,6 +36,12 @@ enum Command {
     },
     /// Decide for a scenario file, without cluster or cloud.
     Simulate(simulate::Args),
+    /// Print the CustomResourceDefinitions.
+    Crds(crds::Args),
+    /// Convert manifests between v1beta1 and v1.
+    Convert(convert::Args),
+    /// Check manifests as the API server and the controllers would.
+    Validate(validate::Args),
 }
 
 /// Parses `args` (the program name first), runs the command and returns its exit code.
@@ -49,6 +59,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => match cli.command {
             Command::Controller { settings } => controller::run(&settings),
             Command::Simulate(args) => simulate::run(&args),
+            Command::Crds(args) => crds::run(&args),
+            Command::Convert(args) => convert::run(&args),
+            Command::Validate(args) => validate::run(&args),
         },
         Err(error) => {
             let _ = error.print();

@@ -126,6 +126,12 @@ impl State {
             })
     }
 
+    /// True when the watch of that name has listed everything.
+    #[must_use]
+    pub fn has_listed(&self, source: &str) -> bool {
+        self.inner.read().synced.contains(source)
+    }
+
     /// True when every watch has listed everything.
     #[must_use]
     pub fn listed(&self) -> bool {

@@ -7,3 +7,4 @@ pub mod logging;
 pub mod metrics;
 pub mod server;
 pub mod settings;
+pub mod webhook;

@@ -13,7 +13,6 @@ mod review;
 #[cfg(test)]
 mod tests;
 
-pub use nodes::apply_defaults as apply_v1beta1_defaults;
 pub use review::review;
 
 /// Path under which the webhook answers for NodePools and NodeClaims.
@@ -38,8 +37,9 @@ pub const KEPT_V1: &str = "compatibility.karpenter.sh/v1-kept";
 /// v1: what v1beta1 said and v1 cannot.
 pub const KEPT_V1BETA1: &str = "compatibility.karpenter.sh/v1beta1-kept";
 
-/// Finds the `expireAfter` of a NodePool by its name, in v1 form.
-pub type ExpireAfter<'a> = &'a dyn Fn(&str) -> Option<String>;
+/// Finds the `expireAfter` of a NodePool by its name, in v1 form; none when there is no such pool
+/// or it says nothing, an error when that cannot be told.
+pub type ExpireAfter<'a> = &'a dyn Fn(&str) -> Result<Option<String>, String>;
 
 /// Why an object could not be converted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,6 +50,9 @@ pub enum ConversionError {
     /// An annotation that holds what the other version said cannot be read.
     #[error("unmarshaling {what} annotation, {error}")]
     Annotation { what: &'static str, error: String },
+    /// The NodePool of a NodeClaim cannot be looked up now.
+    #[error("getting nodepool, {0}")]
+    NodePool(String),
 }
 
 /// The kinds that have two versions.
@@ -120,73 +123,101 @@ pub fn convert_object(
 
 /// v1beta1 to v1, with what an earlier v1 object said beyond v1beta1.
 fn up(kind: Kind, object: Value, expire_after: ExpireAfter<'_>) -> Result<Value, ConversionError> {
-    let kept = take_annotation(&object, KEPT_V1)?;
-    let plain = strip(object, KEPT_V1);
-    let mut result = up_plain(kind, plain.clone(), expire_after)?;
-    if let Some(kept) = kept {
-        if let Some(spec) = kept.get("spec") {
-            let mut earlier = result.clone();
-            earlier["spec"] = spec.clone();
-            // The keeper's own view of the object: what v1beta1 showed of it.
-            let view = down_plain(kind, earlier)?;
-            let unchanged = up_plain(kind, view, expire_after)?;
-            result["spec"] = merge::three_way(spec, &unchanged["spec"], &result["spec"]);
-        }
-        if kept.get("reference").is_none() && kind != Kind::EC2NodeClass {
-            remove_annotation(&mut result, CLASS_REFERENCE);
-        }
-        return Ok(result);
-    }
-    let back = down_plain(kind, result.clone())?;
-    if !same(&back, &plain) {
-        set_annotation(&mut result, KEPT_V1BETA1, &json!({"spec": plain["spec"]}));
-    }
-    Ok(result)
+    let there = |object| up_plain(kind, object, expire_after);
+    convert_keeping(object, KEPT_V1, KEPT_V1BETA1, &there, &|object| down_plain(kind, object))
 }
 
 /// v1 to v1beta1, with what an earlier v1beta1 object said beyond v1.
 fn down(kind: Kind, object: Value) -> Result<Value, ConversionError> {
-    let kept = take_annotation(&object, KEPT_V1BETA1)?;
-    let plain = strip(object, KEPT_V1BETA1);
-    let mut result = down_plain(kind, plain.clone())?;
-    let nothing = |_: &str| None;
-    if let Some(spec) = kept.as_ref().and_then(|k| k.get("spec")) {
-        let mut earlier = result.clone();
-        earlier["spec"] = spec.clone();
-        let unchanged = down_plain(kind, up_plain(kind, earlier, &nothing)?)?;
-        result["spec"] = merge::three_way(spec, &unchanged["spec"], &result["spec"]);
+    // The pool may say something else by the time a claim is read back: its expiry is kept.
+    let back = |object| up_plain(kind, object, &|_| Ok(None));
+    convert_keeping(object, KEPT_V1BETA1, KEPT_V1, &|object| down_plain(kind, object), &back)
+}
+
+type Plain<'a> = &'a dyn Fn(Value) -> Result<Value, ConversionError>;
+
+/// Converts with `there`, and sees to it that nothing is lost: what `back` could not bring back is
+/// written to the annotation `keep`, and what an earlier conversion wrote to the annotation `kept`
+/// is put back.
+fn convert_keeping(
+    object: Value,
+    kept: &str,
+    keep: &str,
+    there: Plain<'_>,
+    back: Plain<'_>,
+) -> Result<Value, ConversionError> {
+    let earlier = take_annotation(&object, kept);
+    let mut object = object;
+    remove_annotation(&mut object, kept);
+    let mut result = there(object.clone())?;
+    if let Some(earlier) = earlier {
+        restore(&mut result, &earlier, there, back)?;
         return Ok(result);
     }
-    let expiry = plain["spec"]["expireAfter"].as_str().map(str::to_owned);
-    let back = up_plain(kind, result.clone(), &|_| expiry.clone())?;
-    if !same(&back, &plain) {
-        let mut kept = json!({});
-        if back["spec"] != plain["spec"] {
-            kept["spec"] = plain["spec"].clone();
-        }
-        if annotation(&plain, CLASS_REFERENCE).is_some() {
-            kept["reference"] = json!(true);
-        }
-        set_annotation(&mut result, KEPT_V1, &kept);
-    } else if kind == Kind::NodeClaim && expiry.is_some() {
-        // The pool's expireAfter may differ by the time the claim is read back.
-        let mut kept = json!({"spec": plain["spec"]});
-        if annotation(&plain, CLASS_REFERENCE).is_some() {
-            kept["reference"] = json!(true);
-        }
-        set_annotation(&mut result, KEPT_V1, &kept);
+    let returned = back(result.clone())?;
+    let lost = lost(&object, &returned);
+    if !lost.is_empty() {
+        set_annotation(&mut result, keep, &Value::Object(lost));
     }
     Ok(result)
 }
 
-/// Equal in spec, labels and annotations, the mark of Karpenter's own migration aside.
-fn same(a: &Value, b: &Value) -> bool {
-    let annotations = |v: &Value| {
-        let mut map = v["metadata"]["annotations"].as_object().cloned().unwrap_or_default();
-        map.shift_remove(STORED_VERSION_MIGRATED);
-        map
-    };
-    a["spec"] == b["spec"] && annotations(a) == annotations(b)
+/// What of an object is not in it any more when it has come back: its spec as a whole, and the
+/// annotations that were lost (their text) or have come (null).
+fn lost(object: &Value, returned: &Value) -> Map<String, Value> {
+    let mut lost = Map::new();
+    if object["spec"] != returned["spec"] {
+        lost.insert("spec".to_owned(), object["spec"].clone());
+    }
+    let (before, after) = (annotations(object), annotations(returned));
+    let keys = before.keys().chain(after.keys());
+    let differing =
+        keys.filter(|k| before.get(*k) != after.get(*k) && *k != STORED_VERSION_MIGRATED);
+    let differing: Map<String, Value> =
+        differing.map(|k| (k.clone(), before.get(k).cloned().unwrap_or(Value::Null))).collect();
+    if !differing.is_empty() {
+        lost.insert("annotations".to_owned(), Value::Object(differing));
+    }
+    lost
+}
+
+/// Puts back what was kept, except what was changed meanwhile.
+fn restore(
+    result: &mut Value,
+    kept: &Value,
+    there: Plain<'_>,
+    back: Plain<'_>,
+) -> Result<(), ConversionError> {
+    let marks = kept["annotations"].as_object().cloned().unwrap_or_default();
+    // The object that was kept, and how it would come through unchanged.
+    let mut earlier = result.clone();
+    if let Some(spec) = kept.get("spec") {
+        earlier["spec"] = spec.clone();
+    }
+    put_annotations(&mut earlier, &marks);
+    let unchanged = there(back(earlier)?)?;
+    if let Some(spec) = kept.get("spec") {
+        result["spec"] = merge::three_way(spec, &unchanged["spec"], &result["spec"]);
+    }
+    let (now, then) = (annotations(result), annotations(&unchanged));
+    let untouched: Map<String, Value> =
+        marks.into_iter().filter(|(key, _)| now.get(key) == then.get(key)).collect();
+    put_annotations(result, &untouched);
+    Ok(())
+}
+
+fn annotations(object: &Value) -> Map<String, Value> {
+    object["metadata"]["annotations"].as_object().cloned().unwrap_or_default()
+}
+
+/// Sets annotations; null takes one away.
+fn put_annotations(object: &mut Value, marks: &Map<String, Value>) {
+    for (key, value) in marks {
+        match value.as_str() {
+            Some(text) => set_annotation_text(object, key, text.to_owned()),
+            None => remove_annotation(object, key),
+        }
+    }
 }
 
 fn up_plain(
@@ -196,7 +227,7 @@ fn up_plain(
 ) -> Result<Value, ConversionError> {
     match kind {
         Kind::NodePool => Ok(nodes::pool_up(object)),
-        Kind::NodeClaim => Ok(nodes::claim_up(object, expire_after)),
+        Kind::NodeClaim => nodes::claim_up(object, expire_after),
         Kind::EC2NodeClass => Ok(ec2nodeclass::up(object)),
     }
 }
@@ -214,21 +245,10 @@ fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
     object["metadata"]["annotations"].get(key)?.as_str().filter(|t| !t.is_empty())
 }
 
-/// Our own annotation, parsed.
-fn take_annotation(object: &Value, key: &str) -> Result<Option<Value>, ConversionError> {
-    annotation(object, key)
-        .map(|text| {
-            serde_json::from_str(text).map_err(|e| ConversionError::Annotation {
-                what: "conversion",
-                error: e.to_string(),
-            })
-        })
-        .transpose()
-}
-
-fn strip(mut object: Value, key: &str) -> Value {
-    remove_annotation(&mut object, key);
-    object
+/// Our own annotation, parsed. One that somebody damaged counts as absent: failing would keep
+/// every list with this object in it from being read.
+fn take_annotation(object: &Value, key: &str) -> Option<Value> {
+    serde_json::from_str(annotation(object, key)?).ok()
 }
 
 fn remove_annotation(object: &mut Value, key: &str) {

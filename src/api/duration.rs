@@ -12,6 +12,9 @@ pub enum NillableDuration {
     Never,
     /// A bounded time: its original text and value.
     After(String, Duration),
+    /// A text that is neither, which the pattern of v1beta1 lets through (`1hr`). One such object
+    /// must not keep all others from being read: it stands for no bound until validation finds it.
+    Invalid(String),
 }
 
 impl NillableDuration {
@@ -19,8 +22,17 @@ impl NillableDuration {
     #[must_use]
     pub fn duration(&self) -> Option<Duration> {
         match self {
-            Self::Never => None,
+            Self::Never | Self::Invalid(_) => None,
             Self::After(_, d) => Some(*d),
+        }
+    }
+
+    /// What is wrong with the text, if it is no duration.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        match self {
+            Self::Invalid(text) => Some(DurationError(text.clone()).to_string()),
+            Self::Never | Self::After(..) => None,
         }
     }
 
@@ -40,7 +52,7 @@ impl fmt::Display for NillableDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Never => f.write_str("Never"),
-            Self::After(text, _) => f.write_str(text),
+            Self::After(text, _) | Self::Invalid(text) => f.write_str(text),
         }
     }
 }
@@ -54,7 +66,7 @@ impl Serialize for NillableDuration {
 impl<'de> Deserialize<'de> for NillableDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Self::parse(&text).map_err(serde::de::Error::custom)
+        Ok(Self::parse(&text).unwrap_or(Self::Invalid(text)))
     }
 }
 
@@ -163,6 +175,14 @@ mod tests {
         assert_eq!(format_go(Duration::from_nanos(37_301_795)), "37.301795ms");
         assert_eq!(format_go(Duration::from_millis(1500)), "1.5s");
         assert_eq!(format_go(Duration::ZERO), "0s");
+    }
+
+    #[test]
+    fn a_wrong_text_is_kept_and_found() {
+        let d: NillableDuration = serde_json::from_str("\"1hr\"").unwrap();
+        assert_eq!(d.duration(), None);
+        assert_eq!(serde_json::to_string(&d).unwrap(), "\"1hr\"");
+        assert!(d.problem().unwrap().contains("1hr"));
     }
 
     #[test]

@@ -81,8 +81,9 @@ impl Struct {
         self.field(name, value.map(|v| fnv1(&v.to_le_bytes())))
     }
 
+    /// A map that is there but empty takes part, unlike one that is absent.
     fn strings(self, name: &str, value: Option<&BTreeMap<String, String>>) -> Self {
-        self.field(name, value.filter(|m| !m.is_empty()).map(map))
+        self.field(name, value.map(map))
     }
 }
 
@@ -93,8 +94,7 @@ pub fn node_pool_hash(pool: &NodePool) -> String {
     let meta = Struct::new("ObjectMeta")
         .strings("Labels", template.metadata.labels.as_ref())
         .strings("Annotations", template.metadata.annotations.as_ref());
-    let has_meta = template.metadata.labels.as_ref().is_some_and(|m| !m.is_empty())
-        || template.metadata.annotations.as_ref().is_some_and(|m| !m.is_empty());
+    let has_meta = template.metadata.labels.is_some() || template.metadata.annotations.is_some();
     let class = &template.spec.node_class_ref;
     let class = Struct::new("NodeClassReference")
         .plain_string("Kind", &class.kind)
@@ -106,9 +106,16 @@ pub fn node_pool_hash(pool: &NodePool) -> String {
         .field("NodeClassRef", Some(class.0))
         .field(
             "TerminationGracePeriod",
-            duration("Duration", template.spec.termination_grace_period.as_ref()),
+            nanos(template.spec.termination_grace_period.as_ref()).map(|n| {
+                // A plain number here: zero is left out.
+                Struct::new("Duration").long("Duration", Some(n).filter(|n| *n != 0)).0
+            }),
         )
-        .field("ExpireAfter", duration("NillableDuration", template.spec.expire_after.as_ref()));
+        .field(
+            "ExpireAfter",
+            nanos(template.spec.expire_after.as_ref())
+                .map(|n| Struct::new("NillableDuration").long("Duration", Some(n)).0),
+        );
     Struct::new("NodeClaimTemplate")
         .field("ObjectMeta", has_meta.then_some(meta.0))
         .field("Spec", Some(spec.0))
@@ -116,20 +123,30 @@ pub fn node_pool_hash(pool: &NodePool) -> String {
         .to_string()
 }
 
-fn duration(kind: &str, value: Option<&NillableDuration>) -> Option<u64> {
-    let nanos = i64::try_from(value?.duration()?.as_nanos()).unwrap_or(i64::MAX);
-    Some(Struct::new(kind).long("Duration", Some(nanos)).0)
+fn nanos(value: Option<&NillableDuration>) -> Option<i64> {
+    Some(i64::try_from(value?.duration()?.as_nanos()).unwrap_or(i64::MAX))
 }
 
 fn taints(list: Option<&[Taint]>) -> Option<u64> {
-    let list = list.filter(|l| !l.is_empty())?;
-    Some(set(list.iter().map(|taint| {
+    Some(set(list?.iter().map(|taint| {
         Struct::new("Taint")
             .plain_string("Key", &taint.key)
             .plain_string("Value", taint.value.as_deref().unwrap_or(""))
             .plain_string("Effect", &taint.effect)
+            .field("TimeAdded", taint.time_added.as_ref().map(|t| time(t.0)))
             .0
     })))
+}
+
+/// A point in time in Go's binary form (version, seconds since the year 1, nanoseconds, minutes
+/// from UTC), in the struct around it.
+fn time(at: jiff::Timestamp) -> u64 {
+    const YEAR_ONE: i64 = 62_135_596_800;
+    let mut bytes = vec![1_u8];
+    bytes.extend((at.as_second() + YEAR_ONE).to_be_bytes());
+    bytes.extend(at.subsec_nanosecond().to_be_bytes());
+    bytes.extend(0_i16.to_be_bytes());
+    Struct::new("Time").field("Time", Some(fnv(&bytes))).0
 }
 
 /// Hash of an EC2NodeClass's launch settings: version `v6`.
@@ -144,16 +161,10 @@ pub fn ec2_node_class_hash(class: &EC2NodeClass, family: &str, ca_bundle: &str) 
             .string("ID", p.id.as_deref())
             .0
     });
-    let devices = spec
-        .block_device_mappings
-        .as_ref()
-        .filter(|l| !l.is_empty())
-        .map(|list| set(list.iter().map(block_device)));
-    let interfaces = spec
-        .network_interfaces
-        .as_ref()
-        .filter(|l| !l.is_empty())
-        .map(|list| set(list.iter().map(network_interface)));
+    let devices =
+        spec.block_device_mappings.as_ref().map(|list| set(list.iter().map(block_device)));
+    let interfaces =
+        spec.network_interfaces.as_ref().map(|list| set(list.iter().map(network_interface)));
     let cpu = spec.cpu_options.as_ref().map(|c| {
         Struct::new("CPUOptions")
             .string("NestedVirtualization", c.nested_virtualization.as_deref())
@@ -174,12 +185,27 @@ pub fn ec2_node_class_hash(class: &EC2NodeClass, family: &str, ca_bundle: &str) 
         .field("ConnectionTracking", spec.connection_tracking.as_ref().map(tracking))
         .string("Context", spec.context.as_deref())
         .field("CPUOptions", cpu);
-    let kubelet = spec
-        .kubelet
-        .as_ref()
-        .and_then(|k| serde_json::to_string(k).ok())
-        .unwrap_or_else(|| "null".to_owned());
+    let kubelet = kubelet_text(spec.kubelet.as_ref());
     set([hashed.0, text(family), text(ca_bundle), text(&kubelet)].into_iter()).to_string()
+}
+
+/// The kubelet's settings as Go writes JSON: keys sorted, characters that HTML gives a meaning
+/// escaped; `null` when there are none.
+fn kubelet_text(kubelet: Option<&serde_json::Map<String, serde_json::Value>>) -> String {
+    let Some(kubelet) = kubelet.filter(|k| !k.is_empty()) else { return "null".to_owned() };
+    let mut sorted = serde_json::Value::Object(kubelet.clone());
+    sorted.sort_all_objects();
+    let mut text = sorted.to_string();
+    for (character, escape) in [
+        ("<", "\\u003c"),
+        (">", "\\u003e"),
+        ("&", "\\u0026"),
+        ("\u{2028}", "\\u2028"),
+        ("\u{2029}", "\\u2029"),
+    ] {
+        text = text.replace(character, escape);
+    }
+    text
 }
 
 fn block_device(device: &BlockDeviceMapping) -> u64 {
@@ -295,6 +321,81 @@ mod tests {
         spec["instanceProfile"] = json!("test-instance-profile");
         let class = EC2NodeClass::new("x", serde_json::from_value(spec).unwrap());
         assert_eq!(ec2_node_class_hash(&class, "Custom", "test-ca-bundle"), "10323991363677716244");
+    }
+
+    #[test]
+    fn kubelet_settings_are_hashed_in_one_order() {
+        let of = |v: Value| kubelet_text(v.as_object());
+        assert_eq!(
+            of(json!({"b": 1, "a": {"d": "x > 1 && y", "c": 2}})),
+            concat!(r#"{"a":{"c":2,"d":"x \u003e 1 \u0026\u0026 y"},"b":1}"#)
+        );
+        assert_eq!(of(json!({})), "null");
+    }
+
+    /// Values that Karpenter 1.14.1 computes for these templates.
+    #[test]
+    fn node_pool_hashes_equal_karpenters() {
+        let class =
+            json!({"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "default"});
+        for (metadata, extra, want) in [
+            (json!(null), json!({"expireAfter": "720h"}), "6821555240594823858"),
+            (json!(null), json!({"expireAfter": "Never"}), "17369979337536258260"),
+            (
+                json!(null),
+                json!({"expireAfter": "0s", "terminationGracePeriod": "0s"}),
+                "8055811492031395154",
+            ),
+            (
+                json!(null),
+                json!({"expireAfter": "1h30m", "terminationGracePeriod": "48h"}),
+                "18157000723588817353",
+            ),
+            (
+                json!({"labels": {"team": "a", "tier": "b"}, "annotations": {"note": "x"}}),
+                json!({"expireAfter": "720h"}),
+                "14772470168093952629",
+            ),
+            // Empty is not absent.
+            (json!({"labels": {}}), json!({"expireAfter": "720h"}), "1287117484082965808"),
+            (
+                json!({"labels": {}, "annotations": {}}),
+                json!({"expireAfter": "720h"}),
+                "13917081368405759920",
+            ),
+            (json!({}), json!({"expireAfter": "720h", "taints": []}), "17700736223175069915"),
+            (
+                json!(null),
+                json!({"expireAfter": "720h", "taints": [
+                    {"key": "a", "value": "b", "effect": "NoSchedule"},
+                    {"key": "c", "effect": "NoExecute"}],
+                    "startupTaints": [{"key": "s", "effect": "PreferNoSchedule"}]}),
+                "13085398345930588954",
+            ),
+            (
+                json!(null),
+                json!({"expireAfter": "720h", "taints": [
+                    {"key": "a", "effect": "NoSchedule", "timeAdded": "2024-08-07T12:34:56Z"}]}),
+                "10551079235605227753",
+            ),
+            // Equal elements of a set cancel each other.
+            (
+                json!(null),
+                json!({"expireAfter": "720h", "taints": [
+                    {"key": "a", "effect": "NoSchedule"}, {"key": "a", "effect": "NoSchedule"}]}),
+                "17700736223175069915",
+            ),
+        ] {
+            let mut spec = extra.clone();
+            spec["nodeClassRef"] = class.clone();
+            spec["requirements"] = json!([]);
+            let mut template = json!({"spec": spec});
+            if !metadata.is_null() {
+                template["metadata"] = metadata;
+            }
+            let spec = serde_json::from_value(json!({"template": template})).unwrap();
+            assert_eq!(node_pool_hash(&NodePool::new("x", spec)), want, "{template}");
+        }
     }
 
     #[test]

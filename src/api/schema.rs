@@ -13,6 +13,10 @@ pub const DURATION: &str = r"^([0-9]+(s|m|h))+$";
 pub const DURATION_OR_NEVER: &str = r"^(([0-9]+(s|m|h))+|Never)$";
 /// A Kubernetes quantity.
 pub const QUANTITY: &str = r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$";
+/// Durations as v1beta1 has them: each anchor binds one alternative only.
+pub const DURATION_OR_NEVER_V1BETA1: &str = r"^(([0-9]+(s|m|h))+)|(Never)$";
+/// Reasons as NodeClaims of v1beta1 have them.
+pub const CONDITION_REASON_V1BETA1: &str = r"(^([A-Za-z][A-Za-z0-9_,:]*[A-Za-z0-9_])?$)";
 const CONDITION_REASON: &str = r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$";
 const CONDITION_REASON_OR_EMPTY: &str = r"^([A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?|)$";
 const CONDITION_TYPE: &str = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])$";
@@ -36,6 +40,7 @@ pub fn quantities(_: &mut SchemaGenerator) -> Schema {
 fn condition_items(reason_required: bool) -> Value {
     let mut required = vec!["lastTransitionTime", "status", "type"];
     let mut reason = json!({"type": "string", "maxLength": 1024,
+        "description": "Why the condition has its status, in one word for programs.",
         "pattern": if reason_required { CONDITION_REASON } else { CONDITION_REASON_OR_EMPTY }});
     if reason_required {
         required.extend(["message", "reason"]);
@@ -54,8 +59,10 @@ fn condition_items(reason_required: bool) -> Value {
             "observedGeneration": {"type": "integer", "format": "int64", "minimum": 0,
                 "description": "The metadata.generation that the condition speaks of."},
             "reason": reason,
-            "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
-            "type": {"type": "string", "maxLength": 316, "pattern": CONDITION_TYPE},
+            "status": {"type": "string", "enum": ["True", "False", "Unknown"],
+                "description": "Whether the condition holds."},
+            "type": {"type": "string", "maxLength": 316, "pattern": CONDITION_TYPE,
+                "description": "Which aspect the condition speaks of."},
         },
     })
 }
@@ -84,10 +91,14 @@ pub fn taints(_: &mut SchemaGenerator) -> Schema {
         "description": "A mark that only pods which tolerate it may ignore.",
         "required": ["effect", "key"],
         "properties": {
-            "effect": {"type": "string", "enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"]},
-            "key": {"type": "string", "minLength": 1, "pattern": QUALIFIED_NAME},
-            "timeAdded": {"type": "string", "format": "date-time"},
-            "value": {"type": "string", "pattern": QUALIFIED_NAME},
+            "effect": {"type": "string", "enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"],
+                "description": "What happens to pods that do not tolerate the taint."},
+            "key": {"type": "string", "minLength": 1, "pattern": QUALIFIED_NAME,
+                "description": "The taint's key."},
+            "timeAdded": {"type": "string", "format": "date-time",
+                "description": "When the taint was set."},
+            "value": {"type": "string", "pattern": QUALIFIED_NAME,
+                "description": "The taint's value."},
         },
     }}))
 }

@@ -3,8 +3,15 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
 use super::labels;
-use super::v1::{NodePool, NodeSelectorRequirementWithMinValues, Operator};
+use super::v1::{EC2NodeClass, NodePool, NodeSelectorRequirementWithMinValues, Operator};
+use super::v1alpha1::NodeOverlay;
+
+pub mod kubelet;
+mod kubelet_fields;
 
 /// Something wrong with a field.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,12 +28,170 @@ impl fmt::Display for Finding {
     }
 }
 
+/// Resources of the instance types themselves, which overlays may not change.
+const INSTANCE_RESOURCES: &[&str] = &[
+    "cpu",
+    "memory",
+    "ephemeral-storage",
+    "pods",
+    "vpc.amazonaws.com/pod-eni",
+    "aws.amazon.com/neuron",
+    "aws.amazon.com/neuroncore",
+    "habana.ai/gaudi",
+    "vpc.amazonaws.com/efa",
+];
+
+/// Checks an object of ours in its stored version; other objects have nothing to find.
+#[must_use]
+pub fn object(object: &Value) -> Vec<Finding> {
+    match (object["apiVersion"].as_str(), object["kind"].as_str()) {
+        (Some("karpenter.sh/v1"), Some("NodePool")) => {
+            read(object, |pool| [node_pool(pool), budgets(pool)].concat())
+        }
+        (Some("karpenter.sh/v1"), Some("NodeClaim")) => {
+            read(object, |_: &super::v1::NodeClaim| Vec::new())
+        }
+        (Some("karpenter.sh/v1alpha1"), Some("NodeOverlay")) => read(object, node_overlay),
+        (Some("karpenter.k8s.aws/v1"), Some("EC2NodeClass")) => read(object, ec2_node_class),
+        (Some("autoscaling.x-k8s.io/v1beta1"), Some("CapacityBuffer")) => {
+            read(object, capacity_buffer)
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Reads an object as the controllers do, then checks it.
+fn read<T: DeserializeOwned>(object: &Value, check: impl Fn(&T) -> Vec<Finding>) -> Vec<Finding> {
+    match serde_path_to_error::deserialize(object) {
+        Ok(read) => check(&read),
+        Err(error) => {
+            let path = error.path().to_string();
+            vec![Finding { path, message: error.into_inner().to_string() }]
+        }
+    }
+}
+
+/// Checks what budgets say about time. One that cannot be read lets nothing be disrupted, but
+/// does not keep the pool from being used: the controllers leave it at that.
+#[must_use]
+pub fn budgets(pool: &NodePool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (i, budget) in pool.spec.disruption.budgets.iter().enumerate() {
+        let Some(schedule) = &budget.schedule else { continue };
+        if let Err(error) = schedule.parse::<croner::Cron>() {
+            findings.push(Finding {
+                path: format!("spec.disruption.budgets[{i}].schedule"),
+                message: format!(
+                    "invalid schedule {schedule:?}, expected five cron fields or a name such as @daily: {error}"
+                ),
+            });
+        }
+    }
+    findings
+}
+
+/// Checks a NodeOverlay's requirements and capacity.
+#[must_use]
+pub fn node_overlay(overlay: &NodeOverlay) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut add = |path: String, message: String| findings.push(Finding { path, message });
+    for (i, requirement) in overlay.spec.requirements.iter().enumerate() {
+        let path = format!("spec.requirements[{i}]");
+        let requirement = NodeSelectorRequirementWithMinValues {
+            key: requirement.key.clone(),
+            operator: requirement.operator,
+            values: requirement.values.clone(),
+            min_values: None,
+        };
+        if requirement.operator == Operator::NotIn && requirement.values.is_empty() {
+            add(format!("{path}.values"), "operator NotIn needs at least one value".to_owned());
+        }
+        findings_of_requirement(&requirement, &path, &mut add);
+    }
+    for name in overlay.spec.capacity.iter().flat_map(|c| c.keys()) {
+        if INSTANCE_RESOURCES.contains(&name.as_str()) {
+            let text = "is restricted: instance types have this resource of their own";
+            add(format!("spec.capacity[{name}]"), text.to_owned());
+        }
+    }
+    findings
+}
+
+/// Checks what of an EC2NodeClass can be checked without asking AWS.
+#[must_use]
+pub fn ec2_node_class(class: &EC2NodeClass) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let spec = &class.spec;
+    let mut family = spec.ami_family.clone();
+    for (i, term) in spec.ami_selector_terms.iter().enumerate() {
+        let path = format!("spec.amiSelectorTerms[{i}]");
+        if let Some(alias) = &term.alias {
+            let parts: Vec<&str> = alias.split('@').collect();
+            if parts.len() != 2 {
+                findings.push(Finding {
+                    path: format!("{path}.alias"),
+                    message: format!("invalid alias {alias:?}, expected family@version"),
+                });
+            }
+            family = family.or_else(|| alias_family(parts.first().copied().unwrap_or_default()));
+        }
+        if term.id.as_deref() == Some("ami-placeholder") {
+            findings.push(Finding {
+                path,
+                message: "stands for the images of the Ubuntu family, which is not supported: expected terms that select images".to_owned(),
+            });
+        }
+    }
+    for (i, device) in spec.block_device_mappings.iter().flatten().enumerate() {
+        let size = device.ebs.as_ref().and_then(|e| e.volume_size.as_deref());
+        if let Some(error) = size.and_then(|s| crate::scheduling::quantity::parse(s).err()) {
+            findings.push(Finding {
+                path: format!("spec.blockDeviceMappings[{i}].ebs.volumeSize"),
+                message: error.to_string(),
+            });
+        }
+    }
+    if let Some(settings) = &spec.kubelet {
+        findings.extend(kubelet::check(settings));
+        findings.extend(kubelet::for_family(settings, family.as_deref().unwrap_or("Custom")));
+    }
+    findings
+}
+
+fn alias_family(alias: &str) -> Option<String> {
+    let families = ["AL2", "AL2023", "Bottlerocket", "Windows2019", "Windows2022", "Windows2025"];
+    families.iter().find(|f| f.to_ascii_lowercase() == alias).map(|f| (*f).to_owned())
+}
+
+/// Checks that a CapacityBuffer says what its room is for.
+#[must_use]
+pub fn capacity_buffer(buffer: &super::autoscaling::CapacityBuffer) -> Vec<Finding> {
+    let spec = &buffer.spec;
+    if spec.pod_template_ref.is_some() || spec.scalable_ref.is_some() {
+        return Vec::new();
+    }
+    let message = "expected podTemplateRef or scalableRef: without either nothing is kept free";
+    vec![Finding { path: "spec".to_owned(), message: message.to_owned() }]
+}
+
 /// Checks a NodePool's labels, taints and requirements.
 #[must_use]
 pub fn node_pool(pool: &NodePool) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut add = |path: String, message: String| findings.push(Finding { path, message });
     let template = &pool.spec.template;
+    for (path, duration) in [
+        ("spec.disruption.consolidateAfter", Some(&pool.spec.disruption.consolidate_after)),
+        ("spec.template.spec.expireAfter", template.spec.expire_after.as_ref()),
+        (
+            "spec.template.spec.terminationGracePeriod",
+            template.spec.termination_grace_period.as_ref(),
+        ),
+    ] {
+        if let Some(problem) = duration.and_then(|d| d.problem()) {
+            add(path.to_owned(), problem);
+        }
+    }
     for (key, value) in template.metadata.labels.iter().flatten() {
         let path = format!("spec.template.metadata.labels[{key}]");
         if key == labels::NODEPOOL {
@@ -162,7 +327,7 @@ fn is_name(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
 
-fn is_subdomain(text: &str) -> bool {
+pub(super) fn is_subdomain(text: &str) -> bool {
     let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
     text.len() <= 253
         && text.split('.').all(|part| {

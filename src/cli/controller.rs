@@ -15,12 +15,11 @@ use crate::clock::Clock;
 use crate::cloud::aws::{AwsProvider, clients};
 use crate::cluster::{State, informers};
 use crate::controllers::{self, Context};
-use crate::operator::certs::{self, Target};
 use crate::operator::events::Recorder;
 use crate::operator::leader::Election;
 use crate::operator::server::{self, Check};
 use crate::operator::settings::{self, Settings, SettingsError};
-use crate::operator::{logging, metrics};
+use crate::operator::{logging, metrics, webhook};
 
 /// Files that a pod's service account gives it.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -83,7 +82,8 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<()> {
     let listed = Arc::clone(&state);
     let synced: Check = Arc::new(move || listed.listed());
     server::serve_health(settings.health_probe_port, vec![("manager", synced)]).await?;
-    start_webhook(&client, &settings, &namespace, &state, &mut background).await?;
+    let review = reviewer(&state);
+    webhook::start(&client, &settings, &namespace, &clock, review, &mut background).await?;
 
     let stop = CancellationToken::new();
     let stopper = stop.clone();
@@ -190,61 +190,22 @@ fn namespace(settings: &Settings) -> String {
         .unwrap_or_else(|| "kube-system".to_owned())
 }
 
-/// Serves conversions, and keeps telling the CRDs where.
-async fn start_webhook(
-    client: &kube::Client,
-    settings: &Arc<Settings>,
-    namespace: &str,
+/// Answers conversion reviews; the `expireAfter` of NodeClaims comes from the pools known here.
+fn reviewer(
     state: &Arc<State>,
-    background: &mut JoinSet<()>,
-) -> anyhow::Result<()> {
-    let port = settings.webhook_port;
-    if port == 0 {
-        return Ok(());
-    }
-    let service = settings.karpenter_service.clone();
-    let url = settings.webhook_url.clone();
-    let host = url.split("://").nth(1).unwrap_or_default();
-    let host = host.split(['/', ':']).next().unwrap_or_default().to_owned();
-    let names = if host.is_empty() {
-        vec![
-            format!("{service}.{namespace}.svc"),
-            format!("{service}.{namespace}.svc.cluster.local"),
-        ]
-    } else {
-        vec![host]
-    };
-    let secret = format!("{service}-cert");
-    let certificate = certs::ensure(client, namespace, &secret, &names).await?;
-    let ca = certificate.ca.clone();
-    let pools = Arc::clone(state);
-    let review = move |review: &serde_json::Value| {
+) -> impl Fn(&serde_json::Value) -> serde_json::Value + Clone + Send + Sync + 'static {
+    let state = Arc::clone(state);
+    move |review| {
         let expire_after = |pool: &str| {
-            let pool = pools.pool(pool)?;
-            pool.spec.template.spec.expire_after.as_ref().map(ToString::to_string)
+            if !state.has_listed("nodepools") {
+                return Err("the NodePools are not listed yet".to_owned());
+            }
+            let pool = state.pool(pool);
+            let expiry = pool.and_then(|p| p.spec.template.spec.expire_after.clone());
+            Ok(expiry.map(|e| e.to_string()))
         };
         conversion::review(review, &expire_after)
-    };
-    server::serve_webhook(port, certificate, review).await?;
-    let (client, namespace) = (client.clone(), namespace.to_owned());
-    background.spawn(async move {
-        loop {
-            let target = if url.is_empty() {
-                Target::Service(&namespace, &service, port)
-            } else {
-                Target::Url(&url)
-            };
-            let wait = match certs::inject(&client, &target, &ca).await {
-                Ok(()) => Duration::from_secs(60),
-                Err(error) => {
-                    tracing::error!("error" = %error, "updating the CRDs' conversion webhook");
-                    Duration::from_secs(5)
-                }
-            };
-            sleep(wait).await;
-        }
-    });
-    Ok(())
+    }
 }
 
 /// Returns when the process is asked to stop.

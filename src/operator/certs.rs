@@ -1,12 +1,11 @@
-//! The conversion webhook's certificate: made once, kept in a Secret, told to the CRDs.
+//! The conversion webhook's certificate: made once, kept in a Secret, renewed in time, told to the CRDs.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
+use axum_server::tls_rustls::RustlsConfig;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -27,33 +26,52 @@ pub enum CertError {
     Generate(#[from] rcgen::Error),
     #[error("storing the webhook certificate, {0}")]
     Kube(#[from] kube::Error),
-    #[error("secret {0} has no {1}")]
-    Incomplete(String, &'static str),
+    #[error("storing the webhook certificate, secret {0} keeps being changed")]
+    Contended(String),
 }
 
-/// A certificate in PEM form.
-#[derive(Clone)]
+/// How long a certificate is good for.
+const VALIDITY: SignedDuration = SignedDuration::from_hours(365 * 24);
+/// One with less than this left is replaced.
+const RENEWAL: SignedDuration = SignedDuration::from_hours(120 * 24);
+/// How far back a new one is good: clocks differ.
+const SKEW: SignedDuration = SignedDuration::from_hours(24);
+
+/// The names that a Secret's certificate is for.
+const NAMES: &str = "karpenter.sh/webhook-names";
+/// When a Secret's certificate ends, RFC 3339.
+const EXPIRES: &str = "karpenter.sh/webhook-expires";
+const CA: &str = "ca-cert.pem";
+const CHAIN: &str = "server-cert.pem";
+const KEY: &str = "server-key.pem";
+
+/// A serving certificate in PEM form.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Certificate {
+    /// Whom to trust: the certificate's own authority, then the one before it, whose certificate
+    /// other replicas may still be serving.
     pub ca: Vec<u8>,
     pub chain: Vec<u8>,
     pub key: Vec<u8>,
 }
 
-/// Makes a CA and a serving certificate for the names.
-fn generate(names: &[String]) -> Result<Certificate, rcgen::Error> {
-    let now = time_now();
+/// Makes an authority and a serving certificate for the names; the authority's key is not kept.
+fn generate(names: &[String], now: Timestamp) -> Result<Certificate, rcgen::Error> {
+    let moment = |at: Timestamp| time::OffsetDateTime::from(std::time::SystemTime::from(at));
+    let (from, until) = (moment(now - SKEW), moment(now + VALIDITY));
     let mut ca = CertificateParams::new(Vec::new())?;
     ca.distinguished_name.push(DnType::CommonName, "karpenter-webhook-ca");
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-    (ca.not_before, ca.not_after) = now;
+    (ca.not_before, ca.not_after) = (from, until);
     let ca_key = KeyPair::generate()?;
     let ca_pem = ca.self_signed(&ca_key)?.pem();
     let issuer = Issuer::new(ca, ca_key);
     let mut leaf = CertificateParams::new(names.to_vec())?;
-    leaf.distinguished_name.push(DnType::CommonName, names[0].clone());
+    let name = names.first().cloned().unwrap_or_default();
+    leaf.distinguished_name.push(DnType::CommonName, name);
     leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    (leaf.not_before, leaf.not_after) = now;
+    (leaf.not_before, leaf.not_after) = (from, until);
     let key = KeyPair::generate()?;
     let signed = leaf.signed_by(&key, &issuer)?;
     Ok(Certificate {
@@ -63,80 +81,110 @@ fn generate(names: &[String]) -> Result<Certificate, rcgen::Error> {
     })
 }
 
-/// From yesterday, ten years long: the Secret can be deleted to get a new one.
-fn time_now() -> (time::OffsetDateTime, time::OffsetDateTime) {
-    let now = time::OffsetDateTime::from(std::time::SystemTime::now());
-    let day = Duration::from_secs(24 * 3600);
-    (now - day, now + 3650 * day)
+/// The certificate in its Secret, which all replicas share.
+pub struct Store {
+    api: Api<Secret>,
+    secret: String,
+    names: Vec<String>,
 }
 
-/// Reads the certificate from its Secret, or makes it there.
-///
-/// # Errors
-/// When it can neither be read nor written.
-pub async fn ensure(
-    client: &Client,
-    namespace: &str,
-    secret: &str,
-    names: &[String],
-) -> Result<Certificate, CertError> {
-    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    for _ in 0..3 {
-        if let Some(found) = api.get_opt(secret).await?
-            && let Some(certificate) = read(&found, names)
-        {
-            return Ok(certificate);
-        }
-        let made = generate(names)?;
-        let object = Secret {
-            metadata: ObjectMeta {
-                name: Some(secret.to_owned()),
-                labels: Some(
-                    [("app.kubernetes.io/name".to_owned(), "karpenter".to_owned())].into(),
-                ),
-                annotations: Some([(NAMES.to_owned(), names.join(","))].into()),
-                ..ObjectMeta::default()
-            },
-            data: Some(BTreeMap::from([
-                ("ca-cert.pem".to_owned(), ByteString(made.ca.clone())),
-                ("server-cert.pem".to_owned(), ByteString(made.chain.clone())),
-                ("server-key.pem".to_owned(), ByteString(made.key.clone())),
-            ])),
-            ..Secret::default()
-        };
-        let written = match api.get_opt(secret).await? {
-            None => api.create(&PostParams::default(), &object).await,
-            Some(old) => {
-                let mut object = object;
-                object.metadata.resource_version = old.metadata.resource_version;
-                api.replace(secret, &PostParams::default(), &object).await
+impl Store {
+    /// The certificate for the names, in the Secret of that name.
+    #[must_use]
+    pub fn new(client: &Client, namespace: &str, secret: &str, names: Vec<String>) -> Self {
+        let api = Api::namespaced(client.clone(), namespace);
+        Self { api, secret: secret.to_owned(), names }
+    }
+
+    /// The certificate, made anew when it is missing, for other names, damaged, or near its end.
+    ///
+    /// `serving` is what this replica serves now: it stays trusted when it is replaced.
+    ///
+    /// # Errors
+    /// When it can neither be read nor written.
+    pub async fn ensure(
+        &self,
+        serving: Option<&Certificate>,
+        now: Timestamp,
+    ) -> Result<Certificate, CertError> {
+        for _ in 0..3 {
+            let found = self.api.get_opt(&self.secret).await?;
+            let stored = found.as_ref().and_then(read);
+            if let (Some(secret), Some(stored)) = (&found, &stored)
+                && is_current(secret, &self.names, now)
+                && is_usable(stored).await
+            {
+                return Ok(stored.clone());
             }
-        };
-        match written {
-            Ok(_) => return Ok(made),
-            // Another replica was faster: read what it wrote.
-            Err(kube::Error::Api(status)) if status.code == 409 => {}
-            Err(error) => return Err(error.into()),
+            let mut made = generate(&self.names, now)?;
+            if let Some(old) = stored.as_ref().or(serving) {
+                made.ca.extend(first_certificate(&old.ca));
+            }
+            match self.write(found, &made, now).await {
+                Ok(()) => return Ok(made),
+                // Another replica was faster: read what it wrote.
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(error) => return Err(error.into()),
+            }
         }
+        Err(CertError::Contended(self.secret.clone()))
     }
-    Err(CertError::Incomplete(secret.to_owned(), "certificate"))
+
+    async fn write(
+        &self,
+        old: Option<Secret>,
+        made: &Certificate,
+        now: Timestamp,
+    ) -> Result<(), kube::Error> {
+        let mut secret = old.unwrap_or_default();
+        let exists = secret.metadata.resource_version.is_some();
+        secret.metadata.name = Some(self.secret.clone());
+        let labels = secret.metadata.labels.get_or_insert_default();
+        labels.insert("app.kubernetes.io/name".to_owned(), "karpenter".to_owned());
+        let annotations = secret.metadata.annotations.get_or_insert_default();
+        annotations.insert(NAMES.to_owned(), self.names.join(","));
+        annotations.insert(EXPIRES.to_owned(), (now + VALIDITY).to_string());
+        let data = secret.data.get_or_insert_default();
+        for (key, pem) in [(CA, &made.ca), (CHAIN, &made.chain), (KEY, &made.key)] {
+            data.insert(key.to_owned(), ByteString(pem.clone()));
+        }
+        if exists {
+            self.api.replace(&self.secret, &PostParams::default(), &secret).await?;
+        } else {
+            self.api.create(&PostParams::default(), &secret).await?;
+        }
+        Ok(())
+    }
 }
 
-/// The names that a Secret's certificate is for.
-const NAMES: &str = "karpenter.sh/webhook-names";
+/// True when the certificate is for the names and far enough from its end.
+fn is_current(secret: &Secret, names: &[String], now: Timestamp) -> bool {
+    let mark = |key: &str| secret.metadata.annotations.as_ref()?.get(key);
+    let expires = mark(EXPIRES).and_then(|t| t.parse::<Timestamp>().ok());
+    mark(NAMES).is_some_and(|made_for| *made_for == names.join(","))
+        && expires.is_some_and(|t| now + RENEWAL < t)
+}
 
-fn read(secret: &Secret, names: &[String]) -> Option<Certificate> {
-    let made_for = secret.metadata.annotations.as_ref()?.get(NAMES)?;
-    if *made_for != names.join(",") {
-        return None;
-    }
+fn read(secret: &Secret) -> Option<Certificate> {
     let data = secret.data.as_ref()?;
     let get = |key: &str| data.get(key).map(|b| b.0.clone());
-    Some(Certificate {
-        ca: get("ca-cert.pem")?,
-        chain: get("server-cert.pem")?,
-        key: get("server-key.pem")?,
-    })
+    Some(Certificate { ca: get(CA)?, chain: get(CHAIN)?, key: get(KEY)? })
+}
+
+/// True when a server can be made of it.
+async fn is_usable(certificate: &Certificate) -> bool {
+    let made = RustlsConfig::from_pem(certificate.chain.clone(), certificate.key.clone()).await;
+    made.is_ok() && !first_certificate(&certificate.ca).is_empty()
+}
+
+/// The first certificate of a bundle.
+fn first_certificate(bundle: &[u8]) -> Vec<u8> {
+    const END: &str = "-----END CERTIFICATE-----";
+    let text = String::from_utf8_lossy(bundle);
+    match text.find(END) {
+        Some(at) => format!("{}\n", text[..at + END.len()].trim_start()).into_bytes(),
+        None => Vec::new(),
+    }
 }
 
 /// Where the API server finds the webhook.
@@ -190,14 +238,42 @@ fn client_config(target: &Target<'_>, path: &str, ca: &ByteString) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::api::core::v1::Secret;
+
+    fn names() -> Vec<String> {
+        vec!["karpenter.kube-system.svc".to_owned(), "127.0.0.1".to_owned()]
+    }
+
+    fn secret(names: &[String], expires: Timestamp) -> Secret {
+        let mut secret = Secret::default();
+        let marks = secret.metadata.annotations.get_or_insert_default();
+        marks.insert(NAMES.to_owned(), names.join(","));
+        marks.insert(EXPIRES.to_owned(), expires.to_string());
+        secret
+    }
+
+    #[tokio::test]
+    async fn a_made_certificate_can_be_served() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let made = generate(&names(), Timestamp::now()).unwrap();
+        assert!(is_usable(&made).await);
+        let mut damaged = made.clone();
+        damaged.chain.truncate(100);
+        assert!(!is_usable(&damaged).await);
+        let other = generate(&names(), Timestamp::now()).unwrap();
+        assert!(!is_usable(&Certificate { key: other.key, ..made.clone() }).await, "wrong key");
+        let bundle = [made.ca.clone(), other.ca].concat();
+        assert_eq!(first_certificate(&bundle), made.ca);
+    }
 
     #[test]
-    fn a_certificate_is_a_chain_to_its_ca() {
-        let made = generate(&["karpenter.kube-system.svc".to_owned(), "127.0.0.1".to_owned()]);
-        let made = made.unwrap();
-        for pem in [&made.ca, &made.chain] {
-            assert!(pem.starts_with(b"-----BEGIN CERTIFICATE-----"));
-        }
-        assert!(String::from_utf8_lossy(&made.key).contains("PRIVATE KEY"));
+    fn a_certificate_is_renewed_before_its_end_and_for_other_names() {
+        let now = Timestamp::UNIX_EPOCH;
+        let fresh = secret(&names(), now + VALIDITY);
+        assert!(is_current(&fresh, &names(), now));
+        assert!(is_current(&fresh, &names(), now + VALIDITY - RENEWAL - SKEW));
+        assert!(!is_current(&fresh, &names(), now + VALIDITY - RENEWAL));
+        assert!(!is_current(&fresh, &names()[..1], now));
+        assert!(!is_current(&Secret::default(), &names(), now), "someone else's");
     }
 }

@@ -114,33 +114,45 @@ fn answer(checks: &Checks, query: &str) -> (StatusCode, String) {
     }
 }
 
-/// Serves the conversion webhook over TLS; port 0 serves nothing.
+/// The largest review that is read: the API server converts whole lists at once.
+const REVIEW_LIMIT: usize = 256 << 20;
+
+/// Serves the conversion webhook over TLS; the certificate can be changed while it serves.
+///
+/// A body that is no JSON is answered with a client error, anything else by `review`.
 ///
 /// # Errors
 /// When the certificate cannot be used.
 pub async fn serve_webhook(
     port: u16,
-    certificate: Certificate,
+    certificate: &Certificate,
     review: impl Fn(&Value) -> Value + Clone + Send + Sync + 'static,
-) -> std::io::Result<()> {
-    if port == 0 {
-        return Ok(());
-    }
-    let config = RustlsConfig::from_pem(certificate.chain, certificate.key).await?;
-    let convert = move |Json(body): Json<Value>| async move { Json(review(&body)).into_response() };
+) -> std::io::Result<RustlsConfig> {
+    let config = RustlsConfig::from_pem(certificate.chain.clone(), certificate.key.clone()).await?;
+    let convert = move |Json(body): Json<Value>| async move {
+        // A list of thousands takes a while: not on the threads that everything else needs.
+        match tokio::task::spawn_blocking(move || review(&body)).await {
+            Ok(answer) => Json(answer).into_response(),
+            Err(error) => {
+                tracing::error!("error" = %error, "conversion failed");
+                StatusCode::INTERNAL_SERVER_ERROR.into_response()
+            }
+        }
+    };
     let app = Router::new()
         .route(conversion::PATH, post(convert.clone()))
         .route(conversion::PATH_AWS, post(convert))
-        .layer(axum::extract::DefaultBodyLimit::max(64 << 20));
+        .layer(axum::extract::DefaultBodyLimit::max(REVIEW_LIMIT));
     tracing::info!("port" = port, "Serving webhook server");
+    let served = config.clone();
     tokio::spawn(async move {
         let served =
-            axum_server::bind_rustls(everywhere(port), config).serve(app.into_make_service()).await;
+            axum_server::bind_rustls(everywhere(port), served).serve(app.into_make_service()).await;
         if let Err(error) = served {
             tracing::error!("error" = %error, "webhook server stopped");
         }
     });
-    Ok(())
+    Ok(config)
 }
 
 #[cfg(test)]

@@ -78,14 +78,20 @@ pub(super) fn pool_down(mut object: Value) -> Result<Value, ConversionError> {
     Ok(put_before_status(object, spec))
 }
 
-pub(super) fn claim_up(mut object: Value, expire_after: ExpireAfter<'_>) -> Value {
+pub(super) fn claim_up(
+    mut object: Value,
+    expire_after: ExpireAfter<'_>,
+) -> Result<Value, ConversionError> {
     object["apiVersion"] = json!("karpenter.sh/v1");
     let mut spec = take(&mut object, "spec").unwrap_or(json!({}));
     let pool = object["metadata"]["labels"].get(labels::NODEPOOL).and_then(Value::as_str);
-    let expiry = pool.and_then(expire_after).unwrap_or_else(|| NEVER.to_owned());
+    let expiry = match pool {
+        Some(pool) => expire_after(pool).map_err(ConversionError::NodePool)?,
+        None => None,
+    };
     node_up(&mut object, &mut spec);
-    put(&mut spec, "expireAfter", Some(json!(expiry)));
-    put_before_status(object, spec)
+    put(&mut spec, "expireAfter", Some(json!(expiry.as_deref().unwrap_or(NEVER))));
+    Ok(put_before_status(object, spec))
 }
 
 pub(super) fn claim_down(mut object: Value) -> Result<Value, ConversionError> {
@@ -217,35 +223,4 @@ pub(super) fn put_before_status(mut object: Value, spec: Value) -> Value {
     put(&mut object, "spec", Some(spec));
     put(&mut object, "status", status);
     object
-}
-
-/// Fills in what the API server fills into a v1beta1 object, for conversion without one.
-pub fn apply_defaults(object: &mut Value) {
-    let version = object["apiVersion"].as_str().unwrap_or_default().to_owned();
-    let kind = object["kind"].as_str().unwrap_or_default().to_owned();
-    let mut fill = |path: &str, key: &str, value: Value| {
-        if let Some(map) = object.pointer_mut(path).and_then(Value::as_object_mut) {
-            map.entry(key).or_insert(value);
-        }
-    };
-    match (version.as_str(), kind.as_str()) {
-        ("karpenter.sh/v1beta1", "NodePool") => {
-            fill("/spec", "disruption", json!({}));
-            fill("/spec/disruption", "consolidationPolicy", json!("WhenUnderutilized"));
-            fill("/spec/disruption", "expireAfter", json!("720h"));
-            fill("/spec/disruption", "budgets", json!([{"nodes": "10%"}]));
-        }
-        ("karpenter.k8s.aws/v1beta1", "EC2NodeClass") => {
-            fill("/spec", "metadataOptions", json!({}));
-            for (key, value) in [
-                ("httpEndpoint", json!("enabled")),
-                ("httpProtocolIPv6", json!("disabled")),
-                ("httpPutResponseHopLimit", json!(2)),
-                ("httpTokens", json!("required")),
-            ] {
-                fill("/spec/metadataOptions", key, value);
-            }
-        }
-        _ => {}
-    }
 }

@@ -3,8 +3,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
-fn nothing(_: &str) -> Option<String> {
-    None
+fn nothing(_: &str) -> Result<Option<String>, String> {
+    Ok(None)
 }
 
 fn to(object: &Value, version: &str) -> Value {
@@ -103,7 +103,7 @@ fn a_claim_takes_the_expiry_of_its_pool() {
     let claim = json!({"apiVersion": "karpenter.sh/v1beta1", "kind": "NodeClaim",
         "metadata": {"name": "c", "labels": {"karpenter.sh/nodepool": "p"}},
         "spec": {"nodeClassRef": {"name": "default"}, "requirements": []}});
-    let find = |name: &str| (name == "p").then(|| "48h".to_owned());
+    let find = |name: &str| Ok((name == "p").then(|| "48h".to_owned()));
     let v1 = convert_object(claim.clone(), "karpenter.sh/v1", &find).unwrap();
     assert_eq!(v1["spec"]["expireAfter"], "48h");
     assert_eq!(to(&claim, "v1")["spec"]["expireAfter"], "Never");

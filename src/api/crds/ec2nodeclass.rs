@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::overlay::{at, clear_rules, one_of, remove, rule, set};
+use super::overlay::{at, clear, clear_rules, one_of, remove, rule, set};
 use super::{AGE_PATH, READY_PATH, Version, column, derived};
 use crate::api::v1;
 
@@ -350,7 +350,8 @@ fn tags(s: &mut Value, restricted: &[&str]) {
 fn status(s: &mut Value) {
     set(s, "status.amis[]", json!({"required": ["id", "requirements"]}));
     set(s, "status.amis[].requirements[]", json!({"required": ["key", "operator"]}));
-    *at(s, "status.amis[].requirements[].operator") = json!({"type": "string"});
+    *at(s, "status.amis[].requirements[].operator") =
+        json!({"type": "string", "description": "How the label relates to the values."});
     set(s, "status.amis[].requirements[].values", json!({"x-kubernetes-list-type": "atomic"}));
     set(s, "status.securityGroups[]", json!({"required": ["id"]}));
     set(s, "status.subnets[]", json!({"required": ["id", "zone"]}));
@@ -412,7 +413,7 @@ fn schema_v1beta1(mut schema: Value) -> Value {
     rule(s, "spec.role", "immutable field changed", "self == oldSelf");
     one_of(s, "spec.amiFamily", FAMILIES_V1BETA1);
     let terms = "spec.amiSelectorTerms";
-    at(s, terms).as_object_mut().map(|o| o.shift_remove("minItems"));
+    clear(s, terms, &["minItems"]);
     remove(s, "spec.amiSelectorTerms[]", &["alias", "ssmParameter"]);
     clear_rules(s, terms);
     rule(

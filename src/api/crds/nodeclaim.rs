@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::overlay::{add, clear_rules, remove, rule, set};
 use super::rules::{self, Namer};
 use super::{AGE_PATH, READY_PATH, Version, column, derived};
+use crate::api::schema::CONDITION_REASON_V1BETA1;
 use crate::api::v1;
 
 pub(super) fn versions() -> Vec<Version> {
@@ -73,6 +74,9 @@ fn schema_v1beta1(mut schema: Value) -> Value {
     remove(s, "spec", &["expireAfter", "terminationGracePeriod"]);
     rules::requirements_v1beta1(s, "spec.requirements", false);
     rules::class_ref_v1beta1(s, "spec.nodeClassRef");
+    rules::taints_v1beta1(s, "spec");
+    let reason = "status.conditions[].reason";
+    set(s, reason, json!({"pattern": CONDITION_REASON_V1BETA1}));
     add(s, "spec", "kubelet", rules::kubelet_v1beta1());
     schema
 }

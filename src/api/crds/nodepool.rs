@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::overlay::{add, at, clear_rules, one_of, remove, rule, set};
+use super::overlay::{add, clear, clear_rules, one_of, remove, rule, set};
 use super::rules::{self, Namer};
 use super::{AGE_PATH, READY_PATH, Version, column, derived};
-use crate::api::schema::{DURATION_OR_NEVER, QUANTITY};
+use crate::api::schema::{DURATION_OR_NEVER_V1BETA1, QUANTITY};
 use crate::api::v1;
 
 const BUDGET_DURATION: &str = "^((([0-9]+(h|m))|([0-9]+h[0-9]+m))(0s)?)$";
@@ -79,6 +79,7 @@ fn schema() -> Value {
     set(s, "spec.template", json!({"required": ["spec"]}));
     set(s, "spec.template.spec", json!({"required": ["nodeClassRef", "requirements"]}));
     set(s, "spec.template.spec.expireAfter", json!({"default": "720h"}));
+    set(s, "spec.template.metadata.annotations", json!({"x-kubernetes-map-type": "granular"}));
     rules::template_labels(s, "spec.template.metadata.labels");
     rules::requirements(s, "spec.template.spec.requirements", Namer::NodePool);
     let class = "spec.template.spec.nodeClassRef";
@@ -123,10 +124,11 @@ fn schema_v1beta1(mut schema: Value) -> Value {
     remove(s, "spec", &["replicas"]);
     remove(s, "spec.template.spec", &["expireAfter", "terminationGracePeriod"]);
     remove(s, "spec.disruption.budgets[]", &["reasons"]);
-    at(s, "spec.disruption.budgets")
-        .as_object_mut()
-        .map(|o| o.shift_remove("x-kubernetes-list-type"));
-    at(s, "spec.disruption.consolidateAfter").as_object_mut().map(|o| o.shift_remove("default"));
+    clear(s, "spec.disruption.budgets", &["x-kubernetes-list-type"]);
+    clear(s, "spec.disruption.consolidateAfter", &["default"]);
+    set(s, "spec.disruption.consolidateAfter", json!({"pattern": DURATION_OR_NEVER_V1BETA1}));
+    clear(s, "spec.template.metadata.annotations", &["x-kubernetes-map-type"]);
+    rules::taints_v1beta1(s, "spec.template.spec");
     set(
         s,
         "spec.disruption",
@@ -138,7 +140,7 @@ fn schema_v1beta1(mut schema: Value) -> Value {
         s,
         "spec.disruption",
         "expireAfter",
-        json!({"type": "string", "default": "720h", "pattern": DURATION_OR_NEVER,
+        json!({"type": "string", "default": "720h", "pattern": DURATION_OR_NEVER_V1BETA1,
             "description": "How long a node may live before it is replaced."}),
     );
     rule(
@@ -163,7 +165,7 @@ fn schema_v1beta1(mut schema: Value) -> Value {
         "resources",
         json!({"type": "object", "maxProperties": 0,
             "description": "Not used by NodePools.",
-            "properties": {"requests": {"type": "object", "additionalProperties": {
+            "properties": {"requests": {"type": "object", "description": "Not used by NodePools.", "additionalProperties": {
                 "anyOf": [{"type": "integer"}, {"type": "string"}], "pattern": QUANTITY,
                 "x-kubernetes-int-or-string": true}}}}),
     );

@@ -14,6 +14,10 @@ pub(super) fn tidy(schema: &mut Value) {
     {
         object.shift_remove("format");
     }
+    if object.get("x-kubernetes-int-or-string") == Some(&json!(true)) {
+        // The derivation drops the types from below `anyOf`.
+        object.insert("anyOf".to_owned(), json!([{"type": "integer"}, {"type": "string"}]));
+    }
     if let Some(list) = object.get_mut("enum").and_then(Value::as_array_mut) {
         list.retain(|v| !v.is_null());
     }
@@ -107,6 +111,15 @@ pub(super) fn add(schema: &mut Value, path: &str, field: &str, value: Value) {
     if let Some(properties) = at(schema, path)["properties"].as_object_mut() {
         properties.insert(field.to_owned(), value);
         properties.sort_keys();
+    }
+}
+
+/// Takes keys of the schema away.
+pub(super) fn clear(schema: &mut Value, path: &str, keys: &[&str]) {
+    if let Some(object) = at(schema, path).as_object_mut() {
+        for key in keys {
+            object.shift_remove(*key);
+        }
     }
 }
 

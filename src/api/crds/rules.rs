@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::overlay::{at, clear_rules, one_of, rule, set};
+use super::overlay::{at, clear, clear_rules, one_of, rule, set};
 use crate::api::labels;
 use crate::api::schema::{LABEL_VALUE, QUALIFIED_NAME};
 
@@ -118,7 +118,7 @@ pub(super) fn requirements(schema: &mut Value, path: &str, namer: Namer) {
     );
     if namer != Namer::NodeOverlay {
         set(schema, &format!("{items}.minValues"), json!({"minimum": 1, "maximum": 50}));
-        at(schema, &format!("{items}.minValues")).as_object_mut().map(|o| o.shift_remove("format"));
+        clear(schema, &format!("{items}.minValues"), &["format"]);
         rule(
             schema,
             path,
@@ -215,7 +215,7 @@ fn restricted_v1beta1(variable: &str, of_pool: bool) -> Vec<(String, String)> {
 pub(super) fn requirements_v1beta1(schema: &mut Value, path: &str, of_pool: bool) {
     let key = format!("{path}[].key");
     set(schema, path, json!({"maxItems": 30}));
-    at(schema, path).as_object_mut().map(|o| o.shift_remove("x-kubernetes-list-type"));
+    clear(schema, path, &["x-kubernetes-list-type"]);
     one_of(schema, &format!("{path}[].operator"), OPERATORS_V1BETA1);
     clear_rules(schema, &key);
     for (message, expression) in restricted_v1beta1("self", of_pool) {
@@ -242,10 +242,17 @@ pub(super) fn requirements_v1beta1(schema: &mut Value, path: &str, of_pool: bool
     );
 }
 
+/// Turns the taints of v1 into those of v1beta1, which say nothing of how lists merge.
+pub(super) fn taints_v1beta1(schema: &mut Value, node: &str) {
+    for field in ["taints", "startupTaints"] {
+        clear(schema, &format!("{node}.{field}"), &["x-kubernetes-list-type"]);
+    }
+}
+
 /// Turns the labels of a v1 template into those of v1beta1.
 pub(super) fn template_labels_v1beta1(schema: &mut Value, path: &str) {
     clear_rules(schema, path);
-    at(schema, path).as_object_mut().map(|o| o.shift_remove("x-kubernetes-map-type"));
+    clear(schema, path, &["x-kubernetes-map-type"]);
     for (message, expression) in restricted_v1beta1("x", true) {
         rule(schema, path, &message, &format!("self.all(x, {expression})"));
     }
@@ -310,23 +317,30 @@ pub(super) fn kubelet_v1beta1() -> Value {
             "additionalProperties": values,
             "x-kubernetes-validations": [keys(field, KUBELET_SIGNALS)]})
     };
-    let number = || json!({"type": "integer", "format": "int32", "minimum": 0});
-    let percent = || json!({"type": "integer", "format": "int32", "minimum": 0, "maximum": 100});
+    let number = |text: &str| json!({"type": "integer", "format": "int32", "minimum": 0, "description": text});
+    let percent = |text: &str| {
+        let mut percent = number(text);
+        percent["maximum"] = json!(100);
+        percent
+    };
     json!({
         "type": "object",
         "description": "Settings of the kubelet.",
         "properties": {
-            "clusterDNS": {"type": "array", "items": {"type": "string"}},
-            "cpuCFSQuota": {"type": "boolean"},
+            "clusterDNS": {"type": "array", "items": {"type": "string"},
+                "description": "Addresses of the cluster's DNS server."},
+            "cpuCFSQuota": {"type": "boolean",
+                "description": "Whether CPU limits are enforced by CFS quota."},
             "evictionHard": eviction("evictionHard", true),
-            "evictionMaxPodGracePeriod": {"type": "integer", "format": "int32"},
+            "evictionMaxPodGracePeriod": {"type": "integer", "format": "int32",
+                "description": "The longest grace period, in seconds, of pods evicted by a soft threshold."},
             "evictionSoft": eviction("evictionSoft", true),
             "evictionSoftGracePeriod": eviction("evictionSoftGracePeriod", false),
-            "imageGCHighThresholdPercent": percent(),
-            "imageGCLowThresholdPercent": percent(),
+            "imageGCHighThresholdPercent": percent("Disk usage at which unused images are removed."),
+            "imageGCLowThresholdPercent": percent("Disk usage down to which they are removed."),
             "kubeReserved": reserved("kubeReserved"),
-            "maxPods": number(),
-            "podsPerCore": number(),
+            "maxPods": number("The most pods on a node."),
+            "podsPerCore": number("The most pods for each core; maxPods bounds it."),
             "systemReserved": reserved("systemReserved"),
         },
         "x-kubernetes-validations": [
