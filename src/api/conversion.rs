@@ -129,8 +129,12 @@ fn up(kind: Kind, object: Value, expire_after: ExpireAfter<'_>) -> Result<Value,
 
 /// v1 to v1beta1, with what an earlier v1beta1 object said beyond v1.
 fn down(kind: Kind, object: Value) -> Result<Value, ConversionError> {
-    // The pool may say something else by the time a claim is read back: its expiry is kept.
-    let back = |object| up_plain(kind, object, &|_| Ok(None));
+    // A claim that was written as v1beta1 has its pool's expiry whenever it is read back. Any other
+    // has its own, whatever the pool says by then: it is kept, since none equals the empty text.
+    let of_pool = annotation(&object, CLASS_REFERENCE).is_some();
+    let expiry = object["spec"]["expireAfter"].as_str().filter(|_| of_pool).map(str::to_owned);
+    let expiry = expiry.unwrap_or_default();
+    let back = |object| up_plain(kind, object, &|_| Ok(Some(expiry.clone())));
     convert_keeping(object, KEPT_V1BETA1, KEPT_V1, &|object| down_plain(kind, object), &back)
 }
 

@@ -13,7 +13,7 @@ use super::settings::Settings;
 use crate::clock::Clock;
 
 /// How often certificate and CRDs are looked after.
-const PERIOD: Duration = Duration::from_secs(60);
+const PERIOD: Duration = Duration::from_secs(30);
 /// How soon again after a failure.
 const RETRY: Duration = Duration::from_secs(5);
 /// How long the API server may take to hear of a new authority before its certificate is served.

@@ -126,7 +126,7 @@ fn node_pools(values: Vec<Value>) -> Result<Vec<NodePool>, ScenarioError> {
     for (index, mut value) in values.into_iter().enumerate() {
         let path = format!("nodePools[{index}]");
         if value["apiVersion"] == "karpenter.sh/v1beta1" {
-            value = conversion::convert_object(value, "karpenter.sh/v1", &|_| None)
+            value = conversion::convert_object(value, "karpenter.sh/v1", &|_| Ok(None))
                 .map_err(|e| ScenarioError::new(&path, e))?;
         }
         if value.get("kind").is_some_and(|k| k != "NodePool") {

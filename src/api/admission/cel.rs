@@ -13,7 +13,7 @@ use super::{Finding, member, members, pattern};
 static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
     let mut env = Env::stdlib();
     // These fail only for functions that are there already.
-    let _ = env.add_extension(cel::extensions::strings::extension);
+    let _ = env.add_extension(cel::extensions::strings);
     let _ = env.add_extension(|env| {
         cel::add_member_overload!(env, fn find: (CelString, CelString) -> Result<CelString>)?;
         cel::add_member_overload!(env, fn matches: (CelString, CelString) -> Result<CelBool>)

@@ -3,6 +3,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod properties;
+
 fn nothing(_: &str) -> Result<Option<String>, String> {
     Ok(None)
 }
@@ -160,91 +162,6 @@ fn a_review_never_fails_as_a_whole() {
         "objects": [founding_pool(), founding_pool()]}});
     let answer = review(&good, &nothing);
     assert_eq!(answer["response"]["convertedObjects"].as_array().unwrap().len(), 2);
-}
-
-prop_compose! {
-    fn any_pool()(
-        policy in prop::sample::select(vec!["WhenEmpty", "WhenUnderutilized"]),
-        after in prop::option::of(prop::sample::select(vec!["Never", "30s", "1h"])),
-        expiry in prop::sample::select(vec!["Never", "720h", "1h30m"]),
-        kubelet in prop::option::of(prop::sample::select(vec!["{}", r#"{"maxPods":3}"#])),
-        kind in prop::option::of(Just("EC2NodeClass")),
-        version in prop::option::of(Just("karpenter.k8s.aws/v1beta1")),
-        weight in prop::option::of(1..100),
-        resources in any::<bool>(),
-        labels in any::<bool>(),
-    ) -> Value {
-        let mut pool = json!({"apiVersion": "karpenter.sh/v1beta1", "kind": "NodePool",
-            "metadata": {"name": "p", "annotations": {"team": "x"}},
-            "spec": {"disruption": {"consolidationPolicy": policy, "expireAfter": expiry,
-                    "budgets": [{"nodes": "10%"}]},
-                "template": {"spec": {"nodeClassRef": {"name": "c"}, "requirements": []}}}});
-        // With WhenUnderutilized only Never is valid; WhenEmpty asks for a value.
-        if policy == "WhenEmpty" {
-            pool["spec"]["disruption"]["consolidateAfter"] = json!(after.unwrap_or("30s"));
-        } else if after == Some("Never") {
-            pool["spec"]["disruption"]["consolidateAfter"] = json!("Never");
-        }
-        let node = &mut pool["spec"]["template"]["spec"];
-        if let Some(kubelet) = kubelet {
-            node["kubelet"] = serde_json::from_str(kubelet).unwrap();
-        }
-        if let Some(kind) = kind {
-            node["nodeClassRef"]["kind"] = json!(kind);
-        }
-        if let Some(version) = version {
-            node["nodeClassRef"]["apiVersion"] = json!(version);
-        }
-        if resources {
-            node["resources"] = json!({});
-        }
-        if labels {
-            pool["spec"]["template"]["metadata"] = json!({"labels": {"a": "b"}});
-        }
-        if let Some(weight) = weight {
-            pool["spec"]["weight"] = json!(weight);
-        }
-        pool
-    }
-}
-
-prop_compose! {
-    fn any_class()(
-        family in prop::sample::select(vec!["AL2", "AL2023", "Bottlerocket", "Ubuntu", "Custom",
-            "Windows2019", "Windows2022"]),
-        terms in prop::sample::select(vec!["absent", "[]", r#"[{"id":"ami-1"}]"#,
-            r#"[{"tags":{"a":"b"},"owner":"self"}]"#]),
-        devices in prop::sample::select(vec!["absent", "[]", r#"[{"deviceName":"/dev/xvda"}]"#]),
-        pinned in any::<bool>(),
-    ) -> Value {
-        let mut class = class(json!({"amiFamily": family, "role": "r"}));
-        if pinned {
-            class["metadata"]["annotations"] = json!({ALIAS_VERSION: "v1"});
-        }
-        for (key, text) in [("amiSelectorTerms", terms), ("blockDeviceMappings", devices)] {
-            if text != "absent" {
-                class["spec"][key] = serde_json::from_str(text).unwrap();
-            }
-        }
-        class
-    }
-}
-
-proptest! {
-    #[test]
-    fn pools_survive_a_round_trip(pool in any_pool()) {
-        let v1 = to(&pool, "v1");
-        prop_assert_eq!(&to(&v1, "v1beta1"), &pool);
-        prop_assert_eq!(to(&to(&v1, "v1beta1"), "v1"), v1);
-    }
-
-    #[test]
-    fn classes_survive_a_round_trip(class in any_class()) {
-        let v1 = to(&class, "v1");
-        let back = to(&v1, "v1beta1");
-        prop_assert_eq!(&back["spec"], &class["spec"]);
-        prop_assert_eq!(&to(&back, "v1")["spec"], &v1["spec"]);
-    }
 }
 
 #[test]

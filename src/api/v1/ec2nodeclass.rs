@@ -1,5 +1,6 @@
 //! EC2NodeClass: images, networks, identity and storage of EC2 instances.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -92,6 +93,28 @@ pub struct EC2NodeClassSpec {
     /// User data, merged with what the family needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_data: Option<String>,
+}
+
+impl EC2NodeClass {
+    /// The class with the kubelet's settings that a NodePool or NodeClaim brings along from
+    /// v1beta1, where they stood there: those count instead of the class' own.
+    ///
+    /// # Errors
+    /// When the annotation that holds them cannot be read.
+    pub fn with_kubelet_of(
+        &self,
+        annotations: Option<&BTreeMap<String, String>>,
+    ) -> Result<Cow<'_, Self>, String> {
+        let key = crate::api::conversion::KUBELET;
+        let Some(text) = annotations.and_then(|a| a.get(key)) else {
+            return Ok(Cow::Borrowed(self));
+        };
+        let kubelet = serde_json::from_str(text)
+            .map_err(|error| format!("parsing annotation {key}, {error}"))?;
+        let mut class = self.clone();
+        class.spec.kubelet = Some(kubelet);
+        Ok(Cow::Owned(class))
+    }
 }
 
 /// Selects images.
@@ -396,4 +419,27 @@ pub struct Subnet {
     /// Zone id.
     #[serde(default, rename = "zoneID", skip_serializing_if = "Option::is_none")]
     pub zone_id: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_kubelet_of_v1beta1_goes_before_the_class_own() {
+        let spec = serde_json::from_value(json!({"kubelet": {"maxPods": 5}})).unwrap();
+        let class = EC2NodeClass::new("c", spec);
+        let of = |text: &str| {
+            let marks = BTreeMap::from([(
+                "compatibility.karpenter.sh/v1beta1-kubelet-conversion".to_owned(),
+                text.to_owned(),
+            )]);
+            class.with_kubelet_of(Some(&marks)).map(|c| json!(c.spec.kubelet))
+        };
+        assert_eq!(of(r#"{"maxPods":9}"#), Ok(json!({"maxPods": 9})));
+        assert_eq!(of("{}"), Ok(json!({})));
+        assert!(of("{").unwrap_err().contains("v1beta1-kubelet-conversion"));
+        assert_eq!(class.with_kubelet_of(None).unwrap().spec, class.spec);
+    }
 }

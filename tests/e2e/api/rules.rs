@@ -19,7 +19,11 @@ impl Served {
     }
 
     /// The same for a change of what is stored under the name.
-    async fn judge_change(&self, object: &Value, stored: &Value) -> Option<(BTreeSet<String>, String)> {
+    async fn judge_change(
+        &self,
+        object: &Value,
+        stored: &Value,
+    ) -> Option<(BTreeSet<String>, String)> {
         let (version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
         let name = text(&stored["metadata"]["name"]).to_owned();
         let mut object = object.clone();
