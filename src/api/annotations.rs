@@ -20,10 +20,15 @@ pub const TERMINATION_TIMESTAMP: &str = "karpenter.sh/nodeclaim-termination-time
 pub const MIN_VALUES_RELAXED: &str = "karpenter.sh/nodeclaim-min-values-relaxed";
 /// Comma-separated DRA drivers that a NodeClaim's pods asked for.
 pub const REQUESTED_DRA_DRIVERS: &str = "karpenter.sh/requested-dra-drivers";
+/// `true` when a NodeOverlay changed the price.
 pub const PRICE_OVERLAY_APPLIED: &str = "karpenter.sh/price-overlay-applied";
+/// `true` when a NodeOverlay changed the capacity.
 pub const CAPACITY_OVERLAY_APPLIED: &str = "karpenter.sh/capacity-overlay-applied";
+/// `true` on the in-memory pods of a CapacityBuffer.
 pub const BUFFER_FAKE_POD: &str = "karpenter.sh/capacity-buffer-fake-pod";
+/// Name of the CapacityBuffer that an in-memory pod stands for.
 pub const BUFFER_NAME: &str = "karpenter.sh/capacity-buffer-name";
+/// Namespace of that CapacityBuffer.
 pub const BUFFER_NAMESPACE: &str = "karpenter.sh/capacity-buffer-namespace";
 /// `true` once the instance carries its late tags (Name and so on).
 pub const INSTANCE_TAGGED: &str = "karpenter.k8s.aws/tagged";

@@ -3,33 +3,57 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+/// All conditions that make the object usable hold.
 pub const READY: &str = "Ready";
+/// The instance was launched.
 pub const LAUNCHED: &str = "Launched";
+/// The Node joined and was matched.
 pub const REGISTERED: &str = "Registered";
+/// The Node is ready, with its resources and without startup taints.
 pub const INITIALIZED: &str = "Initialized";
+/// No pod came or went for `consolidateAfter`.
 pub const CONSOLIDATABLE: &str = "Consolidatable";
+/// The node is not what its pool and class say now; the reason tells in what.
 pub const DRIFTED: &str = "Drifted";
+/// The pods were moved away.
 pub const DRAINED: &str = "Drained";
+/// The volumes of drained pods are detached.
 pub const VOLUMES_DETACHED: &str = "VolumesDetached";
+/// The instance is going.
 pub const INSTANCE_TERMINATING: &str = "InstanceTerminating";
+/// Node and NodeClaim agree.
 pub const CONSISTENT_STATE_FOUND: &str = "ConsistentStateFound";
+/// Why the node is being disrupted.
 pub const DISRUPTION_REASON: &str = "DisruptionReason";
+/// What schemas cannot check was found right.
 pub const VALIDATION_SUCCEEDED: &str = "ValidationSucceeded";
+/// The pool's class can be used.
 pub const NODE_CLASS_READY: &str = "NodeClassReady";
+/// Nodes of the pool register.
 pub const NODE_REGISTRATION_HEALTHY: &str = "NodeRegistrationHealthy";
+/// Subnets were found.
 pub const SUBNETS_READY: &str = "SubnetsReady";
+/// Security groups were found.
 pub const SECURITY_GROUPS_READY: &str = "SecurityGroupsReady";
+/// Images were found.
 pub const AMIS_READY: &str = "AMIsReady";
+/// The instance profile is there.
 pub const INSTANCE_PROFILE_READY: &str = "InstanceProfileReady";
+/// Capacity reservations were resolved.
 pub const CAPACITY_RESERVATIONS_READY: &str = "CapacityReservationsReady";
+/// The placement group was resolved.
 pub const PLACEMENT_GROUP_READY: &str = "PlacementGroupReady";
 
 /// Reason and message of a condition that nobody has looked at yet.
 pub const AWAITING: &str = "AwaitingReconciliation";
+/// Its message.
 pub const AWAITING_MESSAGE: &str = "object is awaiting reconciliation";
 
+/// Status of a condition that holds.
 pub const TRUE: &str = "True";
+/// Status of a condition that does not hold.
 pub const FALSE: &str = "False";
+/// Status of a condition of which it is not known.
 pub const UNKNOWN: &str = "Unknown";
 
 /// Conditions that make up `Ready` of a NodeClaim.

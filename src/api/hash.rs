@@ -146,7 +146,7 @@ fn time(at: jiff::Timestamp) -> u64 {
     bytes.extend((at.as_second() + YEAR_ONE).to_be_bytes());
     bytes.extend(at.subsec_nanosecond().to_be_bytes());
     bytes.extend(0_i16.to_be_bytes());
-    Struct::new("Time").field("Time", Some(fnv(&bytes))).0
+    Struct::new("Time").field("Time", Some(fnv1(&bytes))).0
 }
 
 /// Hash of an EC2NodeClass's launch settings: version `v6`.

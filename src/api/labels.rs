@@ -18,55 +18,95 @@ pub const DO_NOT_SYNC_TAINTS: &str = "karpenter.sh/do-not-sync-taints";
 /// EC2NodeClass that a node was launched from.
 pub const EC2NODECLASS: &str = "karpenter.k8s.aws/ec2nodeclass";
 
+/// The instance type, such as `c5.large`.
 pub const INSTANCE_TYPE: &str = "node.kubernetes.io/instance-type";
+/// The processor architecture: `amd64` or `arm64`.
 pub const ARCH: &str = "kubernetes.io/arch";
+/// The operating system: `linux` or `windows`.
 pub const OS: &str = "kubernetes.io/os";
+/// The zone's name, such as `us-east-1a`.
 pub const ZONE: &str = "topology.kubernetes.io/zone";
+/// The region's name.
 pub const REGION: &str = "topology.kubernetes.io/region";
+/// Build number of a Windows node.
 pub const WINDOWS_BUILD: &str = "node.kubernetes.io/windows-build";
+/// The node's own name; pods may select it, pools may not.
 pub const HOSTNAME: &str = "kubernetes.io/hostname";
 /// Zone id such as `use1-az1`.
 pub const ZONE_ID: &str = "topology.k8s.aws/zone-id";
 /// Zone key that the EBS CSI driver puts into volume topologies.
 pub const EBS_ZONE: &str = "topology.ebs.csi.aws.com/zone";
 
+/// Capacity type that is paid by the hour.
 pub const CAPACITY_ON_DEMAND: &str = "on-demand";
+/// Capacity type that EC2 may take back.
 pub const CAPACITY_SPOT: &str = "spot";
+/// Capacity type of capacity reservations.
 pub const CAPACITY_RESERVED: &str = "reserved";
+/// 64-bit x86.
 pub const ARCH_AMD64: &str = "amd64";
+/// 64-bit ARM.
 pub const ARCH_ARM64: &str = "arm64";
 
+/// The capacity reservation that a node runs in.
 pub const CAPACITY_RESERVATION_ID: &str = "karpenter.k8s.aws/capacity-reservation-id";
+/// `default` or `capacity-block`.
 pub const CAPACITY_RESERVATION_TYPE: &str = "karpenter.k8s.aws/capacity-reservation-type";
+/// Whether EC2 may take the reservation's capacity back.
 pub const CAPACITY_RESERVATION_INTERRUPTIBLE: &str =
     "karpenter.k8s.aws/capacity-reservation-interruptible";
+/// The hypervisor: `nitro`, `xen`; empty for metal.
 pub const INSTANCE_HYPERVISOR: &str = "karpenter.k8s.aws/instance-hypervisor";
+/// Whether traffic between instances is encrypted.
 pub const INSTANCE_ENCRYPTION_IN_TRANSIT: &str =
     "karpenter.k8s.aws/instance-encryption-in-transit-supported";
+/// Whether the type can run Nitro sandboxes.
 pub const NITRO_SANDBOX: &str = "karpenter.k8s.aws/nitro-sandbox";
+/// The letters before the generation: `c` of `c5.large`.
 pub const INSTANCE_CATEGORY: &str = "karpenter.k8s.aws/instance-category";
+/// Whether the type is a flex type.
 pub const INSTANCE_CAPABILITY_FLEX: &str = "karpenter.k8s.aws/instance-capability-flex";
+/// The family: `c5` of `c5.large`.
 pub const INSTANCE_FAMILY: &str = "karpenter.k8s.aws/instance-family";
+/// The generation: `5` of `c5.large`.
 pub const INSTANCE_GENERATION: &str = "karpenter.k8s.aws/instance-generation";
+/// The size: `large` of `c5.large`.
 pub const INSTANCE_SIZE: &str = "karpenter.k8s.aws/instance-size";
+/// Local NVMe storage in GB.
 pub const INSTANCE_LOCAL_NVME: &str = "karpenter.k8s.aws/instance-local-nvme";
+/// Number of vCPUs.
 pub const INSTANCE_CPU: &str = "karpenter.k8s.aws/instance-cpu";
+/// `intel`, `amd` or `aws`.
 pub const INSTANCE_CPU_MANUFACTURER: &str = "karpenter.k8s.aws/instance-cpu-manufacturer";
+/// Sustained clock speed in MHz.
 pub const INSTANCE_CPU_CLOCK_SPEED: &str =
     "karpenter.k8s.aws/instance-cpu-sustained-clock-speed-mhz";
+/// Memory in MiB.
 pub const INSTANCE_MEMORY: &str = "karpenter.k8s.aws/instance-memory";
+/// Baseline EBS bandwidth in Mbit/s.
 pub const INSTANCE_EBS_BANDWIDTH: &str = "karpenter.k8s.aws/instance-ebs-bandwidth";
+/// Baseline network bandwidth in Mbit/s.
 pub const INSTANCE_NETWORK_BANDWIDTH: &str = "karpenter.k8s.aws/instance-network-bandwidth";
+/// Model of the GPUs.
 pub const INSTANCE_GPU_NAME: &str = "karpenter.k8s.aws/instance-gpu-name";
+/// Maker of the GPUs.
 pub const INSTANCE_GPU_MANUFACTURER: &str = "karpenter.k8s.aws/instance-gpu-manufacturer";
+/// Number of GPUs.
 pub const INSTANCE_GPU_COUNT: &str = "karpenter.k8s.aws/instance-gpu-count";
+/// Memory of a GPU in MiB.
 pub const INSTANCE_GPU_MEMORY: &str = "karpenter.k8s.aws/instance-gpu-memory";
+/// Model of the accelerators.
 pub const INSTANCE_ACCELERATOR_NAME: &str = "karpenter.k8s.aws/instance-accelerator-name";
+/// Maker of the accelerators.
 pub const INSTANCE_ACCELERATOR_MANUFACTURER: &str =
     "karpenter.k8s.aws/instance-accelerator-manufacturer";
+/// Number of accelerators.
 pub const INSTANCE_ACCELERATOR_COUNT: &str = "karpenter.k8s.aws/instance-accelerator-count";
+/// `default` or `dedicated`.
 pub const INSTANCE_TENANCY: &str = "karpenter.k8s.aws/instance-tenancy";
+/// The placement group that a node runs in.
 pub const PLACEMENT_GROUP_ID: &str = "karpenter.k8s.aws/placement-group-id";
+/// Number of the partition in the placement group.
 pub const PLACEMENT_GROUP_PARTITION: &str = "karpenter.k8s.aws/placement-group-partition";
 
 /// Labels that any provider's nodes carry: a requirement on them is always allowed.

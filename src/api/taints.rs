@@ -6,8 +6,11 @@ use k8s_openapi::api::core::v1::Taint;
 pub const DISRUPTED_KEY: &str = "karpenter.sh/disrupted";
 /// Key of the taint from boot until registration.
 pub const UNREGISTERED_KEY: &str = "karpenter.sh/unregistered";
+/// Effect: new pods stay away.
 pub const NO_SCHEDULE: &str = "NoSchedule";
+/// Effect: pods that are there leave as well.
 pub const NO_EXECUTE: &str = "NoExecute";
+/// Effect: new pods stay away if they can.
 pub const PREFER_NO_SCHEDULE: &str = "PreferNoSchedule";
 
 /// `karpenter.sh/disrupted:NoSchedule`.

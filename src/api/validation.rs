@@ -10,9 +10,6 @@ use super::labels;
 use super::v1::{EC2NodeClass, NodePool, NodeSelectorRequirementWithMinValues, Operator};
 use super::v1alpha1::NodeOverlay;
 
-pub mod kubelet;
-mod kubelet_fields;
-
 /// Something wrong with a field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
@@ -117,12 +114,12 @@ pub fn node_overlay(overlay: &NodeOverlay) -> Vec<Finding> {
     findings
 }
 
-/// Checks what of an EC2NodeClass can be checked without asking AWS.
+/// Checks what of an EC2NodeClass can be checked without asking AWS, its kubelet settings aside,
+/// which the provider knows.
 #[must_use]
 pub fn ec2_node_class(class: &EC2NodeClass) -> Vec<Finding> {
     let mut findings = Vec::new();
     let spec = &class.spec;
-    let mut family = spec.ami_family.clone();
     for (i, term) in spec.ami_selector_terms.iter().enumerate() {
         let path = format!("spec.amiSelectorTerms[{i}]");
         if let Some(alias) = &term.alias {
@@ -133,7 +130,6 @@ pub fn ec2_node_class(class: &EC2NodeClass) -> Vec<Finding> {
                     message: format!("invalid alias {alias:?}, expected family@version"),
                 });
             }
-            family = family.or_else(|| alias_family(parts.first().copied().unwrap_or_default()));
         }
         if term.id.as_deref() == Some("ami-placeholder") {
             findings.push(Finding {
@@ -151,16 +147,7 @@ pub fn ec2_node_class(class: &EC2NodeClass) -> Vec<Finding> {
             });
         }
     }
-    if let Some(settings) = &spec.kubelet {
-        findings.extend(kubelet::check(settings));
-        findings.extend(kubelet::for_family(settings, family.as_deref().unwrap_or("Custom")));
-    }
     findings
-}
-
-fn alias_family(alias: &str) -> Option<String> {
-    let families = ["AL2", "AL2023", "Bottlerocket", "Windows2019", "Windows2022", "Windows2025"];
-    families.iter().find(|f| f.to_ascii_lowercase() == alias).map(|f| (*f).to_owned())
 }
 
 /// Checks that a CapacityBuffer says what its room is for.

@@ -8,8 +8,9 @@ use std::process::ExitCode;
 use serde_json::Value;
 
 use super::manifests::{self, Manifest};
+use super::validate;
 use crate::api::admission::Admission;
-use crate::api::{conversion, validation};
+use crate::api::conversion;
 
 mod changes;
 
@@ -174,7 +175,7 @@ fn convert(
         problems.extend(admitted.findings.iter().map(ToString::to_string));
     }
     if to == Version::V1 {
-        problems.extend(validation::object(&converted).iter().map(ToString::to_string));
+        problems.extend(validate::of_controllers(&converted).iter().map(ToString::to_string));
     }
     problems.dedup();
     Ok(Some((converted, problems)))

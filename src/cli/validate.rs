@@ -8,8 +8,10 @@ use serde_json::Value;
 
 use super::manifests;
 use crate::api::admission::Admission;
+use crate::api::v1::EC2NodeClass;
 use crate::api::validation::{self, Finding};
 use crate::api::{conversion, labels};
+use crate::cloud::aws::kubelet;
 
 /// What to check.
 #[derive(Debug, clap::Args)]
@@ -83,7 +85,7 @@ pub fn check(object: &Value) -> Option<Vec<Finding>> {
     }
     match stored(admitted.object) {
         Ok((stored, converted)) => {
-            findings = validation::object(&stored);
+            findings = of_controllers(&stored);
             if converted && let Some(again) = admission.create(stored) {
                 findings.extend(again.findings);
                 for finding in &mut findings {
@@ -95,6 +97,25 @@ pub fn check(object: &Value) -> Option<Vec<Finding>> {
     }
     findings.dedup();
     Some(findings)
+}
+
+/// What the controllers find wrong with an object in its stored version.
+pub(super) fn of_controllers(stored: &Value) -> Vec<Finding> {
+    let mut findings = validation::object(stored);
+    let Ok(class) = serde_json::from_value::<EC2NodeClass>(stored.clone()) else {
+        return findings;
+    };
+    if stored["kind"] == "EC2NodeClass" {
+        let problems = kubelet::check(&class).into_iter().chain(kubelet::unsupported(&class));
+        findings.extend(problems.map(|text| {
+            let (path, message) = match text.split_once(": ") {
+                Some((path, message)) if !path.contains(' ') => (path, message),
+                _ => ("spec.kubelet", text.trim_start_matches("spec.kubelet ")),
+            };
+            Finding { path: path.to_owned(), message: message.to_owned() }
+        }));
+    }
+    findings
 }
 
 /// The object in the version in which it is stored, and whether it was converted.
@@ -149,6 +170,22 @@ mod tests {
         budget["disruption"] =
             json!({"budgets": [{"nodes": "0", "schedule": "99 99 * * *", "duration": "1h"}]});
         assert!(lines(&pool(budget))[0].starts_with("spec.disruption.budgets[0].schedule: "));
+    }
+
+    #[test]
+    fn kubelet_settings_are_checked_as_the_controller_does() {
+        let class = |kubelet: Value| {
+            json!({"apiVersion": "karpenter.k8s.aws/v1", "kind": "EC2NodeClass",
+                "metadata": {"name": "c"}, "spec": {"role": "r", "kubelet": kubelet,
+                    "amiSelectorTerms": [{"alias": "bottlerocket@latest"}],
+                    "subnetSelectorTerms": [{"id": "subnet-1"}],
+                    "securityGroupSelectorTerms": [{"id": "sg-1"}]}})
+        };
+        assert!(lines(&class(json!({"maxPods": 5}))).is_empty());
+        let found = lines(&class(json!({"maxPods": -5})));
+        assert!(found[0].starts_with("spec.kubelet.maxPods: "), "{found:?}");
+        let found = lines(&class(json!({"podsPerCore": 2})));
+        assert!(found[0].starts_with("spec.kubelet: "), "{found:?}");
     }
 
     #[test]

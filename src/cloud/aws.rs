@@ -294,7 +294,10 @@ async fn dns_ip(kube: &kube::Client) -> Option<String> {
 #[async_trait]
 impl CloudProvider for AwsProvider {
     async fn create(&self, claim: &NodeClaim) -> Result<NodeClaim, Error> {
-        let class = self.ready_class(claim).await?;
+        let own = self.ready_class(claim).await?;
+        let class = own
+            .with_kubelet_of(claim.metadata.annotations.as_ref())
+            .map_err(|e| Error::Other(format!("resolving the kubelet configuration, {e}")))?;
         let types = self.instance_types.list(&class).map_err(|e| Error::Create {
             reason: "InstanceTypeResolutionFailed".to_owned(),
             condition: "Error resolving instance types".to_owned(),
@@ -304,7 +307,7 @@ impl CloudProvider for AwsProvider {
         let mut created = self.claim_of(&instance, Some(&class));
         created.metadata.annotations = Some(
             [
-                (annotations::EC2NODECLASS_HASH, self.class_hash(&class)),
+                (annotations::EC2NODECLASS_HASH, self.class_hash(&own)),
                 (
                     annotations::EC2NODECLASS_HASH_VERSION,
                     annotations::EC2NODECLASS_HASH_VERSION_VALUE.to_owned(),
@@ -357,6 +360,9 @@ impl CloudProvider for AwsProvider {
             .class_of(name)
             .await?
             .ok_or_else(|| Error::Other(format!("resolving node class, {name:?} not found")))?;
+        let class = class
+            .with_kubelet_of(pool.metadata.annotations.as_ref())
+            .map_err(|e| Error::Other(format!("resolving the kubelet configuration, {e}")))?;
         let types = self.instance_types.list(&class).map_err(|e| Error::Other(e.to_string()))?;
         Ok(types.into())
     }

@@ -14,6 +14,7 @@ use super::pod::PodKey;
 use super::requirements::{Incompatible, Requirement, Requirements};
 use super::resources::ResourceList;
 use super::taints::TaintError;
+use crate::api::conversion::KUBELET;
 use crate::api::v1::{NodeClaim, NodeClaimSpec, NodePool, Operator, ResourceRequirements};
 use crate::api::{annotations, hash, labels};
 
@@ -107,6 +108,9 @@ impl PlannedClaim {
             ),
             (annotations::MIN_VALUES_RELAXED.to_owned(), self.min_values_relaxed.to_string()),
         ]);
+        // A pool that came from v1beta1 has its kubelet's settings here.
+        let kubelet = pool.metadata.annotations.as_ref().and_then(|a| a.get(KUBELET));
+        claim_annotations.extend(kubelet.map(|text| (KUBELET.to_owned(), text.clone())));
         let mut claim = NodeClaim::new(
             "",
             NodeClaimSpec {
