@@ -140,7 +140,7 @@ pub fn ec2_node_class(class: &EC2NodeClass) -> Vec<Finding> {
     }
     for (i, device) in spec.block_device_mappings.iter().flatten().enumerate() {
         let size = device.ebs.as_ref().and_then(|e| e.volume_size.as_deref());
-        if let Some(error) = size.and_then(|s| crate::scheduling::quantity::parse(s).err()) {
+        if let Some(error) = size.and_then(|s| super::quantity::parse(s).err()) {
             findings.push(Finding {
                 path: format!("spec.blockDeviceMappings[{i}].ebs.volumeSize"),
                 message: error.to_string(),
