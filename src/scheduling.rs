@@ -12,7 +12,7 @@ pub mod results;
 pub mod snapshot;
 pub mod solver;
 pub mod taints;
-pub mod template;
+pub mod volumes;
 
 pub use crate::api::quantity;
 pub use results::Results;

@@ -162,6 +162,7 @@ pub(super) fn snapshot(
             best_effort_min_values: ctx.settings.best_effort_min_values,
             reserved_capacity: ctx.settings.gates.reserved_capacity,
             ignore_dynamic_resources: ctx.settings.ignore_dra_requests,
+            ..Options::default()
         },
         node_pools,
         daemonset_pods: ctx.cluster.daemon_set_pods(),

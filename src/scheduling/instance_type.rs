@@ -53,6 +53,10 @@ pub struct Offering {
     pub reservation_capacity: i64,
     /// True when a NodeOverlay set the price.
     pub price_overlay: bool,
+    /// Amounts that replace or extend the type's capacity for instances from this offering.
+    pub capacity_override: Option<Arc<ResourceList>>,
+    /// Amounts that replace the type's overhead for instances from this offering.
+    pub overhead_override: Option<Arc<ResourceList>>,
 }
 
 impl Offering {
@@ -74,6 +78,19 @@ impl Offering {
         self.single(labels::CAPACITY_RESERVATION_ID)
     }
 
+    /// True when its instances are as large as the type says.
+    #[must_use]
+    pub fn overrides_nothing(&self) -> bool {
+        self.capacity_override.is_none() && self.overhead_override.is_none()
+    }
+
+    /// True when instances from both are of one size.
+    #[must_use]
+    pub fn same_size(&self, other: &Self) -> bool {
+        self.capacity_override == other.capacity_override
+            && self.overhead_override == other.overhead_override
+    }
+
     fn single(&self, key: &str) -> &str {
         self.requirements.get(key).and_then(|r| r.values().next()).unwrap_or("")
     }
@@ -83,18 +100,21 @@ impl InstanceType {
     /// What is left for pods: capacity less overhead; huge pages come out of memory.
     #[must_use]
     pub fn allocatable(&self) -> ResourceList {
-        let mut left = self.capacity.clone();
-        left.sub(&self.overhead.total());
-        let huge: i64 = self
-            .capacity
-            .iter()
-            .filter(|(name, _)| name.as_str().starts_with("hugepages-"))
-            .map(|(_, value)| value)
-            .sum();
-        if huge > 0 {
-            left.set(Name::Memory, (left.get(&Name::Memory) - huge).max(0));
+        left_for_pods(self.capacity.clone(), &self.overhead.total())
+    }
+
+    /// What is left for pods on an instance from that offering.
+    #[must_use]
+    pub fn allocatable_of(&self, offering: &Offering) -> ResourceList {
+        let mut capacity = self.capacity.clone();
+        for (name, value) in offering.capacity_override.iter().flat_map(|o| o.iter()) {
+            capacity.set(name.clone(), value);
         }
-        left
+        let mut overhead = self.overhead.total();
+        for (name, value) in offering.overhead_override.iter().flat_map(|o| o.iter()) {
+            overhead.set(name.clone(), value);
+        }
+        left_for_pods(capacity, &overhead)
     }
 
     /// The cheapest available offering that meets the requirements.
@@ -112,6 +132,20 @@ impl InstanceType {
             o.available && requirements.compatible(&o.requirements, Allow::WellKnown).is_ok()
         })
     }
+}
+
+fn left_for_pods(capacity: ResourceList, overhead: &ResourceList) -> ResourceList {
+    let huge: i64 = capacity
+        .iter()
+        .filter(|(name, _)| name.as_str().starts_with("hugepages-"))
+        .map(|(_, value)| value)
+        .sum();
+    let mut left = capacity;
+    left.sub(overhead);
+    if huge > 0 {
+        left.set(Name::Memory, (left.get(&Name::Memory) - huge).max(0));
+    }
+    left
 }
 
 /// Sorts by the cheapest compatible offering, then by name; types without one come last.

@@ -24,6 +24,10 @@ pub struct StateNode {
     pub marked_for_deletion: bool,
     /// Pods are expected on the node until then.
     pub nominated_until: Option<Timestamp>,
+    /// How many volumes each CSI driver can attach; a driver that is not named has no limit.
+    pub volume_limits: BTreeMap<String, u64>,
+    /// Volumes of the bound pods: CSI driver and `namespace/claim`.
+    pub attached: Vec<(Arc<str>, Arc<str>)>,
 }
 
 impl StateNode {

@@ -327,6 +327,20 @@ impl Constraints {
         requirements
     }
 
+    /// Node requirements of each required term; the selector alone when there is no term.
+    #[must_use]
+    pub fn alternatives(&self) -> Vec<Requirements> {
+        if self.required_terms.is_empty() {
+            return vec![self.node_selector.clone()];
+        }
+        let with = |term: &Requirements| {
+            let mut requirements = self.node_selector.clone();
+            requirements.merge(term);
+            requirements
+        };
+        self.required_terms.iter().map(with).collect()
+    }
+
     /// Node requirements with the heaviest preference, which counts as required until relaxed.
     #[must_use]
     pub fn requirements(&self, respect_preferences: bool) -> Requirements {

@@ -2,22 +2,46 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm};
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
 use crate::api::labels;
 use crate::api::v1::{NodeSelectorRequirementWithMinValues, Operator};
 
+/// Named values, sorted; nearly always one.
+type Values = SmallVec<[Arc<str>; 1]>;
+
 /// What a label may be: a set of values (or all but a set), within integer bounds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Requirement {
     key: Arc<str>,
     complement: bool,
-    values: BTreeSet<Arc<str>>,
+    values: Values,
+    /// Bounds and minValues, which are rare.
+    extra: Option<Box<Extra>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Extra {
     gte: Option<i64>,
     lte: Option<i64>,
     min_values: Option<i64>,
+}
+
+/// The text of a key; well-known keys are kept once for the whole process.
+fn shared_key(key: &str) -> Arc<str> {
+    static KNOWN: LazyLock<FxHashMap<&'static str, Arc<str>>> = LazyLock::new(|| {
+        labels::WELL_KNOWN_CORE
+            .iter()
+            .chain(labels::WELL_KNOWN_AWS)
+            .chain(&[labels::HOSTNAME, labels::REGISTERED, labels::INITIALIZED])
+            .map(|key| (*key, Arc::from(*key)))
+            .collect()
+    });
+    KNOWN.get(key).map_or_else(|| Arc::from(key), Arc::clone)
 }
 
 impl Requirement {
@@ -28,33 +52,49 @@ impl Requirement {
         operator: Operator,
         values: impl IntoIterator<Item = V>,
     ) -> Self {
-        let mut requirement = Self {
-            key: Arc::from(labels::normalize(key)),
-            complement: !matches!(operator, Operator::In | Operator::DoesNotExist),
-            values: BTreeSet::new(),
-            gte: None,
-            lte: None,
-            min_values: None,
-        };
+        let mut complement = !matches!(operator, Operator::In | Operator::DoesNotExist);
+        let mut named = Values::new();
+        let (mut gte, mut lte) = (None, None);
         let mut values = values.into_iter();
         let mut bound = || values.next().and_then(|v| v.as_ref().parse::<i64>().ok()).unwrap_or(0);
         match operator {
             Operator::In | Operator::NotIn => {
-                requirement.values = values.map(|v| Arc::from(v.as_ref())).collect();
+                named = values.map(|v| Arc::from(v.as_ref())).collect();
             }
             Operator::Exists | Operator::DoesNotExist => {}
             Operator::Gt => match bound().checked_add(1) {
-                Some(n) => requirement.gte = Some(n),
-                None => requirement.complement = false,
+                Some(n) => gte = Some(n),
+                None => complement = false,
             },
             Operator::Lt => match bound().checked_sub(1) {
-                Some(n) => requirement.lte = Some(n),
-                None => requirement.complement = false,
+                Some(n) => lte = Some(n),
+                None => complement = false,
             },
-            Operator::Gte => requirement.gte = Some(bound()),
-            Operator::Lte => requirement.lte = Some(bound()),
+            Operator::Gte => gte = Some(bound()),
+            Operator::Lte => lte = Some(bound()),
         }
-        requirement
+        Self::from_parts(shared_key(labels::normalize(key)), complement, named, (gte, lte), None)
+    }
+
+    /// A requirement from its parts; values need no order.
+    pub(super) fn from_parts(
+        key: Arc<str>,
+        complement: bool,
+        values: impl IntoIterator<Item = Arc<str>>,
+        (gte, lte): (Option<i64>, Option<i64>),
+        min_values: Option<i64>,
+    ) -> Self {
+        let mut values: Values = values.into_iter().collect();
+        values.sort_unstable();
+        values.dedup();
+        values.shrink_to_fit();
+        let extra = Extra { gte, lte, min_values };
+        let extra = (extra != Extra::default()).then(|| Box::new(extra));
+        Self { key, complement, values, extra }
+    }
+
+    fn extra(&self) -> Extra {
+        self.extra.as_deref().copied().unwrap_or_default()
     }
 
     /// `key In [value]`.
@@ -66,7 +106,8 @@ impl Requirement {
     /// The same requirement that also asks for a variety of values.
     #[must_use]
     pub fn with_min_values(mut self, min_values: Option<i64>) -> Self {
-        self.min_values = min_values;
+        let extra = Extra { min_values, ..self.extra() };
+        self.extra = (extra != Extra::default()).then(|| Box::new(extra));
         self
     }
 
@@ -79,7 +120,7 @@ impl Requirement {
     /// How many different values must stay possible.
     #[must_use]
     pub fn min_values(&self) -> Option<i64> {
-        self.min_values
+        self.extra().min_values
     }
 
     /// Named values: those allowed, or those excluded when [`Requirement::is_complement`].
@@ -102,7 +143,23 @@ impl Requirement {
     /// Inclusive bounds.
     #[must_use]
     pub fn bounds(&self) -> (Option<i64>, Option<i64>) {
-        (self.gte, self.lte)
+        let extra = self.extra();
+        (extra.gte, extra.lte)
+    }
+
+    fn names(&self, value: &str) -> bool {
+        self.values.binary_search_by(|v| (**v).cmp(value)).is_ok()
+    }
+
+    /// Bounds of both together, and whether they leave anything.
+    fn common_bounds(&self, other: &Self) -> (Option<i64>, Option<i64>, bool) {
+        let (a, b) = (self.extra(), other.extra());
+        let gte = a.gte.max(b.gte);
+        let lte = match (a.lte, b.lte) {
+            (Some(x), Some(y)) => Some(x.min(y)),
+            (x, y) => x.or(y),
+        };
+        (gte, lte, !gte.zip(lte).is_some_and(|(g, l)| g > l))
     }
 
     /// The operator that describes the set.
@@ -119,15 +176,17 @@ impl Requirement {
     /// True when the label may have this value.
     #[must_use]
     pub fn has(&self, value: &str) -> bool {
-        self.values.contains(value) != self.complement && within(value, self.gte, self.lte)
+        let (gte, lte) = self.bounds();
+        self.names(value) != self.complement && within(value, gte, lte)
     }
 
     /// The one value left, if exactly one is.
     #[must_use]
     pub fn single(&self) -> Option<&str> {
-        (!self.complement && self.values.len() == 1)
-            .then(|| self.values.iter().next().map(|v| &**v))
-            .flatten()
+        match &self.values[..] {
+            [value] if !self.complement => Some(value),
+            _ => None,
+        }
     }
 
     /// A value that meets the requirement: the first named one, or the lowest integer allowed.
@@ -136,7 +195,7 @@ impl Requirement {
         if !self.complement {
             return self.values.iter().next().map(|v| v.to_string());
         }
-        let from = self.gte.unwrap_or(0);
+        let from = self.bounds().0.unwrap_or(0);
         (from..=from.saturating_add(self.values.len() as i64))
             .map(|n| n.to_string())
             .find(|text| self.has(text))
@@ -145,81 +204,62 @@ impl Requirement {
     /// The requirement that both put together make.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
-        let gte = self.gte.max(other.gte);
-        let lte = match (self.lte, other.lte) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
-        let mut result = Self {
-            key: Arc::clone(&self.key),
-            complement: self.complement && other.complement,
-            values: BTreeSet::new(),
-            gte,
-            lte,
-            min_values: self.min_values.max(other.min_values),
-        };
-        if gte.zip(lte).is_some_and(|(g, l)| g > l) {
-            result.complement = false;
-            (result.gte, result.lte) = (None, None);
-            return result;
+        let (gte, lte, possible) = self.common_bounds(other);
+        let min_values = self.extra().min_values.max(other.extra().min_values);
+        let key = Arc::clone(&self.key);
+        if !possible {
+            return Self::from_parts(key, false, [], (None, None), min_values);
         }
-        let inside = |v: &&Arc<str>| within(v, gte, lte);
-        result.values = match (self.complement, other.complement) {
-            (true, true) => self.values.union(&other.values).filter(inside).cloned().collect(),
-            (true, false) => {
-                other.values.difference(&self.values).filter(inside).cloned().collect()
-            }
-            (false, true) => {
-                self.values.difference(&other.values).filter(inside).cloned().collect()
-            }
-            (false, false) => {
-                self.values.intersection(&other.values).filter(inside).cloned().collect()
-            }
+        let complement = self.complement && other.complement;
+        let mut values = Values::new();
+        let mut keep = |from: &Self, test: &dyn Fn(&Arc<str>) -> bool| {
+            values.extend(
+                from.values.iter().filter(|v| test(v) && within(v, gte, lte)).map(Arc::clone),
+            );
         };
-        if !result.complement {
-            (result.gte, result.lte) = (None, None);
+        match (self.complement, other.complement) {
+            (true, true) => {
+                keep(self, &|_| true);
+                keep(other, &|_| true);
+            }
+            (true, false) => keep(other, &|v| !self.names(v)),
+            (false, true) => keep(self, &|v| !other.names(v)),
+            (false, false) => keep(self, &|v| other.names(v)),
         }
-        result
+        let bounds = if complement { (gte, lte) } else { (None, None) };
+        Self::from_parts(key, complement, values, bounds, min_values)
     }
 
     /// Whether some value meets both, without building the intersection.
     #[must_use]
     pub fn has_intersection(&self, other: &Self) -> bool {
-        let gte = self.gte.max(other.gte);
-        let lte = match (self.lte, other.lte) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
+        let (gte, lte, possible) = self.common_bounds(other);
+        let any = |from: &Self, against: &Self, named: bool| {
+            from.values.iter().any(|v| against.names(v) == named && within(v, gte, lte))
         };
-        if gte.zip(lte).is_some_and(|(g, l)| g > l) {
-            return false;
-        }
-        match (self.complement, other.complement) {
-            (true, true) => true,
-            (true, false) => {
-                other.values.iter().any(|v| !self.values.contains(v) && within(v, gte, lte))
+        possible
+            && match (self.complement, other.complement) {
+                (true, true) => true,
+                (true, false) => any(other, self, false),
+                (false, true) => any(self, other, false),
+                (false, false) => any(self, other, true),
             }
-            (false, true) => {
-                self.values.iter().any(|v| !other.values.contains(v) && within(v, gte, lte))
-            }
-            (false, false) => {
-                self.values.iter().any(|v| other.values.contains(v) && within(v, gte, lte))
-            }
-        }
     }
 
     /// The API form: bounds win over excluded values.
     fn to_api(&self) -> Vec<NodeSelectorRequirementWithMinValues> {
         let entry = |operator, values: Vec<String>| NodeSelectorRequirementWithMinValues {
             key: self.key.to_string(),
-            min_values: self.min_values,
+            min_values: self.min_values(),
             operator,
             values,
         };
         let mut entries = Vec::new();
-        if let Some(n) = self.gte {
+        let (gte, lte) = self.bounds();
+        if let Some(n) = gte {
             entries.push(entry(Operator::Gte, vec![n.to_string()]));
         }
-        if let Some(n) = self.lte {
+        if let Some(n) = lte {
             entries.push(entry(Operator::Lte, vec![n.to_string()]));
         }
         if entries.is_empty() {
@@ -247,13 +287,14 @@ impl fmt::Display for Requirement {
             }
             f.write_str("]")?;
         }
-        if let Some(n) = self.gte {
+        let Extra { gte, lte, min_values } = self.extra();
+        if let Some(n) = gte {
             write!(f, " >={n}")?;
         }
-        if let Some(n) = self.lte {
+        if let Some(n) = lte {
             write!(f, " <={n}")?;
         }
-        if let Some(n) = self.min_values {
+        if let Some(n) = min_values {
             write!(f, " minValues {n}")?;
         }
         Ok(())
@@ -262,16 +303,28 @@ impl fmt::Display for Requirement {
 
 /// Which labels a node may lack and still satisfy a requirement on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Allow {
+pub enum Allow<'a> {
     /// None: for nodes that exist.
     Nothing,
     /// Well-known labels, which the provider fills in at launch.
     WellKnown,
+    /// Well-known labels, and these.
+    WellKnownAnd(&'a BTreeSet<String>),
 }
 
-impl Allow {
+impl Allow<'_> {
     fn allows(self, key: &str) -> bool {
-        self == Self::WellKnown && labels::is_well_known(key)
+        match self {
+            Self::Nothing => false,
+            Self::WellKnown => labels::is_well_known(key),
+            Self::WellKnownAnd(more) => labels::is_well_known(key) || more.contains(key),
+        }
+    }
+
+    fn keys(self) -> impl Iterator<Item = &'static str> + use<> {
+        let some = self != Self::Nothing;
+        let known = [labels::WELL_KNOWN_CORE, labels::WELL_KNOWN_AWS];
+        known.into_iter().flatten().copied().filter(move |_| some)
     }
 }
 
@@ -286,9 +339,9 @@ pub enum Incompatible {
     Disjoint { existing: Box<Requirement>, incoming: Box<Requirement> },
 }
 
-/// One requirement a key.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Requirements(BTreeMap<Arc<str>, Requirement>);
+/// One requirement a key, in key order. Cloning shares; changing a shared one copies it first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Requirements(Arc<Vec<Requirement>>);
 
 impl Requirements {
     /// No requirements.
@@ -330,22 +383,34 @@ impl Requirements {
             .collect()
     }
 
+    /// Requirements of distinct keys, in any order.
+    pub(super) fn from_vec(mut list: Vec<Requirement>) -> Self {
+        list.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        list.shrink_to_fit();
+        Self(Arc::new(list))
+    }
+
+    fn find(&self, key: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|r| (*r.key).cmp(key))
+    }
+
     /// Adds a requirement: what was there for the key is narrowed, never replaced.
     pub fn add(&mut self, requirement: Requirement) {
-        match self.0.entry(Arc::clone(&requirement.key)) {
-            std::collections::btree_map::Entry::Occupied(mut entry) => {
-                let merged = entry.get().intersection(&requirement);
-                entry.insert(merged);
+        match self.find(&requirement.key) {
+            Ok(at) => {
+                let merged = self.0[at].intersection(&requirement);
+                Arc::make_mut(&mut self.0)[at] = merged;
             }
-            std::collections::btree_map::Entry::Vacant(entry) => {
-                entry.insert(requirement);
-            }
+            Err(at) => Arc::make_mut(&mut self.0).insert(at, requirement),
         }
     }
 
     /// Sets a requirement, whatever was there.
     pub fn replace(&mut self, requirement: Requirement) {
-        self.0.insert(Arc::clone(&requirement.key), requirement);
+        match self.find(&requirement.key) {
+            Ok(at) => Arc::make_mut(&mut self.0)[at] = requirement,
+            Err(at) => Arc::make_mut(&mut self.0).insert(at, requirement),
+        }
     }
 
     /// Adds every requirement of `other`.
@@ -357,24 +422,26 @@ impl Requirements {
 
     /// Drops a key.
     pub fn remove(&mut self, key: &str) {
-        self.0.remove(key);
+        if let Ok(at) = self.find(key) {
+            Arc::make_mut(&mut self.0).remove(at);
+        }
     }
 
     /// The requirement on a key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Requirement> {
-        self.0.get(key)
+        self.find(key).ok().map(|at| &self.0[at])
     }
 
     /// True when there is a requirement on the key.
     #[must_use]
     pub fn has(&self, key: &str) -> bool {
-        self.0.contains_key(key)
+        self.find(key).is_ok()
     }
 
     /// All requirements in key order.
     pub fn iter(&self) -> impl Iterator<Item = &Requirement> {
-        self.0.values()
+        self.0.iter()
     }
 
     /// Number of keys.
@@ -389,15 +456,29 @@ impl Requirements {
         self.0.is_empty()
     }
 
+    /// True when both are the same value in memory, which equal values need not be.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// An address that stays the same for as long as this value or a clone of it lives unchanged.
+    pub(super) fn address(&self) -> usize {
+        Arc::as_ptr(&self.0) as usize
+    }
+
     /// Checks that the keys both name leave a value; two negative requirements always go together.
     ///
     /// # Errors
     /// The first key without a common value.
     pub fn intersects(&self, other: &Self) -> Result<(), Incompatible> {
         let (small, large) = if self.len() <= other.len() { (self, other) } else { (other, self) };
-        for key in small.0.keys().filter(|k| large.0.contains_key(*k)) {
-            let (Some(existing), Some(incoming)) = (self.0.get(key), other.0.get(key)) else {
-                continue;
+        for requirement in small.iter() {
+            let Some(match_) = large.get(&requirement.key) else { continue };
+            let (existing, incoming) = if std::ptr::eq(small, self) {
+                (requirement, match_)
+            } else {
+                (match_, requirement)
             };
             let negative =
                 |r: &Requirement| matches!(r.operator(), Operator::NotIn | Operator::DoesNotExist);
@@ -415,7 +496,7 @@ impl Requirements {
     ///
     /// # Errors
     /// A key that the node lacks, or one without a common value.
-    pub fn compatible(&self, other: &Self, allow: Allow) -> Result<(), Incompatible> {
+    pub fn compatible(&self, other: &Self, allow: Allow<'_>) -> Result<(), Incompatible> {
         for incoming in other.iter() {
             let negative = matches!(incoming.operator(), Operator::NotIn | Operator::DoesNotExist);
             if !negative && !self.has(&incoming.key) && !allow.allows(&incoming.key) {
@@ -428,14 +509,18 @@ impl Requirements {
         self.intersects(other)
     }
 
-    fn hint(&self, key: &str, allow: Allow) -> String {
-        let well_known = (allow == Allow::WellKnown)
-            .then(|| labels::WELL_KNOWN_CORE.iter().chain(labels::WELL_KNOWN_AWS).copied())
-            .into_iter()
-            .flatten();
+    /// A known label that the key may be a misspelling of.
+    fn hint(&self, key: &str, allow: Allow<'_>) -> String {
         let suffix = key.split_once('/').map_or(key, |(_, name)| name);
-        well_known
-            .chain(self.0.keys().map(|k| &**k))
+        let more = match allow {
+            Allow::WellKnownAnd(more) => Some(more),
+            _ => None,
+        };
+        let mut known: Vec<&str> = allow.keys().collect();
+        known.extend(more.into_iter().flatten().map(String::as_str));
+        known.extend(self.iter().map(|r| &*r.key));
+        known
+            .into_iter()
             .find(|known| known.contains(key) || known.ends_with(suffix))
             .map_or_else(String::new, |known| format!(" (typo of \"{known}\"?)"))
     }
@@ -461,6 +546,9 @@ impl FromIterator<Requirement> for Requirements {
         let mut requirements = Self::new();
         for requirement in iter {
             requirements.add(requirement);
+        }
+        if let Some(list) = Arc::get_mut(&mut requirements.0) {
+            list.shrink_to_fit();
         }
         requirements
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Taint;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
-use kube::api::ObjectMeta;
+use kube::core::ObjectMeta;
 
 use super::instance_type::{InstanceType, Offering};
 use super::pod::PodKey;
@@ -28,8 +28,43 @@ pub struct Results {
     pub new_claims: Vec<PlannedClaim>,
     /// Pods that go to nodes that exist: node name and pods.
     pub existing: Vec<(String, Vec<PodKey>)>,
-    /// Pods that fit nowhere.
+    /// Pods that fit nowhere, by name.
     pub errors: Vec<(PodKey, PodError)>,
+    /// Pools whose own requirements leave no instance type.
+    pub skipped_pools: Vec<SkippedPool>,
+}
+
+/// A pool from which nothing can be launched.
+#[derive(Clone, Debug)]
+pub struct SkippedPool {
+    /// The pool.
+    pub node_pool: Arc<NodePool>,
+    /// What minValues lack, when types are left but too few kinds of them.
+    pub min_values: Option<String>,
+}
+
+/// Instance types to choose from, shared between the claims that have the same.
+#[derive(Clone, Debug, Default)]
+pub struct TypeList(Arc<Vec<Arc<InstanceType>>>);
+
+impl From<Vec<Arc<InstanceType>>> for TypeList {
+    fn from(list: Vec<Arc<InstanceType>>) -> Self {
+        Self(Arc::new(list))
+    }
+}
+
+impl std::ops::Deref for TypeList {
+    type Target = Vec<Arc<InstanceType>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for TypeList {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        Arc::make_mut(&mut self.0)
+    }
 }
 
 /// A NodeClaim to create.
@@ -44,7 +79,7 @@ pub struct PlannedClaim {
     /// What its pods and daemons request.
     pub requests: ResourceList,
     /// Types to choose from, cheapest first.
-    pub instance_types: Vec<Arc<InstanceType>>,
+    pub instance_types: TypeList,
     /// Pods meant for it.
     pub pods: Vec<PodKey>,
     /// Whether minValues were lowered.
@@ -150,6 +185,10 @@ pub enum PodError {
     DynamicResources,
     /// No template is left to launch from.
     NoTemplates,
+    /// Reserved capacity would do, but is taken for now; the pod waits for the next round.
+    Reserved(&'static str),
+    /// The list of types that a NodeClaim may hold is too short for minValues.
+    MinValues { pool: String, text: String },
     /// Each NodePool's reason, in the order they were tried.
     Pools(Vec<(String, Reason)>),
 }
@@ -163,10 +202,15 @@ impl fmt::Display for PodError {
             Self::NoTemplates => {
                 f.write_str("nodepool requirements filtered out all available instance types")
             }
+            Self::Reserved(text) => f.write_str(text),
+            Self::MinValues { pool, text } => write!(
+                f,
+                "pod didn’t schedule because NodePool couldn’t meet minValues requirements, validating minValues, {text} (NodePool={pool})"
+            ),
             Self::Pools(pools) => {
-                for (i, (pool, reason)) in pools.iter().enumerate() {
+                for (i, (_, reason)) in pools.iter().enumerate() {
                     let separator = if i == 0 { "" } else { "; " };
-                    write!(f, "{separator}incompatible with nodepool {pool:?}, {reason}")?;
+                    write!(f, "{separator}{reason}")?;
                 }
                 Ok(())
             }
@@ -181,6 +225,10 @@ pub enum Reason {
     Taint(TaintError),
     /// Requirements without a common value.
     Requirements(Incompatible),
+    /// The pod's volumes are elsewhere.
+    Volumes(Incompatible),
+    /// Reserved capacity would do, but is taken.
+    Reserved(&'static str),
     /// The pool's node limit is reached.
     NodeLimit(String),
     /// Every type would exceed the pool's limits.
@@ -200,6 +248,8 @@ impl fmt::Display for Reason {
         match self {
             Self::Taint(e) => e.fmt(f),
             Self::Requirements(e) => write!(f, "incompatible requirements, {e}"),
+            Self::Volumes(e) => write!(f, "incompatible volume requirements, {e}"),
+            Self::Reserved(text) => f.write_str(text),
             Self::NodeLimit(pool) => {
                 write!(f, "node limits have been exhausted for nodepool (NodePool={pool})")
             }
@@ -238,11 +288,10 @@ pub struct FilterError {
 
 impl fmt::Display for FilterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(text) = &self.min_values {
-            return f.write_str(text);
-        }
         let (r, fits, o) = (self.requirements_met, self.fits, self.has_offering);
-        let text = if !r && !fits && !o {
+        let text = if let Some(text) = &self.min_values {
+            text
+        } else if !r && !fits && !o {
             "no instance type met the scheduling requirements or had enough resources or had a required offering"
         } else if !r && !fits {
             "no instance type met the scheduling requirements or had enough resources"
@@ -269,9 +318,9 @@ impl fmt::Display for FilterError {
         if self.requests.0 == self.requests.1 {
             write!(f, ", resources={}", self.requests.0)?;
         } else {
-            write!(f, ", min={}, max={}", self.requests.0, self.requests.1)?;
+            write!(f, ", resources=min={}, max={}", self.requests.0, self.requests.1)?;
         }
-        if r && !fits && self.absurd_cpu {
+        if self.min_values.is_none() && r && o && !fits && self.absurd_cpu {
             f.write_str(" (CPU request >= 1 Million, m vs M typo?)")?;
         }
         Ok(())

@@ -1,11 +1,12 @@
 //! Everything a scheduling decision depends on, in one value.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::instance_type::InstanceType;
 use super::node::StateNode;
-use super::pod::PodInfo;
+use super::pod::{PodInfo, PodKey};
+use super::volumes::PodVolumes;
 use crate::api::v1::NodePool;
 
 /// The cluster at one moment, as the solver reads it.
@@ -21,6 +22,8 @@ pub struct Snapshot {
     pub nodes: Vec<StateNode>,
     /// Pods to place.
     pub pods: Vec<Arc<PodInfo>>,
+    /// What the volumes of those pods ask for; pods without such volumes are absent.
+    pub pod_volumes: HashMap<PodKey, Arc<PodVolumes>>,
     /// Labels of namespaces, for namespace selectors.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Label keys that a new node may lack and still satisfy, besides the provider's own.
@@ -45,6 +48,8 @@ pub struct Options {
     pub best_effort_min_values: bool,
     /// Reserved capacity is booked.
     pub reserved_capacity: bool,
+    /// Pods for which reserved capacity is taken go elsewhere instead of waiting for it.
+    pub reserved_fallback: bool,
     /// Pods that ask for dynamic resources are left alone.
     pub ignore_dynamic_resources: bool,
 }
@@ -55,6 +60,7 @@ impl Default for Options {
             respect_preferences: true,
             best_effort_min_values: false,
             reserved_capacity: true,
+            reserved_fallback: false,
             ignore_dynamic_resources: true,
         }
     }

@@ -36,6 +36,16 @@ pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     }
 }
 
+/// Tolerates every PreferNoSchedule taint.
+#[must_use]
+pub fn prefer_no_schedule() -> Toleration {
+    Toleration {
+        operator: Some("Exists".to_owned()),
+        effect: Some(crate::api::taints::PREFER_NO_SCHEDULE.to_owned()),
+        ..Toleration::default()
+    }
+}
+
 /// Checks that every taint, whatever its effect, is tolerated.
 ///
 /// # Errors

@@ -9,4 +9,3 @@ mod api;
 mod bad_input;
 mod chain;
 mod charts;
-mod nodeclass;

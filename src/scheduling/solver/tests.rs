@@ -1,9 +1,15 @@
+use std::sync::Arc;
+
 use serde_json::json;
 
 use super::*;
+use crate::api::labels;
 use crate::api::v1::{NodePool, Operator};
 use crate::scheduling::instance_type::{InstanceType, Offering, Overhead};
 use crate::scheduling::node::StateNode;
+use crate::scheduling::pod::PodInfo;
+use crate::scheduling::requirements::Requirement;
+use crate::scheduling::resources::Name;
 use crate::scheduling::snapshot::NodePoolInput;
 
 fn instance_type(name: &str, cpu: i64, memory_gib: i64, price: f64) -> Arc<InstanceType> {
@@ -130,10 +136,7 @@ fn refusals_say_why() {
     let taint = json!({"template": {"spec": {"taints": [
         {"key": "team", "value": "x", "effect": "NoSchedule"}]}}});
     let results = solve(&snapshot(vec![pool("p", taint)], vec![pod("a", "1", json!({}))]));
-    assert_eq!(
-        results.errors[0].1.to_string(),
-        "incompatible with nodepool \"p\", did not tolerate taint (taint=team=x:NoSchedule)"
-    );
+    assert_eq!(results.errors[0].1.to_string(), "did not tolerate taint (taint=team=x:NoSchedule)");
     let results = solve(&snapshot(vec![pool("p", json!({}))], vec![pod("a", "100", json!({}))]));
     let text = results.errors[0].1.to_string();
     assert!(text.contains("no instance type has enough resources"), "{text}");
@@ -165,3 +168,6 @@ fn a_claim_object_carries_what_the_provider_needs() {
     assert_eq!(types.values, ["large", "medium", "small"]);
     assert!(claim.spec.requirements.iter().all(|r| r.key != labels::HOSTNAME));
 }
+
+mod properties;
+mod topology;

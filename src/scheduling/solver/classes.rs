@@ -1,0 +1,522 @@
+//! Pods that ask for the same are one class: what it asks for is worked out once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{PodAffinityTerm, TopologySpreadConstraint};
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+
+use super::amounts::{Amounts, Resources};
+use super::intern::{EMPTY, Interner, NONE, ReqId, SetId};
+use super::relax::stages;
+use super::selector::Selector;
+use super::tolerance::{Tolerance, TolerationsId};
+use super::topology::{Filter, Group, GroupId, Kind, Topology};
+use crate::scheduling::pod::{Constraints, PodInfo};
+use crate::scheduling::snapshot::Snapshot;
+use crate::scheduling::volumes::PodVolumes;
+
+/// Index of a class of constraints.
+pub(super) type ClassId = u32;
+/// Index of what a pod requests.
+pub(super) type NeedId = u32;
+/// Index of a kind of pod.
+pub(super) type KindId = u32;
+
+/// A topology group that has a say about a class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Say {
+    pub(super) group: GroupId,
+    /// Whether the group's selector selects the pods of the class.
+    pub(super) own: bool,
+    /// Whether the group is about host names.
+    pub(super) host: bool,
+}
+
+/// What some pods ask of a node, at one stage of relaxation.
+pub(super) struct Class {
+    pub(super) constraints: Arc<Constraints>,
+    /// Node requirements, the heaviest preference included.
+    pub(super) set: SetId,
+    /// The requirement on the host name, or [`NONE`].
+    pub(super) host: ReqId,
+    /// Node requirements without preferences.
+    pub(super) strict: SetId,
+    pub(super) strict_host: ReqId,
+    pub(super) tolerations: TolerationsId,
+    /// Groups that it owns, and groups of others that keep it away.
+    pub(super) says: SmallVec<[Say; 3]>,
+    /// Groups that count it.
+    pub(super) counted: Arc<[GroupId]>,
+    /// Inverse groups that it owns.
+    pub(super) inverse: SmallVec<[GroupId; 1]>,
+    /// Where its volumes can be; any one of these.
+    pub(super) volumes: SmallVec<[(SetId, ReqId); 1]>,
+    /// Whether some group other than of host names has a say.
+    pub(super) zonal: bool,
+}
+
+/// Pods that are treated alike: the same constraints, stage by stage, and the same requests.
+pub(super) struct PodKind {
+    pub(super) need: NeedId,
+    pub(super) stages: SmallVec<[ClassId; 2]>,
+    /// Asks for dynamic resources.
+    pub(super) dynamic: bool,
+}
+
+/// All classes of a round.
+#[derive(Default)]
+pub(super) struct Classes {
+    pub(super) classes: Vec<Class>,
+    pub(super) kinds: Vec<PodKind>,
+    pub(super) needs: Vec<Amounts>,
+}
+
+type Labels = BTreeMap<String, String>;
+
+/// Works out classes and the topology groups that they need.
+pub(super) struct Builder<'a> {
+    snapshot: &'a Snapshot,
+    tolerate_prefer: bool,
+    namespaces: Vec<Arc<str>>,
+    namespace_index: FxHashMap<Arc<str>, u32>,
+    namespace_labels: Vec<Labels>,
+    /// Stages by constraints.
+    constraints: Vec<Vec<Arc<Constraints>>>,
+    constraint_address: FxHashMap<usize, u32>,
+    constraint_index: FxHashMap<Arc<Constraints>, u32>,
+    labels: Vec<(u32, Arc<Labels>)>,
+    label_address: FxHashMap<(u32, usize), u32>,
+    label_index: FxHashMap<(u32, Arc<Labels>), u32>,
+    /// Groups that select pods with these labels: those that count, and inverse ones.
+    selected: Vec<Option<(Arc<[GroupId]>, Arc<[GroupId]>)>>,
+    lists: FxHashMap<(Arc<[GroupId]>, Arc<[GroupId]>), u32>,
+    by_landmark: FxHashMap<(u32, String, String), Vec<GroupId>>,
+    without_landmark: FxHashMap<u32, Vec<GroupId>>,
+}
+
+/// What tells pods apart before groups are known.
+#[derive(Clone, Copy)]
+pub(super) struct Sort {
+    constraints: u32,
+    namespace: u32,
+    labels: u32,
+}
+
+impl<'a> Builder<'a> {
+    pub(super) fn new(snapshot: &'a Snapshot, tolerate_prefer: bool) -> Self {
+        Self {
+            snapshot,
+            tolerate_prefer,
+            namespaces: Vec::new(),
+            namespace_index: FxHashMap::default(),
+            namespace_labels: Vec::new(),
+            constraints: Vec::new(),
+            constraint_address: FxHashMap::default(),
+            constraint_index: FxHashMap::default(),
+            labels: Vec::new(),
+            label_address: FxHashMap::default(),
+            label_index: FxHashMap::default(),
+            selected: Vec::new(),
+            lists: FxHashMap::default(),
+            by_landmark: FxHashMap::default(),
+            without_landmark: FxHashMap::default(),
+        }
+    }
+
+    fn namespace(&mut self, name: &Arc<str>) -> u32 {
+        if let Some(id) = self.namespace_index.get(name) {
+            return *id;
+        }
+        let id = self.namespaces.len() as u32;
+        self.namespaces.push(Arc::clone(name));
+        self.namespace_index.insert(Arc::clone(name), id);
+        let mut labels = self.snapshot.namespaces.get(&**name).cloned().unwrap_or_default();
+        labels.entry("kubernetes.io/metadata.name".to_owned()).or_insert_with(|| name.to_string());
+        self.namespace_labels.push(labels);
+        id
+    }
+
+    /// Notes the namespaces of the cluster, so that selectors of namespaces see them.
+    pub(super) fn note_namespaces(&mut self) {
+        for name in self.snapshot.namespaces.keys() {
+            self.namespace(&Arc::from(name.as_str()));
+        }
+    }
+
+    /// Where a pod belongs.
+    pub(super) fn sort(&mut self, pod: &PodInfo) -> Sort {
+        let namespace = self.namespace(&pod.key.namespace);
+        let address = Arc::as_ptr(&pod.constraints) as usize;
+        let constraints = match self.constraint_address.get(&address) {
+            Some(id) => *id,
+            None => {
+                let id = match self.constraint_index.get(&pod.constraints) {
+                    Some(id) => *id,
+                    None => {
+                        let id = self.constraints.len() as u32;
+                        self.constraints.push(stages(
+                            &pod.constraints,
+                            self.tolerate_prefer,
+                            self.snapshot.options.respect_preferences,
+                        ));
+                        self.constraint_index.insert(Arc::clone(&pod.constraints), id);
+                        id
+                    }
+                };
+                self.constraint_address.insert(address, id);
+                id
+            }
+        };
+        Sort { constraints, namespace, labels: self.label_class(namespace, &pod.labels) }
+    }
+
+    fn label_class(&mut self, namespace: u32, labels: &Arc<Labels>) -> u32 {
+        let address = (namespace, Arc::as_ptr(labels) as usize);
+        if let Some(id) = self.label_address.get(&address) {
+            return *id;
+        }
+        let key = (namespace, Arc::clone(labels));
+        let id = match self.label_index.get(&key) {
+            Some(id) => *id,
+            None => {
+                let id = self.labels.len() as u32;
+                self.labels.push(key.clone());
+                self.label_index.insert(key, id);
+                id
+            }
+        };
+        self.label_address.insert(address, id);
+        id
+    }
+
+    /// The labels' class of a pod that is only counted.
+    pub(super) fn labels_of(&mut self, pod: &PodInfo) -> u32 {
+        let namespace = self.namespace(&pod.key.namespace);
+        self.label_class(namespace, &pod.labels)
+    }
+
+    fn own_labels_matter(constraints: &Constraints) -> bool {
+        constraints.spread.iter().any(|s| s.match_label_keys.iter().flatten().next().is_some())
+    }
+
+    /// Namespaces that an affinity term is about, sorted.
+    fn namespaces_of(&mut self, term: &PodAffinityTerm, own: u32) -> Arc<[u32]> {
+        let listed = term.namespaces.as_deref().unwrap_or_default();
+        let mut ids: Vec<u32> = Vec::new();
+        if listed.is_empty() && term.namespace_selector.is_none() {
+            ids.push(own);
+        }
+        for name in listed {
+            ids.push(self.namespace(&Arc::from(name.as_str())));
+        }
+        if term.namespace_selector.is_some() {
+            let selector = Selector::new(term.namespace_selector.as_ref());
+            ids.extend(
+                (0..self.namespaces.len() as u32)
+                    .filter(|id| selector.selects(&self.namespace_labels[*id as usize])),
+            );
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        ids.into()
+    }
+
+    fn affinity_group(
+        &mut self,
+        term: &PodAffinityTerm,
+        kind: Kind,
+        own: u32,
+        interner: &mut Interner,
+    ) -> Group {
+        Group {
+            kind,
+            key: interner.key(&term.topology_key),
+            namespaces: self.namespaces_of(term, own),
+            selector: Selector::new(term.label_selector.as_ref()),
+            max_skew: i64::from(i32::MAX),
+            min_domains: None,
+            filter: 0,
+        }
+    }
+
+    fn spread_group(
+        constraint: &TopologySpreadConstraint,
+        of: &Constraints,
+        namespace: u32,
+        labels: &Labels,
+        work: &mut Work<'_>,
+    ) -> Group {
+        let honour = |policy: &Option<String>, default: bool| match policy.as_deref() {
+            Some("Honor") => true,
+            Some("Ignore") => false,
+            _ => default,
+        };
+        let mut filter = Filter::default();
+        if honour(&constraint.node_affinity_policy, true) {
+            filter.terms = of
+                .alternatives()
+                .iter()
+                .map(|term| work.interner.intern_once(term))
+                .filter(|term| *term != (EMPTY, NONE))
+                .collect();
+            // An alternative without requirements lets every node pass.
+            if filter.terms.len() < of.required_terms.len().max(1) {
+                filter.terms.clear();
+            }
+        }
+        if honour(&constraint.node_taints_policy, false) {
+            filter.tolerations = Some(work.tolerance.tolerations(&of.tolerations));
+        }
+        let keys = constraint.match_label_keys.as_deref().unwrap_or_default();
+        Group {
+            kind: Kind::Spread,
+            key: work.interner.key(&constraint.topology_key),
+            namespaces: Arc::new([namespace]),
+            selector: Selector::new(constraint.label_selector.as_ref()).with_own(keys, labels),
+            max_skew: i64::from(constraint.max_skew),
+            min_domains: constraint.min_domains.map(i64::from),
+            filter: work.topology.filter(filter),
+        }
+    }
+
+    /// Groups that pods of a sort own at one stage, inverse ones apart.
+    fn owned(
+        &mut self,
+        sort: Sort,
+        constraints: &Constraints,
+        work: &mut Work<'_>,
+    ) -> (SmallVec<[GroupId; 3]>, SmallVec<[GroupId; 1]>) {
+        let respect = self.snapshot.options.respect_preferences;
+        let mut owned = SmallVec::new();
+        let mut inverse = SmallVec::new();
+        let labels = Arc::clone(&self.labels[sort.labels as usize].1);
+        for constraint in &constraints.spread {
+            if respect || constraint.when_unsatisfiable == "DoNotSchedule" {
+                let group =
+                    Self::spread_group(constraint, constraints, sort.namespace, &labels, work);
+                owned.push(work.topology.group(group));
+            }
+        }
+        let preferred = |list: &'_ [(i32, PodAffinityTerm)]| -> Vec<PodAffinityTerm> {
+            list.iter().filter(|_| respect).map(|(_, t)| t.clone()).collect()
+        };
+        let own = sort.namespace;
+        for term in constraints.affinity.iter().chain(&preferred(&constraints.preferred_affinity)) {
+            let group = self.affinity_group(term, Kind::Affinity, own, work.interner);
+            owned.push(work.topology.group(group));
+        }
+        for term in &constraints.anti_affinity {
+            let group = self.affinity_group(term, Kind::Inverse, own, work.interner);
+            inverse.push(work.topology.group(group));
+        }
+        let anti = &constraints.preferred_anti_affinity;
+        for term in constraints.anti_affinity.iter().chain(&preferred(anti)) {
+            let group = self.affinity_group(term, Kind::AntiAffinity, own, work.interner);
+            owned.push(work.topology.group(group));
+        }
+        owned.sort_unstable();
+        owned.dedup();
+        (owned, inverse)
+    }
+
+    /// What the groups of a sort depend on: pods for which this is equal own the same groups.
+    pub(super) fn group_key(&self, sort: Sort) -> (u32, u32, u32) {
+        let stages = &self.constraints[sort.constraints as usize];
+        let own_labels = stages.iter().any(|c| Self::own_labels_matter(c));
+        let labels = if own_labels { sort.labels } else { u32::MAX };
+        (sort.constraints, sort.namespace, labels)
+    }
+
+    /// Makes the groups that pods of a sort need at any stage.
+    pub(super) fn make_groups(&mut self, sort: Sort, work: &mut Work<'_>) {
+        for stage in self.constraints[sort.constraints as usize].clone() {
+            self.owned(sort, &stage, work);
+        }
+    }
+
+    /// Makes the inverse groups of a pod that is on a node; returns them.
+    pub(super) fn inverse_groups(
+        &mut self,
+        pod: &PodInfo,
+        work: &mut Work<'_>,
+    ) -> SmallVec<[GroupId; 1]> {
+        let own = self.namespace(&pod.key.namespace);
+        pod.constraints
+            .anti_affinity
+            .iter()
+            .map(|term| {
+                let group = self.affinity_group(term, Kind::Inverse, own, work.interner);
+                work.topology.group(group)
+            })
+            .collect()
+    }
+
+    /// Sorts groups by what they select; after this no group may be added.
+    pub(super) fn index_groups(&mut self, topology: &Topology) {
+        for (id, group) in topology.groups.iter().enumerate() {
+            for namespace in group.namespaces.iter() {
+                match group.selector.landmark() {
+                    Some((key, value)) => self
+                        .by_landmark
+                        .entry((*namespace, key.to_owned(), value.to_owned()))
+                        .or_default()
+                        .push(id as GroupId),
+                    None => {
+                        self.without_landmark.entry(*namespace).or_default().push(id as GroupId);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Groups that select pods of a labels' class: those that count them, and inverse ones.
+    pub(super) fn selected(
+        &mut self,
+        labels: u32,
+        topology: &Topology,
+    ) -> (Arc<[GroupId]>, Arc<[GroupId]>) {
+        self.selected.resize(self.labels.len(), None);
+        if let Some(known) = &self.selected[labels as usize] {
+            return known.clone();
+        }
+        let (namespace, content) = self.labels[labels as usize].clone();
+        let mut found: Vec<GroupId> =
+            self.without_landmark.get(&namespace).cloned().unwrap_or_default();
+        if !self.by_landmark.is_empty() {
+            for (key, value) in content.iter() {
+                let place = (namespace, key.clone(), value.clone());
+                found.extend(self.by_landmark.get(&place).into_iter().flatten());
+            }
+        }
+        found.retain(|id| topology.get(*id).selector.selects(&content));
+        found.sort_unstable();
+        let (inverse, counted): (Vec<GroupId>, Vec<GroupId>) =
+            found.into_iter().partition(|id| topology.get(*id).kind == Kind::Inverse);
+        let lists: (Arc<[GroupId]>, Arc<[GroupId]>) = (counted.into(), inverse.into());
+        self.selected[labels as usize] = Some(lists.clone());
+        lists
+    }
+
+    fn list_id(&mut self, lists: &(Arc<[GroupId]>, Arc<[GroupId]>)) -> u32 {
+        let next = self.lists.len() as u32;
+        *self.lists.entry(lists.clone()).or_insert(next)
+    }
+}
+
+/// What building classes writes to.
+pub(super) struct Work<'w> {
+    pub(super) interner: &'w mut Interner,
+    pub(super) tolerance: &'w mut Tolerance,
+    pub(super) topology: &'w mut Topology,
+    pub(super) resources: &'w Resources,
+}
+
+type KindKey = (u32, u32, u32, u32, NeedId, bool);
+
+/// Finds classes that were made before.
+#[derive(Default)]
+pub(super) struct ClassIndex {
+    kinds: FxHashMap<KindKey, KindId>,
+    classes: FxHashMap<(u32, u32, u32, u32), SmallVec<[ClassId; 2]>>,
+    needs: FxHashMap<Amounts, NeedId>,
+    volumes: FxHashMap<Vec<(SetId, ReqId)>, u32>,
+}
+
+impl Classes {
+    /// The kind of a pod.
+    pub(super) fn kind_of(
+        &mut self,
+        pod: &PodInfo,
+        sort: Sort,
+        volumes: Option<&PodVolumes>,
+        index: &mut ClassIndex,
+        builder: &mut Builder<'_>,
+        work: &mut Work<'_>,
+    ) -> KindId {
+        let amounts = work.resources.vector(&pod.requests);
+        let need = match index.needs.get(&amounts) {
+            Some(id) => *id,
+            None => {
+                let id = self.needs.len() as NeedId;
+                self.needs.push(amounts.clone());
+                index.needs.insert(amounts, id);
+                id
+            }
+        };
+        let places: Vec<(SetId, ReqId)> = volumes
+            .iter()
+            .flat_map(|v| &v.alternatives)
+            .map(|r| work.interner.intern_all(r))
+            .collect();
+        let next = index.volumes.len() as u32;
+        let place = *index.volumes.entry(places.clone()).or_insert(next);
+        let lists = builder.selected(sort.labels, work.topology);
+        let list = builder.list_id(&lists);
+        let stages = &builder.constraints[sort.constraints as usize];
+        let own_labels = stages.iter().any(|c| Builder::own_labels_matter(c));
+        let selected = if own_labels { sort.labels | 1 << 31 } else { list };
+        let class_key = (sort.constraints, sort.namespace, selected, place);
+        let kind_key =
+            (class_key.0, class_key.1, class_key.2, class_key.3, need, pod.dynamic_resources);
+        if let Some(id) = index.kinds.get(&kind_key) {
+            return *id;
+        }
+        let stages = match index.classes.get(&class_key) {
+            Some(stages) => stages.clone(),
+            None => {
+                let stages = self.add_classes(sort, &lists, &places, builder, work);
+                index.classes.insert(class_key, stages.clone());
+                stages
+            }
+        };
+        let id = self.kinds.len() as KindId;
+        self.kinds.push(PodKind { need, stages, dynamic: pod.dynamic_resources });
+        index.kinds.insert(kind_key, id);
+        id
+    }
+
+    fn add_classes(
+        &mut self,
+        sort: Sort,
+        (counted, keep_away): &(Arc<[GroupId]>, Arc<[GroupId]>),
+        volumes: &[(SetId, ReqId)],
+        builder: &mut Builder<'_>,
+        work: &mut Work<'_>,
+    ) -> SmallVec<[ClassId; 2]> {
+        let respect = builder.snapshot.options.respect_preferences;
+        let mut ids = SmallVec::new();
+        for constraints in builder.constraints[sort.constraints as usize].clone() {
+            let (owned, inverse) = builder.owned(sort, &constraints, work);
+            let hostname = work.interner.hostname;
+            let says: SmallVec<[Say; 3]> = owned
+                .iter()
+                .map(|group| (*group, counted.binary_search(group).is_ok()))
+                .chain(keep_away.iter().map(|group| (*group, true)))
+                .map(|(group, own)| {
+                    let host = work.topology.get(group).key == hostname;
+                    Say { group, own, host }
+                })
+                .collect();
+            let (set, host) = work.interner.intern_once(&constraints.requirements(respect));
+            let (strict, strict_host) =
+                work.interner.intern_once(&constraints.strict_requirements());
+            ids.push(self.classes.len() as ClassId);
+            self.classes.push(Class {
+                set,
+                host,
+                strict,
+                strict_host,
+                tolerations: work.tolerance.tolerations(&constraints.tolerations),
+                zonal: says.iter().any(|s| !s.host),
+                says,
+                counted: Arc::clone(counted),
+                inverse,
+                volumes: volumes.iter().copied().collect(),
+                constraints,
+            });
+        }
+        ids
+    }
+}

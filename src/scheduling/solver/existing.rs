@@ -1,0 +1,259 @@
+//! Nodes that exist, as the loop sees them: what is free on them and which of them are alike.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use fixedbitset::FixedBitSet;
+use rustc_hash::{FxHashMap, FxHashSet};
+use smallvec::SmallVec;
+
+use super::amounts::{Amounts, Resources, subtract};
+use super::intern::{Interner, KeyId, NONE, ReqId, SetId, ValueId};
+use super::tolerance::{TaintsId, Tolerance};
+use crate::api::labels;
+use crate::scheduling::node::StateNode;
+use crate::scheduling::pod::{HostPort, PodInfo, PodKey};
+use crate::scheduling::taints::prefer_no_schedule;
+
+/// A host port and the pod that has it.
+pub(super) type TakenPort = (PodKey, HostPort);
+
+/// A node that may take pods.
+pub(super) struct ExistingNode {
+    pub(super) name: String,
+    /// Index in the snapshot.
+    pub(super) index: usize,
+    /// Which nodes it is like.
+    pub(super) alike: u32,
+    /// Its host name.
+    pub(super) host: ValueId,
+    /// What is free once its daemons run.
+    pub(super) room: Amounts,
+    /// Something is overcommitted: nothing fits.
+    pub(super) full: bool,
+    pub(super) ports: Vec<TakenPort>,
+}
+
+/// Nodes with the same taints and the same labels, as far as these matter.
+pub(super) struct Alike {
+    pub(super) set: SetId,
+    pub(super) taints: TaintsId,
+    pub(super) nodes: FixedBitSet,
+}
+
+/// All nodes in the order in which they are tried.
+#[derive(Default)]
+pub(super) struct Existing {
+    pub(super) nodes: Vec<ExistingNode>,
+    pub(super) alike: Vec<Alike>,
+    /// Node by name in the snapshot's order.
+    pub(super) by_index: FxHashMap<usize, usize>,
+}
+
+/// What turning nodes into numbers needs.
+pub(super) struct Setting<'a> {
+    pub(super) interner: &'a mut Interner,
+    pub(super) tolerance: &'a mut Tolerance,
+    pub(super) resources: &'a Resources,
+    /// Keys that something in this round asks about.
+    pub(super) keys: &'a [KeyId],
+    pub(super) daemons: &'a [Arc<PodInfo>],
+}
+
+impl Existing {
+    pub(super) fn new(nodes: &[StateNode], setting: &mut Setting<'_>) -> Self {
+        let mut order: Vec<(bool, &str, usize)> = nodes
+            .iter()
+            .enumerate()
+            .filter(|(_, n)| !n.deleting())
+            .map(|(i, n)| (!n.initialized(), n.name(), i))
+            .collect();
+        order.sort_unstable();
+        let names: Vec<Arc<str>> =
+            setting.keys.iter().map(|k| Arc::clone(setting.interner.key_name(*k))).collect();
+        let mut existing = Self::default();
+        let mut index: FxHashMap<(SetId, TaintsId), u32> = FxHashMap::default();
+        let mut daemons = DaemonNeeds::new(setting);
+        for (_, name, at) in order {
+            let state = &nodes[at];
+            let (set, taints) = signature(state, &names, setting);
+            let alike = *index.entry((set, taints)).or_insert_with(|| {
+                existing.alike.push(Alike { set, taints, nodes: FixedBitSet::new() });
+                existing.alike.len() as u32 - 1
+            });
+            let position = existing.nodes.len();
+            existing.alike[alike as usize].nodes.grow_and_insert(position);
+            let hostname = state.labels().get(labels::HOSTNAME).map_or(name, String::as_str);
+            let host_key = setting.interner.hostname;
+            let host = setting.interner.value(host_key, hostname);
+            let (room, full) = room(state, set, taints, host, &mut daemons, setting);
+            existing.by_index.insert(at, position);
+            existing.nodes.push(ExistingNode {
+                name: name.to_owned(),
+                index: at,
+                alike,
+                host,
+                room,
+                full,
+                ports: taken_ports(state),
+            });
+        }
+        existing
+    }
+}
+
+fn taken_ports(state: &StateNode) -> Vec<TakenPort> {
+    state
+        .pods
+        .iter()
+        .filter(|p| !p.terminal)
+        .flat_map(|p| p.constraints.host_ports.iter().map(|h| (p.key.clone(), h.clone())))
+        .collect()
+}
+
+/// The labels that matter, and the taints.
+pub(super) fn signature(
+    state: &StateNode,
+    names: &[Arc<str>],
+    setting: &mut Setting<'_>,
+) -> (SetId, TaintsId) {
+    let labels = state.labels();
+    let mut reqs: SmallVec<[ReqId; 12]> = SmallVec::new();
+    for (key, name) in setting.keys.iter().zip(names) {
+        if let Some(text) = labels.get(&**name) {
+            let value = setting.interner.value(*key, text);
+            reqs.push(setting.interner.one_of(*key, &[value]));
+        }
+    }
+    let set = setting.interner.set_of(reqs);
+    (set, setting.tolerance.taints(&state.taints()))
+}
+
+/// Daemons that a node is going to run, by signature.
+struct DaemonNeeds {
+    /// Requirements and tolerations of each daemon.
+    wants: Vec<(SetId, ReqId, u32)>,
+    amounts: Vec<Amounts>,
+    by_host: bool,
+    known: FxHashMap<(SetId, TaintsId), Amounts>,
+}
+
+impl DaemonNeeds {
+    fn new(setting: &mut Setting<'_>) -> Self {
+        let mut wants = Vec::new();
+        let mut amounts = Vec::new();
+        for daemon in setting.daemons {
+            let mut tolerations = daemon.constraints.tolerations.clone();
+            tolerations.push(prefer_no_schedule());
+            let (set, host) =
+                setting.interner.intern_once(&daemon.constraints.strict_requirements());
+            wants.push((set, host, setting.tolerance.tolerations(&tolerations)));
+            amounts.push(setting.resources.vector(&daemon.requests));
+        }
+        let by_host = wants.iter().any(|(_, host, _)| *host != NONE);
+        Self { wants, amounts, by_host, known: FxHashMap::default() }
+    }
+
+    /// What daemons request on a node like that.
+    fn of(
+        &mut self,
+        set: SetId,
+        taints: TaintsId,
+        host: ValueId,
+        setting: &mut Setting<'_>,
+    ) -> Amounts {
+        if let Some(known) = self.known.get(&(set, taints)) {
+            return known.clone();
+        }
+        let mut total = setting.resources.zero();
+        for ((wanted, host_req, tolerations), amounts) in self.wants.iter().zip(&self.amounts) {
+            if setting.tolerance.tolerates(*tolerations, taints)
+                && setting.interner.compatible(set, *wanted, false)
+                && (*host_req == NONE || setting.interner.has(*host_req, host))
+            {
+                super::amounts::add(&mut total, amounts);
+            }
+        }
+        if !self.by_host {
+            self.known.insert((set, taints), total.clone());
+        }
+        total
+    }
+}
+
+/// What is free on a node, and whether anything is overcommitted.
+///
+/// The remaining need of daemons is what those that belong on the node request, less what the
+/// DaemonSet pods that are there already request.
+fn room(
+    state: &StateNode,
+    set: SetId,
+    taints: TaintsId,
+    host: ValueId,
+    daemons: &mut DaemonNeeds,
+    setting: &mut Setting<'_>,
+) -> (Amounts, bool) {
+    let allocatable = state.allocatable();
+    let mut room = setting.resources.vector(&allocatable);
+    let mut need = daemons.of(set, taints, host, setting);
+    for pod in state.pods.iter().filter(|p| !p.terminal) {
+        setting.resources.add_to(&mut room, &pod.requests, -1);
+        if pod.owners.daemon_set {
+            setting.resources.add_to(&mut need, &pod.requests, -1);
+        }
+    }
+    for amount in &mut need {
+        *amount = (*amount).max(0);
+    }
+    // What is not allocatable at all counts as nothing rather than as a debt: only resources that
+    // the node names can be overcommitted.
+    subtract(&mut room, &need);
+    let full = room
+        .iter()
+        .zip(setting.resources.names())
+        .any(|(amount, name)| *amount < 0 && allocatable.find(name).is_some());
+    for amount in &mut room {
+        *amount = (*amount).max(0);
+    }
+    (room, full)
+}
+
+/// How many volumes each driver has on a node, and may have.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Volumes {
+    attached: BTreeMap<Arc<str>, FxHashSet<Arc<str>>>,
+}
+
+impl Volumes {
+    /// The volumes of a node's bound pods.
+    pub(super) fn new(state: &StateNode) -> Self {
+        let mut volumes = Self::default();
+        volumes.add(&state.attached);
+        volumes
+    }
+
+    /// Whether a pod's volumes can be attached too; volumes that are there already count once.
+    pub(super) fn has_room(
+        &self,
+        more: &[(Arc<str>, Arc<str>)],
+        limits: &BTreeMap<String, u64>,
+    ) -> bool {
+        more.iter().all(|(driver, _)| {
+            let Some(limit) = limits.get(&**driver) else { return true };
+            let here = self.attached.get(driver);
+            let new: FxHashSet<&Arc<str>> = more
+                .iter()
+                .filter(|(d, claim)| d == driver && here.is_none_or(|h| !h.contains(claim)))
+                .map(|(_, claim)| claim)
+                .collect();
+            (here.map_or(0, FxHashSet::len) + new.len()) as u64 <= *limit
+        })
+    }
+
+    /// Attaches volumes.
+    pub(super) fn add(&mut self, more: &[(Arc<str>, Arc<str>)]) {
+        for (driver, claim) in more {
+            self.attached.entry(Arc::clone(driver)).or_default().insert(Arc::clone(claim));
+        }
+    }
+}

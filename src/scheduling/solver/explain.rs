@@ -1,0 +1,314 @@
+//! Why pods were left over. Nothing of this is worked out for pods that found a place.
+//!
+//! A pod that is left over was tried once more after the last placement, so that its reasons follow
+//! from the final state.
+
+use std::sync::Arc;
+
+use fixedbitset::FixedBitSet;
+use rustc_hash::FxHashMap;
+
+use super::classes::{ClassId, KindId, NeedId};
+use super::intern::{NONE, SetId};
+use super::round::{Round, merge_class};
+use super::stock::{ShapeId, Template, min_values_text};
+use super::topology::Question;
+use crate::api::labels;
+use crate::scheduling::pod::PodKey;
+use crate::scheduling::requirements::{Allow, Requirement, Requirements};
+use crate::scheduling::resources::{Name, ResourceList};
+use crate::scheduling::results::{FilterError, PodError, Reason};
+use crate::scheduling::taints::tolerate_all;
+
+/// Requests from which on a missing `m` is likely.
+const ABSURD_CPU_MILLI: i64 = 1_000_000 * 1000;
+/// Domains that a topology message lists.
+const LISTED_DOMAINS: usize = 25;
+
+impl Round<'_, '_> {
+    /// Each pod that is left over, with its reasons.
+    pub(super) fn explain(&mut self) -> Vec<(PodKey, PodError)> {
+        let mut known: FxHashMap<KindId, PodError> = FxHashMap::default();
+        let failed = std::mem::take(&mut self.failed);
+        let mut errors = Vec::with_capacity(failed.len());
+        for pod in failed {
+            let waiting = &self.world.waiting[pod as usize];
+            let (key, kind) = (waiting.pod.key.clone(), waiting.kind);
+            let error = match known.get(&kind) {
+                Some(error) => error.clone(),
+                None => {
+                    let error = self.explain_kind(pod, kind);
+                    known.insert(kind, error.clone());
+                    error
+                }
+            };
+            errors.push((key, error));
+        }
+        errors
+    }
+
+    fn explain_kind(&mut self, pod: u32, kind: KindId) -> PodError {
+        let of = &self.world.classes.kinds[kind as usize];
+        if of.dynamic && self.world.snapshot.options.ignore_dynamic_resources {
+            return PodError::DynamicResources;
+        }
+        if self.world.stock.templates.is_empty() {
+            return PodError::NoTemplates;
+        }
+        let (need, stages) = (of.need, of.stages.clone());
+        let Some(last) = stages.last().copied() else { return PodError::NoTemplates };
+        for class in stages {
+            let reasons = self.reasons(pod, class, need);
+            if let Some((_, Reason::Reserved(text))) =
+                reasons.iter().find(|(_, r)| matches!(r, Reason::Reserved(_)))
+            {
+                return PodError::Reserved(text);
+            }
+            if class == last {
+                return PodError::Pools(reasons);
+            }
+        }
+        PodError::NoTemplates
+    }
+
+    fn reasons(&mut self, pod: u32, class: ClassId, need: NeedId) -> Vec<(String, Reason)> {
+        let mut reasons = Vec::new();
+        for template in 0..self.world.stock.templates.len() as u32 {
+            let name = self.world.stock.templates[template as usize].name.to_string();
+            let reason = self.reason(pod, template, class, need);
+            let stop = matches!(reason, Reason::Reserved(_));
+            reasons.push((name, reason));
+            if stop {
+                break;
+            }
+        }
+        reasons
+    }
+
+    /// What a template has against a pod.
+    fn reason(&mut self, pod: u32, template: u32, class: ClassId, need: NeedId) -> Reason {
+        let name = self.world.stock.templates[template as usize].name.to_string();
+        if self.remaining[template as usize].as_ref().is_some_and(Template::node_limit_reached) {
+            return Reason::NodeLimit(name);
+        }
+        let Some(mask) = self.limit_mask(template) else { return Reason::Limits(name) };
+        let mould = &self.world.stock.templates[template as usize];
+        let wanted = &self.world.classes.classes[class as usize];
+        if let Err(error) = tolerate_all(&mould.taints, &wanted.constraints.tolerations) {
+            return Reason::Taint(error);
+        }
+        let set = mould.set;
+        let asked =
+            wanted.constraints.requirements(self.world.snapshot.options.respect_preferences);
+        let allow = Allow::WellKnownAnd(&self.world.snapshot.well_known);
+        let mut own = self.world.interner.requirements(set);
+        let host = format!("hostname-placeholder-{:04}", self.claims.len() + 1);
+        own.add(Requirement::is(labels::HOSTNAME, &host));
+        if let Err(error) = own.compatible(&asked, allow) {
+            return Reason::Requirements(error);
+        }
+        let Some(base) = merge_class(self.world, class, template, set) else {
+            return Reason::Resources;
+        };
+        let volumes = self.world.classes.classes[class as usize].volumes.clone();
+        if volumes.is_empty() {
+            return self.reason_of_set(pod, template, mask, base, class, need, &host);
+        }
+        let alternatives: Vec<Requirements> = self
+            .world
+            .snapshot
+            .pod_volumes
+            .get(&self.world.waiting[pod as usize].pod.key)
+            .map(|v| v.alternatives.clone())
+            .unwrap_or_default();
+        let mut reason = Reason::Resources;
+        for ((place, _), asked) in volumes.iter().zip(&alternatives) {
+            let mut with = self.world.interner.requirements(base);
+            with.add(Requirement::is(labels::HOSTNAME, &host));
+            let allow = Allow::WellKnownAnd(&self.world.snapshot.well_known);
+            reason = match with.compatible(asked, allow) {
+                Err(error) => Reason::Volumes(error),
+                Ok(()) => {
+                    let set = self.world.interner.merge(base, *place);
+                    self.reason_of_set(pod, template, mask, set, class, need, &host)
+                }
+            };
+        }
+        reason
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "each is a part of the one question")]
+    fn reason_of_set(
+        &mut self,
+        pod: u32,
+        template: u32,
+        mask: u32,
+        set: SetId,
+        class: ClassId,
+        need: NeedId,
+        host: &str,
+    ) -> Reason {
+        if let Some(text) = self.topology_reason(template, mask, set, class, host) {
+            return Reason::Topology(text);
+        }
+        let zonal = self.world.classes.classes[class as usize].zonal;
+        let narrowed =
+            if zonal { self.zones(class, set, Some((template, mask))) } else { Some(set) };
+        let Some(set) = narrowed else {
+            return Reason::Topology("unsatisfiable topology constraint".to_owned());
+        };
+        let ports = &self.world.classes.classes[class as usize].constraints.host_ports;
+        let mask = self.world.stock.mask_ports(template, mask, ports);
+        let shape = self.world.stock.shape(template, set, mask, &mut self.world.interner);
+        let amounts = self.world.classes.needs[need as usize].clone();
+        let rows = self.world.stock.rows_for(shape, &amounts);
+        if !rows.is_clear() {
+            let unmet = self.world.stock.unmet(shape, &rows, &mut self.world.interner);
+            if unmet.is_empty() {
+                return Reason::Reserved(
+                    "one or more instance types with compatible reserved offerings are available, but could not be reserved",
+                );
+            }
+            let names = unmet.iter().map(|(k, _)| &**self.world.interner.key_name(*k));
+            let text = min_values_text(names);
+            return self.filter_reason(pod, shape, Some(text));
+        }
+        self.filter_reason(pod, shape, None)
+    }
+
+    /// Which checks instance types passed.
+    fn filter_reason(&mut self, pod: u32, shape: ShapeId, min_values: Option<String>) -> Reason {
+        let requests = self.world.waiting[pod as usize].pod.requests.clone();
+        let world = &mut *self.world;
+        let of = &world.stock.shapes[shape as usize];
+        let (template, set, mask) = (of.template, of.set, of.mask);
+        let evaluated = world.stock.mask_rows(template, mask);
+        let catalog = world.stock.catalog(template);
+        let matching = catalog.matching(set, &mut world.interner).clone();
+        let offered = catalog.offered(set, &mut world.interner).clone();
+        let mould = &world.stock.templates[template as usize];
+        let amounts = world.resources.vector(&requests);
+        let width = world.resources.len();
+        let mut error = FilterError {
+            min_values,
+            requirements: world.interner.requirements(set),
+            absurd_cpu: requests.get(&Name::Cpu) >= ABSURD_CPU_MILLI,
+            ..FilterError::default()
+        };
+        for row in evaluated.ones() {
+            let room = &mould.net[row * width..(row + 1) * width];
+            let requirements = matching.contains(row);
+            let offering = offered.contains(row);
+            // [Q] As upstream, a type only counts as large enough where it can be had.
+            let fits = offering && super::amounts::fits(&amounts, room);
+            error.requirements_met |= requirements;
+            error.fits |= fits;
+            error.has_offering |= offering;
+            error.requirements_and_fits |= requirements && fits && !offering;
+            error.requirements_and_offering |= requirements && offering && !fits;
+            error.fits_and_offering |= fits && offering && !requirements;
+        }
+        error.requests = overhead_range(mould, &evaluated, &requests);
+        Reason::NoInstanceType(Box::new(error))
+    }
+
+    /// The message of the first topology group that leaves no domain.
+    fn topology_reason(
+        &mut self,
+        template: u32,
+        mask: u32,
+        set: SetId,
+        class: ClassId,
+        host: &str,
+    ) -> Option<String> {
+        let wanted = &self.world.classes.classes[class as usize];
+        let (says, strict, strict_host) = (wanted.says.clone(), wanted.strict, wanted.strict_host);
+        let _ = (template, mask);
+        for say in says {
+            let world = &mut *self.world;
+            let key = world.topology.get(say.group).key;
+            let (pod, node) = if say.host {
+                ((strict_host != NONE).then_some(strict_host), None)
+            } else {
+                (world.interner.get(strict, key), world.interner.get(set, key))
+            };
+            let satisfied = if say.host {
+                world.topology.takes_new_host(say.group, say.own, false)
+            } else {
+                let mut rank = |_: &mut super::intern::Interner, _: u32| 0.0;
+                let mut question = Question { pod, node, own: say.own, rank: &mut rank };
+                world.topology.domains(say.group, &mut question, &mut world.interner).is_some()
+            };
+            if satisfied {
+                continue;
+            }
+            let name = Arc::clone(world.interner.key_name(key));
+            let counts: Vec<String> = if say.host {
+                self.host_counts(say.group)
+            } else {
+                world
+                    .topology
+                    .listed(say.group, &world.interner)
+                    .into_iter()
+                    .map(|(domain, count)| format!("{domain}: {count}"))
+                    .collect()
+            };
+            let shown = counts.len().min(LISTED_DOMAINS);
+            let text = |req: Option<u32>| match req {
+                Some(req) => self.world.interner.requirement(req).to_string(),
+                None => format!("{name} Exists"),
+            };
+            let node = if say.host { format!("{name} In [{host}]") } else { text(node) };
+            return Some(format!(
+                "unsatisfiable topology constraint for {}, key={name} (counts = {}, podDomains = {}, nodeDomains = {node}",
+                self.world.topology.get(say.group).kind.as_str(),
+                counts[..shown].join(", "),
+                text(pod),
+            ));
+        }
+        None
+    }
+
+    fn host_counts(&self, group: u32) -> Vec<String> {
+        let mut list: Vec<(String, u32)> = Vec::new();
+        for (at, node) in self.world.existing.nodes.iter().enumerate() {
+            let name = self.world.interner.value_name(self.world.interner.hostname, node.host);
+            list.push((name.to_string(), self.world.topology.on_host(group, at as u32)));
+        }
+        for at in 0..self.claims.len() {
+            let host = self.world.first_claim_host + at as u32;
+            let count = self.world.topology.on_host(group, host);
+            list.push((format!("hostname-placeholder-{:04}", at + 1), count));
+        }
+        list.sort();
+        list.into_iter().map(|(name, count)| format!("{name}: {count}")).collect()
+    }
+}
+
+/// Requests with the least and the most daemon overhead among these rows.
+fn overhead_range(
+    mould: &Template,
+    rows: &FixedBitSet,
+    requests: &ResourceList,
+) -> (ResourceList, ResourceList) {
+    let mut totals: Vec<ResourceList> = mould
+        .groups
+        .iter()
+        .filter(|g| !g.rows.is_disjoint(rows))
+        .map(|g| {
+            let mut total = requests.clone();
+            total.add(&g.list);
+            total
+        })
+        .collect();
+    let Some(mut most) = totals.pop() else { return (requests.clone(), requests.clone()) };
+    let mut least = most.clone();
+    for total in totals {
+        least = least
+            .iter()
+            .filter_map(|(name, value)| Some((name.clone(), value.min(total.find(name)?))))
+            .collect();
+        most.max(&total);
+    }
+    (least, most)
+}

@@ -1,0 +1,169 @@
+//! From numbers back to NodeClaims to create and reasons to tell.
+
+use std::sync::Arc;
+
+use fixedbitset::FixedBitSet;
+use rustc_hash::FxHashMap;
+
+use super::intern::SetId;
+use super::round::Round;
+use super::stock::min_values_text;
+use crate::api::labels;
+use crate::api::v1::Operator;
+use crate::scheduling::pod::PodKey;
+use crate::scheduling::requirements::{Requirement, Requirements};
+use crate::scheduling::resources::ResourceList;
+use crate::scheduling::results::{MAX_INSTANCE_TYPES, PlannedClaim, PodError, Results, TypeList};
+
+/// Lists that claims share.
+#[derive(Default)]
+struct Shared {
+    /// Rows of a template with these requirements, cheapest first.
+    order: FxHashMap<(u32, SetId), Arc<[u32]>>,
+    lists: FxHashMap<(u32, SetId, FixedBitSet), TypeList>,
+    requirements: FxHashMap<SetId, Requirements>,
+}
+
+impl Round<'_, '_> {
+    /// The outcome of the round.
+    pub(super) fn finish(mut self) -> Results {
+        let mut results = Results {
+            skipped_pools: std::mem::take(&mut self.world.skipped),
+            ..Results::default()
+        };
+        let key_of = |round: &Self, pod: u32| round.world.waiting[pod as usize].pod.key.clone();
+        for (node, pods) in self.node_pods.iter().enumerate() {
+            if !pods.is_empty() {
+                let keys: Vec<PodKey> = pods.iter().map(|p| key_of(&self, *p)).collect();
+                results.existing.push((self.world.existing.nodes[node].name.clone(), keys));
+            }
+        }
+        let mut errors = self.explain();
+        self.improve();
+        let mut shared = Shared::default();
+        for index in 0..self.claims.len() {
+            let (planned, unmet) = self.plan(index, &mut shared);
+            match unmet {
+                None => results.new_claims.push(planned),
+                Some(text) => {
+                    let pool = planned.node_pool.metadata.name.clone().unwrap_or_default();
+                    let error = PodError::MinValues { pool, text };
+                    errors.extend(planned.pods.into_iter().map(|key| (key, error.clone())));
+                }
+            }
+        }
+        errors.sort_by(|a, b| a.0.cmp(&b.0));
+        results.errors = errors;
+        results
+    }
+
+    /// A claim as it is to be created, and whether cutting its list of types broke minValues.
+    fn plan(&mut self, index: usize, shared: &mut Shared) -> (PlannedClaim, Option<String>) {
+        let claim = &self.claims[index];
+        let world = &mut *self.world;
+        let shape = &world.stock.shapes[claim.shape as usize];
+        let (template, set) = (shape.template, shape.set);
+        let rows = world.stock.rows_for(claim.shape, &claim.requests);
+        let mut requests = ResourceList::new();
+        for pod in &claim.pods {
+            requests.add(&world.waiting[*pod as usize].pod.requests);
+        }
+        let mould = &world.stock.templates[template as usize];
+        requests.add(&mould.overhead(&rows));
+        let requirements = shared
+            .requirements
+            .entry(set)
+            .or_insert_with(|| world.interner.requirements(set))
+            .clone();
+        let node_pool = Arc::clone(&mould.node_pool);
+        let taints = mould.taints.clone();
+        let mut planned = PlannedClaim {
+            node_pool,
+            requirements,
+            taints,
+            requests,
+            instance_types: TypeList::default(),
+            pods: claim.pods.iter().map(|p| world.waiting[*p as usize].pod.key.clone()).collect(),
+            min_values_relaxed: claim.min_values_relaxed,
+        };
+        if !claim.reserved.is_empty() {
+            pin_reservations(&mut planned.requirements, &claim.reserved);
+        }
+        let (types, unmet) = self.types(index, template, set, rows, shared);
+        planned.instance_types = types;
+        (planned, unmet)
+    }
+
+    /// The claim's instance types, cheapest first, as many as a NodeClaim may list.
+    fn types(
+        &mut self,
+        index: usize,
+        template: u32,
+        set: SetId,
+        rows: FixedBitSet,
+        shared: &mut Shared,
+    ) -> (TypeList, Option<String>) {
+        let claim = &self.claims[index];
+        let world = &mut *self.world;
+        let order = match shared.order.get(&(template, set)) {
+            Some(order) => Arc::clone(order),
+            None => {
+                let prices = world.stock.catalog(template).prices(set, &mut world.interner);
+                let catalog = world.stock.catalog(template);
+                let mut order: Vec<u32> = (0..catalog.rows() as u32)
+                    .filter(|row| prices[*row as usize].is_finite())
+                    .collect();
+                let name =
+                    |row: &u32| &catalog.types[catalog.row_type[*row as usize] as usize].name;
+                order.sort_by(|a, b| {
+                    prices[*a as usize]
+                        .total_cmp(&prices[*b as usize])
+                        .then_with(|| name(a).cmp(name(b)))
+                });
+                let order: Arc<[u32]> = order.into();
+                shared.order.insert((template, set), Arc::clone(&order));
+                order
+            }
+        };
+        let mut kept = rows.clone();
+        let mut unmet = None;
+        let strict = !world.snapshot.options.best_effort_min_values;
+        let wanted = !world.stock.shapes[claim.shape as usize].min_values.is_empty();
+        let list = if let Some(list) = shared.lists.get(&(template, set, rows.clone())) {
+            list.clone()
+        } else {
+            let catalog = world.stock.catalog(template);
+            let mut types = Vec::new();
+            let mut seen = FixedBitSet::with_capacity(catalog.types.len());
+            for row in order.iter().map(|r| *r as usize).filter(|r| rows.contains(*r)) {
+                let at = catalog.row_type[row] as usize;
+                if types.len() < MAX_INSTANCE_TYPES && !seen.put(at) {
+                    types.push(Arc::clone(&catalog.types[at]));
+                }
+            }
+            types.shrink_to_fit();
+            let list = TypeList::from(types);
+            shared.lists.insert((template, set, rows.clone()), list.clone());
+            list
+        };
+        if wanted && strict {
+            let catalog = world.stock.catalog(template);
+            for row in rows.ones() {
+                let kind = &catalog.types[catalog.row_type[row] as usize];
+                kept.set(row, list.iter().any(|t| Arc::ptr_eq(t, kind)));
+            }
+            let keys = world.stock.unmet(claim.shape, &kept, &mut world.interner);
+            if !keys.is_empty() {
+                let names = keys.iter().map(|(k, _)| &**world.interner.key_name(*k));
+                unmet = Some(min_values_text(names));
+            }
+        }
+        (list, unmet)
+    }
+}
+
+/// A claim that holds reservations may take nothing else.
+fn pin_reservations(requirements: &mut Requirements, ids: &[Arc<str>]) {
+    requirements.replace(Requirement::is(labels::CAPACITY_TYPE, labels::CAPACITY_RESERVED));
+    requirements.replace(Requirement::new(labels::CAPACITY_RESERVATION_ID, Operator::In, ids));
+}

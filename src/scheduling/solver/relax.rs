@@ -1,0 +1,117 @@
+//! What a pod asks for, and what it still asks for when that cannot be had.
+
+use std::sync::Arc;
+
+use crate::scheduling::pod::Constraints;
+use crate::scheduling::taints::prefer_no_schedule;
+
+/// The constraints as written, then with one preference less each time.
+pub(super) fn stages(
+    constraints: &Arc<Constraints>,
+    tolerate_prefer: bool,
+    respect: bool,
+) -> Vec<Arc<Constraints>> {
+    let mut stages = vec![Arc::clone(constraints)];
+    let mut last = Arc::clone(constraints);
+    while let Some(weaker) = relax(&last, tolerate_prefer) {
+        last = Arc::new(weaker);
+        // Preferences that were never required leave nothing to try again.
+        let same = !respect
+            && stages.last().is_some_and(|before| {
+                before.required_terms == last.required_terms
+                    && before.tolerations == last.tolerations
+            });
+        if same {
+            stages.pop();
+        }
+        stages.push(Arc::clone(&last));
+    }
+    stages
+}
+
+/// The constraints with the next preference dropped, or nothing when none is left.
+fn relax(constraints: &Constraints, tolerate_prefer: bool) -> Option<Constraints> {
+    let mut weaker = constraints.clone();
+    if weaker.required_terms.len() > 1 {
+        weaker.required_terms.remove(0);
+        return Some(weaker);
+    }
+    if !weaker.preferred_affinity.is_empty() {
+        weaker.preferred_affinity.remove(0);
+        return Some(weaker);
+    }
+    if !weaker.preferred_anti_affinity.is_empty() {
+        weaker.preferred_anti_affinity.remove(0);
+        return Some(weaker);
+    }
+    if !weaker.preferred_terms.is_empty() {
+        weaker.preferred_terms.remove(0);
+        return Some(weaker);
+    }
+    if let Some(at) = weaker.spread.iter().position(|s| s.when_unsatisfiable == "ScheduleAnyway") {
+        weaker.spread.swap_remove(at);
+        return Some(weaker);
+    }
+    if tolerate_prefer && !weaker.tolerations.contains(&prefer_no_schedule()) {
+        weaker.tolerations.push(prefer_no_schedule());
+        return Some(weaker);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn preferences_go_in_order_and_the_last_required_term_stays() {
+        let term = |v: &str| {
+            json!({"matchExpressions": [
+            {"key": "k", "operator": "In", "values": [v]}]})
+        };
+        let near = json!({"topologyKey": "z", "labelSelector": {}});
+        let spec = serde_json::from_value(json!({"containers": [],
+            "affinity": {
+                "nodeAffinity": {
+                    "requiredDuringSchedulingIgnoredDuringExecution":
+                        {"nodeSelectorTerms": [term("a"), term("b")]},
+                    "preferredDuringSchedulingIgnoredDuringExecution": [
+                        {"weight": 1, "preference": term("c")}]},
+                "podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+                    {"weight": 1, "podAffinityTerm": near}]},
+                "podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+                    {"weight": 1, "podAffinityTerm": near}]}},
+            "topologySpreadConstraints": [
+                {"maxSkew": 1, "topologyKey": "a", "whenUnsatisfiable": "ScheduleAnyway"},
+                {"maxSkew": 1, "topologyKey": "b", "whenUnsatisfiable": "DoNotSchedule"}]}))
+        .unwrap();
+        let all = stages(&Arc::new(Constraints::from_spec(&spec)), true, true);
+        let left: Vec<_> = all
+            .iter()
+            .map(|c| {
+                (
+                    c.required_terms.len(),
+                    c.preferred_affinity.len(),
+                    c.preferred_anti_affinity.len(),
+                    c.preferred_terms.len(),
+                    c.spread.len(),
+                    c.tolerations.len(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            left,
+            [
+                (2, 1, 1, 1, 2, 0),
+                (1, 1, 1, 1, 2, 0),
+                (1, 0, 1, 1, 2, 0),
+                (1, 0, 0, 1, 2, 0),
+                (1, 0, 0, 0, 2, 0),
+                (1, 0, 0, 0, 1, 0),
+                (1, 0, 0, 0, 1, 1)
+            ]
+        );
+        assert_eq!(all.last().unwrap().spread[0].topology_key, "b");
+    }
+}

@@ -1,0 +1,534 @@
+//! What can be launched: templates of the NodePools, and the shapes that a planned node can have.
+
+use std::sync::Arc;
+
+use fixedbitset::FixedBitSet;
+use indexmap::IndexSet;
+use k8s_openapi::api::core::v1::Taint;
+use rustc_hash::{FxBuildHasher, FxHashMap};
+
+use super::amounts::{Amounts, Resources, add, fits, sum_fits};
+use super::catalog::Catalog;
+use super::intern::{Interner, KeyId, SetId};
+use crate::api::labels;
+use crate::api::v1::NodePool;
+use crate::scheduling::pod::{HostPort, PodInfo};
+use crate::scheduling::requirements::{Requirement, Requirements};
+use crate::scheduling::resources::{Name, ResourceList};
+use crate::scheduling::results::SkippedPool;
+use crate::scheduling::snapshot::NodePoolInput;
+use crate::scheduling::taints::{prefer_no_schedule, tolerate_all};
+
+/// Index of a shape.
+pub(super) type ShapeId = u32;
+/// Index of a set of rows that are out of the question; 0 leaves all.
+pub(super) type MaskId = u32;
+
+/// The DaemonSets that run on some of a template's instance types.
+pub(super) struct DaemonGroup {
+    pub(super) rows: FixedBitSet,
+    pub(super) members: Vec<usize>,
+    pub(super) overhead: Amounts,
+    pub(super) list: ResourceList,
+    pub(super) ports: Vec<HostPort>,
+}
+
+/// The mould of a NodePool's new nodes.
+pub(super) struct Template {
+    pub(super) node_pool: Arc<NodePool>,
+    pub(super) name: Arc<str>,
+    pub(super) set: SetId,
+    pub(super) taints: Vec<Taint>,
+    pub(super) catalog: usize,
+    /// Rows that the pool's own requirements leave.
+    pub(super) base: FixedBitSet,
+    pub(super) groups: Vec<DaemonGroup>,
+    /// Allocatable less daemons, by row.
+    pub(super) net: Vec<i64>,
+    pub(super) min_values_relaxed: bool,
+    /// The pool's limits, if it has some.
+    pub(super) limits: Option<ResourceList>,
+    /// The most that any of its types has, by resource, as far as it was asked for.
+    most: Vec<(Name, i64)>,
+}
+
+/// A template narrowed by requirements and by rows left out: all that a planned node's instance
+/// types depend on, but for the size of its pods.
+pub(super) struct Shape {
+    pub(super) template: u32,
+    pub(super) set: SetId,
+    pub(super) mask: MaskId,
+    /// Rows that meet the requirements and have an offering.
+    pub(super) rows: FixedBitSet,
+    /// Amounts of the rows that no other row exceeds in everything.
+    front: Vec<i64>,
+    /// Keys whose values must stay various, and how many.
+    pub(super) min_values: Vec<(KeyId, i64)>,
+}
+
+impl Shape {
+    /// True when some type holds both amounts together.
+    #[inline]
+    pub(super) fn holds(&self, requests: &[i64], more: &[i64]) -> bool {
+        !requests.is_empty()
+            && self.front.chunks_exact(requests.len()).any(|room| sum_fits(requests, more, room))
+    }
+}
+
+/// Catalogs, templates and shapes.
+pub(super) struct Stock {
+    pub(super) catalogs: Vec<Catalog>,
+    pub(super) templates: Vec<Template>,
+    pub(super) shapes: Vec<Shape>,
+    index: FxHashMap<(u32, SetId, MaskId), ShapeId>,
+    /// Rows left by each mask.
+    masks: IndexSet<FixedBitSet, FxBuildHasher>,
+    unit_prices: FxHashMap<ShapeId, f64>,
+    width: usize,
+}
+
+/// Requirements that a NodePool puts on its nodes, its own labels included.
+#[must_use]
+pub fn pool_requirements(pool: &NodePool) -> Requirements {
+    let template = &pool.spec.template;
+    let mut requirements = Requirements::from_api(&template.spec.requirements);
+    for (key, value) in template.metadata.labels.iter().flatten() {
+        requirements.add(Requirement::is(key, value));
+    }
+    let name = pool.metadata.name.as_deref().unwrap_or("");
+    requirements.add(Requirement::is(labels::NODEPOOL, name));
+    let class = &template.spec.node_class_ref;
+    let class_key = format!("{}/{}", class.group, class.kind.to_lowercase());
+    requirements.add(Requirement::is(&class_key, &class.name));
+    requirements
+}
+
+impl Stock {
+    pub(super) fn new(width: usize) -> Self {
+        let mut masks: IndexSet<FixedBitSet, FxBuildHasher> = IndexSet::default();
+        masks.insert(FixedBitSet::new());
+        Self {
+            catalogs: Vec::new(),
+            templates: Vec::new(),
+            shapes: Vec::new(),
+            index: FxHashMap::default(),
+            masks,
+            unit_prices: FxHashMap::default(),
+            width,
+        }
+    }
+
+    /// Adds the template of a pool, unless nothing is left to launch for it.
+    pub(super) fn add_pool(
+        &mut self,
+        input: &NodePoolInput,
+        daemons: &[Arc<PodInfo>],
+        resources: &Resources,
+        best_effort: bool,
+        interner: &mut Interner,
+    ) -> Result<(), SkippedPool> {
+        let catalog =
+            match self.catalogs.iter().position(|c| Arc::ptr_eq(&c.types, &input.instance_types)) {
+                Some(at) => at,
+                None => {
+                    self.catalogs.push(Catalog::new(&input.instance_types, resources, interner));
+                    self.catalogs.len() - 1
+                }
+            };
+        let pool = &input.node_pool;
+        let mut requirements = pool_requirements(pool);
+        requirements.add(Requirement::is(labels::REGISTERED, "true"));
+        requirements.add(Requirement::is(labels::INITIALIZED, "true"));
+        let (set, _) = interner.intern_once(&requirements);
+        let columns = &mut self.catalogs[catalog];
+        let mut base = columns.matching(set, interner).clone();
+        base.intersect_with(columns.offered(set, interner));
+        base.difference_with(&columns.broken);
+        let mut template = Template {
+            node_pool: Arc::clone(pool),
+            name: Arc::from(pool.metadata.name.as_deref().unwrap_or("")),
+            set,
+            taints: pool.spec.template.spec.taints.clone().unwrap_or_default(),
+            catalog,
+            base,
+            groups: Vec::new(),
+            net: Vec::new(),
+            min_values_relaxed: false,
+            limits: pool
+                .spec
+                .limits
+                .as_ref()
+                .map(|l| ResourceList::from_quantities_lossy(Some(l)))
+                .filter(|l| !l.is_empty()),
+            most: Vec::new(),
+        };
+        template.group_daemons(daemons, resources, columns, interner);
+        template.keep_rows_that_hold_daemons(self.width);
+        let skipped =
+            |min_values| SkippedPool { node_pool: Arc::clone(&input.node_pool), min_values };
+        if template.base.is_clear() {
+            return Err(skipped(None));
+        }
+        let unmet = unmet(&mut self.catalogs[catalog], set, &template.base, interner);
+        if !unmet.is_empty() {
+            if !best_effort {
+                let keys: Vec<_> = unmet.iter().map(|(k, _)| interner.key_name(*k)).collect();
+                return Err(skipped(Some(min_values_text(keys.into_iter().map(|k| &**k)))));
+            }
+            template.set = lower(set, &unmet, interner);
+            template.min_values_relaxed = true;
+        }
+        self.templates.push(template);
+        Ok(())
+    }
+
+    /// The shape of a template with these requirements and without these rows.
+    pub(super) fn shape(
+        &mut self,
+        template: u32,
+        set: SetId,
+        mask: MaskId,
+        interner: &mut Interner,
+    ) -> ShapeId {
+        if let Some(id) = self.index.get(&(template, set, mask)) {
+            return *id;
+        }
+        let mould = &self.templates[template as usize];
+        let catalog = &mut self.catalogs[mould.catalog];
+        let mut rows = mould.base.clone();
+        rows.intersect_with(catalog.matching(set, interner));
+        rows.intersect_with(catalog.offered(set, interner));
+        if mask != 0 {
+            rows.intersect_with(&self.masks[mask as usize]);
+        }
+        let front = front(&rows, &mould.net, self.width);
+        let min_values = interner
+            .set(set)
+            .iter()
+            .filter_map(|(key, req)| Some((*key, interner.req(*req).min_values?)))
+            .collect();
+        let id = self.shapes.len() as ShapeId;
+        self.shapes.push(Shape { template, set, mask, rows, front, min_values });
+        self.index.insert((template, set, mask), id);
+        id
+    }
+
+    /// The mask that leaves these rows.
+    pub(super) fn mask(&mut self, rows: FixedBitSet) -> MaskId {
+        match self.masks.get_index_of(&rows) {
+            Some(id) => id as MaskId,
+            None => self.masks.insert_full(rows).0 as MaskId,
+        }
+    }
+
+    /// The mask without the rows whose daemons use these ports.
+    pub(super) fn mask_ports(&mut self, template: u32, mask: MaskId, ports: &[HostPort]) -> MaskId {
+        let mould = &self.templates[template as usize];
+        let taken: Vec<&FixedBitSet> = mould
+            .groups
+            .iter()
+            .filter(|g| g.ports.iter().any(|a| ports.iter().any(|b| a.conflicts(b))))
+            .map(|g| &g.rows)
+            .collect();
+        if taken.is_empty() {
+            return mask;
+        }
+        let mut rows = self.mask_rows(template, mask);
+        for gone in taken {
+            rows.difference_with(gone);
+        }
+        self.mask(rows)
+    }
+
+    /// The rows that a mask leaves of a template.
+    pub(super) fn mask_rows(&self, template: u32, mask: MaskId) -> FixedBitSet {
+        let mut rows = self.templates[template as usize].base.clone();
+        if mask != 0 {
+            rows.intersect_with(&self.masks[mask as usize]);
+        }
+        rows
+    }
+
+    /// Rows of a shape that hold these amounts.
+    pub(super) fn rows_for(&self, shape: ShapeId, requests: &[i64]) -> FixedBitSet {
+        let shape = &self.shapes[shape as usize];
+        let net = &self.templates[shape.template as usize].net;
+        let mut rows = FixedBitSet::with_capacity(shape.rows.len());
+        for row in shape.rows.ones() {
+            if fits(requests, &net[row * self.width..(row + 1) * self.width]) {
+                rows.insert(row);
+            }
+        }
+        rows
+    }
+
+    /// Keys of a shape whose values are too few among these rows, and how many there are.
+    pub(super) fn unmet(
+        &mut self,
+        shape: ShapeId,
+        rows: &FixedBitSet,
+        interner: &mut Interner,
+    ) -> Vec<(KeyId, i64)> {
+        let shape = &self.shapes[shape as usize];
+        let catalog = self.templates[shape.template as usize].catalog;
+        unmet(&mut self.catalogs[catalog], shape.set, rows, interner)
+    }
+
+    /// The catalog of a template.
+    pub(super) fn catalog(&mut self, template: u32) -> &mut Catalog {
+        &mut self.catalogs[self.templates[template as usize].catalog]
+    }
+
+    /// The most that any type of a template has of a resource.
+    pub(super) fn most(&mut self, template: u32, name: &Name) -> i64 {
+        if let Some((_, most)) =
+            self.templates[template as usize].most.iter().find(|(n, _)| n == name)
+        {
+            return *most;
+        }
+        let capacity = self.catalog(template).capacity(name);
+        let mould = &mut self.templates[template as usize];
+        let most = mould.base.ones().map(|row| capacity[row]).max().unwrap_or(0);
+        mould.most.push((name.clone(), most));
+        most
+    }
+
+    /// The lowest price for what a core and four gibibytes are worth, to tell good domains from bad
+    /// ones; infinite when nothing can be launched.
+    pub(super) fn unit_price(&mut self, shape: ShapeId, interner: &mut Interner) -> f64 {
+        if let Some(price) = self.unit_prices.get(&shape) {
+            return *price;
+        }
+        let of = &self.shapes[shape as usize];
+        let catalog = self.templates[of.template as usize].catalog;
+        let columns = &mut self.catalogs[catalog];
+        let prices = columns.prices(of.set, interner);
+        let cpu = columns.capacity(&Name::Cpu);
+        let memory = columns.capacity(&Name::Memory);
+        let worth =
+            |row: usize| cpu[row] as f64 / 1e3 + memory[row] as f64 / f64::from(1_u32 << 31) / 2.0;
+        let price =
+            of.rows.ones().map(|row| prices[row] / worth(row)).fold(f64::INFINITY, f64::min);
+        self.unit_prices.insert(shape, price);
+        price
+    }
+
+    /// Price of the cheapest launch of a shape for these amounts; infinite when there is none.
+    pub(super) fn cheapest(
+        &mut self,
+        shape: ShapeId,
+        requests: &[i64],
+        interner: &mut Interner,
+    ) -> f64 {
+        let width = self.width;
+        let shape = &self.shapes[shape as usize];
+        let mould = &self.templates[shape.template as usize];
+        let prices = self.catalogs[mould.catalog].prices(shape.set, interner);
+        shape
+            .rows
+            .ones()
+            .filter(|row| fits(requests, &mould.net[row * width..(row + 1) * width]))
+            .map(|row| prices[row])
+            .fold(f64::INFINITY, f64::min)
+    }
+}
+
+/// Lowers minValues to what can be had.
+pub(super) fn lower(set: SetId, unmet: &[(KeyId, i64)], interner: &mut Interner) -> SetId {
+    let mut set = set;
+    for (key, reached) in unmet {
+        if let Some(req) = interner.get(set, *key) {
+            let req = interner.with_min_values(req, *reached);
+            set = interner.replace(set, req);
+        }
+    }
+    set
+}
+
+/// Keys with too few values among these rows; an empty list of types lacks nothing.
+fn unmet(
+    catalog: &mut Catalog,
+    set: SetId,
+    rows: &FixedBitSet,
+    interner: &mut Interner,
+) -> Vec<(KeyId, i64)> {
+    let wanted: Vec<(KeyId, i64)> = interner
+        .set(set)
+        .iter()
+        .filter_map(|(key, req)| Some((*key, interner.req(*req).min_values?)))
+        .collect();
+    if wanted.is_empty() || rows.is_clear() {
+        return Vec::new();
+    }
+    wanted
+        .into_iter()
+        .filter_map(|(key, least)| {
+            let reached = catalog.variety(rows, key, interner);
+            (reached < least).then_some((key, reached))
+        })
+        .collect()
+}
+
+/// The message for labels with too few values.
+pub(super) fn min_values_text<'a>(keys: impl Iterator<Item = &'a str>) -> String {
+    let mut keys: Vec<&str> = keys.collect();
+    keys.sort_unstable();
+    format!("minValues requirement is not met for label(s) (label(s)=[{}])", keys.join(" "))
+}
+
+/// The amounts that no other row exceeds in everything.
+fn front(rows: &FixedBitSet, net: &[i64], width: usize) -> Vec<i64> {
+    let mut order: Vec<usize> = rows.ones().collect();
+    let row = |r: usize| &net[r * width..(r + 1) * width];
+    // Large rows first, so that most others are dropped at the first comparison.
+    order.sort_by_cached_key(|r| {
+        std::cmp::Reverse(row(*r).iter().map(|v| 64 - v.leading_zeros()).sum::<u32>())
+    });
+    let mut front: Vec<i64> = Vec::new();
+    for r in order {
+        let amounts = row(r);
+        if amounts.iter().any(|v| *v < 0)
+            || front.chunks_exact(width).any(|other| fits(amounts, other))
+        {
+            continue;
+        }
+        let mut kept: Vec<i64> = Vec::with_capacity(front.len() + width);
+        for other in front.chunks_exact(width).filter(|other| !fits(other, amounts)) {
+            kept.extend_from_slice(other);
+        }
+        kept.extend_from_slice(amounts);
+        front = kept;
+    }
+    front
+}
+
+impl Template {
+    /// Groups rows by the DaemonSets that run there.
+    ///
+    /// Every required term of a DaemonSet is tried afresh for every type. [Q] Upstream drops terms
+    /// for good while it goes through templates and types, so that its answer depends on their order.
+    fn group_daemons(
+        &mut self,
+        daemons: &[Arc<PodInfo>],
+        resources: &Resources,
+        catalog: &mut Catalog,
+        interner: &mut Interner,
+    ) {
+        let mut runs: Vec<(usize, FixedBitSet)> = Vec::new();
+        for (index, daemon) in daemons.iter().enumerate() {
+            let mut tolerations = daemon.constraints.tolerations.clone();
+            tolerations.push(prefer_no_schedule());
+            if tolerate_all(&self.taints, &tolerations).is_err() {
+                continue;
+            }
+            let mut rows = FixedBitSet::with_capacity(catalog.rows());
+            for wanted in daemon.constraints.alternatives() {
+                let (wanted, host) = interner.intern_once(&wanted);
+                // A host name that is asked for by name is never that of a new node.
+                let elsewhere = host != super::intern::NONE && !interner.req(host).complement;
+                if !elsewhere && interner.compatible(self.set, wanted, true) {
+                    rows.union_with(catalog.matching(wanted, interner));
+                }
+            }
+            rows.intersect_with(&self.base);
+            if !rows.is_clear() {
+                runs.push((index, rows));
+            }
+        }
+        let mut parts: Vec<(Vec<usize>, FixedBitSet)> = vec![(Vec::new(), self.base.clone())];
+        for (index, rows) in &runs {
+            let mut next = Vec::with_capacity(parts.len() + 1);
+            for (members, part) in parts {
+                let mut with = part.clone();
+                with.intersect_with(rows);
+                let mut without = part;
+                without.difference_with(rows);
+                if !with.is_clear() {
+                    let mut more = members.clone();
+                    more.push(*index);
+                    next.push((more, with));
+                }
+                if !without.is_clear() {
+                    next.push((members, without));
+                }
+            }
+            parts = next;
+        }
+        self.groups = parts
+            .into_iter()
+            .map(|(members, rows)| DaemonGroup::new(rows, members, daemons, resources))
+            .collect();
+        self.net.clone_from(&catalog.allocatable);
+        let width = resources.len();
+        for group in self.groups.iter().filter(|g| !g.members.is_empty()) {
+            for row in group.rows.ones() {
+                super::amounts::subtract(
+                    &mut self.net[row * width..(row + 1) * width],
+                    &group.overhead,
+                );
+            }
+        }
+    }
+
+    fn keep_rows_that_hold_daemons(&mut self, width: usize) {
+        let mut base = self.base.clone();
+        for row in self.base.ones() {
+            if self.net[row * width..(row + 1) * width].iter().any(|v| *v < 0) {
+                base.set(row, false);
+            }
+        }
+        self.base = base;
+    }
+
+    /// The daemons' share of a node's requests: the least over the groups that still have a type.
+    ///
+    /// [Q] As upstream, groups without daemons do not lower the least.
+    pub(super) fn overhead(&self, rows: &FixedBitSet) -> ResourceList {
+        let mut least: Option<ResourceList> = None;
+        for group in &self.groups {
+            if group.members.is_empty() || group.rows.is_disjoint(rows) {
+                continue;
+            }
+            least = Some(match least {
+                None => group.list.clone(),
+                Some(least) => least
+                    .iter()
+                    .filter_map(|(name, value)| {
+                        Some((name.clone(), value.min(group.list.find(name)?)))
+                    })
+                    .collect(),
+            });
+        }
+        least.unwrap_or_default()
+    }
+
+    /// Whether the number of nodes, or anything else, is limited.
+    pub(super) fn node_limit_reached(left: &ResourceList) -> bool {
+        left.find(&Name::from("nodes")) == Some(0)
+    }
+}
+
+impl DaemonGroup {
+    fn new(
+        rows: FixedBitSet,
+        members: Vec<usize>,
+        daemons: &[Arc<PodInfo>],
+        resources: &Resources,
+    ) -> Self {
+        let mut group = Self {
+            rows,
+            overhead: resources.zero(),
+            list: ResourceList::new(),
+            ports: Vec::new(),
+            members: Vec::new(),
+        };
+        for member in &members {
+            let daemon = &daemons[*member];
+            add(&mut group.overhead, &resources.vector(&daemon.requests));
+            group.list.add(&daemon.requests);
+            group.ports.extend(daemon.constraints.host_ports.iter().cloned());
+        }
+        group.members = members;
+        group
+    }
+}

@@ -1,0 +1,384 @@
+//! Topology groups: which domains a pod may go to, given where others are.
+
+use std::sync::Arc;
+
+use fixedbitset::FixedBitSet;
+use rustc_hash::{FxBuildHasher, FxHashMap};
+use smallvec::SmallVec;
+
+use super::intern::{Interner, KeyId, NONE, ReqId, SetId, ValueId};
+use super::selector::Selector;
+use super::tolerance::{TaintsId, Tolerance, TolerationsId};
+
+/// Index of a group.
+pub(super) type GroupId = u32;
+/// Index of a node filter; 0 lets every node pass.
+pub(super) type FilterId = u32;
+/// Some domains.
+pub(super) type Domains = SmallVec<[ValueId; 4]>;
+
+/// What a group is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    Spread,
+    Affinity,
+    AntiAffinity,
+    /// Where the owners of an anti-affinity are, for the pods that it keeps away.
+    Inverse,
+}
+
+impl Kind {
+    /// The name in messages.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Spread => "topology spread",
+            Self::Affinity => "pod affinity",
+            Self::AntiAffinity | Self::Inverse => "pod anti-affinity",
+        }
+    }
+
+    fn anti(self) -> bool {
+        matches!(self, Self::AntiAffinity | Self::Inverse)
+    }
+}
+
+/// Which nodes count for a spread constraint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Filter {
+    /// Alternatives that a node must meet one of; none means that any node will do.
+    pub(super) terms: Vec<(SetId, ReqId)>,
+    /// Tolerations that must cover the node's taints, where those are honoured.
+    pub(super) tolerations: Option<TolerationsId>,
+}
+
+/// A topology constraint, shared by all pods that have the same.
+///
+/// [Q] Upstream shares groups that differ in minDomains or in the values of their node filter, so
+/// that the first pod decides for the others; here all parts are compared.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Group {
+    pub(super) kind: Kind,
+    pub(super) key: KeyId,
+    /// Namespaces, sorted.
+    pub(super) namespaces: Arc<[u32]>,
+    pub(super) selector: Selector,
+    pub(super) max_skew: i64,
+    pub(super) min_domains: Option<i64>,
+    pub(super) filter: FilterId,
+}
+
+/// How many pods of a group are where.
+#[derive(Clone, Default)]
+pub(super) struct Counts {
+    /// By domain; for keys other than the host name.
+    counts: Vec<u32>,
+    known: FixedBitSet,
+    /// Sum of counts over all domains or hosts.
+    total: u32,
+    hosts: FxHashMap<u32, u32>,
+    /// Hosts with at least one.
+    some: FixedBitSet,
+    /// Hosts that a pod which counts itself would overfill.
+    full: FixedBitSet,
+    /// Hosts that are overfilled.
+    over: FixedBitSet,
+}
+
+impl Counts {
+    fn count(&self, domain: ValueId) -> u32 {
+        self.counts.get(domain as usize).copied().unwrap_or(0)
+    }
+
+    fn add(&mut self, domain: ValueId) {
+        let at = domain as usize;
+        if self.counts.len() <= at {
+            self.counts.resize(at + 1, 0);
+        }
+        self.known.grow_and_insert(at);
+        self.counts[at] += 1;
+        self.total += 1;
+    }
+
+    fn add_host(&mut self, host: u32, kind: Kind, max_skew: i64) {
+        let count = self.hosts.entry(host).or_insert(0);
+        *count += 1;
+        self.total += 1;
+        let (count, at) = (i64::from(*count), host as usize);
+        if kind == Kind::Spread {
+            if count >= max_skew {
+                self.full.grow_and_insert(at);
+            }
+            if count > max_skew {
+                self.over.grow_and_insert(at);
+            }
+        }
+        self.some.grow_and_insert(at);
+    }
+}
+
+/// All topology groups, and their counts in this round.
+#[derive(Default)]
+pub(super) struct Topology {
+    pub(super) groups: indexmap::IndexSet<Group, FxBuildHasher>,
+    pub(super) counts: Vec<Counts>,
+    pub(super) filters: indexmap::IndexSet<Filter, FxBuildHasher>,
+    matches: FxHashMap<(FilterId, SetId, TaintsId), bool>,
+}
+
+/// Where a pod may go, as far as one group has a say.
+pub(super) struct Question<'a> {
+    /// The pod's strict requirement on the key.
+    pub(super) pod: Option<ReqId>,
+    /// The node's requirement on the key.
+    pub(super) node: Option<ReqId>,
+    /// Whether the group's selector selects the pod itself.
+    pub(super) own: bool,
+    /// Orders domains that are equally good: the lower, the better.
+    pub(super) rank: &'a mut dyn FnMut(&mut Interner, ValueId) -> f64,
+}
+
+impl Topology {
+    /// The number of a filter.
+    pub(super) fn filter(&mut self, filter: Filter) -> FilterId {
+        if self.filters.is_empty() {
+            self.filters.insert(Filter::default());
+        }
+        self.filters.insert_full(filter).0 as FilterId
+    }
+
+    /// The number of a group.
+    pub(super) fn group(&mut self, group: Group) -> GroupId {
+        self.groups.insert_full(group).0 as GroupId
+    }
+
+    /// The group behind a number.
+    pub(super) fn get(&self, id: GroupId) -> &Group {
+        &self.groups[id as usize]
+    }
+
+    /// Makes a domain known, without any pod in it.
+    pub(super) fn know(&mut self, id: GroupId, domain: ValueId) {
+        self.counts[id as usize].known.grow_and_insert(domain as usize);
+    }
+
+    /// Whether a node with these requirements and taints counts for a filter.
+    pub(super) fn passes(
+        &mut self,
+        filter: FilterId,
+        set: SetId,
+        taints: TaintsId,
+        host: Option<ValueId>,
+        interner: &mut Interner,
+        tolerance: &mut Tolerance,
+    ) -> bool {
+        if filter == 0 {
+            return true;
+        }
+        let by_host = self.filters[filter as usize].terms.iter().any(|(_, h)| *h != NONE);
+        if !by_host && let Some(known) = self.matches.get(&(filter, set, taints)) {
+            return *known;
+        }
+        let wanted = &self.filters[filter as usize];
+        let tolerated = wanted.tolerations.is_none_or(|t| tolerance.tolerates(t, taints));
+        let answer = tolerated
+            && (wanted.terms.is_empty()
+                || wanted.terms.iter().any(|(term, h)| {
+                    interner.compatible(set, *term, false)
+                        && (*h == NONE
+                            || match host {
+                                Some(name) => interner.has(*h, name),
+                                None => interner.req(*h).complement,
+                            })
+                }));
+        if !by_host {
+            self.matches.insert((filter, set, taints), answer);
+        }
+        answer
+    }
+
+    /// Counts a pod of the group: in the one domain that is left, or for anti-affinity in each.
+    ///
+    /// [Q] As upstream, a node whose domain is entirely open counts nowhere.
+    pub(super) fn record(&mut self, id: GroupId, set: SetId, host: u32, interner: &Interner) {
+        let group = &self.groups[id as usize];
+        let counts = &mut self.counts[id as usize];
+        if group.key == interner.hostname {
+            counts.add_host(host, group.kind, group.max_skew);
+            return;
+        }
+        let Some(req) = interner.get(set, group.key).map(|r| interner.req(r)) else { return };
+        if req.complement || (!group.kind.anti() && req.values.len() != 1) {
+            return;
+        }
+        for domain in &req.values {
+            counts.add(*domain);
+        }
+    }
+
+    /// Domains that a group leaves; nothing when there is none.
+    pub(super) fn domains(
+        &self,
+        id: GroupId,
+        question: &mut Question<'_>,
+        interner: &mut Interner,
+    ) -> Option<Domains> {
+        let group = self.get(id);
+        let counts = &self.counts[id as usize];
+        let (pod, node) = (question.pod, question.node);
+        let open =
+            |interner: &Interner, d: ValueId| interner.admits(pod, d) && interner.admits(node, d);
+        let found: Domains = match group.kind {
+            Kind::Spread => {
+                let least = least(group, counts, pod, interner);
+                let own = i64::from(question.own);
+                let usable: SmallVec<[(u32, ValueId); 8]> = counts
+                    .known
+                    .ones()
+                    .map(|d| d as ValueId)
+                    .filter(|d| interner.admits(node, *d))
+                    .map(|d| (counts.count(d), d))
+                    .filter(|(n, _)| i64::from(*n) + own - least <= group.max_skew)
+                    .collect();
+                let fewest = usable.iter().map(|(n, _)| *n).min()?;
+                let ties: Domains =
+                    usable.iter().filter(|(n, _)| *n == fewest).map(|(_, d)| *d).collect();
+                best(ties, question, group.key, interner)
+            }
+            Kind::AntiAffinity | Kind::Inverse => counts
+                .known
+                .ones()
+                .map(|d| d as ValueId)
+                .filter(|d| counts.count(*d) == 0 && open(interner, *d))
+                .collect(),
+            Kind::Affinity => {
+                let with: Domains = counts
+                    .known
+                    .ones()
+                    .map(|d| d as ValueId)
+                    .filter(|d| counts.count(*d) > 0 && open(interner, *d))
+                    .collect();
+                if with.is_empty() && question.own && self.may_start(id, pod, interner) {
+                    let all: Domains = counts
+                        .known
+                        .ones()
+                        .map(|d| d as ValueId)
+                        .filter(|d| open(interner, *d))
+                        .collect();
+                    best(all, question, group.key, interner)
+                } else {
+                    with
+                }
+            }
+        };
+        (!found.is_empty()).then_some(found)
+    }
+
+    /// Whether a pod that its own affinity selects may be the first of its domain.
+    fn may_start(&self, id: GroupId, pod: Option<ReqId>, interner: &Interner) -> bool {
+        let counts = &self.counts[id as usize];
+        counts.total == 0
+            || !counts
+                .known
+                .ones()
+                .any(|d| counts.count(d as ValueId) > 0 && interner.admits(pod, d as ValueId))
+    }
+
+    /// Takes hosts that a group of host names rules out from a mask; `first` is the host that the
+    /// mask's first bit stands for, a multiple of 64.
+    pub(super) fn rule_out_hosts(
+        &self,
+        id: GroupId,
+        own: bool,
+        names: Option<&dyn Fn(u32) -> bool>,
+        first: usize,
+        mask: &mut [usize],
+    ) {
+        let group = self.get(id);
+        let counts = &self.counts[id as usize];
+        let out = match group.kind {
+            Kind::Spread if own => &counts.full,
+            Kind::Spread => &counts.over,
+            Kind::AntiAffinity | Kind::Inverse => &counts.some,
+            Kind::Affinity => {
+                let start = own
+                    && (counts.total == 0
+                        || names.is_some_and(|f| !counts.some.ones().any(|h| f(h as u32))));
+                if !start {
+                    let some = counts.some.as_slice().get(first / 64..).unwrap_or_default();
+                    let (near, far) = mask.split_at_mut(some.len().min(mask.len()));
+                    near.iter_mut().zip(some).for_each(|(m, s)| *m &= s);
+                    far.fill(0);
+                }
+                return;
+            }
+        };
+        let out = out.as_slice().get(first / 64..).unwrap_or_default();
+        mask.iter_mut().zip(out).for_each(|(m, o)| *m &= !o);
+    }
+
+    /// Whether a group of host names lets a pod on a node without pods.
+    pub(super) fn takes_new_host(&self, id: GroupId, own: bool, named: bool) -> bool {
+        let group = self.get(id);
+        let counts = &self.counts[id as usize];
+        match group.kind {
+            Kind::Spread => i64::from(own) <= group.max_skew,
+            Kind::AntiAffinity | Kind::Inverse => true,
+            Kind::Affinity => own && (counts.total == 0 || named),
+        }
+    }
+
+    /// How many pods of a group are on a host.
+    pub(super) fn on_host(&self, id: GroupId, host: u32) -> u32 {
+        self.counts[id as usize].hosts.get(&host).copied().unwrap_or(0)
+    }
+
+    /// Domains with their counts, by name.
+    pub(super) fn listed(&self, id: GroupId, interner: &Interner) -> Vec<(Arc<str>, u32)> {
+        let key = self.get(id).key;
+        let counts = &self.counts[id as usize];
+        let mut list: Vec<(Arc<str>, u32)> = counts
+            .known
+            .ones()
+            .map(|d| {
+                let d = d as ValueId;
+                (Arc::clone(interner.value_name(key, d)), counts.count(d))
+            })
+            .collect();
+        list.sort_unstable();
+        list
+    }
+}
+
+/// The lowest count among the domains that the pod itself allows.
+fn least(group: &Group, counts: &Counts, pod: Option<ReqId>, interner: &Interner) -> i64 {
+    let (mut least, mut domains) = (i64::from(i32::MAX), 0);
+    for domain in counts.known.ones().map(|d| d as ValueId) {
+        if interner.admits(pod, domain) {
+            domains += 1;
+            least = least.min(i64::from(counts.count(domain)));
+        }
+    }
+    if group.min_domains.is_some_and(|wanted| domains < wanted) { 0 } else { least }
+}
+
+/// The one domain to take among equally good ones.
+fn best(
+    mut ties: Domains,
+    question: &mut Question<'_>,
+    key: KeyId,
+    interner: &mut Interner,
+) -> Domains {
+    if ties.len() > 1 {
+        let mut chosen = (f64::INFINITY, ties[0]);
+        for (index, domain) in ties.iter().copied().enumerate() {
+            let rank = (question.rank)(interner, domain);
+            let earlier = || interner.value_name(key, domain) < interner.value_name(key, chosen.1);
+            if index == 0 || rank < chosen.0 || (rank == chosen.0 && earlier()) {
+                chosen = (rank, domain);
+            }
+        }
+        ties.clear();
+        ties.push(chosen.1);
+    }
+    ties
+}
