@@ -4,7 +4,7 @@ CARGO ?= cargo
 CACHE ?= $(if $(KARPENTER_CACHE),$(KARPENTER_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/karpenter-dev-v1)
 export KARPENTER_CACHE := $(CACHE)
 
-.PHONY: help build demo test lint fmt crds
+.PHONY: help build demo test bench compare lint fmt crds
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
@@ -18,6 +18,29 @@ test: ## every fast test and the end-to-end tests
 	tests/env/world prepare
 	tests/env/world check
 	$(CARGO) test --locked --no-fail-fast
+
+# The peer is Karpenter's own scheduler, built from its Go module; the tables need scipy, and moto's list of EC2's types.
+PEER := $(CACHE)/bin/karpenter-peer
+BENCH_VENV := $(CACHE)/bench-venv-$(shell cat benches/requirements.txt tests/env/requirements.txt | sha256sum | cut -c1-12)
+MOTO := $(shell sed -n 's/^moto[^=]*==/moto==/p' tests/env/requirements.txt)
+
+$(PEER): $(wildcard benches/peer/*)
+	@mkdir -p $(@D)
+	cd benches/peer && go build -o $@ .
+
+$(BENCH_VENV)/complete:
+	python3 -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check -r benches/requirements.txt
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --no-deps $(MOTO)
+	touch $@
+
+bench: build $(PEER) $(BENCH_VENV)/complete ## both schedulers on the same scenarios, in a table; BENCH=full for all sizes, ONLY="NAME ..." for some
+	cd benches && $(BENCH_VENV)/bin/python -m harness bench --karpenter $(CURDIR)/target/release/karpenter --peer $(PEER) \
+		--work $(CACHE)/bench $(if $(filter full,$(BENCH)),--full) $(if $(ONLY),--only $(ONLY))
+
+compare: $(PEER) ## 500 random scenarios through both schedulers, and each difference's class; COUNT and SEED choose others
+	$(CARGO) bench --locked --bench compare -- --peer $(PEER) --work $(CACHE)/compare \
+		$(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
 lint: ## formatting and clippy, warnings denied
 	$(CARGO) fmt --all --check

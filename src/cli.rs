@@ -9,6 +9,7 @@ mod controller;
 mod convert;
 mod crds;
 mod manifests;
+mod render;
 mod simulate;
 mod validate;
 
@@ -34,6 +35,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         settings: Vec<String>,
     },
+    /// Show the launch templates and user data of a node class, without launching.
+    Render(render::Args),
     /// Decide for a scenario file, without cluster or cloud.
     Simulate(simulate::Args),
     /// Print the CustomResourceDefinitions.
@@ -58,6 +61,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match Cli::try_parse_from(args) {
         Ok(cli) => match cli.command {
             Command::Controller { settings } => controller::run(&settings),
+            Command::Render(args) => render::run(&args),
             Command::Simulate(args) => simulate::run(&args),
             Command::Crds(args) => crds::run(&args),
             Command::Convert(args) => convert::run(&args),

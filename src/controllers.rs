@@ -18,6 +18,7 @@ use crate::operator::settings::Settings;
 pub mod aws;
 pub mod disruption;
 pub mod garbage;
+pub mod hydration;
 pub mod node;
 pub mod nodeclaim;
 pub mod nodeclass;
@@ -34,6 +35,7 @@ pub struct Context {
     pub settings: Arc<Settings>,
     pub recorder: Recorder,
     pub clock: Clock,
+    pub registration_health: nodepool::health::Tracker,
 }
 
 /// Why a reconcile did not finish; it is tried again.
@@ -65,6 +67,7 @@ pub async fn run_all(ctx: Arc<Context>, aws: Arc<AwsProvider>, cancel: Cancellat
     nodeclaim::start(&ctx, &mut tasks);
     node::start(&ctx, &mut tasks);
     garbage::start(&ctx, &mut tasks);
+    hydration::start(&ctx, &mut tasks);
     provisioning::start(&ctx, &mut tasks);
     disruption::start(&ctx, &mut tasks);
     cancel.cancelled().await;

@@ -9,11 +9,15 @@ use std::io::{BufReader, Read};
 use std::path::Path;
 
 pub mod build;
+mod check;
 pub mod disrupt;
+mod expected;
 mod read;
+pub mod record;
 pub mod report;
 pub mod scenario;
 mod table;
+mod types;
 
 pub use build::World;
 pub use scenario::Scenario;
@@ -31,6 +35,12 @@ pub struct ScenarioError {
 impl ScenarioError {
     pub(crate) fn new(path: impl Into<String>, message: impl ToString) -> Self {
         Self { path: path.into(), message: message.to_string() }
+    }
+
+    /// The same error with its place seen from further out.
+    fn under(self, path: &str) -> Self {
+        let dot = if self.path.is_empty() || self.path.starts_with('[') { "" } else { "." };
+        Self { path: format!("{path}{dot}{}", self.path), ..self }
     }
 }
 
@@ -67,7 +77,9 @@ pub fn load(mut reader: impl Read) -> Result<Scenario, ScenarioError> {
     let mut text = String::new();
     whole.read_to_string(&mut text).map_err(|e| ScenarioError::new("", e))?;
     let mut outcome = Err(ScenarioError::new("", "expected one document"));
-    let parsed = serde_saphyr::with_deserializer_from_str(&text, |de| {
+    // Scenarios may be long; what aliases may blow them up to stays limited.
+    let options = serde_saphyr::options! { budget: None, with_snippet: false };
+    let parsed = serde_saphyr::with_deserializer_from_str_with_options(&text, options, |de| {
         outcome = read::strict(de, "");
         Ok(())
     });

@@ -125,6 +125,7 @@ async fn lead(
         settings: Arc::clone(&settings),
         recorder,
         clock,
+        registration_health: controllers::nodepool::health::Tracker::default(),
     });
     let controllers = controllers::run_all(ctx, aws, stop.clone());
     if settings.disable_leader_election {

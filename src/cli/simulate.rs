@@ -1,32 +1,49 @@
-//! `karpenter simulate`: what would be decided for a scenario file, without cluster or cloud.
+//! `karpenter simulate`: what would be decided, for a scenario file or for a cluster as it is.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use serde_json::Value;
+
+use crate::clock::Clock;
 use crate::scheduling;
 use crate::simulate::report::{self, Report};
-use crate::simulate::{ScenarioError, World, disrupt, load_file};
+use crate::simulate::{Scenario, ScenarioError, World, disrupt, load, load_file, record};
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  decided and printed, whether or not every pod has a place
+  1  the cluster could not be read, or the outcome not written
+  2  the command line or the scenario is wrong; standard error names the place in the document and
+     what was expected there
+
+Equal scenarios give equal bytes, but for solveSeconds and peakRssBytes at the end of the JSON.";
 
 /// A scenario, and how to show what comes of it.
 #[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+#[group(id = "source", required = true, multiple = false, args = ["scenario", "from_cluster"])]
 pub struct Args {
     /// Scenario file, JSON or YAML; `-` reads standard input.
     #[arg(long, value_name = "FILE")]
-    pub scenario: PathBuf,
+    pub scenario: Option<PathBuf>,
+    /// Take the scenario from the current kubeconfig context, read only.
+    #[arg(long)]
+    pub from_cluster: bool,
+    /// Write the scenario taken from the cluster to a file; it holds no Secret and no environment value.
+    #[arg(long, value_name = "FILE", requires = "from_cluster")]
+    pub save: Option<PathBuf>,
     /// How to print the outcome.
     #[arg(long, value_enum, default_value_t = Output::Table)]
     pub output: Output,
-    /// Seed of whatever is left to chance; today nothing is.
+    /// Seed of whatever is left to chance; nothing is, so that every seed gives the same outcome.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
     /// Decide what to disrupt instead of where to place pods.
     #[arg(long)]
     pub disrupt: bool,
-    /// Add the time and memory that it took; without it, equal input prints equal bytes.
-    #[arg(long)]
-    pub measure: bool,
 }
 
 /// Forms of output.
@@ -38,53 +55,97 @@ pub enum Output {
     Json,
 }
 
-/// Reads the scenario, decides, prints. A scenario that cannot be used gives exit code 2.
-#[must_use]
-pub fn run(args: &Args) -> ExitCode {
-    let text = match decide(args) {
-        Ok(text) => text,
-        Err(error) => {
-            eprintln!("karpenter simulate: {error}");
-            return ExitCode::from(2);
-        }
-    };
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("karpenter simulate: writing the outcome: {error}");
-            ExitCode::FAILURE
+/// What went wrong, by exit code.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Scenario(#[from] ScenarioError),
+    #[error("{0}")]
+    Cluster(String),
+    #[error("writing {0}: {1}")]
+    Write(String, std::io::Error),
+}
+
+impl Failure {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Scenario(_) => ExitCode::from(2),
+            Self::Cluster(_) | Self::Write(..) => ExitCode::FAILURE,
         }
     }
 }
 
-fn decide(args: &Args) -> Result<String, ScenarioError> {
-    let world = World::new(load_file(&args.scenario)?)?;
+/// Reads the scenario, decides, prints.
+#[must_use]
+pub fn run(args: &Args) -> ExitCode {
+    match decide(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("karpenter simulate: {error}");
+            error.exit_code()
+        }
+    }
+}
+
+fn decide(args: &Args) -> Result<(), Failure> {
+    let scenario = match &args.scenario {
+        Some(path) => load_file(path)?,
+        None => from_cluster(args)?,
+    };
+    let world = World::new(scenario)?;
     if args.disrupt {
-        let now = world.now.unwrap_or_else(|| crate::clock::Clock::system().now());
-        let found = disrupt::disrupt(world, now);
-        return Ok(show(args.output, &found));
+        let now = world.now.unwrap_or_else(|| Clock::system().now());
+        return print(args.output, &disrupt::disrupt(world, now));
     }
     let start = Instant::now();
     let results = scheduling::solve(&world.snapshot);
     let seconds = start.elapsed().as_secs_f64();
-    let peak = report::peak_rss();
     let mut found = Report::new(&results);
-    if args.measure {
-        found.solve_seconds = Some(seconds);
-        found.peak_rss_bytes = peak;
-    }
-    Ok(show(args.output, &found))
+    found.solve_seconds = Some(seconds);
+    found.peak_rss_bytes = report::peak_rss();
+    print(args.output, &found)
 }
 
-fn show<T: serde::Serialize + std::fmt::Display>(output: Output, outcome: &T) -> String {
-    match output {
-        Output::Table => outcome.to_string(),
-        Output::Json => {
-            // Reports are plain data with text keys: they always serialize.
-            let mut text = serde_json::to_string_pretty(outcome).unwrap_or_default();
-            text.push('\n');
-            text
+fn from_cluster(args: &Args) -> Result<Scenario, Failure> {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let failed = |e: &dyn std::fmt::Display| Failure::Cluster(format!("reading the cluster: {e}"));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| failed(&e))?;
+    let recording = runtime.block_on(async {
+        let config = kube::Config::infer().await.map_err(|e| failed(&e))?;
+        let name = config.cluster_url.host().unwrap_or("cluster").to_owned();
+        let client = kube::Client::try_from(config).map_err(|e| failed(&e))?;
+        record::record(&client, &name, Clock::system().now()).await.map_err(|e| failed(&e))
+    })?;
+    let text = serde_json::to_vec_pretty(&Value::Object(recording.document)).unwrap_or_default();
+    if let Some(path) = &args.save {
+        save(path, &text)?;
+    }
+    Ok(load(text.as_slice())?)
+}
+
+fn save(path: &Path, text: &[u8]) -> Result<(), Failure> {
+    std::fs::write(path, text).map_err(|e| Failure::Write(path.display().to_string(), e))
+}
+
+/// Writes the outcome bit by bit; a reader that has seen enough is no error.
+fn print<T>(output: Output, outcome: &T) -> Result<(), Failure>
+where
+    T: serde::Serialize + std::fmt::Display,
+{
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let written = match output {
+        Output::Table => write!(out, "{outcome}"),
+        Output::Json => serde_json::to_writer_pretty(&mut out, outcome)
+            .map_err(std::io::Error::from)
+            .and_then(|()| out.write_all(b"\n")),
+    };
+    match written.and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::Write("the outcome".to_owned(), error))
         }
+        _ => Ok(()),
     }
 }

@@ -16,6 +16,7 @@ use crate::api::{conditions, finalizers, labels};
 use crate::cluster::Change;
 
 mod conditions_of;
+mod consistency;
 mod initialization;
 mod launch;
 mod liveness;
@@ -29,6 +30,7 @@ const LIFECYCLE: Identity =
 pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
     tasks.spawn(runner::run(LIFECYCLE, Arc::clone(ctx), all_claims, claims_of_change, reconcile));
     conditions_of::start(ctx, tasks);
+    consistency::start(ctx, tasks);
 }
 
 /// Names of all NodeClaims.

@@ -14,6 +14,8 @@ use crate::api::{annotations, conditions, hash, labels, validation};
 use crate::cluster::Change;
 use crate::scheduling::resources::{Name, ResourceList};
 
+pub mod health;
+
 const READINESS: Identity =
     Identity { name: "nodepool.readiness", group: labels::GROUP, kind: "NodePool", workers: 10 };
 /// Counts are refreshed this often.
@@ -55,6 +57,8 @@ async fn reconcile(ctx: Arc<Context>, name: String) -> Outcome {
     );
     let class = ctx.cluster.class(&pool.spec.template.spec.node_class_ref.name);
     judge(&mut pool, class.as_deref(), ctx.clock.now());
+    let generation = class.as_ref().and_then(|c| c.metadata.generation);
+    health::judge(&ctx.registration_health, &mut pool, generation, ctx.clock.now());
     count(&ctx, &mut pool);
     let api = Api::<NodePool>::all(ctx.client.clone());
     match patch::apply(&api, &before, &pool, Lock::Optimistic).await {

@@ -6,17 +6,17 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use rustc_hash::FxHashSet;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::scenario::{InstanceTypeSpec, NodeEntry, OfferingSpec, RequirementSpec, Scenario};
+use super::scenario::{NodeEntry, Scenario, TypeEntry};
 use super::{ScenarioError, read};
-use crate::api::v1::{NodeClaim, NodeClaimSpec, NodePool, Operator};
+use crate::api::v1::{NodeClaim, NodeClaimSpec, NodePool};
 use crate::api::{conditions, conversion, labels};
-use crate::scheduling::instance_type::{InstanceType, Offering, Overhead};
+use crate::scheduling::instance_type::InstanceType;
 use crate::scheduling::node::StateNode;
-use crate::scheduling::requirements::{Requirement, Requirements};
-use crate::scheduling::resources::{ApiQuantity, ResourceList};
+use crate::scheduling::pod::PodInfo;
 use crate::scheduling::snapshot::{NodePoolInput, Options, Snapshot};
 
 /// Everything that a scenario says, ready to decide on.
@@ -75,11 +75,13 @@ impl World {
         let pools = node_pools(scenario.node_pools)?;
         let names: BTreeSet<String> =
             pools.iter().filter_map(|p| p.metadata.name.clone()).collect();
-        let types = instance_types(&scenario.instance_types, &names)?;
-        snapshot.node_pools = inputs(pools, &scenario.instance_types, &types);
-        snapshot.daemonset_pods = scenario.daemon_set_pods.0;
-        snapshot.pods = scenario.pods.0;
-        for (index, entry) in scenario.nodes.0.into_iter().enumerate() {
+        let types = scenario.instance_types.unwrap_or_default().into_items("instanceTypes")?;
+        check_types(&types, &names)?;
+        snapshot.node_pools = inputs(pools, &types);
+        snapshot.daemonset_pods = scenario.daemon_set_pods.into_items("daemonSetPods")?;
+        snapshot.pods = scenario.pods.into_items("pods")?;
+        check_unique(&snapshot.pods)?;
+        for (index, entry) in scenario.nodes.into_items("nodes")?.into_iter().enumerate() {
             snapshot.nodes.push(state_node(index, entry)?);
         }
         for (index, object) in scenario.objects.into_iter().enumerate() {
@@ -149,14 +151,40 @@ fn node_pools(values: Vec<Value>) -> Result<Vec<NodePool>, ScenarioError> {
     Ok(pools)
 }
 
+/// Names of their own, and no NodePool that does not exist.
+fn check_types(types: &[TypeEntry], pools: &BTreeSet<String>) -> Result<(), ScenarioError> {
+    let mut seen = BTreeSet::new();
+    for (index, entry) in types.iter().enumerate() {
+        let path = format!("instanceTypes[{index}]");
+        let name = &entry.instance_type.name;
+        if !seen.insert(name) {
+            let message = format!("expected a name of its own, found {name:?} again");
+            return Err(ScenarioError::new(format!("{path}.name"), message));
+        }
+        if let Some(other) = entry.node_pools.iter().flatten().find(|n| !pools.contains(*n)) {
+            let message = format!("there is no NodePool {other:?}");
+            return Err(ScenarioError::new(format!("{path}.nodePools"), message));
+        }
+    }
+    Ok(())
+}
+
+fn check_unique(pods: &[Arc<PodInfo>]) -> Result<(), ScenarioError> {
+    let mut seen = FxHashSet::with_capacity_and_hasher(pods.len(), Default::default());
+    match pods.iter().position(|p| !seen.insert(&p.key)) {
+        None => Ok(()),
+        Some(index) => Err(ScenarioError::new(
+            format!("pods[{index}].metadata.name"),
+            format!("second pod {}", pods[index].key),
+        )),
+    }
+}
+
 /// The usable pools, each with what it may launch.
-fn inputs(
-    pools: Vec<NodePool>,
-    specs: &[InstanceTypeSpec],
-    types: &[Arc<InstanceType>],
-) -> Vec<NodePoolInput> {
-    let everything: Arc<[Arc<InstanceType>]> = types.into();
-    let restricted = specs.iter().any(|s| s.node_pools.is_some());
+fn inputs(pools: Vec<NodePool>, types: &[TypeEntry]) -> Vec<NodePoolInput> {
+    let everything: Arc<[Arc<InstanceType>]> =
+        types.iter().map(|t| Arc::clone(&t.instance_type)).collect();
+    let restricted = types.iter().any(|t| t.node_pools.is_some());
     pools
         .into_iter()
         .filter(|pool| {
@@ -169,106 +197,16 @@ fn inputs(
         })
         .map(|pool| {
             let name = pool.metadata.name.clone().unwrap_or_default();
-            let allowed = |s: &InstanceTypeSpec| {
-                s.node_pools.as_ref().is_none_or(|list| list.contains(&name))
-            };
+            let allowed =
+                |t: &&TypeEntry| t.node_pools.as_ref().is_none_or(|list| list.contains(&name));
             let instance_types = if restricted {
-                specs
-                    .iter()
-                    .zip(types)
-                    .filter(|(s, _)| allowed(s))
-                    .map(|(_, t)| Arc::clone(t))
-                    .collect()
+                types.iter().filter(allowed).map(|t| Arc::clone(&t.instance_type)).collect()
             } else {
                 Arc::clone(&everything)
             };
             NodePoolInput { node_pool: Arc::new(pool), instance_types }
         })
         .collect()
-}
-
-fn requirements(specs: &[RequirementSpec]) -> Requirements {
-    specs.iter().map(|r| Requirement::new(&r.key, r.operator, &r.values)).collect()
-}
-
-fn amounts(
-    path: String,
-    map: &std::collections::BTreeMap<String, ApiQuantity>,
-) -> Result<ResourceList, ScenarioError> {
-    ResourceList::from_quantities(map)
-        .map_err(|e| ScenarioError::new(format!("{path}.{}", e.name), e.source))
-}
-
-fn instance_types(
-    specs: &[InstanceTypeSpec],
-    pools: &BTreeSet<String>,
-) -> Result<Vec<Arc<InstanceType>>, ScenarioError> {
-    let mut seen = BTreeSet::new();
-    let mut types = Vec::with_capacity(specs.len());
-    for (index, spec) in specs.iter().enumerate() {
-        let path = format!("instanceTypes[{index}]");
-        if spec.name.is_empty() || !seen.insert(&spec.name) {
-            let message = format!("expected a name of its own, found {:?}", spec.name);
-            return Err(ScenarioError::new(format!("{path}.name"), message));
-        }
-        if let Some(other) = spec.node_pools.iter().flatten().find(|n| !pools.contains(*n)) {
-            let message = format!("there is no NodePool {other:?}");
-            return Err(ScenarioError::new(format!("{path}.nodePools"), message));
-        }
-        if let Some(at) = spec.offerings.iter().position(|o| !o.price.is_finite() || o.price < 0.0)
-        {
-            let place = format!("{path}.offerings[{at}].price");
-            return Err(ScenarioError::new(place, "expected a price of zero or more"));
-        }
-        types.push(Arc::new(InstanceType {
-            name: Arc::from(spec.name.as_str()),
-            requirements: type_requirements(spec),
-            offerings: spec.offerings.iter().map(offering).collect(),
-            capacity: amounts(format!("{path}.capacity"), &spec.capacity)?,
-            overhead: Overhead {
-                kube_reserved: amounts(format!("{path}.overhead"), &spec.overhead)?,
-                ..Overhead::default()
-            },
-        }));
-    }
-    Ok(types)
-}
-
-fn type_requirements(spec: &InstanceTypeSpec) -> Requirements {
-    let available = || spec.offerings.iter().filter(|o| o.available);
-    let mut all: Requirements = [
-        Requirement::is(labels::INSTANCE_TYPE, &spec.name),
-        Requirement::new(labels::ZONE, Operator::In, available().map(|o| &o.zone)),
-        Requirement::new(
-            labels::CAPACITY_TYPE,
-            Operator::In,
-            available().map(|o| &o.capacity_type),
-        ),
-    ]
-    .into_iter()
-    .collect();
-    all.merge(&requirements(&spec.requirements));
-    all
-}
-
-fn offering(spec: &OfferingSpec) -> Offering {
-    let mut all: Requirements = [
-        Requirement::is(labels::ZONE, &spec.zone),
-        Requirement::is(labels::CAPACITY_TYPE, &spec.capacity_type),
-    ]
-    .into_iter()
-    .collect();
-    for (key, value) in &spec.labels {
-        all.replace(Requirement::is(key, value));
-    }
-    all.merge(&requirements(&spec.requirements));
-    Offering {
-        requirements: all,
-        price: spec.price,
-        available: spec.available,
-        reservation_capacity: spec.reservation_capacity,
-        ..Offering::default()
-    }
 }
 
 fn state_node(index: usize, entry: NodeEntry) -> Result<StateNode, ScenarioError> {

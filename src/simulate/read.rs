@@ -4,6 +4,7 @@ use serde::de::{Deserialize, Deserializer};
 use serde_ignored::Path as Ignored;
 
 use super::ScenarioError;
+use super::expected::{self, Step};
 
 /// Reads a value, refusing fields that nothing reads; `prefix` stands before every path.
 pub(super) fn strict<'de, D, T>(deserializer: D, prefix: &str) -> Result<T, ScenarioError>
@@ -11,29 +12,47 @@ where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
 {
-    let mut unknown: Option<String> = None;
+    let mut unknown: Option<Vec<(Step, String)>> = None;
     let mut note = |path: Ignored<'_>| {
         // The custom kinds are told apart before they are read; their type fields are not read again.
         let of_kind =
             matches!(&path, Ignored::Map { key, .. } if key == "apiVersion" || key == "kind");
         if unknown.is_none() && !of_kind {
-            let mut text = String::new();
-            write_path(&path, &mut text);
-            unknown = Some(text);
+            let mut steps = Vec::new();
+            collect(&path, &mut steps);
+            unknown = Some(steps);
         }
     };
     let mut track = serde_path_to_error::Track::new();
     let located = serde_path_to_error::Deserializer::new(deserializer, &mut track);
     let result = T::deserialize(serde_ignored::Deserializer::new(located, &mut note));
     match (result, unknown) {
-        (Err(error), _) => {
+        // What was unknown comes first in the document, and is often the cause of the error.
+        (_, Some(steps)) => Err(unknown_field::<T>(prefix, &steps)),
+        (Err(error), None) => {
             let path = track.path().to_string();
             let path = if path == "." { "" } else { &path };
             Err(ScenarioError::new(join(prefix, path), error))
         }
-        (Ok(_), Some(path)) => Err(ScenarioError::new(join(prefix, &path), "unknown field")),
         (Ok(value), None) => Ok(value),
     }
+}
+
+/// The error for a field that nothing reads: where it is, and what could stand there.
+fn unknown_field<'de, T: Deserialize<'de>>(
+    prefix: &str,
+    steps: &[(Step, String)],
+) -> ScenarioError {
+    let text: String = steps.iter().map(|(_, text)| text.as_str()).collect();
+    let path = join(prefix, text.trim_start_matches('.'));
+    let parents: Vec<Step> = steps.iter().rev().skip(1).rev().map(|(s, _)| s.clone()).collect();
+    let known = expected::fields::<T>(&parents).unwrap_or_default();
+    let message = if known.is_empty() {
+        "unknown field".to_owned()
+    } else {
+        format!("unknown field, expected one of {}", known.join(", "))
+    };
+    ScenarioError::new(path, message)
 }
 
 fn join(prefix: &str, path: &str) -> String {
@@ -44,22 +63,19 @@ fn join(prefix: &str, path: &str) -> String {
     }
 }
 
-fn write_path(path: &Ignored<'_>, out: &mut String) {
+fn collect(path: &Ignored<'_>, out: &mut Vec<(Step, String)>) {
     match path {
         Ignored::Root => {}
         Ignored::Seq { parent, index } => {
-            write_path(parent, out);
-            out.push_str(&format!("[{index}]"));
+            collect(parent, out);
+            out.push((Step::Item, format!("[{index}]")));
         }
         Ignored::Map { parent, key } => {
-            write_path(parent, out);
-            if !out.is_empty() {
-                out.push('.');
-            }
-            out.push_str(key);
+            collect(parent, out);
+            out.push((Step::Field(key.clone()), format!(".{key}")));
         }
         Ignored::Some { parent }
         | Ignored::NewtypeStruct { parent }
-        | Ignored::NewtypeVariant { parent } => write_path(parent, out),
+        | Ignored::NewtypeVariant { parent } => collect(parent, out),
     }
 }

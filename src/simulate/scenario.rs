@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 
+use super::{ScenarioError, check, types};
 use crate::api::v1::{NodeClaim, Operator};
+use crate::scheduling::instance_type::InstanceType;
 use crate::scheduling::pod::{PodInfo, Sharing};
 use crate::scheduling::resources::ApiQuantity;
 
@@ -29,7 +32,7 @@ pub struct Scenario {
     /// NodePool objects, v1 or v1beta1.
     pub node_pools: Vec<serde_json::Value>,
     /// What can be launched.
-    pub instance_types: Vec<InstanceTypeSpec>,
+    pub instance_types: Option<TypeList>,
     /// One pod a DaemonSet.
     pub daemon_set_pods: PodList,
     /// Nodes with the pods on them.
@@ -113,45 +116,94 @@ pub struct NodeEntry {
     pub pods: Vec<Arc<PodInfo>>,
 }
 
-/// Pods, kept in the compact form from the start.
-#[derive(Clone, Debug, Default)]
-pub struct PodList(pub Vec<Arc<PodInfo>>);
+/// Something read bit by bit, each bit turned into the solver's form at once and then dropped: a
+/// document of hundreds of megabytes never stands in memory.
+#[derive(Clone, Debug)]
+pub struct Stream<T> {
+    items: Vec<T>,
+    /// The first item that cannot be used; its path starts at the list.
+    error: Option<ScenarioError>,
+}
 
-/// Nodes, their pods kept in the compact form from the start.
-#[derive(Clone, Debug, Default)]
-pub struct NodeList(pub Vec<NodeEntry>);
-
-struct PodsVisitor;
-
-impl<'de> Visitor<'de> for PodsVisitor {
-    type Value = PodList;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of Pod objects")
+impl<T> Default for Stream<T> {
+    fn default() -> Self {
+        Self { items: Vec::new(), error: None }
     }
+}
 
-    fn visit_unit<E>(self) -> Result<PodList, E> {
-        Ok(PodList::default())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<PodList, A::Error> {
-        let mut sharing = Sharing::default();
-        let mut list = Vec::new();
-        while let Some(pod) = seq.next_element::<Pod>()? {
-            list.push(Arc::new(sharing.share(PodInfo::from_pod(&pod))));
+impl<T> Stream<T> {
+    /// The items, given the list's own place.
+    ///
+    /// # Errors
+    /// When one of them cannot be used.
+    pub fn into_items(self, path: &str) -> Result<Vec<T>, ScenarioError> {
+        match self.error {
+            Some(error) => Err(error.under(path)),
+            None => Ok(self.items),
         }
-        list.shrink_to_fit();
-        Ok(PodList(list))
+    }
+
+    /// Keeps the item, or the first error.
+    fn push(&mut self, item: Result<T, ScenarioError>) {
+        match item {
+            Ok(item) => self.items.push(item),
+            Err(error) => {
+                self.error.get_or_insert(error);
+            }
+        }
     }
 }
 
-impl<'de> Deserialize<'de> for PodList {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(PodsVisitor)
+/// Pods.
+pub type PodList = Stream<Arc<PodInfo>>;
+
+/// Nodes with their pods.
+pub type NodeList = Stream<NodeEntry>;
+
+/// Instance types.
+pub type TypeList = Stream<TypeEntry>;
+
+/// An instance type and the NodePools that may use it, all when it names none.
+#[derive(Clone, Debug)]
+pub struct TypeEntry {
+    pub instance_type: Arc<InstanceType>,
+    pub node_pools: Option<Vec<String>>,
+}
+
+/// How the items of a list are read.
+trait Items<'de>: Sized {
+    type Raw: Deserialize<'de>;
+    type Context: Default;
+    const WHAT: &'static str;
+
+    fn convert(
+        context: &mut Self::Context,
+        path: &str,
+        raw: Self::Raw,
+    ) -> Result<Self, ScenarioError>;
+}
+
+impl<'de> Items<'de> for Arc<PodInfo> {
+    type Raw = Pod;
+    type Context = Sharing;
+    const WHAT: &'static str = "a list of Pod objects";
+
+    fn convert(sharing: &mut Sharing, path: &str, pod: Pod) -> Result<Self, ScenarioError> {
+        check::pod(path, &pod)?;
+        Ok(Arc::new(sharing.share(PodInfo::from_pod(&pod))))
     }
 }
 
-struct NodesVisitor;
+impl<'de> Items<'de> for TypeEntry {
+    type Raw = InstanceTypeSpec;
+    type Context = ();
+    const WHAT: &'static str = "a list of instance types";
+
+    fn convert((): &mut (), path: &str, spec: InstanceTypeSpec) -> Result<Self, ScenarioError> {
+        let instance_type = Arc::new(types::instance_type(path, &spec)?);
+        Ok(Self { instance_type, node_pools: spec.node_pools })
+    }
+}
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -164,37 +216,55 @@ struct RawNode {
     pods: PodList,
 }
 
-impl<'de> Visitor<'de> for NodesVisitor {
-    type Value = NodeList;
+impl<'de> Items<'de> for NodeEntry {
+    type Raw = RawNode;
+    type Context = Sharing;
+    const WHAT: &'static str = "a list of nodes, each {node, nodeClaim, pods}";
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of nodes, each {node, nodeClaim, pods}")
-    }
-
-    fn visit_unit<E>(self) -> Result<NodeList, E> {
-        Ok(NodeList::default())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<NodeList, A::Error> {
-        let mut sharing = Sharing::default();
-        let mut list = Vec::new();
-        while let Some(raw) = seq.next_element::<RawNode>()? {
-            let name = raw.node.as_ref().and_then(|n| n.metadata.name.clone());
-            let mut pods: Vec<Arc<PodInfo>> = Vec::with_capacity(raw.pods.0.len());
-            for pod in raw.pods.0 {
-                let mut pod = sharing.share(Arc::unwrap_or_clone(pod));
-                pod.node_name = name.as_deref().map(|n| sharing.text(n));
-                pods.push(Arc::new(pod));
-            }
-            let node = raw.node.map(Arc::new);
-            list.push(NodeEntry { node, node_claim: raw.node_claim.map(Arc::new), pods });
+    fn convert(sharing: &mut Sharing, path: &str, raw: RawNode) -> Result<Self, ScenarioError> {
+        if let Some(node) = &raw.node {
+            check::node(&format!("{path}.node"), node)?;
         }
-        Ok(NodeList(list))
+        let name = raw.node.as_ref().and_then(|n| n.metadata.name.clone());
+        let bound = raw.pods.into_items(&format!("{path}.pods"))?;
+        let mut pods: Vec<Arc<PodInfo>> = Vec::with_capacity(bound.len());
+        for pod in bound {
+            let mut pod = sharing.share(Arc::unwrap_or_clone(pod));
+            pod.node_name = name.as_deref().map(|n| sharing.text(n));
+            pods.push(Arc::new(pod));
+        }
+        let node = raw.node.map(Arc::new);
+        Ok(Self { node, node_claim: raw.node_claim.map(Arc::new), pods })
     }
 }
 
-impl<'de> Deserialize<'de> for NodeList {
+struct Reader<T>(PhantomData<T>);
+
+impl<'de, T: Items<'de>> Visitor<'de> for Reader<T> {
+    type Value = Stream<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(T::WHAT)
+    }
+
+    fn visit_unit<E>(self) -> Result<Stream<T>, E> {
+        Ok(Stream::default())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Stream<T>, A::Error> {
+        let (mut stream, mut context) = (Stream::default(), T::Context::default());
+        let mut index = 0_usize;
+        while let Some(raw) = seq.next_element::<T::Raw>()? {
+            stream.push(T::convert(&mut context, &format!("[{index}]"), raw));
+            index += 1;
+        }
+        stream.items.shrink_to_fit();
+        Ok(stream)
+    }
+}
+
+impl<'de, T: Items<'de>> Deserialize<'de> for Stream<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(NodesVisitor)
+        deserializer.deserialize_any(Reader(PhantomData))
     }
 }

@@ -57,10 +57,16 @@ fn a_scenario_gives_nodes_prices_and_reasons() {
 fn unknown_fields_are_named_by_their_path() {
     let mut document = base();
     document["pods"][1]["spec"]["containers"][0]["imagee"] = "x".into();
-    assert_eq!(refused(&document), "pods[1].spec.containers[0].imagee: unknown field");
+    let error = refused(&document);
+    let (place, expected) = error.split_once(": unknown field, expected one of ").unwrap();
+    assert_eq!(place, "pods[1].spec.containers[0].imagee");
+    assert!(expected.split(", ").any(|field| field == "image"), "{expected}");
     let mut document = base();
     document["nodePools"][0]["spec"]["limit"] = json!({});
-    assert_eq!(refused(&document), "nodePools[0].spec.limit: unknown field");
+    assert_eq!(
+        refused(&document),
+        "nodePools[0].spec.limit: unknown field, expected one of disruption, limits, replicas, template, weight"
+    );
     let mut document = base();
     document["instanceTypes"][0]["cost"] = 1.into();
     assert!(refused(&document).starts_with("instanceTypes[0]"));
@@ -77,6 +83,16 @@ fn wrong_values_are_named_by_their_path() {
     let mut document = base();
     document["options"] = json!({"preferencePolicy": "Maybe"});
     assert!(refused(&document).starts_with("options.preferencePolicy: unknown value"));
+    let mut document = base();
+    document["pods"][1]["spec"]["containers"][0]["resources"]["requests"]["cpu"] = "1core".into();
+    assert!(refused(&document).starts_with("pods[1].spec.containers[0].resources.requests.cpu: "));
+    let mut document = base();
+    document["pods"][1]["metadata"]["name"] = "a".into();
+    assert_eq!(refused(&document), "pods[1].metadata.name: second pod n/a");
+    let mut document = base();
+    document["nodes"] = json!([{"node": {"metadata": {"name": "x"}, "status":
+        {"allocatable": {"cpu": "-1"}}}}]);
+    assert!(refused(&document).starts_with("nodes[0].node.status.allocatable.cpu: expected"));
     assert!(load("{".as_bytes()).is_err());
     assert!(load("".as_bytes()).is_err());
 }

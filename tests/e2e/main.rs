@@ -9,3 +9,4 @@ mod api;
 mod bad_input;
 mod chain;
 mod charts;
+mod nodeclass;

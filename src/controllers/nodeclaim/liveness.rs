@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use kube::Api;
 
+use super::super::nodepool::health;
 use super::super::patch;
 use super::super::{Context, Outcome};
 use super::{condition, is_true};
@@ -33,6 +34,7 @@ pub(super) async fn run(ctx: &Context, api: &Api<NodeClaim>, claim: &NodeClaim) 
     if passed < limit {
         return Ok(Some(limit - passed));
     }
+    health::note(ctx, claim, false).await?;
     if patch::delete(api, claim.metadata.name.as_deref().unwrap_or("")).await? {
         tracing::debug!(
             "timeout" = logging::go_duration(limit),

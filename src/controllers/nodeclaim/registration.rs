@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Node, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Api;
 
+use super::super::nodepool::health;
 use super::super::patch::{self, Lock};
 use super::super::{Context, Outcome};
 use super::{decided, set_true, status_of, unknown};
@@ -64,7 +65,7 @@ pub(super) async fn run(ctx: &Context, claim: &mut NodeClaim) -> Outcome {
         "registered nodeclaim"
     );
     set_true(claim, conditions::REGISTERED, ctx.clock.now());
-    Ok(None)
+    health::note(ctx, claim, true).await
 }
 
 fn warn_if_untainted(ctx: &Context, claim: &NodeClaim, node: &Node) {

@@ -10,6 +10,7 @@ use super::super::{Context, Outcome};
 use super::{is_true, set_true, status_of};
 use crate::api::v1::NodeClaim;
 use crate::api::{annotations, conditions, finalizers};
+use crate::operator::events::{Event, reference};
 
 /// Time between looks at an instance that is shutting down.
 const POLL: Duration = Duration::from_secs(5);
@@ -21,6 +22,16 @@ pub(super) async fn finalize(ctx: &Context, api: &Api<NodeClaim>, before: NodeCl
         return Ok(None);
     }
     if annotate_deadline(&mut claim) {
+        let text = claim.metadata.annotations.iter().flatten();
+        let text = text.filter(|(k, _)| *k == annotations::TERMINATION_TIMESTAMP);
+        let text: String = text.map(|(_, v)| v.as_str()).collect();
+        let message = format!("All pods will be deleted by {text}");
+        ctx.recorder.publish(Event::new(
+            reference(&claim),
+            true,
+            "TerminationGracePeriodExpiring",
+            message,
+        ));
         return written(patch::apply(api, &before, &claim, Lock::Optimistic).await);
     }
     let provider_id = claim.status.as_ref().and_then(|s| s.provider_id.clone()).unwrap_or_default();

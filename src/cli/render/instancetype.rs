@@ -1,0 +1,141 @@
+//! Instance types as far as a launch template depends on them.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::input::InputError;
+use crate::api::labels;
+use crate::api::v1::{EC2NodeClass, Operator};
+use crate::cloud::aws::ami::AmiFamily;
+use crate::cloud::aws::launchtemplate::{EFA, types_by_ami};
+use crate::scheduling::instance_type::InstanceType;
+use crate::scheduling::requirements::{Requirement, Requirements};
+use crate::scheduling::resources::Name;
+
+/// One line a type; `tests/env/instance_types.py` tells where it comes from.
+const TABLE: &str = include_str!("instance-types.csv");
+/// Types that any account has.
+const COMMON: [&str; 2] = ["m5.large", "m6g.large"];
+
+struct Facts<'a> {
+    name: &'a str,
+    arch: &'a str,
+    vcpus: i64,
+    interfaces: i64,
+    addresses: i64,
+    gpus: i64,
+    accelerators: i64,
+    efa: i64,
+}
+
+impl<'a> Facts<'a> {
+    fn of_line(line: &'a str) -> Option<Self> {
+        let mut columns = line.split(',');
+        let (name, arch) = (columns.next()?, columns.next()?);
+        let mut number = || columns.next()?.parse().ok();
+        Some(Self {
+            name,
+            arch,
+            vcpus: number()?,
+            interfaces: number()?,
+            addresses: number()?,
+            gpus: number()?,
+            accelerators: number()?,
+            efa: number()?,
+        })
+    }
+
+    fn find(name: &str) -> Option<Facts<'static>> {
+        TABLE.lines().filter_map(Facts::of_line).find(|f| f.name == name)
+    }
+
+    /// The pod limit that the class gives a node of this type.
+    fn pods(&self, class: &EC2NodeClass) -> i64 {
+        let setting = |key: &str| class.spec.kubelet.as_ref()?.get(key).and_then(Value::as_i64);
+        let features = AmiFamily::of(class).features();
+        let without_addresses = class.spec.network_interfaces.iter().flatten();
+        let without_addresses = without_addresses
+            .filter(|i| i.network_card_index == 0 && i.interface_type == "efa-only")
+            .count();
+        let usable = self.interfaces - i64::try_from(without_addresses).unwrap_or(0);
+        let limit = match setting("maxPods") {
+            Some(limit) => limit,
+            None if !features.eni_limited_pod_density => 110,
+            None if usable <= 0 => 0,
+            None => usable * (self.addresses - 1) + 2,
+        };
+        match setting("podsPerCore").filter(|n| *n > 0 && features.pods_per_core) {
+            Some(per_core) => limit.min(per_core * self.vcpus),
+            None => limit,
+        }
+    }
+
+    fn resolve(&self, class: &EC2NodeClass) -> Arc<InstanceType> {
+        let family = AmiFamily::of(class);
+        let count = |key: &str, count: i64| {
+            if count == 0 {
+                Requirement::new::<&str>(key, Operator::DoesNotExist, [])
+            } else {
+                Requirement::is(key, &count.to_string())
+            }
+        };
+        let mut requirements: Requirements = [
+            Requirement::is(labels::INSTANCE_TYPE, self.name),
+            Requirement::is(labels::ARCH, self.arch),
+            Requirement::is(labels::OS, if family.is_windows() { "windows" } else { "linux" }),
+            count(labels::INSTANCE_GPU_COUNT, self.gpus),
+            count(labels::INSTANCE_ACCELERATOR_COUNT, self.accelerators),
+        ]
+        .into_iter()
+        .collect();
+        if let Some(build) = family.windows_build() {
+            requirements.add(Requirement::is(labels::WINDOWS_BUILD, build));
+        }
+        Arc::new(InstanceType {
+            name: self.name.into(),
+            requirements,
+            capacity: [(Name::Pods, self.pods(class)), (Name::from(EFA), self.efa)]
+                .into_iter()
+                .collect(),
+            ..InstanceType::default()
+        })
+    }
+}
+
+/// The type that was asked for, else the first that the pool names, else a common one that has an
+/// image.
+pub(super) fn choose(
+    asked: Option<&str>,
+    class: &EC2NodeClass,
+    requirements: &Requirements,
+) -> Result<Arc<InstanceType>, InputError> {
+    let named = requirements
+        .get(labels::INSTANCE_TYPE)
+        .filter(|r| !r.is_complement())
+        .and_then(|r| r.values().min().map(str::to_owned));
+    if let Some(name) = asked.or(named.as_deref()) {
+        return Facts::find(name).map(|f| f.resolve(class)).ok_or_else(|| {
+            InputError::new(
+                "--instance-type",
+                format!("{name:?} is not a known instance type, expected one such as m5.large"),
+            )
+        });
+    }
+    let amis = class.status.as_ref().map(|s| s.amis.as_slice()).unwrap_or_default();
+    let fits = |kind: &Arc<InstanceType>| {
+        kind.requirements.intersects(requirements).is_ok()
+            && !types_by_ami(amis, std::slice::from_ref(kind)).is_empty()
+    };
+    COMMON
+        .iter()
+        .filter_map(|name| Some(Facts::find(name)?.resolve(class)))
+        .find(fits)
+        .or_else(|| TABLE.lines().filter_map(Facts::of_line).map(|f| f.resolve(class)).find(fits))
+        .ok_or_else(|| {
+            InputError::new(
+                "--instance-type",
+                "no instance type suits both the images and the NodePool; name one",
+            )
+        })
+}

@@ -1,0 +1,117 @@
+//! Which fields a type has at a place of a document, found out by walking the type's own reader there.
+
+use std::cell::RefCell;
+use std::fmt;
+
+use serde::de::value::StrDeserializer;
+use serde::de::{DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, forward_to_deserialize_any};
+
+/// One step of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Field(String),
+    Item,
+}
+
+/// The fields that a `T` may have at the end of the path; nothing when that is no object of fixed fields.
+pub(super) fn fields<'de, T: Deserialize<'de>>(path: &[Step]) -> Option<&'static [&'static str]> {
+    let found = RefCell::new(None);
+    // The walk always ends in an error: there is no document behind it.
+    let _ = T::deserialize(Walk { path, found: &found });
+    found.into_inner()
+}
+
+#[derive(Debug)]
+struct Stop;
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("end of the walk")
+    }
+}
+
+impl std::error::Error for Stop {}
+
+impl serde::de::Error for Stop {
+    fn custom<M: fmt::Display>(_: M) -> Self {
+        Self
+    }
+}
+
+/// A document that consists of a path.
+#[derive(Clone, Copy)]
+struct Walk<'a> {
+    path: &'a [Step],
+    found: &'a RefCell<Option<&'static [&'static str]>>,
+}
+
+impl<'de> Deserializer<'de> for Walk<'_> {
+    type Error = Stop;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+        match self.path.first() {
+            Some(_) if matches!(self.path[0], Step::Item) => visitor.visit_seq(self),
+            Some(_) => visitor.visit_map(self),
+            None => Err(Stop),
+        }
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Stop> {
+        if self.path.is_empty() {
+            *self.found.borrow_mut() = Some(fields);
+            return Err(Stop);
+        }
+        self.deserialize_any(visitor)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Stop> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit
+        unit_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
+impl<'de> SeqAccess<'de> for Walk<'_> {
+    type Error = Stop;
+
+    fn next_element_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, Stop> {
+        seed.deserialize(Walk { path: &self.path[1..], found: self.found }).map(Some)
+    }
+}
+
+impl<'de> MapAccess<'de> for Walk<'_> {
+    type Error = Stop;
+
+    fn next_key_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, Stop> {
+        let Some(Step::Field(name)) = self.path.first() else { return Ok(None) };
+        let key: StrDeserializer<'_, Stop> = name.as_str().into_deserializer();
+        seed.deserialize(key).map(Some)
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Stop> {
+        seed.deserialize(Walk { path: &self.path[1..], found: self.found })
+    }
+}

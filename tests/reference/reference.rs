@@ -1,0 +1,43 @@
+//! A slow, obviously right reading of the rules, and random scenarios to try it on.
+//!
+//! The tests beside this file and `make compare` both use it.
+
+pub mod check;
+pub mod fits;
+pub mod label;
+pub mod model;
+pub mod outcome;
+pub mod place;
+pub mod random;
+pub mod topology;
+
+use karpenter::scheduling;
+use karpenter::simulate::report::Report;
+use karpenter::simulate::{World, load};
+use serde_json::Value;
+
+/// What `karpenter simulate` would print for a scenario.
+pub fn solve(scenario: &Value) -> Value {
+    let read = load(scenario.to_string().as_bytes()).expect("a readable scenario");
+    let world = World::new(read).expect("a usable scenario");
+    let results = scheduling::solve(&world.snapshot);
+    serde_json::to_value(Report::new(&results)).expect("a report")
+}
+
+/// Everything wrong with a result: broken rules, and left-over pods that would fit.
+pub fn problems(doc: &model::Document, outcome: &outcome::Outcome) -> Vec<String> {
+    let world = check::World::new(doc, outcome);
+    let mut found = world.problems();
+    found.extend(fitting(&world));
+    found
+}
+
+/// Left-over pods that would fit somewhere.
+pub fn fitting(world: &check::World<'_>) -> Vec<String> {
+    let left = world.outcome.unschedulable.iter().filter(|l| !l.error.contains("reserved"));
+    left.filter_map(|left| {
+        let place = fits::somewhere(world, world.pods.get(&left.pod)?)?;
+        Some(format!("{} fits on {place}; the solver says: {}", left.pod, left.error))
+    })
+    .collect()
+}

@@ -1,0 +1,308 @@
+//! Rules between pods, and whether a finished placement keeps them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::{Pod, PodAffinityTerm};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+
+use super::model::{self, Document, Expression, HOSTNAME, Objects};
+use super::place::{self, Filter, Place};
+
+/// One required rule of a pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rule {
+    pub kind: Kind,
+    pub key: String,
+    pub selector: Option<LabelSelector>,
+    pub namespaces: BTreeSet<String>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kind {
+    Affinity,
+    AntiAffinity,
+    Spread { skew: i64, min_domains: Option<usize>, filter: Filter },
+}
+
+impl Rule {
+    pub fn selects(&self, pod: &Pod) -> bool {
+        self.namespaces.contains(model::namespace(pod))
+            && model::selects(self.selector.as_ref(), &model::labels(pod))
+    }
+}
+
+fn affinity_rule(kind: Kind, term: &PodAffinityTerm, pod: &Pod, objects: &Objects) -> Rule {
+    let mut namespaces: BTreeSet<String> = term.namespaces.iter().flatten().cloned().collect();
+    match &term.namespace_selector {
+        Some(selector) => namespaces.extend(
+            objects
+                .namespaces
+                .iter()
+                .filter(|(_, labels)| model::selects(Some(selector), labels))
+                .map(|(name, _)| name.clone()),
+        ),
+        None if namespaces.is_empty() => {
+            namespaces.insert(model::namespace(pod).to_owned());
+        }
+        None => {}
+    }
+    Rule { kind, key: term.topology_key.clone(), selector: term.label_selector.clone(), namespaces }
+}
+
+/// The rules that a pod's placement must keep.
+pub fn rules(pod: &Pod, objects: &Objects) -> Vec<Rule> {
+    let spec = pod.spec.as_ref().expect("a pod spec");
+    let affinity = spec.affinity.clone().unwrap_or_default();
+    let together = affinity
+        .pod_affinity
+        .and_then(|a| a.required_during_scheduling_ignored_during_execution)
+        .unwrap_or_default();
+    let apart = affinity
+        .pod_anti_affinity
+        .and_then(|a| a.required_during_scheduling_ignored_during_execution)
+        .unwrap_or_default();
+    let mut all: Vec<Rule> = Vec::new();
+    all.extend(together.iter().map(|t| affinity_rule(Kind::Affinity, t, pod, objects)));
+    all.extend(apart.iter().map(|t| affinity_rule(Kind::AntiAffinity, t, pod, objects)));
+    for spread in spec.topology_spread_constraints.iter().flatten() {
+        if spread.when_unsatisfiable != "DoNotSchedule" {
+            continue;
+        }
+        let mut selector = spread.label_selector.clone();
+        for key in spread.match_label_keys.iter().flatten() {
+            if let (Some(selector), Some(value)) = (&mut selector, model::labels(pod).get(key)) {
+                selector.match_expressions.get_or_insert_default().push(LabelSelectorRequirement {
+                    key: key.clone(),
+                    operator: "In".to_owned(),
+                    values: Some(vec![value.clone()]),
+                });
+            }
+        }
+        let honors = |policy: &Option<String>, default: bool| match policy.as_deref() {
+            Some(text) => text == "Honor",
+            None => default,
+        };
+        let filter = Filter {
+            terms: match honors(&spread.node_affinity_policy, true) {
+                true => model::node_terms(pod),
+                false => Vec::new(),
+            },
+            tolerations: honors(&spread.node_taints_policy, false)
+                .then(|| model::tolerations(pod).to_vec()),
+        };
+        all.push(Rule {
+            kind: Kind::Spread {
+                skew: spread.max_skew.into(),
+                min_domains: spread.min_domains.map(|n| usize::try_from(n).unwrap_or(0)),
+                filter,
+            },
+            key: spread.topology_key.clone(),
+            selector,
+            namespaces: [model::namespace(pod).to_owned()].into(),
+        });
+    }
+    all
+}
+
+/// Domains of a key that nodes have or could be launched in, as a pod with this rule sees them.
+pub fn universe(
+    doc: &Document,
+    places: &[Place<'_>],
+    key: &str,
+    filter: &Filter,
+) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    for pool in &doc.node_pools {
+        let open = filter.tolerations.as_ref().is_none_or(|tolerations| {
+            place::pool_taints(pool).iter().all(|t| model::tolerates(tolerations, t))
+        });
+        let types = doc.types_of(pool.metadata.name.as_deref().unwrap_or_default());
+        if !open || pool.spec.replicas.is_some() {
+            continue;
+        }
+        let mould = Place {
+            name: String::new(),
+            taints: Vec::new(),
+            bound: Vec::new(),
+            placed: Vec::new(),
+            kind: place::Kind::New {
+                expressions: place::pool_expressions(pool),
+                types,
+                pool: String::new(),
+            },
+        };
+        if key != HOSTNAME {
+            all.extend(mould.domains(doc, key));
+        }
+    }
+    for node in places {
+        if matches!(node.kind, place::Kind::Existing { .. }) && node.counted_for(doc, filter) {
+            all.extend(node.domains(doc, key));
+        }
+    }
+    all
+}
+
+/// Broken rules, in words.
+pub fn broken(doc: &Document, objects: &Objects, places: &[Place<'_>]) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut solitary: BTreeMap<String, (usize, String)> = BTreeMap::new();
+    for (at, node) in places.iter().enumerate() {
+        let owners =
+            node.bound.iter().map(|p| (p, false)).chain(node.placed.iter().map(|p| (p, true)));
+        for (pod, placed) in owners {
+            for rule in rules(pod, objects) {
+                match &rule.kind {
+                    Kind::AntiAffinity => apart(doc, places, at, pod, placed, &rule, &mut found),
+                    Kind::Affinity if placed => {
+                        if let Some(problem) = alone(doc, places, at, pod, &rule) {
+                            if !rule.selects(pod) {
+                                found.push(problem);
+                            } else {
+                                let class = format!("{rule:?} {:?}", model::node_terms(pod));
+                                let entry = solitary.entry(class).or_default();
+                                entry.0 += 1;
+                                entry.1 = problem;
+                            }
+                        }
+                    }
+                    Kind::Spread { .. } if placed => {
+                        found.extend(skewed(doc, objects, places, at, pod, &rule));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    // The first pod of its kind may open a domain; nobody after it may be alone.
+    found.extend(solitary.into_values().filter(|(n, _)| *n > 1).map(|(_, problem)| problem));
+    found.sort();
+    found.dedup();
+    found
+}
+
+fn apart(
+    doc: &Document,
+    places: &[Place<'_>],
+    at: usize,
+    pod: &Pod,
+    placed: bool,
+    rule: &Rule,
+    found: &mut Vec<String>,
+) {
+    let here = places[at].domains(doc, &rule.key);
+    for (other_at, other) in places.iter().enumerate() {
+        let there = other.domains(doc, &rule.key);
+        if here.is_disjoint(&there) {
+            continue;
+        }
+        let others =
+            other.bound.iter().map(|p| (p, false)).chain(other.placed.iter().map(|p| (p, true)));
+        for (neighbour, neighbour_placed) in others {
+            let same = other_at == at && model::name(neighbour) == model::name(pod);
+            if !same && (placed || neighbour_placed) && rule.selects(neighbour) {
+                found.push(format!(
+                    "{} is to be apart by {} from {}, which shares {here:?}",
+                    model::name(pod),
+                    rule.key,
+                    model::name(neighbour)
+                ));
+            }
+        }
+    }
+}
+
+/// A pod that is to be with others and, wherever its node ends up, may not be.
+fn alone(
+    doc: &Document,
+    places: &[Place<'_>],
+    at: usize,
+    pod: &Pod,
+    rule: &Rule,
+) -> Option<String> {
+    let name = model::name(pod);
+    let others = |place: &Place<'_>, own: bool| {
+        place.pods().any(|p| rule.selects(p) && !(own && model::name(p) == name))
+    };
+    let here = places[at].domains(doc, &rule.key);
+    let accompanied = others(&places[at], true)
+        || !here.is_empty()
+            && here.iter().all(|domain| {
+                let there = |p: &Place<'_>| p.domain(doc, &rule.key).as_ref() == Some(domain);
+                places
+                    .iter()
+                    .enumerate()
+                    .any(|(other, place)| other != at && there(place) && others(place, false))
+            });
+    (!accompanied).then(|| format!("{name} is to share {} and is alone in {here:?}", rule.key))
+}
+
+/// A pod in a domain that has too many of its kind.
+fn skewed(
+    doc: &Document,
+    objects: &Objects,
+    places: &[Place<'_>],
+    at: usize,
+    pod: &Pod,
+    rule: &Rule,
+) -> Option<String> {
+    let Kind::Spread { skew, min_domains, filter } = &rule.kind else { return None };
+    let name = model::name(pod);
+    let Some(domain) = places[at].domain(doc, &rule.key) else {
+        return Some(format!("{name} is to be spread by {} and its domain is open", rule.key));
+    };
+    // Only where every pod that counts keeps the rule itself does the end say what held on the way.
+    let decidable = places.iter().flat_map(|p| &p.placed).all(|p| {
+        !rule.selects(p)
+            || (rules(p, objects).contains(rule) && model::node_terms(p) == model::node_terms(pod))
+    });
+    if !rule.selects(pod) || !decidable {
+        return None;
+    }
+    let mut counts: BTreeMap<String, i64> = BTreeMap::new();
+    for place in places.iter().filter(|p| p.counted_for(doc, filter)) {
+        let here = i64::try_from(place.pods().filter(|p| rule.selects(p)).count()).unwrap_or(0);
+        if let Some(domain) = place.domain(doc, &rule.key) {
+            *counts.entry(domain).or_default() += here;
+        }
+    }
+    // The least is taken over the domains of the one required term that was in force.
+    let terms = model::node_terms(pod);
+    let in_force = terms
+        .iter()
+        .filter(|t| t.iter().filter(|e| e.key == rule.key).all(|e| e.met_by(Some(&domain))));
+    let least = in_force
+        .map(|term| least(doc, places, &counts, rule, *min_domains, filter, term))
+        .max()
+        .unwrap_or(0);
+    let here = counts.get(&domain).copied().unwrap_or(0);
+    (here - least > *skew).then(|| {
+        format!(
+            "{name}: {here} in {domain} by {}, least {least}, skew {skew}: {counts:?}",
+            rule.key
+        )
+    })
+}
+
+/// The lowest count that a pod's spread is measured against, under one of its required terms.
+pub fn least(
+    doc: &Document,
+    places: &[Place<'_>],
+    counts: &BTreeMap<String, i64>,
+    rule: &Rule,
+    min_domains: Option<usize>,
+    filter: &Filter,
+    term: &[Expression],
+) -> i64 {
+    if rule.key == HOSTNAME {
+        return 0;
+    }
+    let allowed: Vec<String> = universe(doc, places, &rule.key, filter)
+        .into_iter()
+        .filter(|d| term.iter().filter(|e| e.key == rule.key).all(|e| e.met_by(Some(d))))
+        .collect();
+    if min_domains.is_some_and(|n| allowed.len() < n) {
+        return 0;
+    }
+    allowed.iter().map(|d| counts.get(d).copied().unwrap_or(0)).min().unwrap_or(0)
+}
