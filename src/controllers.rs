@@ -19,6 +19,7 @@ pub mod aws;
 pub mod disruption;
 pub mod garbage;
 pub mod hydration;
+pub mod migration;
 pub mod node;
 pub mod nodeclaim;
 pub mod nodeclass;
@@ -68,6 +69,7 @@ pub async fn run_all(ctx: Arc<Context>, aws: Arc<AwsProvider>, cancel: Cancellat
     node::start(&ctx, &mut tasks);
     garbage::start(&ctx, &mut tasks);
     hydration::start(&ctx, &mut tasks);
+    migration::start(&ctx, &mut tasks);
     provisioning::start(&ctx, &mut tasks);
     disruption::start(&ctx, &mut tasks);
     cancel.cancelled().await;

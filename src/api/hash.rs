@@ -328,7 +328,7 @@ mod tests {
         let of = |v: Value| kubelet_text(v.as_object());
         assert_eq!(
             of(json!({"b": 1, "a": {"d": "x > 1 && y", "c": 2}})),
-            concat!(r#"{"a":{"c":2,"d":"x \u003e 1 \u0026\u0026 y"},"b":1}"#)
+            r#"{"a":{"c":2,"d":"x \u003e 1 \u0026\u0026 y"},"b":1}"#
         );
         assert_eq!(of(json!({})), "null");
     }

@@ -5,6 +5,7 @@ mod conversion;
 mod rules;
 mod surface;
 mod table;
+mod takeover;
 
 use std::collections::BTreeMap;
 

@@ -21,8 +21,10 @@ static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
     Arc::new(env)
 });
 
-static PROGRAMS: LazyLock<Mutex<HashMap<String, Arc<Result<Program, String>>>>> =
-    LazyLock::new(Mutex::default);
+/// A compiled rule, or why it does not compile.
+type Compiled = Arc<Result<Program, String>>;
+
+static PROGRAMS: LazyLock<Mutex<HashMap<String, Compiled>>> = LazyLock::new(Mutex::default);
 
 fn expression(function: &str, text: &str) -> Result<Arc<regex::Regex>, ExecutionError> {
     pattern::regex(text).ok_or_else(|| {
@@ -91,7 +93,7 @@ pub(super) fn check(
 }
 
 /// The rule, compiled once.
-fn program(rule: &str) -> Arc<Result<Program, String>> {
+fn program(rule: &str) -> Compiled {
     let mut programs = PROGRAMS.lock();
     Arc::clone(
         programs.entry(rule.to_owned()).or_insert_with(|| {

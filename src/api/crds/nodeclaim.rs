@@ -63,7 +63,7 @@ fn schema() -> Value {
     set(s, "spec", json!({"required": ["nodeClassRef", "requirements"]}));
     rule(s, "spec", "spec is immutable", "self == oldSelf");
     set(s, "spec.expireAfter", json!({"default": "720h"}));
-    rules::requirements(s, "spec.requirements", Namer::NodeClaim);
+    rules::requirements(s, "spec.requirements", Namer::Claim);
     rules::class_ref(s, "spec.nodeClassRef");
     schema
 }

@@ -44,6 +44,6 @@ fn schema() -> Value {
     set(s, "spec.price", json!({"pattern": PRICE}));
     set(s, "spec.priceAdjustment", json!({"pattern": ADJUSTMENT}));
     set(s, "spec.weight", json!({"format": "int32", "minimum": 1, "maximum": 10000}));
-    rules::requirements(s, "spec.requirements", Namer::NodeOverlay);
+    rules::requirements(s, "spec.requirements", Namer::Overlay);
     schema
 }

@@ -81,7 +81,7 @@ fn schema() -> Value {
     set(s, "spec.template.spec.expireAfter", json!({"default": "720h"}));
     set(s, "spec.template.metadata.annotations", json!({"x-kubernetes-map-type": "granular"}));
     rules::template_labels(s, "spec.template.metadata.labels");
-    rules::requirements(s, "spec.template.spec.requirements", Namer::NodePool);
+    rules::requirements(s, "spec.template.spec.requirements", Namer::Pool);
     let class = "spec.template.spec.nodeClassRef";
     rules::class_ref(s, class);
     for field in ["group", "kind"] {

@@ -32,9 +32,9 @@ fn overlay_labels() -> Vec<&'static str> {
 /// Who names labels.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Namer {
-    NodePool,
-    NodeClaim,
-    NodeOverlay,
+    Pool,
+    Claim,
+    Overlay,
 }
 
 /// `variable` must not be a label that Karpenter or the cloud set.
@@ -42,7 +42,7 @@ fn restricted(variable: &str, namer: Namer) -> Vec<(String, String)> {
     let list = |keys: &[&str]| {
         keys.iter().map(|k| format!("{k:?}")).collect::<Vec<_>>().join(", ").replace('"', "'")
     };
-    let aws = if namer == Namer::NodeOverlay { overlay_labels() } else { aws_labels() };
+    let aws = if namer == Namer::Overlay { overlay_labels() } else { aws_labels() };
     let outside = |domain: &str| format!("!{variable}.find('^([^/]+)').endsWith('{domain}')");
     let mut rules = vec![(
         "label domain \"karpenter.sh\" is restricted".to_owned(),
@@ -51,7 +51,7 @@ fn restricted(variable: &str, namer: Namer) -> Vec<(String, String)> {
             outside("karpenter.sh")
         ),
     )];
-    if namer == Namer::NodePool {
+    if namer == Namer::Pool {
         rules.push((
             "label \"karpenter.sh/nodepool\" is restricted".to_owned(),
             format!("{variable} != 'karpenter.sh/nodepool'"),
@@ -72,7 +72,7 @@ fn restricted(variable: &str, namer: Namer) -> Vec<(String, String)> {
 pub(super) fn template_labels(schema: &mut Value, path: &str) {
     set(schema, path, json!({"maxProperties": 100, "x-kubernetes-map-type": "atomic"}));
     set(schema, &format!("{path}{{}}"), json!({"maxLength": 63, "pattern": LABEL_VALUE}));
-    for (message, expression) in restricted("x", Namer::NodePool) {
+    for (message, expression) in restricted("x", Namer::Pool) {
         rule(schema, path, &message, &format!("self.all(x, {expression})"));
     }
 }
@@ -92,7 +92,7 @@ pub(super) fn requirements(schema: &mut Value, path: &str, namer: Namer) {
         &format!("{items}.values"),
         json!({"maxLength": 63, "pattern": LABEL_VALUE, "x-kubernetes-list-type": "atomic"}),
     );
-    if namer == Namer::NodeOverlay {
+    if namer == Namer::Overlay {
         rule(
             schema,
             path,
@@ -109,14 +109,14 @@ pub(super) fn requirements(schema: &mut Value, path: &str, namer: Namer) {
     rule(
         schema,
         path,
-        if namer == Namer::NodeOverlay {
+        if namer == Namer::Overlay {
             "requirements operator 'Gt', 'Lt', 'Gte' or 'Lte' must have a single positive integer value"
         } else {
             "requirements operator 'Gt', 'Lt', 'Gte', or 'Lte' must have a single positive integer value"
         },
         "self.all(x, x.operator in ['Gt', 'Lt', 'Gte', 'Lte'] ? (x.values.size() == 1 && int(x.values[0]) >= 0) : true)",
     );
-    if namer != Namer::NodeOverlay {
+    if namer != Namer::Overlay {
         set(schema, &format!("{items}.minValues"), json!({"minimum": 1, "maximum": 50}));
         clear(schema, &format!("{items}.minValues"), &["format"]);
         rule(
