@@ -39,7 +39,7 @@ bench: build $(PEER) $(BENCH_VENV)/complete ## both schedulers on the same scena
 		--work $(CACHE)/bench $(if $(filter full,$(BENCH)),--full) $(if $(ONLY),--only $(ONLY))
 
 compare: $(PEER) ## 500 random scenarios through both schedulers, and each difference's class; COUNT and SEED choose others
-	$(CARGO) bench --locked --bench compare -- --peer $(PEER) --work $(CACHE)/compare \
+	$(CARGO) bench --locked --profile dev --bench compare -- --peer $(PEER) --work $(CACHE)/compare \
 		$(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
 lint: ## formatting and clippy, warnings denied
