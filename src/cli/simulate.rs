@@ -24,10 +24,14 @@ Equal scenarios give equal bytes, but for solveSeconds and peakRssBytes at the e
 /// A scenario, and how to show what comes of it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-#[group(id = "source", required = true, multiple = false, args = ["scenario", "from_cluster"])]
 pub struct Args {
     /// Scenario file, JSON or YAML; `-` reads standard input.
-    #[arg(long, value_name = "FILE")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "from_cluster",
+        conflicts_with = "from_cluster"
+    )]
     pub scenario: Option<PathBuf>,
     /// Take the scenario from the current kubeconfig context, read only.
     #[arg(long)]
@@ -147,5 +151,31 @@ where
             Err(Failure::Write("the outcome".to_owned(), error))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::Args;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        _args: Args,
+    }
+
+    fn accepted(words: &str) -> bool {
+        Command::try_parse_from(std::iter::once("simulate").chain(words.split(' '))).is_ok()
+    }
+
+    #[test]
+    fn a_scenario_comes_from_one_place_and_goes_with_every_other_option() {
+        assert!(accepted("--scenario - --output json --seed 3 --disrupt"));
+        assert!(accepted("--from-cluster --save f.json --output table"));
+        for wrong in ["--output json", "--scenario f --from-cluster", "--scenario f --save g"] {
+            assert!(!accepted(wrong), "{wrong}");
+        }
     }
 }
