@@ -9,7 +9,7 @@ use crate::api::conditions;
 use crate::scheduling::node::StateNode;
 use crate::scheduling::pod::{PodInfo, PodKey};
 use crate::scheduling::results::Results;
-use crate::scheduling::snapshot::Snapshot;
+use crate::scheduling::snapshot::{Options, Snapshot};
 use crate::scheduling::solver::solve;
 
 /// The outcome of a simulation.
@@ -65,6 +65,12 @@ pub fn without(input: &Input<'_>, candidates: &[&Candidate], consolidating: bool
         .collect();
     let nothing_waits = waiting.is_empty() && of_leaving.is_empty();
     let snapshot = Snapshot {
+        // A command has room for one replacement, so that more and cheaper nodes are no help.
+        options: Options {
+            pack_by_price: false,
+            reserved_fallback: true,
+            ..input.snapshot.options
+        },
         nodes: if nothing_waits {
             nodes.into_iter().filter(|n| !unsettled.contains(n.name())).collect()
         } else {

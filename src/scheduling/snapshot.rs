@@ -50,6 +50,8 @@ pub struct Options {
     pub reserved_capacity: bool,
     /// Pods for which reserved capacity is taken go elsewhere instead of waiting for it.
     pub reserved_fallback: bool,
+    /// Planned nodes are packed anew where that costs less, which may take more of them.
+    pub pack_by_price: bool,
     /// Pods that ask for dynamic resources are left alone.
     pub ignore_dynamic_resources: bool,
 }
@@ -61,6 +63,7 @@ impl Default for Options {
             best_effort_min_values: false,
             reserved_capacity: true,
             reserved_fallback: false,
+            pack_by_price: true,
             ignore_dynamic_resources: true,
         }
     }

@@ -39,7 +39,9 @@ impl Round<'_, '_> {
             }
         }
         let mut errors = self.explain();
-        self.improve();
+        if self.world.snapshot.options.pack_by_price {
+            self.improve();
+        }
         let mut shared = Shared::default();
         for index in 0..self.claims.len() {
             let (planned, unmet) = self.plan(index, &mut shared);
