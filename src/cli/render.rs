@@ -77,11 +77,14 @@ pub fn run(args: &Args) -> ExitCode {
 }
 
 fn render(args: &Args) -> Result<(String, Vec<String>), InputError> {
-    let mut class: EC2NodeClass = input::object(&args.nodeclass, "EC2NodeClass")?;
+    let class: EC2NodeClass = input::object(&args.nodeclass, "EC2NodeClass")?;
     let pool: Option<NodePool> =
         args.nodepool.as_deref().map(|path| input::object(path, "NodePool")).transpose()?;
     let info = args.cluster_info.as_deref().map(input::info).transpose()?.unwrap_or_default();
     let mut notes = Vec::new();
+    let marks = pool.as_ref().and_then(|p| p.metadata.annotations.as_ref());
+    let mut class =
+        class.with_kubelet_of(marks).map_err(|e| InputError::new("NodePool", e))?.into_owned();
     let specs = specs(args, &mut class, pool.as_ref(), &info, &mut notes)?;
     let text = match args.output {
         Output::Text => specs.iter().map(text).collect::<Vec<_>>().join("\n"),

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::api::conversion;
 use crate::api::v1::{Ami, AmiRequirement, EC2NodeClass, Operator, SecurityGroup};
 use crate::cloud::aws::ami::AmiFamily;
 use crate::cloud::aws::launchtemplate::Cluster;
@@ -75,17 +76,27 @@ pub(super) fn object<T: DeserializeOwned>(path: &Path, kind: &str) -> Result<T, 
         })
         .filter(|d| d.get("kind").is_some_and(|k| k == kind))
         .collect();
-    let [object] = found.as_slice() else {
-        let message = format!("expected one object of kind {kind}, found {}", found.len());
+    let count = found.len();
+    let Ok([object]) = <[Value; 1]>::try_from(found) else {
+        let message = format!("expected one object of kind {kind}, found {count}");
         return Err(InputError::new(&place, message));
     };
-    let version = object.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
-    if !version.ends_with("/v1") {
-        let message = format!("{kind}: apiVersion {version:?}, expected version v1");
-        return Err(InputError::new(&place, message));
-    }
-    serde_path_to_error::deserialize(object.clone())
+    let object = as_v1(object).map_err(|e| InputError::new(&place, format!("{kind}: {e}")))?;
+    serde_path_to_error::deserialize(object)
         .map_err(|e| InputError::new(&place, format!("{kind}: {}: {}", e.path(), e.inner())))
+}
+
+/// The object in version v1, converted where it is of v1beta1.
+fn as_v1(object: Value) -> Result<Value, String> {
+    let version = object.get("apiVersion").and_then(Value::as_str).unwrap_or_default().to_owned();
+    match version.split_once('/') {
+        Some((_, "v1")) => Ok(object),
+        Some((group, "v1beta1")) if conversion::is_convertible(&object) => {
+            conversion::convert_object(object, &format!("{group}/v1"), &|_| Ok(None))
+                .map_err(|e| e.to_string())
+        }
+        _ => Err(format!("apiVersion {version:?}, expected version v1 or v1beta1")),
+    }
 }
 
 /// The file of `--cluster-info`.

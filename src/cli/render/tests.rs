@@ -403,6 +403,17 @@ fn what_is_not_known_is_said() {
 }
 
 #[test]
+fn the_founding_manifests_are_rendered() {
+    let manifests =
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/weasel-eks/manifests.yaml");
+    let found = Args { nodeclass: manifests.clone(), nodepool: Some(manifests), ..args() };
+    let (text, _) = render(&found).unwrap();
+    assert!(text.contains(" for t3.medium"), "{text}");
+    assert!(text.contains("\"ImageId\": \"ami-09c00c2e93ce7bd23\""), "{text}");
+    assert!(text.contains("/etc/eks/bootstrap.sh 'CLUSTER_NAME'"), "{text}");
+}
+
+#[test]
 fn files_are_read_by_kind() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
@@ -427,8 +438,8 @@ fn files_are_read_by_kind() {
     );
     assert!(problem("a: [").contains("expected YAML or JSON"));
     assert!(
-        problem("apiVersion: karpenter.k8s.aws/v1beta1\nkind: EC2NodeClass")
-            .contains("expected version v1")
+        problem("apiVersion: karpenter.k8s.aws/v1alpha5\nkind: EC2NodeClass")
+            .contains("expected version v1 or v1beta1")
     );
     assert!(
         problem("apiVersion: karpenter.k8s.aws/v1\nkind: EC2NodeClass\nspec: {detailedMonitoring: maybe}")

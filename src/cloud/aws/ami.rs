@@ -135,9 +135,19 @@ impl Provider {
         check_alias(family, kubernetes)?;
         let mut known = BTreeMap::new();
         for (parameter, variants) in ssm_parameters(family, kubernetes, version) {
-            // Not every variant exists for every release.
-            if let Ok(id) = self.parameters.get(&parameter).await {
-                known.insert(id, variants);
+            match self.parameters.get(&parameter).await {
+                Ok(id) => {
+                    known.insert(id, variants);
+                }
+                // Not every variant exists for every release.
+                Err(error) if error.is_not_found() => {}
+                // To go on without an image that exists would drift every node that has it.
+                Err(error) => {
+                    let name = parameter.name;
+                    return Err(AmiError::Other(format!(
+                        "getting ssm parameter, {error} (parameter={name})"
+                    )));
+                }
             }
         }
         if known.is_empty() {

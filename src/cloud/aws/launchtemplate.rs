@@ -285,7 +285,8 @@ impl Provider {
     /// When EC2 cannot be asked.
     pub async fn hydrate(&self) -> Result<(), AwsError> {
         let cluster = self.cluster.read().name.clone();
-        let list = self.list(vec![filter(&format!("tag:{CLUSTER_NAME}"), vec![cluster])]).await?;
+        let filters = vec![filter(&format!("tag:{CLUSTER_NAME}"), vec![cluster.clone()])];
+        let list = self.list(filters).await?;
         let until = self.clock.now() + TTL;
         let mut known = self.known.lock();
         for (name, id) in list.into_iter().filter(|(name, _)| name.starts_with(PREFIX)) {
@@ -293,7 +294,12 @@ impl Provider {
         }
         let count = known.len();
         drop(known);
-        tracing::debug!("count" = count, "hydrated launch template cache");
+        tracing::debug!(
+            "tag-key" = CLUSTER_NAME,
+            "tag-value" = cluster,
+            "count" = count,
+            "hydrated launch template cache"
+        );
         Ok(())
     }
 
