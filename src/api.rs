@@ -16,6 +16,7 @@ pub mod finalizers;
 pub mod hash;
 pub mod labels;
 pub mod quantity;
+pub mod scheduler_config;
 pub mod schema;
 pub mod taints;
 pub mod v1;

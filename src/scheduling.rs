@@ -3,8 +3,11 @@
 //! Nothing here reads a clock, does I/O or draws random numbers: the same snapshot always gives
 //! the same answer, in the controller, in `karpenter simulate`, in tests and in benchmarks.
 
+pub mod buffer;
+pub mod default_spread;
 pub mod instance_type;
 pub mod node;
+pub mod overlay;
 pub mod pod;
 pub mod requirements;
 pub mod resources;
@@ -12,6 +15,7 @@ pub mod results;
 pub mod snapshot;
 pub mod solver;
 pub mod taints;
+pub mod validation;
 pub mod volumes;
 
 pub use crate::api::quantity;

@@ -12,6 +12,7 @@ pub mod build;
 mod check;
 pub mod disrupt;
 mod expected;
+mod objects;
 mod read;
 pub mod record;
 pub mod report;

@@ -104,7 +104,7 @@ fn decide(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
     let results = scheduling::solve(&world.snapshot);
     let seconds = start.elapsed().as_secs_f64();
-    let mut found = Report::new(&results);
+    let mut found = Report::new(&results).with_left_out(&world);
     found.solve_seconds = Some(seconds);
     found.peak_rss_bytes = report::peak_rss();
     print(args.output, &found)

@@ -39,6 +39,7 @@ fn kind(name: &str, cpu: i64, price: f64) -> Arc<InstanceType> {
             .into_iter()
             .collect(),
         overhead: Overhead::default(),
+        ..InstanceType::default()
     })
 }
 

@@ -19,6 +19,8 @@ pub struct InstanceType {
     pub capacity: ResourceList,
     /// What the system keeps.
     pub overhead: Overhead,
+    /// True when a NodeOverlay changed the capacity.
+    pub capacity_overlay: bool,
 }
 
 /// What the system keeps of a machine's capacity.

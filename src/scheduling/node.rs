@@ -26,6 +26,8 @@ pub struct StateNode {
     pub nominated_until: Option<Timestamp>,
     /// How many volumes each CSI driver can attach; a driver that is not named has no limit.
     pub volume_limits: BTreeMap<String, u64>,
+    /// How many pods of capacity buffers the last round placed on the node.
+    pub buffer_pods: usize,
     /// Volumes of the bound pods: CSI driver and `namespace/claim`.
     pub attached: Vec<(Arc<str>, Arc<str>)>,
 }

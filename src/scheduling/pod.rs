@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    Pod, PodAffinityTerm, PodSpec, Toleration, TopologySpreadConstraint,
+    Pod, PodAffinityTerm, PodCondition, PodSpec, Toleration, TopologySpreadConstraint,
 };
 use rustc_hash::FxHashSet;
 
@@ -96,6 +96,67 @@ pub struct Owners {
     pub node: bool,
 }
 
+/// The object that a pod belongs to: its controller, else the first of its owners.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Owner {
+    /// Group and version, such as `apps/v1`.
+    pub api_version: Arc<str>,
+    /// Kind, such as `ReplicaSet`.
+    pub kind: Arc<str>,
+    /// Name.
+    pub name: Arc<str>,
+    /// Whether it is the pod's controller.
+    pub controller: bool,
+}
+
+impl Owner {
+    fn of(pod: &Pod) -> Option<Self> {
+        let list = pod.metadata.owner_references.as_deref().unwrap_or_default();
+        let controller = list.iter().find(|o| o.controller == Some(true));
+        controller.or(list.first()).map(|owner| Self {
+            api_version: Arc::from(owner.api_version.as_str()),
+            kind: Arc::from(owner.kind.as_str()),
+            name: Arc::from(owner.name.as_str()),
+            controller: owner.controller == Some(true),
+        })
+    }
+}
+
+/// How far a pod's life has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Phase {
+    #[default]
+    Pending,
+    Running,
+    Succeeded,
+    Failed,
+    Unknown,
+}
+
+impl Phase {
+    /// The phase as Kubernetes writes it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::Running => "Running",
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+            Self::Unknown => "Unknown",
+        }
+    }
+
+    fn parse(text: &str) -> Self {
+        match text {
+            "Pending" => Self::Pending,
+            "Running" => Self::Running,
+            "Succeeded" => Self::Succeeded,
+            "Failed" => Self::Failed,
+            _ => Self::Unknown,
+        }
+    }
+}
+
 /// A pod, parsed.
 #[derive(Clone, Debug, Default)]
 pub struct PodInfo {
@@ -139,6 +200,18 @@ pub struct PodInfo {
     pub dynamic_resources: bool,
     /// `Ready` is True.
     pub ready: bool,
+    /// How far its life has come.
+    pub phase: Phase,
+    /// The object that it belongs to.
+    pub owner: Option<Arc<Owner>>,
+    /// Why its choice of nodes cannot be used, if so.
+    pub invalid: Option<Arc<str>>,
+    /// The CapacityBuffer for which it keeps room; such a pod exists in memory only.
+    pub buffer: Option<Arc<PodKey>>,
+    /// When `PodScheduled` became True, in seconds.
+    pub bound_at: Option<i64>,
+    /// When `Ready` became True, in seconds.
+    pub ready_at: Option<i64>,
 }
 
 impl PodInfo {
@@ -188,6 +261,12 @@ impl PodInfo {
                         .is_some_and(|r| r.claims.as_ref().is_some_and(|claims| !claims.is_empty()))
                 }),
             ready: conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"),
+            phase: Phase::parse(phase),
+            owner: Owner::of(pod).map(Arc::new),
+            invalid: super::validation::node_selection(spec).map(Arc::from),
+            buffer: None,
+            bound_at: true_since(conditions, "PodScheduled"),
+            ready_at: true_since(conditions, "Ready"),
         }
     }
 
@@ -231,6 +310,11 @@ impl PodInfo {
             }),
         }
     }
+}
+
+fn true_since(conditions: &[PodCondition], kind: &str) -> Option<i64> {
+    let condition = conditions.iter().find(|c| c.type_ == kind && c.status == "True")?;
+    Some(condition.last_transition_time.as_ref()?.0.as_second())
 }
 
 fn owners(pod: &Pod) -> Owners {
@@ -396,6 +480,9 @@ pub struct Sharing {
     constraints: FxHashSet<Arc<Constraints>>,
     labels: FxHashSet<Arc<BTreeMap<String, String>>>,
     texts: FxHashSet<Arc<str>>,
+    owners: FxHashSet<Arc<Owner>>,
+    /// Number of entries at which those without another user are dropped.
+    prune_at: usize,
 }
 
 impl Sharing {
@@ -414,8 +501,33 @@ impl Sharing {
                 self.labels.insert(Arc::clone(&pod.labels));
             }
         }
+        if let Some(owner) = &pod.owner {
+            match self.owners.get(owner) {
+                Some(known) => pod.owner = Some(Arc::clone(known)),
+                None => {
+                    self.owners.insert(Arc::clone(owner));
+                }
+            }
+        }
         pod.key.namespace = self.text(&pod.key.namespace);
+        pod.node_name = pod.node_name.map(|name| self.text(&name));
+        pod.invalid = pod.invalid.map(|text| self.text(&text));
+        pod.claims.shrink_to_fit();
+        self.prune();
         pod
+    }
+
+    /// Drops what nobody else holds, whenever the number of entries has doubled.
+    fn prune(&mut self) {
+        let size = |s: &Self| s.constraints.len() + s.labels.len() + s.texts.len() + s.owners.len();
+        if size(self) <= self.prune_at.max(1024) {
+            return;
+        }
+        self.constraints.retain(|c| Arc::strong_count(c) > 1);
+        self.labels.retain(|l| Arc::strong_count(l) > 1);
+        self.texts.retain(|t| Arc::strong_count(t) > 1);
+        self.owners.retain(|o| Arc::strong_count(o) > 1);
+        self.prune_at = 2 * size(self);
     }
 
     /// The text, kept once.

@@ -104,15 +104,16 @@ impl PlannedClaim {
         for key in [labels::HOSTNAME, labels::REGISTERED, labels::INITIALIZED] {
             requirements.remove(key);
         }
-        let min_values = requirements.get(labels::INSTANCE_TYPE).and_then(Requirement::min_values);
-        requirements.replace(
-            Requirement::new(
-                labels::INSTANCE_TYPE,
-                Operator::In,
-                self.instance_types.iter().map(|t| t.name.as_ref()),
-            )
-            .with_min_values(min_values),
-        );
+        // A static pool's claim names no types: the provider chooses among all of the pool's.
+        if !self.instance_types.is_empty() {
+            let wanted = requirements.get(labels::INSTANCE_TYPE);
+            let min_values = wanted.and_then(Requirement::min_values);
+            let names = self.instance_types.iter().map(|t| t.name.as_ref());
+            requirements.replace(
+                Requirement::new(labels::INSTANCE_TYPE, Operator::In, names)
+                    .with_min_values(min_values),
+            );
+        }
         let capacity_types: Vec<&str> = self
             .instance_types
             .iter()
@@ -141,18 +142,34 @@ impl PlannedClaim {
                 annotations::NODEPOOL_HASH_VERSION.to_owned(),
                 annotations::NODEPOOL_HASH_VERSION_VALUE.to_owned(),
             ),
-            (annotations::MIN_VALUES_RELAXED.to_owned(), self.min_values_relaxed.to_string()),
         ]);
         // A pool that came from v1beta1 has its kubelet's settings here.
         let kubelet = pool.metadata.annotations.as_ref().and_then(|a| a.get(KUBELET));
         claim_annotations.extend(kubelet.map(|text| (KUBELET.to_owned(), text.clone())));
+        if pool.spec.replicas.is_none() {
+            let relaxed = self.min_values_relaxed.to_string();
+            claim_annotations.insert(annotations::MIN_VALUES_RELAXED.to_owned(), relaxed);
+        }
+        let overlays = [
+            (
+                annotations::PRICE_OVERLAY_APPLIED,
+                self.instance_types.iter().flat_map(|t| &t.offerings).any(|o| o.price_overlay),
+            ),
+            (
+                annotations::CAPACITY_OVERLAY_APPLIED,
+                self.instance_types.iter().any(|t| t.capacity_overlay),
+            ),
+        ];
+        for (key, _) in overlays.into_iter().filter(|(_, applied)| *applied) {
+            claim_annotations.insert(key.to_owned(), "true".to_owned());
+        }
         let mut claim = NodeClaim::new(
             "",
             NodeClaimSpec {
                 expire_after: template.spec.expire_after.clone(),
                 node_class_ref: class.clone(),
                 requirements: requirements.to_api(),
-                resources: Some(ResourceRequirements {
+                resources: (!self.requests.is_empty()).then(|| ResourceRequirements {
                     requests: Some(self.requests.to_quantities()),
                 }),
                 startup_taints: template.spec.startup_taints.clone(),

@@ -4,19 +4,20 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use rustc_hash::FxHashSet;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::objects::{Objects, Settings};
 use super::scenario::{NodeEntry, Scenario, TypeEntry};
 use super::{ScenarioError, read};
+use crate::api::scheduler_config::SchedulerConfig;
 use crate::api::v1::{NodeClaim, NodeClaimSpec, NodePool};
 use crate::api::{conditions, conversion, labels};
 use crate::scheduling::instance_type::InstanceType;
 use crate::scheduling::node::StateNode;
-use crate::scheduling::pod::PodInfo;
+use crate::scheduling::pod::{PodInfo, PodKey};
 use crate::scheduling::snapshot::{NodePoolInput, Options, Snapshot};
 
 /// Everything that a scenario says, ready to decide on.
@@ -30,6 +31,10 @@ pub struct World {
     pub now: Option<Timestamp>,
     /// Spot nodes may be replaced with cheaper spot nodes.
     pub spot_to_spot: bool,
+    /// Waiting pods that are left alone, and why.
+    pub ignored: Vec<(PodKey, String)>,
+    /// Objects without effect, and why.
+    pub left_out: Vec<(String, String)>,
 }
 
 const GATES: [&str; 6] = [
@@ -84,25 +89,23 @@ impl World {
         for (index, entry) in scenario.nodes.into_items("nodes")?.into_iter().enumerate() {
             snapshot.nodes.push(state_node(index, entry)?);
         }
+        let mut objects = Objects::default();
         for (index, object) in scenario.objects.into_iter().enumerate() {
-            world.add_object(&format!("objects[{index}]"), object)?;
+            objects.add(&format!("objects[{index}]"), object)?;
         }
+        snapshot.namespaces = std::mem::take(&mut objects.namespaces);
+        world.pdbs = std::mem::take(&mut objects.pdbs);
+        let spread = SchedulerConfig::parse(&scenario.options.scheduler_config)
+            .map_err(|e| ScenarioError::new("options.schedulerConfig", e))?;
+        let settings = Settings {
+            overlays: gate("NodeOverlay").unwrap_or(false),
+            buffers: gate("CapacityBuffer").unwrap_or(false),
+            spread,
+        };
+        let (ignored, left_out) = objects.settle(snapshot, &settings);
+        world.ignored = ignored;
+        world.left_out = left_out.into_iter().map(|l| (l.what, l.why)).collect();
         Ok(world)
-    }
-
-    fn add_object(&mut self, path: &str, object: Value) -> Result<(), ScenarioError> {
-        match object["kind"].as_str() {
-            Some("Namespace") => {
-                let namespace: Namespace = typed(path, object)?;
-                let name = namespace.metadata.name.unwrap_or_default();
-                let labels = namespace.metadata.labels.unwrap_or_default();
-                self.snapshot.namespaces.insert(name, labels);
-            }
-            Some("PodDisruptionBudget") => self.pdbs.push(Arc::new(typed(path, object)?)),
-            Some(_) => {}
-            None => return Err(ScenarioError::new(path, "expected an object with a kind")),
-        }
-        Ok(())
     }
 }
 

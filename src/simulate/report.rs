@@ -20,6 +20,9 @@ pub struct Report {
     pub existing_nodes: Vec<NodeReport>,
     /// Pods that fit nowhere.
     pub unschedulable: Vec<PodReport>,
+    /// Objects of the scenario that have no effect, and why; left out when there is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub without_effect: Vec<LeftOut>,
     /// Sum of the cheapest prices an hour.
     pub total_price: f64,
     /// Time that the decision took; only when measured.
@@ -28,6 +31,13 @@ pub struct Report {
     /// The most memory that the process had; only when measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_rss_bytes: Option<u64>,
+}
+
+/// An object without effect.
+#[derive(Clone, Debug, Serialize)]
+pub struct LeftOut {
+    pub object: String,
+    pub reason: String,
 }
 
 /// A node to launch.
@@ -113,6 +123,7 @@ impl Report {
             .collect();
         unschedulable.sort_by(|a, b| a.pod.cmp(&b.pod));
         Self {
+            without_effect: Vec::new(),
             total_price: total(&node_claims),
             node_claims,
             existing_nodes,
@@ -120,6 +131,26 @@ impl Report {
             solve_seconds: None,
             peak_rss_bytes: None,
         }
+    }
+}
+
+impl Report {
+    /// Adds what of a scenario did not come before the solver: pods that are left alone, and
+    /// objects without effect.
+    #[must_use]
+    pub fn with_left_out(mut self, world: &super::World) -> Self {
+        self.unschedulable.extend(world.ignored.iter().map(|(pod, why)| PodReport {
+            pod: pod.to_string(),
+            error: format!("ignoring pod, {why}"),
+            node_pools: Vec::new(),
+        }));
+        self.unschedulable.sort_by(|a, b| a.pod.cmp(&b.pod));
+        self.without_effect = world
+            .left_out
+            .iter()
+            .map(|(object, reason)| LeftOut { object: object.clone(), reason: reason.clone() })
+            .collect();
+        self
     }
 }
 

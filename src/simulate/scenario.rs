@@ -51,6 +51,8 @@ pub struct ScenarioOptions {
     pub preference_policy: String,
     /// `Strict` (the default) or `BestEffort`.
     pub min_values_policy: String,
+    /// What `--scheduler-config` would say, as YAML or JSON text.
+    pub scheduler_config: String,
     /// Feature gates by name.
     pub feature_gates: BTreeMap<String, bool>,
     /// The time at which to decide, RFC 3339.

@@ -99,6 +99,13 @@ impl Display for Report {
             }
             writeln!(f)?;
         }
+        if !self.without_effect.is_empty() {
+            let mut table = Table::new(&["OBJECT", "REASON"]);
+            for object in &self.without_effect {
+                table.row(vec![object.object.clone(), object.reason.clone()]);
+            }
+            writeln!(f, "Objects without effect\n{table}")?;
+        }
         let on_new: usize = self.node_claims.iter().map(|c| c.pods.len()).sum();
         let on_old: usize = self.existing_nodes.iter().map(|n| n.pods.len()).sum();
         writeln!(

@@ -30,7 +30,8 @@ fn pod(name: &str, cpu: &str) -> Value {
 fn solved(document: &Value) -> Value {
     let scenario = load(document.to_string().as_bytes()).unwrap();
     let world = World::new(scenario).unwrap();
-    serde_json::to_value(Report::new(&scheduling::solve(&world.snapshot))).unwrap()
+    let report = Report::new(&scheduling::solve(&world.snapshot)).with_left_out(&world);
+    serde_json::to_value(report).unwrap()
 }
 
 fn refused(document: &Value) -> String {
@@ -112,4 +113,48 @@ fn pools_may_keep_instance_types_to_themselves() {
     assert!(refused(&document).contains("there is no NodePool \"other\""));
     document["nodePools"][0]["metadata"]["name"] = "other".into();
     assert_eq!(solved(&document)["nodeClaims"][0]["nodePool"], "other");
+}
+
+fn with_claim(mut document: Value, claim: &str) -> Value {
+    document["pods"][0]["spec"]["volumes"] =
+        json!([{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]);
+    document
+}
+
+#[test]
+fn pods_that_cannot_be_read_are_ignored() {
+    let mut document = base();
+    document["pods"][0]["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": "x"});
+    let out = solved(&document);
+    assert_eq!(out["nodeClaims"], json!([]));
+    let text = out["unschedulable"][0]["error"].as_str().unwrap();
+    assert!(text.starts_with("ignoring pod, ") && text.contains("kubernetes.io/hostname"));
+    let out = solved(&with_claim(base(), "gone"));
+    let text = out["unschedulable"][0]["error"].as_str().unwrap();
+    assert!(text.ends_with("PersistentVolumeClaim \"gone\" not found"), "{text}");
+}
+
+#[test]
+fn overlays_and_buffers_count_when_their_gate_is_on() {
+    let mut document = base();
+    document["objects"] = json!([
+        {"apiVersion": "karpenter.sh/v1alpha1", "kind": "NodeOverlay", "metadata": {"name": "o"},
+            "spec": {"requirements": [{"key": "karpenter.sh/capacity-type", "operator": "In",
+                "values": ["spot"]}], "priceAdjustment": "+900%"}},
+        {"apiVersion": "karpenter.sh/v1alpha1", "kind": "NodeOverlay", "metadata": {"name": "bad"},
+            "spec": {"requirements": [], "capacity": {"cpu": "1"}}},
+        {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "t", "namespace": "n"},
+            "template": {"spec": {"containers": [{"name": "c",
+                "resources": {"requests": {"cpu": "1500m"}}}]}}},
+        {"apiVersion": "autoscaling.x-k8s.io/v1beta1", "kind": "CapacityBuffer",
+            "metadata": {"name": "b", "namespace": "n"},
+            "spec": {"replicas": 2, "podTemplateRef": {"name": "t"}}}
+    ]);
+    assert_eq!(solved(&document)["totalPrice"], json!(0.03));
+    document["options"] = json!({"featureGates": {"NodeOverlay": true, "CapacityBuffer": true}});
+    let out = solved(&document);
+    assert_eq!(out["nodeClaims"].as_array().unwrap().len(), 3);
+    assert_eq!(out["totalPrice"], json!(0.3));
+    assert_eq!(out["withoutEffect"][0]["object"], "NodeOverlay bad");
+    assert!(out.to_string().contains("n/capacity-buffer-b-2"));
 }

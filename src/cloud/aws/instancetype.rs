@@ -167,6 +167,7 @@ impl Provider {
             offerings: Vec::new(),
             capacity,
             overhead,
+            ..InstanceType::default()
         };
         instance_type.offerings = self.offerings(&instance_type, class, zones, &available);
         instance_type

@@ -46,6 +46,7 @@ fn instance_type(name: &str, cpu: i64, memory_gib: i64, price: f64) -> Arc<Insta
             .into_iter()
             .collect(),
         overhead: Overhead::default(),
+        ..InstanceType::default()
     })
 }
 

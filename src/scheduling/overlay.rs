@@ -1,0 +1,478 @@
+//! Node overlays: corrections of prices and capacities, judged together and laid over instance types.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::instance_type::{InstanceType, Offering};
+use super::requirements::{Allow, Requirement, Requirements};
+use super::resources::{Name, ResourceList};
+use crate::api::labels;
+use crate::api::v1::{NodePool, Operator};
+use crate::api::v1alpha1::{NodeOverlay, OverlayRequirement};
+use crate::api::validation::{is_label_value, is_qualified_name};
+
+/// Resources that the machine itself decides on; an overlay may not name them.
+const RESTRICTED: &[&str] = &[
+    "cpu",
+    "memory",
+    "ephemeral-storage",
+    "pods",
+    "vpc.amazonaws.com/pod-eni",
+    "aws.amazon.com/neuron",
+    "aws.amazon.com/neuroncore",
+    "habana.ai/gaudi",
+    "vpc.amazonaws.com/efa",
+];
+
+/// What an overlay does to a price.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum PriceChange {
+    /// Takes its place.
+    Set(f64),
+    /// Is added.
+    Add(f64),
+    /// Is added as a share of it, in percent.
+    Percent(f64),
+}
+
+impl PriceChange {
+    /// Reads `+0.5`, `-0.5`, `+10%` or `-10%`.
+    ///
+    /// # Errors
+    /// When the text is none of these.
+    pub fn parse_adjustment(text: &str) -> Result<Self, String> {
+        let expected =
+            || format!("invalid priceAdjustment {text:?}, expected a signed amount or percentage");
+        if !text.starts_with(['+', '-']) {
+            return Err(expected());
+        }
+        let (number, percent) = match text.strip_suffix('%') {
+            Some(number) => (number, true),
+            None => (text, false),
+        };
+        let value: f64 = number.parse().map_err(|_| expected())?;
+        if !value.is_finite() || (percent && value < -100.0) {
+            return Err(expected());
+        }
+        Ok(if percent { Self::Percent(value) } else { Self::Add(value) })
+    }
+
+    /// The changed price; never below zero.
+    #[must_use]
+    pub fn of(self, price: f64) -> f64 {
+        let changed = match self {
+            Self::Set(amount) => amount,
+            Self::Add(amount) => price + amount,
+            Self::Percent(percent) => price * (1.0 + percent / 100.0),
+        };
+        changed.max(0.0)
+    }
+}
+
+/// A NodePool and the instance types that its provider offers it, before any overlay.
+#[derive(Clone, Debug)]
+pub struct PoolTypes {
+    /// The NodePool.
+    pub pool: Arc<NodePool>,
+    /// Its instance types.
+    pub types: Arc<[Arc<InstanceType>]>,
+}
+
+/// What became of an overlay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is in force wherever it matches.
+    Applied,
+    /// It cannot be used: why.
+    Invalid(String),
+    /// It says something else than an overlay of the same weight.
+    Conflict,
+}
+
+/// The changes of one instance type in one pool.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct TypeChanges {
+    /// By the printed requirements of the offering: weight and change.
+    prices: HashMap<String, (i32, PriceChange)>,
+    /// Weight and amount.
+    capacity: BTreeMap<Name, (i32, i64)>,
+}
+
+/// What all overlays in force change, by pool and instance type.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Store {
+    pools: HashMap<String, HashMap<Arc<str>, TypeChanges>>,
+}
+
+/// An overlay, read.
+struct Parsed {
+    weight: i32,
+    requirements: Requirements,
+    price: Option<PriceChange>,
+    capacity: ResourceList,
+}
+
+/// Judges all overlays against all pools; tells each overlay's verdict by its name.
+#[must_use]
+pub fn evaluate(
+    overlays: &[Arc<NodeOverlay>],
+    pools: &[PoolTypes],
+) -> (Store, BTreeMap<String, Verdict>) {
+    let mut store = Store::default();
+    for pool in pools {
+        store.pools.insert(name_of(&pool.pool).to_owned(), HashMap::new());
+    }
+    let mut order: Vec<&Arc<NodeOverlay>> = overlays.iter().collect();
+    order.sort_by(|a, b| {
+        let weight = |o: &NodeOverlay| o.spec.weight.unwrap_or(0);
+        weight(b).cmp(&weight(a)).then_with(|| b.metadata.name.cmp(&a.metadata.name))
+    });
+    let mut verdicts = BTreeMap::new();
+    for overlay in order {
+        let name = overlay.metadata.name.clone().unwrap_or_default();
+        let verdict = match Parsed::new(overlay) {
+            Err(problem) => Verdict::Invalid(problem),
+            Ok(parsed) => match store.check(&parsed, pools) {
+                Some(matches) => {
+                    store.add(&parsed, matches);
+                    Verdict::Applied
+                }
+                None => Verdict::Conflict,
+            },
+        };
+        verdicts.insert(name, verdict);
+    }
+    (store, verdicts)
+}
+
+fn name_of(pool: &NodePool) -> &str {
+    pool.metadata.name.as_deref().unwrap_or_default()
+}
+
+/// An instance type that an overlay matches, with the offerings that it matches.
+struct Match {
+    pool: String,
+    kind: Arc<str>,
+    offerings: Vec<String>,
+}
+
+impl Store {
+    /// Finds what an overlay matches; nothing when some of it conflicts with what is there.
+    fn check(&self, overlay: &Parsed, pools: &[PoolTypes]) -> Option<Vec<Match>> {
+        let mut matches = Vec::new();
+        for input in pools {
+            let known = self.pools.get(name_of(&input.pool));
+            for kind in input.types.iter() {
+                let offerings = overlay.offerings(&input.pool, kind);
+                if offerings.is_empty() {
+                    continue;
+                }
+                let changes = known.and_then(|k| k.get(&kind.name));
+                if changes.is_some_and(|c| c.conflicts(overlay, &offerings)) {
+                    return None;
+                }
+                let pool = name_of(&input.pool).to_owned();
+                matches.push(Match { pool, kind: Arc::clone(&kind.name), offerings });
+            }
+        }
+        Some(matches)
+    }
+
+    /// Adds what an overlay changes; what heavier ones changed before stays.
+    fn add(&mut self, overlay: &Parsed, matches: Vec<Match>) {
+        if overlay.price.is_none() && overlay.capacity.is_empty() {
+            return;
+        }
+        for found in matches {
+            let changes = self.pools.entry(found.pool).or_default().entry(found.kind).or_default();
+            for offering in found.offerings.into_iter().filter(|_| overlay.price.is_some()) {
+                if let Some(price) = overlay.price {
+                    changes.prices.entry(offering).or_insert((overlay.weight, price));
+                }
+            }
+            for (resource, amount) in overlay.capacity.iter() {
+                changes.capacity.entry(resource.clone()).or_insert((overlay.weight, amount));
+            }
+        }
+    }
+
+    /// The types as the overlays change them; nothing for a pool that was not judged yet.
+    #[must_use]
+    pub fn apply(
+        &self,
+        pool: &str,
+        types: &Arc<[Arc<InstanceType>]>,
+    ) -> Option<Arc<[Arc<InstanceType>]>> {
+        let changes = self.pools.get(pool)?;
+        if changes.is_empty() {
+            return Some(Arc::clone(types));
+        }
+        let changed = types.iter().map(|kind| match changes.get(&kind.name) {
+            Some(changes) => Arc::new(changes.apply(kind)),
+            None => Arc::clone(kind),
+        });
+        Some(changed.collect())
+    }
+
+    /// Resources that overlays add to an instance type of a pool.
+    #[must_use]
+    pub fn capacity(&self, pool: &str, instance_type: &str) -> ResourceList {
+        let changes = self.pools.get(pool).and_then(|p| p.get(instance_type));
+        changes
+            .into_iter()
+            .flat_map(|c| &c.capacity)
+            .map(|(name, (_, amount))| (name.clone(), *amount))
+            .collect()
+    }
+}
+
+impl TypeChanges {
+    fn conflicts(&self, overlay: &Parsed, offerings: &[String]) -> bool {
+        let same = |weight: i32| weight == overlay.weight;
+        let price = overlay.price.is_some()
+            && offerings.iter().any(|o| self.prices.get(o).is_some_and(|(w, _)| same(*w)));
+        price
+            || overlay
+                .capacity
+                .iter()
+                .any(|(name, _)| self.capacity.get(name).is_some_and(|(w, _)| same(*w)))
+    }
+
+    fn apply(&self, kind: &InstanceType) -> InstanceType {
+        let mut changed = kind.clone();
+        for offering in &mut changed.offerings {
+            if let Some((_, change)) = self.prices.get(&identity(offering)) {
+                offering.price = change.of(offering.price);
+                offering.price_overlay = true;
+            }
+        }
+        for (name, (_, amount)) in &self.capacity {
+            changed.capacity.set(name.clone(), *amount);
+            changed.capacity_overlay = true;
+        }
+        changed
+    }
+}
+
+/// What tells an offering from the others of its type.
+fn identity(offering: &Offering) -> String {
+    offering.requirements.to_string()
+}
+
+impl Parsed {
+    fn new(overlay: &NodeOverlay) -> Result<Self, String> {
+        let spec = &overlay.spec;
+        let problems: Vec<String> = spec
+            .requirements
+            .iter()
+            .filter_map(|r| problem(r))
+            .chain(spec.capacity.iter().flatten().filter_map(|(name, _)| {
+                RESTRICTED
+                    .contains(&name.as_str())
+                    .then(|| format!("invalid capacity, resource {name:?} is restricted"))
+            }))
+            .collect();
+        if !problems.is_empty() {
+            return Err(problems.join("; "));
+        }
+        let price = match (&spec.price, &spec.price_adjustment) {
+            (Some(text), _) => {
+                let amount = text.parse::<f64>().ok().filter(|p| p.is_finite() && *p >= 0.0);
+                Some(PriceChange::Set(amount.ok_or_else(|| {
+                    format!("invalid price {text:?}, expected an amount of zero or more")
+                })?))
+            }
+            (None, Some(text)) => Some(PriceChange::parse_adjustment(text)?),
+            (None, None) => None,
+        };
+        let empty = BTreeMap::new();
+        let capacity = ResourceList::from_quantities(spec.capacity.as_ref().unwrap_or(&empty))
+            .map_err(|e| format!("invalid capacity, {e}"))?;
+        Ok(Self {
+            weight: spec.weight.unwrap_or(0),
+            requirements: spec
+                .requirements
+                .iter()
+                .map(|r| Requirement::new(&r.key, r.operator, &r.values))
+                .collect(),
+            price,
+            capacity,
+        })
+    }
+
+    /// The offerings of a pool's instance type that the overlay speaks of.
+    fn offerings(&self, pool: &NodePool, kind: &InstanceType) -> Vec<String> {
+        let template = &pool.spec.template.metadata.labels;
+        let mut all = kind.requirements.clone();
+        all.merge(&Requirements::from_labels(template.iter().flatten()));
+        all.add(Requirement::is(labels::NODEPOOL, name_of(pool)));
+        if all.compatible(&self.requirements, Allow::Nothing).is_err() {
+            return Vec::new();
+        }
+        let matching =
+            kind.offerings.iter().filter(|o| o.requirements.intersects(&self.requirements).is_ok());
+        matching.map(identity).collect()
+    }
+}
+
+/// What is wrong with a requirement of an overlay, if anything.
+fn problem(requirement: &OverlayRequirement) -> Option<String> {
+    let key = labels::normalize(&requirement.key);
+    if let Some(problem) = labels::restriction(key) {
+        return Some(problem);
+    }
+    if !is_qualified_name(key) {
+        return Some(format!("invalid key {key:?}, expected [prefix/]name"));
+    }
+    if let Some(value) = requirement.values.iter().find(|v| !is_label_value(v)) {
+        return Some(format!("invalid value {value:?} for key {key}, expected a label value"));
+    }
+    let operator = requirement.operator.as_str();
+    match requirement.operator {
+        Operator::In | Operator::NotIn if requirement.values.is_empty() => {
+            Some(format!("key {key} with operator {operator} must have a value defined"))
+        }
+        Operator::Gt | Operator::Lt | Operator::Gte | Operator::Lte => {
+            let number = requirement.values.first().and_then(|v| v.parse::<i64>().ok());
+            (requirement.values.len() != 1 || number.is_none_or(|n| n < 0)).then(|| {
+                format!(
+                    "key {key} with operator {operator} must have a single positive integer value"
+                )
+            })
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn kind(name: &str, zones: &[&str], price: f64) -> Arc<InstanceType> {
+        let offerings = zones
+            .iter()
+            .map(|zone| Offering {
+                requirements: [
+                    Requirement::is(labels::ZONE, zone),
+                    Requirement::is(labels::CAPACITY_TYPE, "spot"),
+                ]
+                .into_iter()
+                .collect(),
+                price,
+                available: true,
+                ..Offering::default()
+            })
+            .collect();
+        Arc::new(InstanceType {
+            name: Arc::from(name),
+            requirements: [
+                Requirement::is(labels::INSTANCE_TYPE, name),
+                Requirement::new(labels::ZONE, Operator::In, zones),
+                Requirement::is(labels::CAPACITY_TYPE, "spot"),
+            ]
+            .into_iter()
+            .collect(),
+            offerings,
+            ..InstanceType::default()
+        })
+    }
+
+    fn pools() -> Vec<PoolTypes> {
+        let types: Arc<[_]> = Arc::new([kind("a", &["x", "y"], 1.0), kind("b", &["x"], 2.0)]);
+        let pool = NodePool::new("p", serde_json::from_value(json!({})).unwrap());
+        vec![PoolTypes { pool: Arc::new(pool), types }]
+    }
+
+    fn overlay(name: &str, spec: Value) -> Arc<NodeOverlay> {
+        Arc::new(NodeOverlay::new(name, serde_json::from_value(spec).unwrap()))
+    }
+
+    fn only(key: &str, value: &str) -> Value {
+        json!([{"key": key, "operator": "In", "values": [value]}])
+    }
+
+    /// Prices of type `a` in its zones, then of type `b`.
+    fn prices(overlays: &[Arc<NodeOverlay>]) -> Vec<f64> {
+        let pools = pools();
+        let (store, _) = evaluate(overlays, &pools);
+        let types = store.apply("p", &pools[0].types).unwrap();
+        types.iter().flat_map(|t| &t.offerings).map(|o| o.price).collect()
+    }
+
+    #[test]
+    fn prices_change_where_the_overlay_matches() {
+        let zone = overlay("o", json!({"requirements": only(labels::ZONE, "x"), "price": "0.5"}));
+        assert_eq!(prices(&[zone]), [0.5, 1.0, 0.5]);
+        let kind =
+            json!({"requirements": only(labels::INSTANCE_TYPE, "a"), "priceAdjustment": "+10%"});
+        assert_eq!(prices(&[overlay("o", kind)]), [1.1, 1.1, 2.0]);
+        let down = json!({"requirements": only(labels::NODEPOOL, "p"), "priceAdjustment": "-1.5"});
+        assert_eq!(prices(&[overlay("o", down)]), [0.0, 0.0, 0.5]);
+        let other = json!({"requirements": only(labels::NODEPOOL, "q"), "price": "7"});
+        assert_eq!(prices(&[overlay("o", other)]), [1.0, 1.0, 2.0]);
+    }
+
+    #[test]
+    fn the_heavier_overlay_wins() {
+        let heavy = overlay(
+            "h",
+            json!({"requirements": only(labels::ZONE, "x"), "price": "5", "weight": 9}),
+        );
+        let light = overlay("l", json!({"requirements": [], "price": "7"}));
+        assert_eq!(prices(&[light, heavy]), [5.0, 7.0, 5.0]);
+    }
+
+    #[test]
+    fn equal_weights_conflict_and_the_later_one_is_left_out() {
+        let one = overlay("a", json!({"requirements": only(labels::ZONE, "x"), "price": "5"}));
+        let two = overlay("b", json!({"requirements": [], "price": "5"}));
+        let pools = pools();
+        let (_, verdicts) = evaluate(&[one.clone(), two.clone()], &pools);
+        assert_eq!(verdicts["b"], Verdict::Applied);
+        assert_eq!(verdicts["a"], Verdict::Conflict);
+        assert_eq!(prices(&[one, two]), [5.0, 5.0, 5.0]);
+    }
+
+    #[test]
+    fn capacity_merges_by_resource() {
+        let one = json!({"requirements": only(labels::ZONE, "y"), "weight": 2,
+            "capacity": {"example.com/a": "1"}});
+        let two =
+            json!({"requirements": [], "capacity": {"example.com/a": "9", "example.com/b": "2"}});
+        let pools = pools();
+        let (store, verdicts) = evaluate(&[overlay("o", one), overlay("q", two.clone())], &pools);
+        assert!(verdicts.values().all(|v| *v == Verdict::Applied));
+        let types = store.apply("p", &pools[0].types).unwrap();
+        assert_eq!(types[0].capacity.get(&Name::from("example.com/a")), 1);
+        assert_eq!(types[1].capacity.get(&Name::from("example.com/a")), 9);
+        assert!(types[0].capacity_overlay);
+        assert_eq!(store.capacity("p", "b").get(&Name::from("example.com/b")), 2);
+        let (_, verdicts) = evaluate(&[overlay("o", two.clone()), overlay("q", two)], &pools);
+        assert_eq!(verdicts["o"], Verdict::Conflict);
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_told() {
+        let told = |spec: Value| evaluate(&[overlay("o", spec)], &pools()).1["o"].clone();
+        for bad in [
+            json!({"requirements": [], "capacity": {"cpu": "1"}}),
+            json!({"requirements": [], "capacity": {"aws.amazon.com/neuron": "1"}}),
+            json!({"requirements": [], "price": "much"}),
+            json!({"requirements": [], "priceAdjustment": "10%"}),
+            json!({"requirements": [], "priceAdjustment": "-150%"}),
+            json!({"requirements": [{"key": "a", "operator": "NotIn"}]}),
+            json!({"requirements": only("kubernetes.io/hostname", "h")}),
+        ] {
+            assert!(matches!(told(bad.clone()), Verdict::Invalid(_)), "{bad}");
+        }
+        assert_eq!(told(json!({"requirements": []})), Verdict::Applied);
+    }
+
+    #[test]
+    fn a_pool_that_was_not_judged_is_told_apart() {
+        let (store, _) = evaluate(&[], &pools());
+        assert!(store.apply("q", &pools()[0].types).is_none());
+        assert!(store.apply("p", &pools()[0].types).is_some());
+    }
+}

@@ -1,0 +1,197 @@
+//! Which waiting pods Karpenter leaves alone: those that opted out, and those that it cannot read.
+
+use std::fmt;
+
+use k8s_openapi::api::core::v1::PodSpec;
+
+use super::pod::PodInfo;
+use super::volumes::{self, VolumeObjects};
+use crate::api::labels;
+use crate::api::v1::Operator;
+use crate::api::validation::{is_label_value, is_qualified_name};
+
+/// Why a waiting pod is left alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ignored {
+    /// The pod asks for a node without a NodePool: nobody needs to be told.
+    pub opted_out: bool,
+    problems: Vec<String>,
+}
+
+impl fmt::Display for Ignored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.problems.join("; "))
+    }
+}
+
+impl std::error::Error for Ignored {}
+
+/// Checks a waiting pod: all checks run, their problems are told together.
+///
+/// # Errors
+/// When the pod is to be left alone.
+pub fn waiting_pod(pod: &PodInfo, objects: &VolumeObjects) -> Result<(), Ignored> {
+    let mut ignored = Ignored::default();
+    let wanted = pod.constraints.requirements(true);
+    if wanted.get(labels::NODEPOOL).is_some_and(|r| r.operator() == Operator::DoesNotExist) {
+        ignored.opted_out = true;
+        ignored.problems.push(format!(
+            "configured to not run on a Karpenter provisioned node (requirement={} DoesNotExist)",
+            labels::NODEPOOL
+        ));
+    }
+    if let Some(text) = &pod.invalid {
+        ignored.problems.push(text.to_string());
+    }
+    if let Err(error) = volumes::validate(pod, objects) {
+        ignored.problems.push(error.to_string());
+    }
+    if ignored.problems.is_empty() { Ok(()) } else { Err(ignored) }
+}
+
+/// What is wrong with how a pod chooses its nodes, if anything: its selector and its required terms.
+#[must_use]
+pub fn node_selection(spec: &PodSpec) -> Option<String> {
+    let mut problems = Vec::new();
+    for (key, value) in spec.node_selector.iter().flatten() {
+        requirement(key, Some(Operator::In), "In", std::slice::from_ref(value), &mut problems);
+    }
+    let terms = spec
+        .affinity
+        .as_ref()
+        .and_then(|a| a.node_affinity.as_ref())
+        .and_then(|n| n.required_during_scheduling_ignored_during_execution.as_ref())
+        .map(|s| s.node_selector_terms.as_slice())
+        .unwrap_or_default();
+    for term in terms {
+        if term.match_fields.is_some() {
+            problems.push("node selector term with matchFields is not supported".to_owned());
+        }
+        for expression in term.match_expressions.iter().flatten() {
+            let values = expression.values.as_deref().unwrap_or_default();
+            let operator = Operator::parse(&expression.operator);
+            requirement(&expression.key, operator, &expression.operator, values, &mut problems);
+        }
+    }
+    (!problems.is_empty()).then(|| problems.join("; "))
+}
+
+fn requirement(
+    key: &str,
+    operator: Option<Operator>,
+    written: &str,
+    values: &[String],
+    problems: &mut Vec<String>,
+) {
+    let key = labels::normalize(key);
+    let Some(operator) = operator else {
+        problems.push(format!(
+            "key {key} has an unsupported operator {written}, expected one of In, NotIn, Exists, DoesNotExist, Gt, Lt, Gte, Lte"
+        ));
+        return;
+    };
+    if let Some(problem) = labels::restriction(key) {
+        problems.push(problem);
+    }
+    if !is_qualified_name(key) {
+        problems.push(format!("key {key} is not a qualified name, expected [prefix/]name"));
+    }
+    for value in values.iter().filter(|v| !is_label_value(v)) {
+        problems.push(format!("invalid value {value:?} for key {key}, expected a label value"));
+    }
+    match operator {
+        Operator::In if values.is_empty() => {
+            problems.push(format!("key {key} with operator In must have a value defined"));
+        }
+        Operator::In => known_values(key, values, problems),
+        Operator::Gt | Operator::Lt | Operator::Gte | Operator::Lte => {
+            let number = values.first().and_then(|v| v.parse::<i64>().ok());
+            if values.len() != 1 || number.is_none_or(|n| n < 0) {
+                problems.push(format!(
+                    "key {key} with operator {} must have a single positive integer value",
+                    operator.as_str()
+                ));
+            }
+        }
+        Operator::NotIn | Operator::Exists | Operator::DoesNotExist => {}
+    }
+}
+
+/// Some labels have only so many values: one of those given must be known.
+fn known_values(key: &str, values: &[String], problems: &mut Vec<String>) {
+    let known: &[&str] = match key {
+        labels::CAPACITY_TYPE => {
+            &[labels::CAPACITY_ON_DEMAND, labels::CAPACITY_SPOT, labels::CAPACITY_RESERVED]
+        }
+        labels::INSTANCE_TENANCY => &["dedicated", "default"],
+        _ => return,
+    };
+    if !values.iter().any(|v| known.contains(&v.as_str())) {
+        problems.push(format!(
+            "no valid values found in {values:?} for {key}, expected one of: {known:?}"
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn told(spec: Value) -> Option<String> {
+        let mut whole = json!({"containers": []});
+        whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        let pod = json!({"metadata": {"name": "p", "namespace": "n"}, "spec": whole});
+        let pod = PodInfo::from_pod(&serde_json::from_value(pod).unwrap());
+        waiting_pod(&pod, &VolumeObjects::default()).err().map(|i| i.to_string())
+    }
+
+    fn required(term: Value) -> Value {
+        json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [term]}}}})
+    }
+
+    #[test]
+    fn pods_may_opt_out() {
+        let out = json!({"matchExpressions": [
+            {"key": "karpenter.sh/nodepool", "operator": "DoesNotExist"}]});
+        assert_eq!(
+            told(required(out)).unwrap(),
+            "configured to not run on a Karpenter provisioned node (requirement=karpenter.sh/nodepool DoesNotExist)"
+        );
+        assert_eq!(told(json!({})), None);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        assert!(told(json!({"nodeSelector": {"kubernetes.io/hostname": "x"}})).is_some());
+        assert!(told(json!({"nodeSelector": {"karpenter.sh/unknown": "x"}})).is_some());
+        assert_eq!(told(json!({"nodeSelector": {"node-role.kubernetes.io/x": "y"}})), None);
+        assert_eq!(
+            told(required(json!({"matchFields": []}))).unwrap(),
+            "node selector term with matchFields is not supported"
+        );
+        for expression in [
+            json!({"key": "a", "operator": "Near", "values": ["1"]}),
+            json!({"key": "a", "operator": "Gt", "values": ["x"]}),
+            json!({"key": "a", "operator": "In", "values": []}),
+            json!({"key": "-a", "operator": "Exists"}),
+            json!({"key": "karpenter.sh/capacity-type", "operator": "In", "values": ["cheap"]}),
+        ] {
+            let key = expression["key"].as_str().unwrap().to_owned();
+            let text = told(required(json!({"matchExpressions": [expression]}))).unwrap();
+            assert!(text.contains(&key), "{text}");
+        }
+        let spot = json!({"key": "karpenter.sh/capacity-type", "operator": "In",
+            "values": ["cheap", "spot"]});
+        assert_eq!(told(required(json!({"matchExpressions": [spot]}))), None);
+    }
+
+    #[test]
+    fn problems_are_told_together() {
+        let text = told(json!({"nodeSelector": {"karpenter.sh/unknown": "x"},
+            "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}))
+        .unwrap();
+        assert!(text.contains("karpenter.sh/unknown") && text.contains("; getting persistent"));
+    }
+}

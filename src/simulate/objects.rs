@@ -1,0 +1,245 @@
+//! The objects of a scenario that bear on its pods and instance types, and what comes of them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1::{
+    Namespace, PersistentVolume, PersistentVolumeClaim, PodTemplate, PodTemplateSpec,
+    ReplicationController, Service,
+};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{ScenarioError, read};
+use crate::api::autoscaling::CapacityBuffer;
+use crate::api::scheduler_config::SchedulerConfig;
+use crate::api::v1alpha1::NodeOverlay;
+use crate::scheduling::buffer;
+use crate::scheduling::default_spread::{self, Selectors};
+use crate::scheduling::overlay::{self, PoolTypes, Verdict};
+use crate::scheduling::pod::{PodInfo, PodKey};
+use crate::scheduling::snapshot::Snapshot;
+use crate::scheduling::validation;
+use crate::scheduling::volumes::{self, VolumeObjects};
+
+/// Settings that decide which objects count.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Settings {
+    /// NodeOverlays count.
+    pub(super) overlays: bool,
+    /// CapacityBuffers count.
+    pub(super) buffers: bool,
+    /// Spread constraints of pods without any.
+    pub(super) spread: SchedulerConfig,
+}
+
+/// Objects by what reads them.
+#[derive(Default)]
+pub(super) struct Objects {
+    pub(super) namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    pub(super) pdbs: Vec<Arc<PodDisruptionBudget>>,
+    volumes: VolumeObjects,
+    selectors: Selectors,
+    overlays: Vec<Arc<NodeOverlay>>,
+    buffers: Vec<(String, CapacityBuffer)>,
+    /// By kind, namespace and name: pods' shape, and replicas where there are any.
+    shapes: HashMap<(&'static str, String, String), (PodTemplateSpec, Option<i32>)>,
+}
+
+/// A thing that the scenario names and that has no effect, and why.
+pub(super) struct LeftOut {
+    pub(super) what: String,
+    pub(super) why: String,
+}
+
+impl Objects {
+    /// Takes in an object; a kind that nothing reads is passed over.
+    pub(super) fn add(&mut self, path: &str, object: Value) -> Result<(), ScenarioError> {
+        let Some(kind) = object["kind"].as_str().map(str::to_owned) else {
+            return Err(ScenarioError::new(path, "expected an object with a kind"));
+        };
+        match kind.as_str() {
+            "Namespace" => {
+                let namespace: Namespace = typed(path, object)?;
+                let name = namespace.metadata.name.unwrap_or_default();
+                self.namespaces.insert(name, namespace.metadata.labels.unwrap_or_default());
+            }
+            "PodDisruptionBudget" => self.pdbs.push(Arc::new(typed(path, object)?)),
+            "PersistentVolumeClaim" => {
+                self.volumes.set_claim(&typed::<PersistentVolumeClaim>(path, object)?);
+            }
+            "PersistentVolume" => {
+                self.volumes.set_volume(&typed::<PersistentVolume>(path, object)?);
+            }
+            "StorageClass" => self.volumes.set_class(&typed::<StorageClass>(path, object)?),
+            "CSINode" => self.volumes.set_csi_node(&typed::<CSINode>(path, object)?),
+            "NodeOverlay" => self.overlays.push(Arc::new(typed(path, object)?)),
+            "CapacityBuffer" => self.buffers.push((path.to_owned(), typed(path, object)?)),
+            _ => self.add_workload(path, &kind, object)?,
+        }
+        Ok(())
+    }
+
+    fn add_workload(&mut self, path: &str, kind: &str, object: Value) -> Result<(), ScenarioError> {
+        match kind {
+            "PodTemplate" => {
+                let found: PodTemplate = typed(path, object)?;
+                let (namespace, name) = key(&found.metadata);
+                let shape = (found.template.unwrap_or_default(), None);
+                self.shapes.insert(("PodTemplate", namespace, name), shape);
+            }
+            "Deployment" => {
+                let found: Deployment = typed(path, object)?;
+                let (namespace, name) = key(&found.metadata);
+                let spec = found.spec.unwrap_or_default();
+                let shape = (spec.template, Some(spec.replicas.unwrap_or(1)));
+                self.shapes.insert(("Deployment", namespace, name), shape);
+            }
+            "StatefulSet" => {
+                let found: StatefulSet = typed(path, object)?;
+                let (namespace, name) = key(&found.metadata);
+                let spec = found.spec.unwrap_or_default();
+                let place = (namespace.clone(), name.clone());
+                self.selectors.stateful_sets.insert(place, spec.selector);
+                let shape = (spec.template, Some(spec.replicas.unwrap_or(1)));
+                self.shapes.insert(("StatefulSet", namespace, name), shape);
+            }
+            "ReplicaSet" => {
+                let found: ReplicaSet = typed(path, object)?;
+                let (namespace, name) = key(&found.metadata);
+                let spec = found.spec.unwrap_or_default();
+                let place = (namespace.clone(), name.clone());
+                self.selectors.replica_sets.insert(place, spec.selector);
+                let shape = (spec.template.unwrap_or_default(), Some(spec.replicas.unwrap_or(1)));
+                self.shapes.insert(("ReplicaSet", namespace, name), shape);
+            }
+            "Service" => {
+                let found: Service = typed(path, object)?;
+                if let Some(selector) = found.spec.and_then(|s| s.selector) {
+                    self.selectors.services.insert(key(&found.metadata), selector);
+                }
+            }
+            "ReplicationController" => {
+                let found: ReplicationController = typed(path, object)?;
+                if let Some(selector) = found.spec.and_then(|s| s.selector) {
+                    let place = key(&found.metadata);
+                    self.selectors.replication_controllers.insert(place, selector);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Lets the objects work on the snapshot; tells what has no effect.
+    pub(super) fn settle(
+        self,
+        snapshot: &mut Snapshot,
+        settings: &Settings,
+    ) -> (Vec<(PodKey, String)>, Vec<LeftOut>) {
+        let mut left_out = Vec::new();
+        if settings.overlays && !self.overlays.is_empty() {
+            left_out.extend(lay_over(snapshot, &self.overlays));
+        }
+        let mut ignored = Vec::new();
+        snapshot.pods.retain(|pod| match validation::waiting_pod(pod, &self.volumes) {
+            Ok(()) => true,
+            Err(why) => {
+                ignored.push((pod.key.clone(), why.to_string()));
+                false
+            }
+        });
+        if settings.buffers {
+            for (path, buffer) in &self.buffers {
+                match self.virtual_pods(buffer) {
+                    Ok(pods) => snapshot.pods.extend(pods),
+                    Err(why) => left_out.push(LeftOut { what: path.clone(), why }),
+                }
+            }
+        }
+        default_spread::apply(&mut snapshot.pods, &settings.spread, &self.selectors);
+        for node in &mut snapshot.nodes {
+            default_spread::apply(&mut node.pods, &settings.spread, &self.selectors);
+            let name = node.node.as_ref().and_then(|n| n.metadata.name.as_deref());
+            if let Some(limits) = name.and_then(|n| self.volumes.limits(n)) {
+                node.volume_limits.clone_from(limits);
+                node.attached = self.volumes.attached(&node.pods);
+            }
+        }
+        let bound = snapshot.nodes.iter().flat_map(|n| &n.pods);
+        let with_claims = snapshot.pods.iter().chain(bound).filter(|p| !p.claims.is_empty());
+        let found: Vec<_> = with_claims
+            .map(|pod| {
+                let asked = volumes::resolve(pod, &self.volumes).unwrap_or_else(|e| e.volumes);
+                (pod.key.clone(), Arc::new(asked))
+            })
+            .filter(|(_, asked)| !asked.is_free())
+            .collect();
+        snapshot.pod_volumes.extend(found);
+        (ignored, left_out)
+    }
+
+    fn virtual_pods(&self, buffer: &CapacityBuffer) -> Result<Vec<Arc<PodInfo>>, String> {
+        let (namespace, _) = key(&buffer.metadata);
+        let (kind, name) = match (&buffer.spec.pod_template_ref, &buffer.spec.scalable_ref) {
+            (Some(reference), _) => ("PodTemplate", &reference.name),
+            (None, Some(reference)) => {
+                let kinds = ["Deployment", "StatefulSet", "ReplicaSet"];
+                let kind = kinds.into_iter().find(|k| *k == reference.kind);
+                let kind = kind.ok_or_else(|| {
+                    format!(
+                        "unsupported scalableRef kind {:?}, expected one of {}",
+                        reference.kind,
+                        kinds.join(", ")
+                    )
+                })?;
+                (kind, &reference.name)
+            }
+            (None, None) => return Err("neither podTemplateRef nor scalableRef is set".to_owned()),
+        };
+        let (template, replicas) = self
+            .shapes
+            .get(&(kind, namespace, name.clone()))
+            .ok_or_else(|| format!("{kind} {name:?} not found"))?;
+        let count = buffer::replicas(&buffer.spec, *replicas, template);
+        Ok(buffer::virtual_pods(buffer, template, count))
+    }
+}
+
+fn typed<T: DeserializeOwned>(path: &str, value: Value) -> Result<T, ScenarioError> {
+    read::strict(value, path)
+}
+
+/// Namespace and name.
+fn key(meta: &kube::api::ObjectMeta) -> (String, String) {
+    let namespace = meta.namespace.clone().unwrap_or_else(|| "default".to_owned());
+    (namespace, meta.name.clone().unwrap_or_default())
+}
+
+/// Lays overlays over the pools' instance types; tells which overlays are not in force.
+fn lay_over(snapshot: &mut Snapshot, overlays: &[Arc<NodeOverlay>]) -> Vec<LeftOut> {
+    let pools: Vec<PoolTypes> = snapshot
+        .node_pools
+        .iter()
+        .map(|p| PoolTypes { pool: Arc::clone(&p.node_pool), types: Arc::clone(&p.instance_types) })
+        .collect();
+    let (store, verdicts) = overlay::evaluate(overlays, &pools);
+    for input in &mut snapshot.node_pools {
+        let name = input.node_pool.metadata.name.as_deref().unwrap_or_default();
+        if let Some(changed) = store.apply(name, &input.instance_types) {
+            input.instance_types = changed;
+        }
+    }
+    let refused = verdicts.into_iter().filter_map(|(name, verdict)| {
+        let why = match verdict {
+            Verdict::Applied => return None,
+            Verdict::Invalid(why) => why,
+            Verdict::Conflict => "conflict with another overlay".to_owned(),
+        };
+        Some(LeftOut { what: format!("NodeOverlay {name}"), why })
+    });
+    refused.collect()
+}
