@@ -3,21 +3,32 @@
 //! Pods are kept in their parsed, compact form; nodes and NodeClaims as shared objects. A snapshot
 //! clones handles, not objects.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::broadcast;
 
+use crate::api::autoscaling::CapacityBuffer;
+use crate::api::labels;
 use crate::api::v1::{EC2NodeClass, NodeClaim, NodePool};
+use crate::api::v1alpha1::NodeOverlay;
+use crate::scheduling::default_spread::Selectors;
 use crate::scheduling::node::StateNode;
-use crate::scheduling::pod::{PodInfo, PodKey};
+use crate::scheduling::overlay::Store;
+use crate::scheduling::pod::{PodInfo, PodKey, Sharing};
+use crate::scheduling::volumes::VolumeObjects;
 
+mod capacity;
 pub mod informers;
+mod pods;
+mod volumes;
+
+pub use capacity::PoolCount;
+use pods::Pods;
 
 /// Changes that wait for a slow listener; older ones are lost to it.
 const CHANGES: usize = 4096;
@@ -37,33 +48,55 @@ pub enum Change {
     NodePool(String),
     /// A node class, by name.
     NodeClass(String),
+    /// A NodeOverlay, by name.
+    NodeOverlay(String),
+    /// A CapacityBuffer.
+    Buffer(PodKey),
+    /// A PodTemplate.
+    PodTemplate(PodKey),
 }
 
 #[derive(Default)]
 struct Inner {
-    pods: HashMap<PodKey, Arc<PodInfo>>,
-    pods_on: HashMap<Arc<str>, HashSet<PodKey>>,
+    pods: Pods,
     nodes: BTreeMap<String, Arc<Node>>,
+    nodes_by_id: HashMap<String, BTreeSet<String>>,
     claims: BTreeMap<String, Arc<NodeClaim>>,
+    claims_by_id: HashMap<String, BTreeSet<String>>,
     pools: BTreeMap<String, Arc<NodePool>>,
     classes: BTreeMap<String, Arc<EC2NodeClass>>,
-    daemon_sets: BTreeMap<(String, String), Arc<PodInfo>>,
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     pdbs: BTreeMap<(String, String), Arc<PodDisruptionBudget>>,
+    volumes: Arc<VolumeObjects>,
+    selectors: Arc<Selectors>,
+    overlays: BTreeMap<String, Arc<NodeOverlay>>,
+    overlay_store: Option<Arc<Store>>,
+    buffers: BTreeMap<PodKey, Arc<CapacityBuffer>>,
+    buffer_pods: BTreeMap<PodKey, Vec<Arc<PodInfo>>>,
+    buffer_nodes: HashMap<String, usize>,
+    /// Nodes of static pools that are about to be created.
+    reserved: HashMap<String, i64>,
     nominated: HashMap<String, Timestamp>,
     marked: HashSet<String>,
     synced: HashSet<&'static str>,
+    /// Watches that run besides those that always do.
+    optional: BTreeSet<&'static str>,
 }
 
 /// The cluster as the watches show it.
 pub struct State {
     inner: RwLock<Inner>,
+    sharing: Mutex<Sharing>,
     changes: broadcast::Sender<Change>,
 }
 
 impl Default for State {
     fn default() -> Self {
-        Self { inner: RwLock::default(), changes: broadcast::channel(CHANGES).0 }
+        Self {
+            inner: RwLock::default(),
+            sharing: Mutex::default(),
+            changes: broadcast::channel(CHANGES).0,
+        }
     }
 }
 
@@ -77,6 +110,10 @@ const SOURCES: &[&str] = &[
     "daemonsets",
     "namespaces",
     "poddisruptionbudgets",
+    "persistentvolumeclaims",
+    "persistentvolumes",
+    "storageclasses",
+    "csinodes",
 ];
 
 impl State {
@@ -90,40 +127,25 @@ impl State {
         let _ = self.changes.send(change);
     }
 
-    /// Tells when a pod was bound, finished, began to go, or went.
-    fn tell_moves(&self, before: Option<&PodInfo>, after: Option<&PodInfo>) {
-        let pod = after.or(before);
-        let Some(node) = pod.filter(|p| !p.owners.daemon_set).and_then(|p| p.node_name.clone())
-        else {
-            return;
-        };
-        let moved = match (before, after) {
-            (Some(a), Some(b)) => {
-                a.node_name != b.node_name
-                    || a.terminal != b.terminal
-                    || a.terminating != b.terminating
-            }
-            _ => true,
-        };
-        if moved {
-            self.tell(Change::Bound(node.to_string()));
-        }
-    }
-
     /// Notes that a watch has listed everything.
     pub(crate) fn mark_listed(&self, source: &'static str) {
         self.inner.write().synced.insert(source);
+    }
+
+    /// Notes that a watch runs which must list everything, too, before anyone decides.
+    pub(crate) fn expect_listing(&self, source: &'static str) {
+        self.inner.write().optional.insert(source);
     }
 
     /// True when every watch has listed everything and every NodeClaim has its instance.
     #[must_use]
     pub fn synced(&self) -> bool {
         let inner = self.inner.read();
-        SOURCES.iter().all(|s| inner.synced.contains(s))
-            && inner.claims.values().all(|c| {
-                c.metadata.deletion_timestamp.is_some()
-                    || c.status.as_ref().is_some_and(|s| s.provider_id.is_some())
-            })
+        inner.listed()
+            && inner
+                .claims
+                .values()
+                .all(|c| c.metadata.deletion_timestamp.is_some() || claim_id(c).is_some())
     }
 
     /// True when the watch of that name has listed everything.
@@ -135,64 +157,35 @@ impl State {
     /// True when every watch has listed everything.
     #[must_use]
     pub fn listed(&self) -> bool {
-        let inner = self.inner.read();
-        SOURCES.iter().all(|s| inner.synced.contains(s))
-    }
-
-    /// Takes in a pod.
-    pub fn apply_pod(&self, pod: &Pod) {
-        let info = Arc::new(PodInfo::from_pod(pod));
-        let key = info.key.clone();
-        {
-            let mut inner = self.inner.write();
-            inner.unbind(&key);
-            if let Some(node) = info.node_name.clone().filter(|_| !info.terminal) {
-                inner.pods_on.entry(node).or_default().insert(key.clone());
-            }
-            let before = inner.pods.insert(key.clone(), Arc::clone(&info));
-            drop(inner);
-            self.tell_moves(before.as_deref(), Some(&info));
-        }
-        self.tell(Change::Pod(key));
-    }
-
-    /// Forgets a pod.
-    pub fn delete_pod(&self, key: &PodKey) {
-        {
-            let mut inner = self.inner.write();
-            inner.unbind(key);
-            let before = inner.pods.remove(key);
-            drop(inner);
-            self.tell_moves(before.as_deref(), None);
-        }
-        self.tell(Change::Pod(key.clone()));
+        self.inner.read().listed()
     }
 
     /// Takes in a Node.
     pub fn apply_node(&self, node: Node) {
         let name = node.metadata.name.clone().unwrap_or_default();
-        self.inner.write().nodes.insert(name.clone(), Arc::new(node));
+        self.inner.write().put_node(&name, Some(Arc::new(node)));
         self.tell(Change::Node(name));
     }
 
     /// Forgets a Node.
     pub fn delete_node(&self, name: &str) {
-        self.inner.write().nodes.remove(name);
+        self.inner.write().put_node(name, None);
         self.tell(Change::Node(name.to_owned()));
     }
 
     /// Takes in a NodeClaim; also called right after one was created, before the watch shows it.
     pub fn apply_claim(&self, claim: NodeClaim) {
         let name = claim.metadata.name.clone().unwrap_or_default();
-        self.inner.write().claims.insert(name.clone(), Arc::new(claim));
+        self.inner.write().put_claim(&name, Some(Arc::new(claim)));
         self.tell(Change::NodeClaim(name));
     }
 
     /// Takes in what this process just wrote, if the claim is still known.
     pub fn apply_claim_if_known(&self, claim: &NodeClaim) {
         let name = claim.metadata.name.clone().unwrap_or_default();
-        if let Some(known) = self.inner.write().claims.get_mut(&name) {
-            *known = Arc::new(claim.clone());
+        let mut inner = self.inner.write();
+        if inner.claims.contains_key(&name) {
+            inner.put_claim(&name, Some(Arc::new(claim.clone())));
         }
     }
 
@@ -200,7 +193,7 @@ impl State {
     pub fn delete_claim(&self, name: &str) {
         {
             let mut inner = self.inner.write();
-            inner.claims.remove(name);
+            inner.put_claim(name, None);
             inner.nominated.remove(name);
             inner.marked.remove(name);
         }
@@ -243,32 +236,6 @@ impl State {
     #[must_use]
     pub fn classes(&self) -> Vec<Arc<EC2NodeClass>> {
         self.inner.read().classes.values().cloned().collect()
-    }
-
-    /// Takes in a DaemonSet: the pod that it would make.
-    pub fn apply_daemon_set(&self, set: &DaemonSet) {
-        let namespace = set.metadata.namespace.clone().unwrap_or_default();
-        let name = set.metadata.name.clone().unwrap_or_default();
-        let template = set.spec.as_ref().map(|s| s.template.clone()).unwrap_or_default();
-        let mut meta = template.metadata.unwrap_or_default();
-        meta.namespace = Some(namespace.clone());
-        meta.name = Some(name.clone());
-        let mut spec = template.spec.unwrap_or_default();
-        for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten())
-        {
-            let Some(resources) = &mut container.resources else { continue };
-            let mut requests = resources.limits.clone().unwrap_or_default();
-            requests.extend(resources.requests.clone().unwrap_or_default());
-            resources.requests = Some(requests);
-        }
-        let pod = Pod { metadata: meta, spec: Some(spec), status: None };
-        let info = Arc::new(PodInfo::from_pod(&pod));
-        self.inner.write().daemon_sets.insert((namespace, name), info);
-    }
-
-    /// Forgets a DaemonSet.
-    pub fn delete_daemon_set(&self, namespace: &str, name: &str) {
-        self.inner.write().daemon_sets.remove(&(namespace.to_owned(), name.to_owned()));
     }
 
     /// Takes in a namespace's labels.
@@ -319,28 +286,6 @@ impl State {
         }
     }
 
-    /// The pod of that key.
-    #[must_use]
-    pub fn pod(&self, key: &PodKey) -> Option<Arc<PodInfo>> {
-        self.inner.read().pods.get(key).cloned()
-    }
-
-    /// Pods that wait for a node that Karpenter may launch.
-    #[must_use]
-    pub fn provisionable_pods(&self) -> Vec<Arc<PodInfo>> {
-        let inner = self.inner.read();
-        let mut pods: Vec<_> =
-            inner.pods.values().filter(|p| p.is_provisionable()).cloned().collect();
-        pods.sort_by(|a, b| a.key.cmp(&b.key));
-        pods
-    }
-
-    /// Pods bound to a node, finished ones left out.
-    #[must_use]
-    pub fn pods_on(&self, node: &str) -> Vec<Arc<PodInfo>> {
-        self.inner.read().pods_on(node)
-    }
-
     /// The NodeClaim of that name.
     #[must_use]
     pub fn claim(&self, name: &str) -> Option<Arc<NodeClaim>> {
@@ -371,26 +316,26 @@ impl State {
         self.inner.read().nodes.get(name).cloned()
     }
 
+    /// Names of all Nodes.
+    #[must_use]
+    pub fn node_names(&self) -> Vec<String> {
+        self.inner.read().nodes.keys().cloned().collect()
+    }
+
     /// Nodes with a provider id.
     #[must_use]
     pub fn nodes_by_provider_id(&self, provider_id: &str) -> Vec<Arc<Node>> {
-        let of = |n: &Node| n.spec.as_ref().and_then(|s| s.provider_id.clone());
         let inner = self.inner.read();
-        inner.nodes.values().filter(|n| of(n).as_deref() == Some(provider_id)).cloned().collect()
+        let names = inner.nodes_by_id.get(provider_id).into_iter().flatten();
+        names.filter_map(|name| inner.nodes.get(name).cloned()).collect()
     }
 
     /// The NodeClaim with a provider id.
     #[must_use]
     pub fn claim_by_provider_id(&self, provider_id: &str) -> Option<Arc<NodeClaim>> {
-        let of = |c: &NodeClaim| c.status.as_ref().and_then(|s| s.provider_id.clone());
         let inner = self.inner.read();
-        inner.claims.values().find(|c| of(c).as_deref() == Some(provider_id)).cloned()
-    }
-
-    /// One pod a DaemonSet.
-    #[must_use]
-    pub fn daemon_set_pods(&self) -> Vec<Arc<PodInfo>> {
-        self.inner.read().daemon_sets.values().cloned().collect()
+        let name = inner.claims_by_id.get(provider_id)?.first()?;
+        inner.claims.get(name).cloned()
     }
 
     /// Labels of all namespaces.
@@ -403,47 +348,127 @@ impl State {
     #[must_use]
     pub fn state_nodes(&self) -> Vec<StateNode> {
         let inner = self.inner.read();
-        let mut by_id: BTreeMap<String, StateNode> = BTreeMap::new();
-        for (name, claim) in &inner.claims {
-            let id = claim.status.as_ref().and_then(|s| s.provider_id.clone());
-            let entry = by_id.entry(id.unwrap_or_else(|| format!("claim/{name}"))).or_default();
-            entry.node_claim = Some(Arc::clone(claim));
-            entry.marked_for_deletion = inner.marked.contains(name);
-            entry.nominated_until = inner.nominated.get(name).copied();
+        let claims = inner.claims.keys().map(|name| inner.of_claim(name));
+        let alone = inner.nodes.iter().filter(|(_, node)| {
+            node_id(node).is_none_or(|id| !inner.claims_by_id.contains_key(id))
+        });
+        claims.chain(alone.filter_map(|(name, _)| inner.of_node(name))).collect()
+    }
+
+    /// The Node or NodeClaim of that name, joined with its counterpart.
+    #[must_use]
+    pub fn state_node(&self, name: &str) -> Option<StateNode> {
+        let inner = self.inner.read();
+        let claim = match inner.nodes.get(name) {
+            Some(node) => node_id(node).and_then(|id| inner.claims_by_id.get(id)?.first()),
+            None => inner.claims.get_key_value(name).map(|(name, _)| name),
+        };
+        match claim {
+            Some(claim) => Some(inner.of_claim(claim)),
+            None => inner.of_node(name),
         }
-        for (name, node) in &inner.nodes {
-            let id = node.spec.as_ref().and_then(|s| s.provider_id.clone());
-            let entry = by_id.entry(id.unwrap_or_else(|| format!("node/{name}"))).or_default();
-            entry.node = Some(Arc::clone(node));
-            entry.pods = inner.pods_on(name);
+    }
+}
+
+fn claim_id(claim: &NodeClaim) -> Option<&str> {
+    claim.status.as_ref()?.provider_id.as_deref().filter(|id| !id.is_empty())
+}
+
+fn node_id(node: &Node) -> Option<&str> {
+    node.spec.as_ref()?.provider_id.as_deref().filter(|id| !id.is_empty())
+}
+
+/// Moves a name in an index of names by provider id.
+fn reindex(
+    index: &mut HashMap<String, BTreeSet<String>>,
+    name: &str,
+    before: Option<&str>,
+    after: Option<&str>,
+) {
+    if before == after {
+        return;
+    }
+    if let Some(id) = before
+        && let Some(names) = index.get_mut(id)
+    {
+        names.remove(name);
+        if names.is_empty() {
+            index.remove(id);
         }
-        by_id.into_values().collect()
+    }
+    if let Some(id) = after {
+        index.entry(id.to_owned()).or_default().insert(name.to_owned());
     }
 }
 
 impl Inner {
-    fn unbind(&mut self, key: &PodKey) {
-        let node = self.pods.get(key).and_then(|p| p.node_name.clone());
-        if let Some(node) = node
-            && let Some(keys) = self.pods_on.get_mut(&node)
-        {
-            keys.remove(key);
-            if keys.is_empty() {
-                self.pods_on.remove(&node);
-            }
-        }
+    fn listed(&self) -> bool {
+        SOURCES.iter().chain(&self.optional).all(|s| self.synced.contains(s))
     }
 
-    fn pods_on(&self, node: &str) -> Vec<Arc<PodInfo>> {
-        let mut pods: Vec<_> = self
-            .pods_on
-            .get(node)
-            .into_iter()
-            .flatten()
-            .filter_map(|key| self.pods.get(key).cloned())
-            .collect();
-        pods.sort_by(|a, b| a.key.cmp(&b.key));
-        pods
+    fn put_node(&mut self, name: &str, node: Option<Arc<Node>>) {
+        let known = self.nodes.get(name).cloned();
+        let (before, after) =
+            (known.as_deref().and_then(node_id), node.as_deref().and_then(node_id));
+        reindex(&mut self.nodes_by_id, name, before, after);
+        match node {
+            Some(node) => self.nodes.insert(name.to_owned(), node),
+            None => self.nodes.remove(name),
+        };
+    }
+
+    fn put_claim(&mut self, name: &str, claim: Option<Arc<NodeClaim>>) {
+        let known = self.claims.get(name).cloned();
+        let (before, after) =
+            (known.as_deref().and_then(claim_id), claim.as_deref().and_then(claim_id));
+        reindex(&mut self.claims_by_id, name, before, after);
+        match claim {
+            Some(claim) => self.claims.insert(name.to_owned(), claim),
+            None => self.claims.remove(name),
+        };
+    }
+
+    /// A NodeClaim with its Node, as far as that one counts already.
+    fn of_claim(&self, name: &str) -> StateNode {
+        let claim = self.claims.get(name);
+        let node = claim
+            .and_then(|c| self.nodes_by_id.get(claim_id(c)?)?.last())
+            .filter(|node| self.counts(node));
+        let mut state = StateNode {
+            node_claim: claim.cloned(),
+            marked_for_deletion: self.marked.contains(name),
+            nominated_until: self.nominated.get(name).copied(),
+            ..StateNode::default()
+        };
+        if let Some(id) = claim.and_then(|c| claim_id(c)) {
+            state.buffer_pods = self.buffer_nodes.get(id).copied().unwrap_or(0);
+        }
+        self.add_node(&mut state, node);
+        state
+    }
+
+    /// A Node without a NodeClaim, if it counts already.
+    fn of_node(&self, name: &str) -> Option<StateNode> {
+        let (name, _) = self.nodes.get_key_value(name).filter(|(name, _)| self.counts(name))?;
+        let mut state = StateNode::default();
+        self.add_node(&mut state, Some(name));
+        Some(state)
+    }
+
+    fn add_node(&self, state: &mut StateNode, name: Option<&String>) {
+        let Some(name) = name else { return };
+        state.node = self.nodes.get(name).cloned();
+        state.pods = self.pods.on(name);
+        volumes::fill_in(state, &self.volumes);
+    }
+
+    /// A Node of a pool does not count before it says which instance it is, and of which type.
+    fn counts(&self, name: &str) -> bool {
+        let Some(node) = self.nodes.get(name) else { return false };
+        let label = |key: &str| node.metadata.labels.as_ref().and_then(|l| l.get(key));
+        label(labels::NODEPOOL).is_none()
+            || (node_id(node).is_some()
+                && (label(labels::INITIALIZED).is_some() || label(labels::INSTANCE_TYPE).is_some()))
     }
 }
 
@@ -451,25 +476,6 @@ impl Inner {
 mod tests {
     use super::*;
     use serde_json::json;
-
-    fn pod(name: &str, node: Option<&str>, phase: &str) -> Pod {
-        serde_json::from_value(json!({"metadata": {"name": name, "namespace": "n"},
-            "spec": {"containers": [], "nodeName": node}, "status": {"phase": phase}}))
-        .unwrap()
-    }
-
-    #[test]
-    fn pods_follow_their_node() {
-        let state = State::default();
-        state.apply_pod(&pod("a", None, "Pending"));
-        assert!(state.pods_on("x").is_empty());
-        state.apply_pod(&pod("a", Some("x"), "Running"));
-        assert_eq!(state.pods_on("x").len(), 1);
-        state.apply_pod(&pod("a", Some("x"), "Succeeded"));
-        assert!(state.pods_on("x").is_empty());
-        state.delete_pod(&PodKey::new("n", "a"));
-        assert!(state.pod(&PodKey::new("n", "a")).is_none());
-    }
 
     #[test]
     fn nodes_and_claims_meet_by_provider_id() {
@@ -483,8 +489,31 @@ mod tests {
         assert_eq!(nodes.len(), 1);
         assert!(nodes[0].managed() && nodes[0].node.is_some());
         assert!(!nodes[0].registered());
+        assert_eq!(
+            state.claim_by_provider_id("aws:///z/i-1").unwrap().metadata.name.as_deref(),
+            Some("c")
+        );
+        assert_eq!(state.nodes_by_provider_id("aws:///z/i-1").len(), 1);
+        assert!(state.state_node("n1").unwrap().managed() && state.state_node("c").is_some());
         state.delete_claim("c");
         assert_eq!(state.state_nodes().len(), 1);
+        assert!(state.claim_by_provider_id("aws:///z/i-1").is_none());
+    }
+
+    #[test]
+    fn a_node_of_a_pool_counts_once_it_is_known() {
+        let state = State::default();
+        let node = |labels: serde_json::Value, id: Option<&str>| {
+            let value = json!({"metadata": {"name": "n", "labels": labels},
+                "spec": {"providerID": id}});
+            state.apply_node(serde_json::from_value(value).unwrap());
+            state.state_nodes().len()
+        };
+        assert_eq!(node(json!({}), None), 1);
+        assert_eq!(node(json!({"karpenter.sh/nodepool": "p"}), None), 0);
+        assert_eq!(node(json!({"karpenter.sh/nodepool": "p"}), Some("i")), 0);
+        let typed = json!({"karpenter.sh/nodepool": "p", "node.kubernetes.io/instance-type": "t"});
+        assert_eq!(node(typed, Some("i")), 1);
     }
 
     #[test]

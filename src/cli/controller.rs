@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use crate::api::conversion;
 use crate::clock::Clock;
 use crate::cloud::aws::{AwsProvider, clients};
-use crate::cluster::{State, informers};
+use crate::cluster::State;
+use crate::cluster::informers::{self, Wanted};
 use crate::controllers::{self, Context};
 use crate::operator::events::Recorder;
 use crate::operator::leader::Election;
@@ -78,7 +79,12 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<()> {
     server::serve_metrics(settings.metrics_port).await?;
     let state = Arc::new(State::default());
     let mut background = JoinSet::new();
-    informers::start(&client, &state, &mut background);
+    let wanted = Wanted {
+        buffers: settings.gates.capacity_buffer,
+        overlays: settings.gates.node_overlay,
+        selectors: !settings.scheduler_config.default_constraints.is_empty(),
+    };
+    informers::start(&client, &state, wanted, &mut background);
     let listed = Arc::clone(&state);
     let synced: Check = Arc::new(move || listed.listed());
     server::serve_health(settings.health_probe_port, vec![("manager", synced)]).await?;

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use axum::http::Uri;
 
+use crate::api::scheduler_config::SchedulerConfig;
+
 mod flags;
 mod gates;
 
@@ -62,6 +64,8 @@ pub struct Settings {
     pub ignore_dra_requests: bool,
     /// Features that can be switched.
     pub gates: FeatureGates,
+    /// Spread constraints for pods without any.
+    pub scheduler_config: SchedulerConfig,
     /// Base64 CA of the API server for user data; empty means the controller's own.
     pub cluster_ca_bundle: String,
     /// Name of the EKS cluster.
@@ -149,6 +153,9 @@ impl Settings {
             best_effort_min_values: min_values == "BestEffort",
             ignore_dra_requests: values.boolean("ignore-dra-requests"),
             gates: FeatureGates::parse(&text("feature-gates"))?,
+            scheduler_config: SchedulerConfig::parse(&text("scheduler-config")).map_err(|e| {
+                SettingsError::Invalid(format!("parsing scheduler config, {e}"))
+            })?,
             cluster_ca_bundle: text("cluster-ca-bundle"),
             cluster_name: text("cluster-name"),
             cluster_endpoint: text("cluster-endpoint"),

@@ -1,0 +1,182 @@
+//! What is counted rather than watched: claims of static pools, and the pods of capacity buffers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{Change, State};
+use crate::api::autoscaling::CapacityBuffer;
+use crate::api::labels;
+use crate::api::v1alpha1::NodeOverlay;
+use crate::scheduling::overlay::Store;
+use crate::scheduling::pod::{PodInfo, PodKey};
+
+/// NodeClaims of a pool, by how long they will stay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolCount {
+    /// They stay.
+    pub active: i64,
+    /// A disruption command has chosen them.
+    pub pending_disruption: i64,
+    /// They are on their way out.
+    pub deleting: i64,
+}
+
+impl State {
+    /// Counts a pool's NodeClaims.
+    #[must_use]
+    pub fn count_claims(&self, pool: &str) -> PoolCount {
+        self.inner.read().count_claims(pool)
+    }
+
+    /// Reserves up to `wanted` nodes of a pool that may have `limit` nodes in all; tells how many.
+    pub fn reserve_nodes(&self, pool: &str, limit: i64, wanted: i64) -> i64 {
+        let mut inner = self.inner.write();
+        let count = inner.count_claims(pool);
+        let reserved = inner.reserved.entry(pool.to_owned()).or_default();
+        let taken = count.active + count.deleting + count.pending_disruption + *reserved;
+        let granted = wanted.min(limit.saturating_sub(taken)).max(0);
+        *reserved += granted;
+        granted
+    }
+
+    /// Gives reserved nodes back, once their claims were made or could not be.
+    pub fn release_nodes(&self, pool: &str, count: i64) {
+        let mut inner = self.inner.write();
+        if let Some(reserved) = inner.reserved.get_mut(pool) {
+            *reserved = (*reserved - count).max(0);
+        }
+    }
+
+    /// Takes in a CapacityBuffer.
+    pub fn apply_buffer(&self, buffer: CapacityBuffer) {
+        let meta = &buffer.metadata;
+        let key = PodKey::new(
+            meta.namespace.as_deref().unwrap_or_default(),
+            meta.name.as_deref().unwrap_or_default(),
+        );
+        self.inner.write().buffers.insert(key.clone(), Arc::new(buffer));
+        self.tell(Change::Buffer(key));
+    }
+
+    /// Forgets a CapacityBuffer and its pods.
+    pub fn delete_buffer(&self, key: &PodKey) {
+        let mut inner = self.inner.write();
+        inner.buffers.remove(key);
+        inner.buffer_pods.remove(key);
+        drop(inner);
+        self.tell(Change::Buffer(key.clone()));
+    }
+
+    /// The CapacityBuffer of that key.
+    #[must_use]
+    pub fn buffer(&self, key: &PodKey) -> Option<Arc<CapacityBuffer>> {
+        self.inner.read().buffers.get(key).cloned()
+    }
+
+    /// Every CapacityBuffer.
+    #[must_use]
+    pub fn buffers(&self) -> Vec<Arc<CapacityBuffer>> {
+        self.inner.read().buffers.values().cloned().collect()
+    }
+
+    /// Sets the pods that stand for a buffer.
+    pub fn set_buffer_pods(&self, key: &PodKey, pods: Vec<Arc<PodInfo>>) {
+        let mut inner = self.inner.write();
+        if inner.buffers.contains_key(key) {
+            inner.buffer_pods.insert(key.clone(), pods);
+        }
+    }
+
+    /// Forgets the pods that stand for a buffer.
+    pub fn drop_buffer_pods(&self, key: &PodKey) {
+        self.inner.write().buffer_pods.remove(key);
+    }
+
+    /// The pods that stand for all buffers, in order.
+    #[must_use]
+    pub fn buffer_pods(&self) -> Vec<Arc<PodInfo>> {
+        self.inner.read().buffer_pods.values().flatten().cloned().collect()
+    }
+
+    /// Notes on which nodes, by provider id, a round placed buffers' pods, and how many.
+    pub fn set_buffer_nodes(&self, nodes: HashMap<String, usize>) {
+        self.inner.write().buffer_nodes = nodes;
+    }
+
+    /// Takes in a NodeOverlay.
+    pub fn apply_overlay(&self, overlay: NodeOverlay) {
+        let name = overlay.metadata.name.clone().unwrap_or_default();
+        self.inner.write().overlays.insert(name.clone(), Arc::new(overlay));
+        self.tell(Change::NodeOverlay(name));
+    }
+
+    /// Forgets a NodeOverlay.
+    pub fn delete_overlay(&self, name: &str) {
+        self.inner.write().overlays.remove(name);
+        self.tell(Change::NodeOverlay(name.to_owned()));
+    }
+
+    /// Every NodeOverlay.
+    #[must_use]
+    pub fn overlays(&self) -> Vec<Arc<NodeOverlay>> {
+        self.inner.read().overlays.values().cloned().collect()
+    }
+
+    /// Puts the judged overlays in force.
+    pub fn set_overlay_store(&self, store: Store) {
+        self.inner.write().overlay_store = Some(Arc::new(store));
+    }
+
+    /// The overlays in force; nothing before they were judged for the first time.
+    #[must_use]
+    pub fn overlay_store(&self) -> Option<Arc<Store>> {
+        self.inner.read().overlay_store.clone()
+    }
+}
+
+impl super::Inner {
+    fn count_claims(&self, pool: &str) -> PoolCount {
+        let mut count = PoolCount::default();
+        for (name, claim) in &self.claims {
+            let of = claim.metadata.labels.as_ref().and_then(|l| l.get(labels::NODEPOOL));
+            if of.map(String::as_str) != Some(pool) {
+                continue;
+            }
+            if claim.metadata.deletion_timestamp.is_some() {
+                count.deleting += 1;
+            } else if self.marked.contains(name) {
+                count.pending_disruption += 1;
+            } else {
+                count.active += 1;
+            }
+        }
+        count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn reserved_nodes_count_towards_the_limit() {
+        let state = State::default();
+        let claim = |name: &str| {
+            let value = json!({"metadata": {"name": name,
+                "labels": {"karpenter.sh/nodepool": "p"}}, "spec": {}});
+            state.apply_claim(serde_json::from_value(value).unwrap());
+        };
+        claim("a");
+        claim("b");
+        state.mark_for_deletion(&["b".to_owned()]);
+        let count = PoolCount { active: 1, pending_disruption: 1, deleting: 0 };
+        assert_eq!(state.count_claims("p"), count);
+        assert_eq!(state.reserve_nodes("p", 5, 2), 2);
+        assert_eq!(state.reserve_nodes("p", 5, 2), 1);
+        assert_eq!(state.reserve_nodes("p", 5, 2), 0);
+        state.release_nodes("p", 9);
+        assert_eq!(state.reserve_nodes("p", i64::MAX, 4), 4);
+        assert_eq!(state.reserve_nodes("q", 0, 4), 0);
+    }
+}

@@ -1,0 +1,136 @@
+//! Claims, volumes, classes and driver limits, and the selectors that default spread is deduced from.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1::{
+    PersistentVolume, PersistentVolumeClaim, ReplicationController, Service,
+};
+use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
+use kube::api::ObjectMeta;
+
+use super::State;
+use crate::scheduling::default_spread::Selectors;
+use crate::scheduling::node::StateNode;
+use crate::scheduling::volumes::VolumeObjects;
+
+/// Namespace and name.
+pub(super) fn key_of(meta: &ObjectMeta) -> (String, String) {
+    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+}
+
+impl State {
+    /// What scheduling reads of volumes; shared until the next change.
+    #[must_use]
+    pub fn volumes(&self) -> Arc<VolumeObjects> {
+        Arc::clone(&self.inner.read().volumes)
+    }
+
+    fn change_volumes(&self, change: impl FnOnce(&mut VolumeObjects)) {
+        change(Arc::make_mut(&mut self.inner.write().volumes));
+    }
+
+    /// Takes in a PersistentVolumeClaim.
+    pub fn apply_volume_claim(&self, object: &PersistentVolumeClaim) {
+        self.change_volumes(|v| v.set_claim(object));
+    }
+
+    /// Forgets a PersistentVolumeClaim.
+    pub fn delete_volume_claim(&self, namespace: &str, name: &str) {
+        self.change_volumes(|v| v.remove_claim(namespace, name));
+    }
+
+    /// Takes in a PersistentVolume.
+    pub fn apply_volume(&self, object: &PersistentVolume) {
+        self.change_volumes(|v| v.set_volume(object));
+    }
+
+    /// Forgets a PersistentVolume.
+    pub fn delete_volume(&self, name: &str) {
+        self.change_volumes(|v| v.remove_volume(name));
+    }
+
+    /// Takes in a StorageClass.
+    pub fn apply_storage_class(&self, object: &StorageClass) {
+        self.change_volumes(|v| v.set_class(object));
+    }
+
+    /// Forgets a StorageClass.
+    pub fn delete_storage_class(&self, name: &str) {
+        self.change_volumes(|v| v.remove_class(name));
+    }
+
+    /// Takes in a CSINode.
+    pub fn apply_csi_node(&self, object: &CSINode) {
+        self.change_volumes(|v| v.set_csi_node(object));
+    }
+
+    /// Forgets a CSINode.
+    pub fn delete_csi_node(&self, name: &str) {
+        self.change_volumes(|v| v.remove_csi_node(name));
+    }
+
+    /// The selectors of Services and workloads; empty unless they are watched.
+    #[must_use]
+    pub fn selectors(&self) -> Arc<Selectors> {
+        Arc::clone(&self.inner.read().selectors)
+    }
+
+    fn change_selectors(&self, change: impl FnOnce(&mut Selectors)) {
+        change(Arc::make_mut(&mut self.inner.write().selectors));
+    }
+
+    /// Takes in a Service; one without a selector is as good as none.
+    pub fn apply_service(&self, object: Service) {
+        let key = key_of(&object.metadata);
+        let selector = object.spec.and_then(|s| s.selector);
+        self.change_selectors(|s| put(&mut s.services, key, selector));
+    }
+
+    /// Takes in a ReplicationController.
+    pub fn apply_replication_controller(&self, object: ReplicationController) {
+        let key = key_of(&object.metadata);
+        let selector = object.spec.and_then(|s| s.selector);
+        self.change_selectors(|s| put(&mut s.replication_controllers, key, selector));
+    }
+
+    /// Takes in a ReplicaSet.
+    pub fn apply_replica_set(&self, object: ReplicaSet) {
+        let key = key_of(&object.metadata);
+        let selector = object.spec.map(|s| s.selector);
+        self.change_selectors(|s| put(&mut s.replica_sets, key, selector));
+    }
+
+    /// Takes in a StatefulSet.
+    pub fn apply_stateful_set(&self, object: StatefulSet) {
+        let key = key_of(&object.metadata);
+        let selector = object.spec.map(|s| s.selector);
+        self.change_selectors(|s| put(&mut s.stateful_sets, key, selector));
+    }
+
+    /// Forgets the selector of an object that went away.
+    pub fn delete_selector(&self, kind: &str, key: &(String, String)) {
+        self.change_selectors(|s| match kind {
+            "Service" => drop(s.services.remove(key)),
+            "ReplicationController" => drop(s.replication_controllers.remove(key)),
+            "ReplicaSet" => drop(s.replica_sets.remove(key)),
+            _ => drop(s.stateful_sets.remove(key)),
+        });
+    }
+}
+
+fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
+    match value {
+        Some(value) => drop(map.insert(key, value)),
+        None => drop(map.remove(&key)),
+    }
+}
+
+/// Fills in how many volumes a node takes, and which it has.
+pub(super) fn fill_in(node: &mut StateNode, volumes: &VolumeObjects) {
+    let name = node.node.as_ref().and_then(|n| n.metadata.name.as_deref());
+    let Some(limits) = name.and_then(|name| volumes.limits(name)) else { return };
+    node.volume_limits.clone_from(limits);
+    node.attached = volumes.attached(&node.pods);
+}
