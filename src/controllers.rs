@@ -16,17 +16,21 @@ use crate::operator::events::Recorder;
 use crate::operator::settings::Settings;
 
 pub mod aws;
+pub mod capacity_buffer;
 pub mod disruption;
 pub mod garbage;
 pub mod hydration;
 pub mod migration;
 pub mod node;
+pub mod node_overlay;
 pub mod nodeclaim;
 pub mod nodeclass;
 pub mod nodepool;
 pub mod patch;
+pub mod pod_metrics;
 pub mod provisioning;
 pub mod runner;
+pub mod static_pool;
 
 /// What every controller works with.
 pub struct Context {
@@ -70,7 +74,12 @@ pub async fn run_all(ctx: Arc<Context>, aws: Arc<AwsProvider>, cancel: Cancellat
     garbage::start(&ctx, &mut tasks);
     hydration::start(&ctx, &mut tasks);
     migration::start(&ctx, &mut tasks);
-    provisioning::start(&ctx, &mut tasks);
+    let shared = provisioning::Shared::new(&ctx);
+    provisioning::start(&ctx, &shared, &mut tasks);
+    pod_metrics::start(&ctx, &shared.decisions, &mut tasks);
+    capacity_buffer::start(&ctx, &shared.batcher, &mut tasks);
+    node_overlay::start(&ctx, &mut tasks);
+    static_pool::start(&ctx, &mut tasks);
     disruption::start(&ctx, &mut tasks);
     cancel.cancelled().await;
     tasks.shutdown().await;

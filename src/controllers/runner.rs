@@ -60,12 +60,14 @@ pub async fn run<F, R>(
                 (Arc::clone(&ctx), Arc::clone(&reconcile), queue.clone(), Arc::clone(&slots));
             tasks.spawn(async move {
                 let Ok(_slot) = slots.acquire().await else { return };
+                // Namespaced objects go by `namespace/name`.
+                let (namespace, object) = name.split_once('/').unwrap_or(("", &name));
                 let span = logging::reconcile_span(
                     identity.name,
                     identity.group,
                     identity.kind,
-                    "",
-                    &name,
+                    namespace,
+                    object,
                 );
                 let outcome = reconcile(ctx, name.clone()).instrument(span.clone()).await;
                 if let Err(error) = &outcome {

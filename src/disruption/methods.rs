@@ -86,6 +86,9 @@ fn fits(candidate: &Candidate, method: Method) -> Result<(), String> {
                 let pool = candidate.pool_name();
                 return Err(format!("NodePool {pool:?} has consolidation disabled"));
             }
+            if candidate.node.buffer_pods > 0 {
+                return Err(format!("Node {:?} has buffer pods", candidate.node.name()));
+            }
             if !candidate.condition(conditions::CONSOLIDATABLE) {
                 return Err(String::new());
             }

@@ -1,8 +1,9 @@
 //! Kubernetes events: written in the background, repeated ones left out.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event as ApiEvent, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, ObjectMeta, PostParams, Resource};
@@ -14,6 +15,9 @@ use crate::clock::Clock;
 
 /// How long an equal event is left out, unless the event says otherwise.
 const DEDUPE: Duration = Duration::from_secs(120);
+/// How many limited events a second are published, and how many at once.
+const LIMITED_RATE: f64 = 5.0;
+const LIMITED_BURST: f64 = 10.0;
 /// Events waiting to be written; more are dropped.
 const QUEUE: usize = 1000;
 
@@ -32,6 +36,8 @@ pub struct Event {
     pub dedupe: String,
     /// How long an equal event is left out.
     pub dedupe_for: Duration,
+    /// Dropped when too many of the kind come at once.
+    pub limited: bool,
 }
 
 impl Event {
@@ -44,7 +50,14 @@ impl Event {
         message: String,
     ) -> Self {
         let dedupe = involved.uid.clone().or_else(|| involved.name.clone()).unwrap_or_default();
-        Self { involved, warning, reason, message, dedupe, dedupe_for: DEDUPE }
+        Self { involved, warning, reason, message, dedupe, dedupe_for: DEDUPE, limited: false }
+    }
+
+    /// Shares a small rate with all events that are limited.
+    #[must_use]
+    pub fn limited(mut self) -> Self {
+        self.limited = true;
+        self
     }
 
     /// Also distinguishes by message.
@@ -64,8 +77,52 @@ pub fn reference<K: Resource<DynamicType = ()>>(object: &K) -> ObjectReference {
 #[derive(Clone)]
 pub struct Recorder {
     clock: Clock,
-    seen: Arc<Mutex<BTreeMap<String, jiff::Timestamp>>>,
+    seen: Arc<Mutex<Seen>>,
     queue: mpsc::Sender<Event>,
+}
+
+/// What was published lately, and how much of what is limited may be.
+#[derive(Debug, Default)]
+struct Seen {
+    until: HashMap<String, Timestamp>,
+    /// Number of entries at which outdated ones are dropped.
+    prune_at: usize,
+    tokens: f64,
+    filled: Option<Timestamp>,
+}
+
+impl Seen {
+    /// True when an event of that key may be published now.
+    fn admit(&mut self, key: String, event: &Event, now: Timestamp) -> bool {
+        if self.until.get(&key).is_some_and(|until| *until > now) {
+            return false;
+        }
+        if event.limited && !self.take_token(now) {
+            return false;
+        }
+        if self.until.len() >= self.prune_at.max(1024) {
+            self.until.retain(|_, until| *until > now);
+            self.prune_at = 2 * self.until.len();
+        }
+        self.until.insert(key, now + event.dedupe_for);
+        true
+    }
+
+    fn take_token(&mut self, now: Timestamp) -> bool {
+        self.tokens = match self.filled {
+            Some(then) => {
+                let passed = now.duration_since(then).as_secs_f64().max(0.0);
+                (self.tokens + passed * LIMITED_RATE).min(LIMITED_BURST)
+            }
+            None => LIMITED_BURST,
+        };
+        self.filled = Some(now);
+        let there = self.tokens >= 1.0;
+        if there {
+            self.tokens -= 1.0;
+        }
+        there
+    }
 }
 
 impl Recorder {
@@ -85,14 +142,8 @@ impl Recorder {
     /// Publishes an event unless an equal one was published lately.
     pub fn publish(&self, event: Event) {
         let key = format!("{}-{}", event.reason.to_lowercase(), event.dedupe);
-        let now = self.clock.now();
-        {
-            let mut seen = self.seen.lock();
-            seen.retain(|_, until| *until > now);
-            if seen.contains_key(&key) {
-                return;
-            }
-            seen.insert(key, now + event.dedupe_for);
+        if !self.seen.lock().admit(key, &event, self.clock.now()) {
+            return;
         }
         if self.queue.try_send(event).is_err() {
             tracing::debug!("dropped an event, too many are waiting");
@@ -122,5 +173,36 @@ async fn write(client: &kube::Client, clock: &Clock, event: Event) {
     };
     if let Err(error) = api.create(&PostParams::default(), &object).await {
         tracing::debug!("error" = %error, "failed to write an event");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(name: &str) -> Event {
+        let involved = ObjectReference { name: Some(name.to_owned()), ..Default::default() };
+        Event::new(involved, false, "Nominated", "m".to_owned())
+    }
+
+    #[test]
+    fn an_equal_event_waits_for_its_window() {
+        let mut seen = Seen::default();
+        let now = Timestamp::UNIX_EPOCH;
+        let one = event("a");
+        assert!(seen.admit("k".to_owned(), &one, now));
+        assert!(!seen.admit("k".to_owned(), &one, now + DEDUPE / 2));
+        assert!(seen.admit("k".to_owned(), &one, now + DEDUPE));
+    }
+
+    #[test]
+    fn limited_events_share_a_rate() {
+        let mut seen = Seen::default();
+        let now = Timestamp::UNIX_EPOCH;
+        let mut count = |at: Timestamp, tag: &str| {
+            (0..100).filter(|i| seen.admit(format!("{tag}{i}"), &event("a").limited(), at)).count()
+        };
+        assert_eq!(count(now, "a"), 10);
+        assert_eq!(count(now + Duration::from_secs(1), "b"), 5);
     }
 }

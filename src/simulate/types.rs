@@ -32,6 +32,7 @@ pub(super) fn instance_type(
             kube_reserved: amounts(&format!("{path}.overhead"), &spec.overhead)?,
             ..Overhead::default()
         },
+        ..InstanceType::default()
     })
 }
 

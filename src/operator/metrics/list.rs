@@ -90,6 +90,8 @@ metrics! {
     NODEPOOLS_CONSUMING_BUDGETS: GaugeVec = gauge("karpenter_nodepools_nodes_consuming_budgets", "Nodes of NodePools that use up their disruption budgets.", &["nodepool", "reason"]);
 
     // Pods.
+    /// From creation to readiness.
+    PODS_STARTUP: SummaryVec = summary("karpenter_pods_startup_duration_seconds", "Time from pods' creation until they are ready, in seconds.", &[]);
     /// From creation to a node.
     PODS_BOUND: HistogramVec = histogram("karpenter_pods_bound_duration_seconds", "Time from pods' creation until they have a node, in seconds.", &[], DURATIONS);
     /// From the first decision to readiness.

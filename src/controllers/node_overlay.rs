@@ -1,0 +1,133 @@
+//! Node overlays: judged together whenever they, the pools or the node classes change
+//! (feature gate NodeOverlay).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use kube::Api;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::Instrument as _;
+
+use super::patch::{self, Lock};
+use super::{Context, Error};
+use crate::api::conditions;
+use crate::api::v1alpha1::NodeOverlay;
+use crate::cluster::Change;
+use crate::operator::logging;
+use crate::scheduling::overlay::{self, PoolTypes, Verdict};
+
+/// Overlays are judged anew after this long, whatever happens.
+const PERIOD: Duration = Duration::from_secs(6 * 3600);
+/// The longest wait after failures.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// Starts the controller, if the gate is on.
+pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
+    if !ctx.settings.gates.node_overlay {
+        return;
+    }
+    let ctx = Arc::clone(ctx);
+    let span = logging::controller_span("nodeoverlay.controller");
+    tasks.spawn(async move { run(ctx).await }.instrument(span));
+}
+
+async fn run(ctx: Arc<Context>) {
+    let mut changes = ctx.cluster.subscribe();
+    while !ctx.cluster.listed() {
+        sleep(Duration::from_millis(50)).await;
+    }
+    let mut failures = 0;
+    loop {
+        let judged = generations(&ctx);
+        let wait = match judge(&ctx).await {
+            Ok(()) => {
+                failures = 0;
+                PERIOD
+            }
+            Err(error) => {
+                tracing::error!("error" = %error, "Reconciler error");
+                failures += 1;
+                Duration::from_millis(100 << failures.min(10)).min(RETRY)
+            }
+        };
+        let until = Instant::now() + wait;
+        loop {
+            match timeout_at(until, changes.recv()).await {
+                Err(_) | Ok(Err(RecvError::Lagged(_))) => break,
+                Ok(Err(RecvError::Closed)) => return,
+                Ok(Ok(Change::NodeOverlay(_) | Change::NodePool(_) | Change::NodeClass(_)))
+                    if generations(&ctx) != judged =>
+                {
+                    break;
+                }
+                Ok(Ok(_)) => {}
+            }
+        }
+    }
+}
+
+/// What is judged, so far that a change of it changes the judgement.
+fn generations(ctx: &Context) -> Vec<(Option<String>, Option<String>, Option<i64>)> {
+    let of = |meta: &kube::api::ObjectMeta| (meta.name.clone(), meta.uid.clone(), meta.generation);
+    let overlays = ctx.cluster.overlays();
+    let (pools, classes) = (ctx.cluster.pools(), ctx.cluster.classes());
+    let mut list: Vec<_> = overlays.iter().map(|o| of(&o.metadata)).collect();
+    list.extend(pools.iter().map(|p| of(&p.metadata)));
+    list.extend(classes.iter().map(|c| of(&c.metadata)));
+    list
+}
+
+/// Judges all overlays, writes the verdicts, and puts what holds in force.
+async fn judge(ctx: &Context) -> Result<(), Error> {
+    let mut pools = Vec::new();
+    let mut errors = Vec::new();
+    for pool in ctx.cluster.pools() {
+        if pool.metadata.deletion_timestamp.is_some() {
+            continue;
+        }
+        match ctx.cloud.instance_types(&pool).await {
+            Ok(types) => pools.push(PoolTypes { pool, types }),
+            Err(error) => errors.push(error.to_string()),
+        }
+    }
+    let overlays: Vec<Arc<NodeOverlay>> = ctx
+        .cluster
+        .overlays()
+        .into_iter()
+        .filter(|o| o.metadata.deletion_timestamp.is_none())
+        .collect();
+    let (store, verdicts) = overlay::evaluate(&overlays, &pools);
+    let written = join_all(overlays.iter().map(|overlay| {
+        let name = overlay.metadata.name.as_deref().unwrap_or_default();
+        write(ctx, overlay, verdicts.get(name))
+    }))
+    .await;
+    ctx.cluster.set_overlay_store(store);
+    errors.extend(written.into_iter().filter_map(Result::err).map(|e| e.to_string()));
+    if errors.is_empty() { Ok(()) } else { Err(Error::Other(errors.join("; "))) }
+}
+
+async fn write(
+    ctx: &Context,
+    before: &NodeOverlay,
+    verdict: Option<&Verdict>,
+) -> Result<(), kube::Error> {
+    let Some(verdict) = verdict else { return Ok(()) };
+    let mut overlay = before.clone();
+    let (generation, now) = (before.metadata.generation, ctx.clock.now());
+    let list = &mut overlay.status.get_or_insert_default().conditions;
+    let kind = conditions::VALIDATION_SUCCEEDED;
+    let failed = |list: &mut _, reason: &str, text: &str| {
+        conditions::set(list, kind, conditions::FALSE, reason, text, generation, now)
+    };
+    match verdict {
+        Verdict::Applied => conditions::set_true(list, kind, generation, now),
+        Verdict::Invalid(text) => failed(list, "RuntimeValidation", text),
+        Verdict::Conflict => failed(list, "Conflict", "conflict with another overlay"),
+    };
+    conditions::set_ready(list, &[kind], generation, now);
+    patch::apply(&Api::all(ctx.client.clone()), before, &overlay, Lock::Optimistic).await
+}

@@ -1,0 +1,116 @@
+//! From planned NodeClaims to real ones.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use kube::Api;
+use kube::api::PostParams;
+
+use super::super::{Context, Error};
+use super::decisions::Decisions;
+use super::{listed, record};
+use crate::api::v1::{NodeClaim, NodePool};
+use crate::operator::{logging, metrics};
+use crate::scheduling::pod::PodInfo;
+use crate::scheduling::resources::ResourceList;
+use crate::scheduling::results::{PlannedClaim, Results};
+
+/// Creates the claims of a round side by side; the failure of one leaves the others alone.
+pub(super) async fn all(
+    ctx: &Context,
+    decisions: &Decisions,
+    results: &Results,
+    pods: &[Arc<PodInfo>],
+) {
+    join_all(results.new_claims.iter().map(|planned| async move {
+        match launch(ctx, planned, "provisioned").await {
+            Ok(claim) => {
+                let name = claim.metadata.name.unwrap_or_default();
+                for pod in pods.iter().filter(|p| planned.pods.contains(&p.key)) {
+                    if pod.buffer.is_none() {
+                        decisions.claimed(&pod.key, &name);
+                        record::nominated(ctx, pod, &format!("nodeclaim/{name}"));
+                    }
+                }
+            }
+            Err(error) => {
+                let pool = planned.node_pool.metadata.name.as_deref().unwrap_or_default();
+                tracing::error!(
+                    "NodePool" = %logging::obj(pool),
+                    "error" = format!("creating node claim, {error}"),
+                    "failed to create nodeclaim"
+                );
+            }
+        }
+    }))
+    .await;
+}
+
+/// Creates a planned claim, and tells of it.
+///
+/// # Errors
+/// When the pool is gone or uses more than its limits, or the API server refuses.
+pub(in crate::controllers) async fn launch(
+    ctx: &Context,
+    planned: &PlannedClaim,
+    reason: &str,
+) -> Result<NodeClaim, Error> {
+    let pool = planned.node_pool.metadata.name.clone().unwrap_or_default();
+    let claim = create_claim(ctx, planned, &pool).await?;
+    let name = claim.metadata.name.as_deref().unwrap_or_default();
+    tracing::info!(
+        "NodePool" = %logging::obj(&pool),
+        "NodeClaim" = %logging::obj(name),
+        "requests" = %logging::json(&planned.requests),
+        "instance-types" = listed(planned.instance_types.iter().map(|t| &t.name)),
+        "created nodeclaim"
+    );
+    let relaxed = planned.min_values_relaxed.to_string();
+    metrics::NODECLAIMS_CREATED.with_label_values(&[reason, &pool, &relaxed]).inc();
+    Ok(claim)
+}
+
+/// Creates a planned claim unless its pool has used up its limits, and takes it into the state at
+/// once: nothing else is decided before it has its instance.
+pub(in crate::controllers) async fn create_claim(
+    ctx: &Context,
+    planned: &PlannedClaim,
+    pool: &str,
+) -> Result<NodeClaim, Error> {
+    let current = Api::<NodePool>::all(ctx.client.clone())
+        .get(pool)
+        .await
+        .map_err(|error| Error::Other(format!("getting current resource usage, {error}")))?;
+    check_limits(ctx, &current)?;
+    let api = Api::<NodeClaim>::all(ctx.client.clone());
+    let created = api.create(&PostParams::default(), &planned.to_node_claim()).await?;
+    ctx.cluster.apply_claim(created.clone());
+    Ok(created)
+}
+
+/// Refuses a claim for a pool that uses more than its limits already.
+fn check_limits(ctx: &Context, pool: &NodePool) -> Result<(), Error> {
+    let Some(limits) = &pool.spec.limits else { return Ok(()) };
+    let name = pool.metadata.name.as_deref();
+    let mut usage = ResourceList::new();
+    for node in ctx.cluster.state_nodes().iter().filter(|n| !n.deleting()) {
+        if node.node_pool() == name {
+            usage.add(&node.capacity());
+        }
+    }
+    for (resource, limit) in ResourceList::from_quantities_lossy(Some(limits)).iter() {
+        if usage.get(resource) > limit {
+            let one = |value: i64| {
+                let list: ResourceList = [(resource.clone(), value)].into_iter().collect();
+                list.to_quantities().into_values().next().map(|q| q.0).unwrap_or_default()
+            };
+            return Err(Error::Other(format!(
+                "resource usage exceeds limit (limit={}, resource-name={}, usage={})",
+                one(limit),
+                resource.as_str(),
+                one(usage.get(resource))
+            )));
+        }
+    }
+    Ok(())
+}

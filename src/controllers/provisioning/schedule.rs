@@ -1,0 +1,151 @@
+//! From the cluster's state to the snapshot that the solver reads.
+
+use std::sync::Arc;
+
+use super::super::Context;
+use super::waiting;
+use crate::api::conditions;
+use crate::api::v1::NodePool;
+use crate::operator::logging;
+use crate::scheduling::default_spread;
+use crate::scheduling::node::StateNode;
+use crate::scheduling::pod::PodInfo;
+use crate::scheduling::snapshot::{NodePoolInput, Options, Snapshot};
+use crate::scheduling::volumes::{self, VolumeObjects};
+
+/// The cluster at this moment as disruption looks at it: any pod may have to move.
+///
+/// Of the waiting pods only those count that provisioning would place; buffers' pods wait as well.
+pub(in crate::controllers) fn snapshot(
+    ctx: &Context,
+    node_pools: Vec<NodePoolInput>,
+    mut nodes: Vec<StateNode>,
+    mut pods: Vec<Arc<PodInfo>>,
+) -> Snapshot {
+    let objects = ctx.cluster.volumes();
+    pods.retain(|p| crate::scheduling::validation::waiting_pod(p, &objects).is_ok());
+    pods.extend(waiting::buffers(ctx));
+    if !ctx.settings.scheduler_config.default_constraints.is_empty() {
+        let selectors = ctx.cluster.selectors();
+        for node in &mut nodes {
+            default_spread::apply(&mut node.pods, &ctx.settings.scheduler_config, &selectors);
+        }
+    }
+    let mut snapshot = build(ctx, node_pools, nodes, pods);
+    let bound: Vec<Arc<PodInfo>> = snapshot
+        .nodes
+        .iter()
+        .flat_map(|n| &n.pods)
+        .filter(|p| !p.claims.is_empty() && p.is_reschedulable())
+        .cloned()
+        .collect();
+    add_volumes(&mut snapshot, &bound, &objects, false);
+    snapshot
+}
+
+/// The cluster at this moment, with the pods to place.
+pub(super) fn build(
+    ctx: &Context,
+    node_pools: Vec<NodePoolInput>,
+    nodes: Vec<StateNode>,
+    mut pods: Vec<Arc<PodInfo>>,
+) -> Snapshot {
+    default_spread::apply(&mut pods, &ctx.settings.scheduler_config, &ctx.cluster.selectors());
+    Snapshot {
+        options: Options {
+            respect_preferences: ctx.settings.respect_preferences,
+            best_effort_min_values: ctx.settings.best_effort_min_values,
+            reserved_capacity: ctx.settings.gates.reserved_capacity,
+            ignore_dynamic_resources: ctx.settings.ignore_dra_requests,
+            ..Options::default()
+        },
+        node_pools,
+        daemonset_pods: ctx.cluster.daemon_set_pods(),
+        nodes,
+        pods,
+        namespaces: ctx.cluster.namespaces(),
+        ..Snapshot::default()
+    }
+}
+
+/// Looks up what the volumes of pods ask for.
+pub(super) fn add_volumes(
+    snapshot: &mut Snapshot,
+    pods: &[Arc<PodInfo>],
+    objects: &VolumeObjects,
+    tell: bool,
+) {
+    for pod in pods.iter().filter(|p| !p.claims.is_empty()) {
+        let found = match volumes::resolve(pod, objects) {
+            Ok(found) => found,
+            Err(failure) => {
+                if tell {
+                    tracing::error!(
+                        "Pod" = %logging::obj_ns(&pod.key.namespace, &pod.key.name),
+                        "error" = %failure,
+                        "failed getting volume topology requirements"
+                    );
+                }
+                failure.volumes
+            }
+        };
+        if tell && !found.alternatives.is_empty() {
+            let shown: Vec<String> = found.alternatives.iter().map(ToString::to_string).collect();
+            tracing::debug!(
+                "Pod" = %logging::obj_ns(&pod.key.namespace, &pod.key.name),
+                "alternatives" = %logging::json(&shown),
+                "getting requirements from pod volumes"
+            );
+        }
+        if !found.is_free() {
+            snapshot.pod_volumes.insert(pod.key.clone(), Arc::new(found));
+        }
+    }
+}
+
+/// NodePools that are ready, with what they may launch.
+pub(in crate::controllers) async fn usable_pools(ctx: &Context) -> Vec<NodePoolInput> {
+    let mut inputs = Vec::new();
+    for pool in ctx.cluster.pools() {
+        if pool.spec.replicas.is_none() && pool.metadata.deletion_timestamp.is_none() {
+            inputs.extend(input(ctx, pool).await);
+        }
+    }
+    inputs
+}
+
+/// A pool with what it may launch, overlays laid over; nothing when it cannot be used now.
+async fn input(ctx: &Context, pool: Arc<NodePool>) -> Option<NodePoolInput> {
+    let name = pool.metadata.name.clone().unwrap_or_default();
+    let status = pool.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+    if !conditions::is_true(status, conditions::READY) {
+        tracing::error!("NodePool" = %logging::obj(&name), "ignoring nodepool, not ready");
+        return None;
+    }
+    let mut instance_types = match ctx.cloud.instance_types(&pool).await {
+        Ok(types) => types,
+        Err(error) => {
+            tracing::error!("NodePool" = %logging::obj(&name), "error" = %error, "skipping, unable to resolve instance types");
+            return None;
+        }
+    };
+    if instance_types.is_empty() {
+        tracing::info!("NodePool" = %logging::obj(&name), "skipping, no resolved instance types found");
+        return None;
+    }
+    if ctx.settings.gates.node_overlay {
+        let store = ctx.cluster.overlay_store();
+        match store.and_then(|s| s.apply(&name, &instance_types)) {
+            Some(changed) => instance_types = changed,
+            None => {
+                tracing::debug!(
+                    "NodePool" = %logging::obj(&name),
+                    "error" = format!("nodepool {name:?} is awaiting evaluation"),
+                    "skipping, awaiting nodeoverlay evaluation"
+                );
+                return None;
+            }
+        }
+    }
+    Some(NodePoolInput { node_pool: pool, instance_types })
+}
