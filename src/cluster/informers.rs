@@ -168,9 +168,7 @@ fn storage(feed: &Feed, tasks: &mut JoinSet<()>) {
 
 fn selectors(feed: &Feed, tasks: &mut JoinSet<()>) {
     let client = &feed.client;
-    for source in ["services", "replicationcontrollers", "replicasets", "statefulsets"] {
-        feed.state.expect_listing(source);
-    }
+    // Nobody waits for these: a pod whose selector cannot be deduced is placed without one.
     tasks.spawn(feed.watch(
         Api::<Service>::all(client.clone()),
         "services",

@@ -153,9 +153,8 @@ impl Settings {
             best_effort_min_values: min_values == "BestEffort",
             ignore_dra_requests: values.boolean("ignore-dra-requests"),
             gates: FeatureGates::parse(&text("feature-gates"))?,
-            scheduler_config: SchedulerConfig::parse(&text("scheduler-config")).map_err(|e| {
-                SettingsError::Invalid(format!("parsing scheduler config, {e}"))
-            })?,
+            scheduler_config: SchedulerConfig::parse(&text("scheduler-config"))
+                .map_err(|e| SettingsError::Invalid(format!("parsing scheduler config, {e}")))?,
             cluster_ca_bundle: text("cluster-ca-bundle"),
             cluster_name: text("cluster-name"),
             cluster_endpoint: text("cluster-endpoint"),

@@ -7,6 +7,8 @@ mod support;
 
 mod api;
 mod bad_input;
+mod capacity;
 mod chain;
 mod charts;
 mod nodeclass;
+mod volumes;
