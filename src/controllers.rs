@@ -30,6 +30,7 @@ pub mod patch;
 pub mod pod_metrics;
 pub mod provisioning;
 pub mod runner;
+pub mod state_metrics;
 pub mod static_pool;
 
 /// What every controller works with.
@@ -76,6 +77,7 @@ pub async fn run_all(ctx: Arc<Context>, aws: Arc<AwsProvider>, cancel: Cancellat
     migration::start(&ctx, &mut tasks);
     let shared = provisioning::Shared::new(&ctx);
     provisioning::start(&ctx, &shared, &mut tasks);
+    state_metrics::start(&ctx, &mut tasks);
     pod_metrics::start(&ctx, &shared.decisions, &mut tasks);
     capacity_buffer::start(&ctx, &shared.batcher, &mut tasks);
     node_overlay::start(&ctx, &mut tasks);

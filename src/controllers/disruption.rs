@@ -90,7 +90,7 @@ async fn pass(
 }
 
 async fn snapshot(ctx: &Context) -> Snapshot {
-    let pools = provisioning::usable_pools(ctx).await;
+    let pools = provisioning::pools(ctx).await;
     let pods = ctx.cluster.provisionable_pods();
     provisioning::snapshot(ctx, pools, ctx.cluster.state_nodes(), pods)
 }

@@ -26,7 +26,7 @@ mod zones;
 use batcher::Batcher;
 pub(super) use create::{create_claim, launch};
 use decisions::Decisions;
-pub(super) use schedule::{snapshot, usable_pools};
+pub(super) use schedule::{pools, snapshot};
 
 /// A scheduling round stops after this long with what it has.
 const SOLVE_LIMIT: Duration = Duration::from_secs(60);
@@ -158,7 +158,7 @@ async fn solve(
         "deleting-pods" = deleting,
         "computing scheduling decision for provisionable pod(s)"
     );
-    let node_pools = usable_pools(ctx).await;
+    let node_pools = schedule::usable_pools(ctx).await;
     if node_pools.is_empty() {
         tracing::info!("no dynamic nodepools found");
         return None;
@@ -185,8 +185,15 @@ async fn solve(
             "scheduling simulation timed out"
         );
     }
-    let failed = results.errors.iter().filter(|(_, e)| counts_as_failed(e)).count();
-    let failed = f64::from(u32::try_from(failed).unwrap_or(u32::MAX));
+    let (reserved, failed): (Vec<_>, Vec<_>) =
+        results.errors.iter().partition(|(_, e)| matches!(e, PodError::Reserved(_)));
+    if !reserved.is_empty() {
+        tracing::debug!(
+            "Pods" = listed(reserved.iter().map(|(key, _)| key)),
+            "deferring scheduling decision for provisionable pod(s) to future simulation due to limited reserved offering capacity"
+        );
+    }
+    let failed = f64::from(u32::try_from(failed.len()).unwrap_or(u32::MAX));
     metrics::UNSCHEDULABLE_PODS.with_label_values(&[CONTROLLER]).set(failed);
     if !results.new_claims.is_empty() {
         tracing::info!(
@@ -196,11 +203,6 @@ async fn solve(
         );
     }
     Some(results)
-}
-
-/// A pod that waits for reserved capacity has a place in a later round.
-fn counts_as_failed(_error: &PodError) -> bool {
-    true
 }
 
 /// First five, then how many more.

@@ -12,7 +12,7 @@ use crate::api::v1::NodePool;
 use crate::cluster::Change;
 use crate::scheduling::requirements::{Requirement, Requirements};
 use crate::scheduling::resources::ResourceList;
-use crate::scheduling::results::PlannedClaim;
+use crate::scheduling::results::{PlannedClaim, TypeList};
 
 mod deprovisioning;
 mod provisioning;
@@ -81,7 +81,7 @@ pub fn planned(pool: &Arc<NodePool>) -> PlannedClaim {
         requirements,
         taints: template.spec.taints.clone().unwrap_or_default(),
         requests: ResourceList::new(),
-        instance_types: Vec::new(),
+        instance_types: TypeList::default(),
         pods: Vec::new(),
         min_values_relaxed: false,
     }

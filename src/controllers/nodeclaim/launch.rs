@@ -5,9 +5,8 @@ use kube::Api;
 use super::super::patch;
 use super::super::{Context, Error, Outcome};
 use super::{condition, decided, set_true, status_of, unknown};
-use crate::api::conditions;
-use crate::api::labels;
 use crate::api::v1::NodeClaim;
+use crate::api::{annotations, conditions, labels};
 use crate::cloud;
 use crate::operator::events::{Event, reference};
 use crate::operator::logging;
@@ -30,6 +29,7 @@ pub(super) async fn run(ctx: &Context, api: &Api<NodeClaim>, claim: &mut NodeCla
     match ctx.cloud.create(claim).await {
         Ok(created) => {
             merge(claim, created);
+            add_overlay_capacity(ctx, claim);
             set_true(claim, conditions::LAUNCHED, ctx.clock.now());
             log_launched(claim);
             Ok(None)
@@ -80,6 +80,25 @@ fn merge(claim: &mut NodeClaim, created: NodeClaim) {
     status.image_id = from.image_id;
     status.capacity = from.capacity;
     status.allocatable = from.allocatable;
+}
+
+/// Resources that only overlays know of are expected on the node as well; without them its pods
+/// would be taken for homeless until something announces the resources.
+fn add_overlay_capacity(ctx: &Context, claim: &mut NodeClaim) {
+    let marks = claim.metadata.annotations.as_ref();
+    if marks.and_then(|a| a.get(annotations::CAPACITY_OVERLAY_APPLIED)).is_none() {
+        return;
+    }
+    let label = |key: &str| claim.metadata.labels.as_ref().and_then(|l| l.get(key));
+    let (Some(pool), Some(kind)) = (label(labels::NODEPOOL), label(labels::INSTANCE_TYPE)) else {
+        return;
+    };
+    let Some(store) = ctx.cluster.overlay_store() else { return };
+    let more = store.capacity(pool, kind).to_quantities();
+    let status = status_of(claim);
+    for list in [&mut status.capacity, &mut status.allocatable] {
+        list.get_or_insert_default().extend(more.clone());
+    }
 }
 
 fn log_launched(claim: &NodeClaim) {

@@ -8,10 +8,10 @@ use super::super::Context;
 use super::decisions::Decisions;
 use super::pod_reference;
 use super::waiting::LeftAlone;
-use crate::operator::events::Event;
+use crate::operator::events::{Event, reference};
 use crate::operator::{logging, metrics};
 use crate::scheduling::pod::{PodInfo, PodKey};
-use crate::scheduling::results::{PodError, Results};
+use crate::scheduling::results::{PodError, Results, SkippedPool};
 
 /// Notes in memory what was decided on each pod.
 pub(super) fn remember(
@@ -61,6 +61,9 @@ impl<'a> Pods<'a> {
 
 /// Tells what was decided.
 pub(super) fn tell(ctx: &Context, results: &Results, pods: &Pods<'_>) {
+    for skipped in &results.skipped_pools {
+        skipped_pool(ctx, skipped);
+    }
     for (key, error) in &results.errors {
         failed(ctx, key, error, pods.find(key));
     }
@@ -102,12 +105,34 @@ pub(super) fn tell(ctx: &Context, results: &Results, pods: &Pods<'_>) {
     }
 }
 
+/// Tells of a pool whose own requirements leave no instance type.
+fn skipped_pool(ctx: &Context, skipped: &SkippedPool) {
+    let pool = &skipped.node_pool;
+    let name = logging::obj(pool.metadata.name.as_deref().unwrap_or_default());
+    let text = "skipping, nodepool requirements filtered out all instance types";
+    match &skipped.min_values {
+        Some(why) => {
+            tracing::info!("NodePool" = %name, "minValuesIncompatibleErr" = why.as_str(), "{text}");
+        }
+        None => tracing::info!("NodePool" = %name, "{text}"),
+    }
+    let suffix = skipped.min_values.as_ref().map_or("", |_| " due to minValues incompatibility");
+    let text = format!(
+        "NodePool requirements filtered out all compatible available instance types{suffix}"
+    );
+    let mut event = Event::new(reference(pool.as_ref()), true, "NoCompatibleInstanceTypes", text);
+    event.dedupe_for = Duration::from_secs(60);
+    ctx.recorder.publish(event);
+}
+
 fn failed(ctx: &Context, key: &PodKey, error: &PodError, pod: Option<&Arc<PodInfo>>) {
-    let reference = logging::obj_ns(&key.namespace, &key.name);
-    if *error == PodError::DynamicResources {
-        tracing::info!("Pod" = %reference, "skipping pod with Dynamic Resource Allocation requirements, not yet supported by Karpenter");
-    } else {
-        tracing::error!("Pod" = %reference, "error" = %error, "could not schedule pod");
+    let name = logging::obj_ns(&key.namespace, &key.name);
+    match error {
+        PodError::Reserved(_) => return,
+        PodError::DynamicResources => {
+            tracing::info!("Pod" = %name, "skipping pod with Dynamic Resource Allocation requirements, not yet supported by Karpenter");
+        }
+        _ => tracing::error!("Pod" = %name, "error" = %error, "could not schedule pod"),
     }
     let Some(pod) = pod else { return };
     let text = format!("Failed to schedule pod, {error}");

@@ -103,49 +103,73 @@ pub(super) fn add_volumes(
     }
 }
 
-/// NodePools that are ready, with what they may launch.
-pub(in crate::controllers) async fn usable_pools(ctx: &Context) -> Vec<NodePoolInput> {
+/// What keeps a pool out of a round.
+enum Unusable {
+    NotReady,
+    Unresolved(crate::cloud::Error),
+    NoTypes,
+    NotEvaluated,
+}
+
+impl Unusable {
+    fn tell(&self, pool: &str) {
+        let name = logging::obj(pool);
+        match self {
+            Self::NotReady => tracing::error!("NodePool" = %name, "ignoring nodepool, not ready"),
+            Self::Unresolved(error) => {
+                tracing::error!("NodePool" = %name, "error" = %error, "skipping, unable to resolve instance types");
+            }
+            Self::NoTypes => {
+                tracing::info!("NodePool" = %name, "skipping, no resolved instance types found");
+            }
+            Self::NotEvaluated => tracing::debug!(
+                "NodePool" = %name,
+                "error" = format!("nodepool {pool:?} is awaiting evaluation"),
+                "skipping, awaiting nodeoverlay evaluation"
+            ),
+        }
+    }
+}
+
+/// NodePools that are ready, with what they may launch; tells of those that are not.
+pub(super) async fn usable_pools(ctx: &Context) -> Vec<NodePoolInput> {
+    inputs(ctx, true).await
+}
+
+/// The same without a word, for those that look often.
+pub(in crate::controllers) async fn pools(ctx: &Context) -> Vec<NodePoolInput> {
+    inputs(ctx, false).await
+}
+
+async fn inputs(ctx: &Context, tell: bool) -> Vec<NodePoolInput> {
     let mut inputs = Vec::new();
     for pool in ctx.cluster.pools() {
-        if pool.spec.replicas.is_none() && pool.metadata.deletion_timestamp.is_none() {
-            inputs.extend(input(ctx, pool).await);
+        if pool.spec.replicas.is_some() || pool.metadata.deletion_timestamp.is_some() {
+            continue;
+        }
+        let name = pool.metadata.name.clone().unwrap_or_default();
+        match input(ctx, pool, &name).await {
+            Ok(input) => inputs.push(input),
+            Err(why) if tell => why.tell(&name),
+            Err(_) => {}
         }
     }
     inputs
 }
 
-/// A pool with what it may launch, overlays laid over; nothing when it cannot be used now.
-async fn input(ctx: &Context, pool: Arc<NodePool>) -> Option<NodePoolInput> {
-    let name = pool.metadata.name.clone().unwrap_or_default();
+/// A pool with what it may launch, overlays laid over.
+async fn input(ctx: &Context, pool: Arc<NodePool>, name: &str) -> Result<NodePoolInput, Unusable> {
     let status = pool.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
     if !conditions::is_true(status, conditions::READY) {
-        tracing::error!("NodePool" = %logging::obj(&name), "ignoring nodepool, not ready");
-        return None;
+        return Err(Unusable::NotReady);
     }
-    let mut instance_types = match ctx.cloud.instance_types(&pool).await {
-        Ok(types) => types,
-        Err(error) => {
-            tracing::error!("NodePool" = %logging::obj(&name), "error" = %error, "skipping, unable to resolve instance types");
-            return None;
-        }
-    };
+    let mut instance_types = ctx.cloud.instance_types(&pool).await.map_err(Unusable::Unresolved)?;
     if instance_types.is_empty() {
-        tracing::info!("NodePool" = %logging::obj(&name), "skipping, no resolved instance types found");
-        return None;
+        return Err(Unusable::NoTypes);
     }
     if ctx.settings.gates.node_overlay {
-        let store = ctx.cluster.overlay_store();
-        match store.and_then(|s| s.apply(&name, &instance_types)) {
-            Some(changed) => instance_types = changed,
-            None => {
-                tracing::debug!(
-                    "NodePool" = %logging::obj(&name),
-                    "error" = format!("nodepool {name:?} is awaiting evaluation"),
-                    "skipping, awaiting nodeoverlay evaluation"
-                );
-                return None;
-            }
-        }
+        let store = ctx.cluster.overlay_store().ok_or(Unusable::NotEvaluated)?;
+        instance_types = store.apply(name, &instance_types).ok_or(Unusable::NotEvaluated)?;
     }
-    Some(NodePoolInput { node_pool: pool, instance_types })
+    Ok(NodePoolInput { node_pool: pool, instance_types })
 }
