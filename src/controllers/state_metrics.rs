@@ -164,10 +164,10 @@ fn label<'a>(claim: &'a NodeClaim, key: &str) -> Option<&'a String> {
 
 /// The price of the pool's launched claims an hour. A claim without a known price counts as free,
 /// which is told once a claim.
-async fn cost(
+async fn cost<'a>(
     ctx: &Context,
     pool: &Arc<NodePool>,
-    claims: impl Iterator<Item = &Arc<NodeClaim>>,
+    claims: impl Iterator<Item = &'a Arc<NodeClaim>>,
     unknown: &mut HashMap<String, String>,
 ) -> f64 {
     let name = pool.metadata.name.as_deref().unwrap_or_default();
