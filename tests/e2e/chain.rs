@@ -38,7 +38,8 @@ pub fn tags(instance: &Instance) -> BTreeMap<&str, &str> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_founding_cluster_gets_its_node_and_loses_it() {
     let world = World::up().await;
-    let controller = Controller::start(&world);
+    // At debug level every line tells its place in the code, too.
+    let controller = Controller::with(&world, &[("LOG_LEVEL", "info")]);
     world.apply_file(MANIFESTS).await;
     world.deploy("inflate", 3, "250m", "200Mi").await;
 
