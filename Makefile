@@ -4,7 +4,10 @@ CARGO ?= cargo
 CACHE ?= $(if $(KARPENTER_CACHE),$(KARPENTER_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/karpenter-dev-v1)
 export KARPENTER_CACHE := $(CACHE)
 
-.PHONY: help build demo test bench compare lint fmt crds
+# The Python that has moto: the local world's.
+MOTO_PYTHON ?= $(firstword $(wildcard $(CACHE)/venv-*/bin/python))
+
+.PHONY: help build demo test bench compare data lint fmt crds
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
@@ -48,3 +51,6 @@ lint: ## formatting and clippy, warnings denied
 
 fmt: ## format the code
 	$(CARGO) fmt --all
+
+data: ## make the data files anew from published packages (data/README.md)
+	cd data/refresh && $(MOTO_PYTHON) -B refresh.py && $(MOTO_PYTHON) -B catalog.py

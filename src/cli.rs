@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 mod controller;
 mod convert;
 mod crds;
+mod instance_types;
 mod manifests;
 mod render;
 mod simulate;
@@ -37,6 +38,8 @@ enum Command {
     },
     /// Show the launch templates and user data of a node class, without launching.
     Render(render::Args),
+    /// Print what is known of each instance type: labels, amounts, offerings with prices.
+    InstanceTypes(instance_types::Args),
     /// Decide for a scenario file, without cluster or cloud.
     Simulate(simulate::Args),
     /// Print the CustomResourceDefinitions.
@@ -62,6 +65,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => match cli.command {
             Command::Controller { settings } => controller::run(&settings),
             Command::Render(args) => render::run(&args),
+            Command::InstanceTypes(args) => instance_types::run(&args),
             Command::Simulate(args) => simulate::run(&args),
             Command::Crds(args) => crds::run(&args),
             Command::Convert(args) => convert::run(&args),

@@ -8,6 +8,7 @@ use crate::api::v1::{NodeClaim, NodePool};
 use crate::scheduling::instance_type::InstanceType;
 
 pub mod aws;
+pub mod fake;
 
 /// What a controller needs of a cloud.
 #[async_trait]

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::conversion;
 use crate::clock::Clock;
+use crate::cloud::aws::errors::AwsError;
 use crate::cloud::aws::{AwsProvider, clients};
 use crate::cluster::State;
 use crate::cluster::informers::{self, Wanted};
@@ -124,6 +125,7 @@ async fn lead(
     }
     let aws = Arc::new(reach_aws(&client, &settings, &clock).await);
     let recorder = Recorder::new(client.clone(), clock.clone());
+    aws.instances.set_recorder(recorder.clone());
     let ctx = Arc::new(Context {
         client,
         cluster: state,
@@ -156,7 +158,7 @@ async fn reach_aws(client: &kube::Client, settings: &Arc<Settings>, clock: &Cloc
             AwsProvider::new(Arc::clone(settings), client.clone(), ca(), clock.clone(), &config)
                 .await;
         match made {
-            Ok(aws) => match aws.instance_types.update().await {
+            Ok(aws) => match begin(&aws).await {
                 Ok(()) => return aws,
                 Err(error) => {
                     tracing::error!("error" = %error, "ec2 api connectivity check failed");
@@ -167,6 +169,15 @@ async fn reach_aws(client: &kube::Client, settings: &Arc<Settings>, clock: &Cloc
         sleep(wait).await;
         wait = (wait * 2).min(Duration::from_secs(30));
     }
+}
+
+/// What has to be known before anything is launched.
+async fn begin(aws: &AwsProvider) -> Result<(), AwsError> {
+    aws.check_connectivity().await?;
+    if let Some(keeper) = &aws.price_keeper {
+        keeper.restore(&aws.pricing).await;
+    }
+    aws.instance_types.update().await
 }
 
 /// The CA of the API server, in PEM form, as nodes need it.

@@ -1,6 +1,6 @@
 //! The EC2 provider: its parts, and how they answer the controllers.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -8,23 +8,25 @@ use aws_config::SdkConfig;
 use base64::Engine as _;
 use k8s_openapi::api::core::v1::Service;
 use kube::Api;
-use kube::api::ObjectMeta;
+use kube::api::ListParams;
 
 use self::ami::AmiFamily;
 use self::clients::Clients;
 use self::instance::Instance;
+use self::permissions::Permissions;
 use self::unavailable::UnavailableOfferings;
-use crate::api::v1::{EC2NodeClass, NodeClaim, NodeClaimStatus, NodePool};
+use crate::api::v1::{EC2NodeClass, NodeClaim, NodePool};
 use crate::api::{annotations, conditions, hash, labels};
 use crate::clock::Clock;
 use crate::cloud::{CloudProvider, Error};
 use crate::operator::settings::Settings;
 use crate::scheduling::instance_type::InstanceType;
-use crate::scheduling::resources::ResourceList;
 
 pub mod ami;
+pub mod batcher;
 pub mod cache;
 pub mod capacityreservation;
+mod claim;
 pub mod clients;
 mod drift;
 pub mod errors;
@@ -34,6 +36,7 @@ pub mod instanceprofile;
 pub mod instancetype;
 pub mod kubelet;
 pub mod launchtemplate;
+pub mod permissions;
 pub mod placementgroup;
 pub mod pricing;
 pub mod securitygroup;
@@ -44,6 +47,7 @@ pub mod tags;
 pub mod unavailable;
 pub mod userdata;
 pub mod version;
+pub mod zonalshift;
 
 /// Everything that talks to AWS.
 pub struct AwsProvider {
@@ -63,6 +67,9 @@ pub struct AwsProvider {
     pub launch_templates: Arc<launchtemplate::Provider>,
     pub instances: Arc<instance::Provider>,
     pub version: version::Provider,
+    pub permissions: Arc<Permissions>,
+    pub shifts: Arc<zonalshift::Provider>,
+    pub price_keeper: Option<pricing::Keeper>,
 }
 
 impl AwsProvider {
@@ -78,6 +85,7 @@ impl AwsProvider {
         config: &SdkConfig,
     ) -> Result<Self, Error> {
         let clients = Clients::new(config);
+        tracing::debug!("region" = clients.region, "discovered region");
         let cluster = launchtemplate::Cluster {
             name: settings.cluster_name.clone(),
             region: clients.region.clone(),
@@ -91,15 +99,16 @@ impl AwsProvider {
             },
             dns_ip: dns_ip(&kube).await,
             reserved_capacity: settings.gates.reserved_capacity,
-            kubelet_expressions: false,
+            kubelet_expressions: settings.aws_gates.node_class_cel,
         };
-        let pricing = Arc::new(pricing::Provider::new(clients.clone()));
+        let pricing = Arc::new(pricing::Provider::new(clients.clone(), settings.isolated_vpc));
         let unavailable = Arc::new(UnavailableOfferings::new(&clock));
         let options = instancetype::Options {
             region: clients.region.clone(),
             vm_memory_overhead: settings.vm_memory_overhead_percent,
             reserved_enis: settings.reserved_enis,
             reserved_capacity: settings.gates.reserved_capacity,
+            kubelet_expressions: cluster.kubelet_expressions,
         };
         let name = &settings.cluster_name;
         let subnets = Arc::new(subnet::Provider::new(
@@ -111,12 +120,25 @@ impl AwsProvider {
             Arc::new(launchtemplate::Provider::new(clients.clone(), &clock, cluster));
         let parameters = Arc::new(ssm::Provider::new(clients.clone(), &clock));
         let placement_groups = Arc::new(placementgroup::Provider::new(clients.clone(), &clock));
+        let capacity_reservations =
+            Arc::new(capacityreservation::Provider::new(clients.clone(), &clock));
+        let shifts = Arc::new(zonalshift::Provider::new(
+            clients.clone(),
+            &clock,
+            settings.enable_zonal_shift,
+        ));
         Ok(Self {
             instance_types: Arc::new(instancetype::Provider::new(
-                clients.clone(),
+                instancetype::Parts {
+                    clients: clients.clone(),
+                    clock: clock.clone(),
+                    pricing: Arc::clone(&pricing),
+                    unavailable: Arc::clone(&unavailable),
+                    reservations: Arc::clone(&capacity_reservations),
+                    placement_groups: Arc::clone(&placement_groups),
+                    shifts: Arc::clone(&shifts),
+                },
                 options,
-                Arc::clone(&pricing),
-                Arc::clone(&unavailable),
             )),
             security_groups: Arc::new(securitygroup::Provider::new(clients.clone(), &clock)),
             amis: Arc::new(ami::Provider::new(
@@ -125,23 +147,35 @@ impl AwsProvider {
                 settings.ami_refresh_interval,
                 parameters,
             )),
-            capacity_reservations: Arc::new(capacityreservation::Provider::new(
-                clients.clone(),
-                &clock,
-            )),
             instance_profiles: Arc::new(instanceprofile::Provider::new(
                 clients.clone(),
                 &clock,
                 name,
             )),
             instances: Arc::new(instance::Provider::new(
-                clients.clone(),
-                name,
-                Arc::clone(&unavailable),
-                Arc::clone(&subnets),
-                Arc::clone(&launch_templates),
-                Arc::clone(&placement_groups),
+                instance::Parts {
+                    clients: clients.clone(),
+                    kube: kube.clone(),
+                    clock: clock.clone(),
+                    unavailable: Arc::clone(&unavailable),
+                    subnets: Arc::clone(&subnets),
+                    templates: Arc::clone(&launch_templates),
+                    placement_groups: Arc::clone(&placement_groups),
+                    reservations: Arc::clone(&capacity_reservations),
+                    shifts: Arc::clone(&shifts),
+                },
+                instance::Options {
+                    cluster: name.clone(),
+                    reserved_capacity: settings.gates.reserved_capacity,
+                    best_effort_min_values: settings.best_effort_min_values,
+                },
             )),
+            permissions: Arc::new(Permissions::new(&clock)),
+            price_keeper: pricing::Keeper::new(
+                kube.clone(),
+                &namespace(),
+                &settings.price_config_map,
+            ),
             version: version::Provider::new(
                 clients.clone(),
                 kube.clone(),
@@ -149,6 +183,8 @@ impl AwsProvider {
                 settings.eks_control_plane,
             ),
             placement_groups,
+            capacity_reservations,
+            shifts,
             pricing,
             unavailable_offerings: unavailable,
             subnets,
@@ -210,56 +246,69 @@ impl AwsProvider {
         }
     }
 
-    /// A claim as an instance shows it.
-    fn claim_of(&self, instance: &Instance, class: Option<&EC2NodeClass>) -> NodeClaim {
-        let types = class.and_then(|c| self.instance_types.list(c).ok()).unwrap_or_default();
-        let kind = types.iter().find(|t| *t.name == *instance.instance_type);
-        let mut all: BTreeMap<String, String> = BTreeMap::new();
-        for requirement in kind.iter().flat_map(|t| t.requirements.iter()) {
-            if let Some(value) = requirement.single() {
-                all.insert(requirement.key().to_string(), value.to_owned());
-            }
+    /// The node class that an instance's NodePool names today.
+    async fn class_for_instance(&self, instance: &Instance) -> Result<Option<EC2NodeClass>, Error> {
+        let Some(pool) = instance.tags.get(labels::NODEPOOL) else { return Ok(None) };
+        let pool = Api::<NodePool>::all(self.kube.clone())
+            .get_opt(pool)
+            .await
+            .map_err(|e| Error::Other(format!("resolving nodepool, {e}")))?;
+        match pool {
+            Some(pool) => self.class_of(&pool.spec.template.spec.node_class_ref.name).await,
+            None => Ok(None),
         }
-        let zone_id = class
-            .and_then(|c| c.status.as_ref())
-            .and_then(|s| s.subnets.iter().find(|s| s.zone == instance.zone)?.zone_id.clone());
-        all.extend(zone_id.map(|id| (labels::ZONE_ID.to_owned(), id)));
-        all.insert(labels::INSTANCE_TYPE.to_owned(), instance.instance_type.clone());
-        all.insert(labels::ZONE.to_owned(), instance.zone.clone());
-        all.insert(labels::CAPACITY_TYPE.to_owned(), instance.capacity_type.clone());
-        all.insert(labels::INSTANCE_TENANCY.to_owned(), "default".to_owned());
-        if let Some(pool) = instance.tags.get(labels::NODEPOOL) {
-            all.insert(labels::NODEPOOL.to_owned(), pool.clone());
-        }
-        let present = |list: ResourceList| -> ResourceList {
-            list.iter()
-                .filter(|(name, value)| *value != 0 && name.as_str() != "vpc.amazonaws.com/efa")
-                .map(|(name, value)| (name.clone(), value))
-                .collect()
-        };
-        let mut claim = NodeClaim {
-            metadata: ObjectMeta { labels: Some(all), ..ObjectMeta::default() },
-            status: Some(NodeClaimStatus {
-                provider_id: Some(instance.provider_id()),
-                image_id: Some(instance.image_id.clone()),
-                capacity: kind.map(|t| present(t.capacity.clone()).to_quantities()),
-                allocatable: kind.map(|t| present(t.allocatable()).to_quantities()),
-                ..NodeClaimStatus::default()
-            }),
-            ..NodeClaim::default()
-        };
-        claim.metadata.name = instance.tags.get(tags::NODECLAIM).cloned();
-        let time = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-        claim.metadata.creation_timestamp = instance.launched.map(time);
-        if instance.terminating() {
-            claim.metadata.deletion_timestamp = Some(time(self.clock.now()));
-        }
-        claim
     }
 
-    async fn class_for_instance(&self, instance: &Instance) -> Option<EC2NodeClass> {
-        self.class_of(instance.tags.get(labels::EC2NODECLASS)?).await.ok().flatten()
+    /// Node classes by the NodePool that names them.
+    async fn classes_by_pool(&self) -> Result<HashMap<String, EC2NodeClass>, Error> {
+        let params = ListParams::default();
+        let pools = Api::<NodePool>::all(self.kube.clone());
+        let classes = Api::<EC2NodeClass>::all(self.kube.clone());
+        let (pools, classes) = tokio::try_join!(pools.list(&params), classes.list(&params))
+            .map_err(|e| Error::Other(format!("resolving node classes, {e}")))?;
+        let named =
+            |name: &str| classes.iter().find(|c| c.metadata.name.as_deref() == Some(name)).cloned();
+        let pair = |pool: NodePool| {
+            let class = named(&pool.spec.template.spec.node_class_ref.name)?;
+            Some((pool.metadata.name?, class))
+        };
+        Ok(pools.into_iter().filter_map(pair).collect())
     }
+
+    /// The cluster's ARN: EKS tells it, in time for whatever needs it.
+    ///
+    /// # Errors
+    /// When EKS cannot be asked.
+    pub async fn cluster_arn(&self) -> Result<String, errors::AwsError> {
+        let answer = self
+            .clients
+            .eks
+            .describe_cluster()
+            .name(&self.settings.cluster_name)
+            .send()
+            .await
+            .map_err(|e| errors::AwsError::new("DescribeCluster", &e))?;
+        let arn = answer.cluster().and_then(|c| c.arn()).unwrap_or_default();
+        Ok(arn.to_owned())
+    }
+
+    /// Whether EC2 answers and lets itself be asked: a dry run that would have succeeded.
+    ///
+    /// # Errors
+    /// Whatever else EC2 says, or why it says nothing.
+    pub async fn check_connectivity(&self) -> Result<(), errors::AwsError> {
+        let request = self.clients.ec2.describe_instance_types().dry_run(true);
+        match request.send().await.map_err(|e| errors::AwsError::new("DescribeInstanceTypes", &e)) {
+            Err(error) if !error.is_dry_run_success() => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The namespace that the process lives in.
+fn namespace() -> String {
+    let from_env = std::env::var("SYSTEM_NAMESPACE").ok().filter(|n| !n.is_empty());
+    from_env.unwrap_or_else(|| "kube-system".to_owned())
 }
 
 async fn endpoint(settings: &Settings, clients: &Clients) -> Result<String, Error> {
@@ -304,6 +353,9 @@ impl CloudProvider for AwsProvider {
             message: format!("resolving instance types, {e}"),
         })?;
         let instance = self.instances.launch(&class, claim, &types).await?;
+        if let Some(id) = &instance.reservation_id {
+            self.capacity_reservations.mark_launched(id);
+        }
         let mut created = self.claim_of(&instance, Some(&class));
         created.metadata.annotations = Some(
             [
@@ -335,7 +387,15 @@ impl CloudProvider for AwsProvider {
                 "provider id does not match known format (provider-id={provider_id})"
             ))
         })?;
-        self.instances.delete(id).await
+        let outcome = self.instances.delete(id).await;
+        let reservation =
+            claim.metadata.labels.as_ref().and_then(|l| l.get(labels::CAPACITY_RESERVATION_ID));
+        if let (Some(reservation), Err(error)) = (reservation, &outcome)
+            && error.is_not_found()
+        {
+            self.capacity_reservations.mark_terminated(reservation);
+        }
+        outcome
     }
 
     async fn get(&self, provider_id: &str) -> Result<NodeClaim, Error> {
@@ -345,13 +405,18 @@ impl CloudProvider for AwsProvider {
             ))
         })?;
         let instance = self.instances.get(id).await?;
-        let class = self.class_for_instance(&instance).await;
+        let class = self.class_for_instance(&instance).await?;
         Ok(self.claim_of(&instance, class.as_ref()))
     }
 
     async fn list(&self) -> Result<Vec<NodeClaim>, Error> {
         let instances = self.instances.list().await?;
-        Ok(instances.iter().map(|i| self.claim_of(i, None)).collect())
+        if instances.is_empty() {
+            return Ok(Vec::new());
+        }
+        let classes = self.classes_by_pool().await?;
+        let class_of = |i: &Instance| classes.get(i.tags.get(labels::NODEPOOL)?);
+        Ok(instances.iter().map(|i| self.claim_of(i, class_of(i))).collect())
     }
 
     async fn instance_types(&self, pool: &NodePool) -> Result<Arc<[Arc<InstanceType>]>, Error> {
@@ -363,8 +428,7 @@ impl CloudProvider for AwsProvider {
         let class = class
             .with_kubelet_of(pool.metadata.annotations.as_ref())
             .map_err(|e| Error::Other(format!("resolving the kubelet configuration, {e}")))?;
-        let types = self.instance_types.list(&class).map_err(|e| Error::Other(e.to_string()))?;
-        Ok(types.into())
+        self.instance_types.list(&class).map_err(|e| Error::Other(e.to_string()))
     }
 
     async fn is_drifted(&self, claim: &NodeClaim) -> Result<Option<String>, Error> {

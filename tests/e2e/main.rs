@@ -10,5 +10,6 @@ mod bad_input;
 mod capacity;
 mod chain;
 mod charts;
+mod instances;
 mod nodeclass;
 mod volumes;

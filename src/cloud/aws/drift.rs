@@ -76,7 +76,7 @@ impl AwsProvider {
         if !outside_reservations(instance, status) {
             return Ok(false);
         }
-        Ok(outside_reservations(&self.instances.get(id).await?, status))
+        Ok(outside_reservations(&self.instances.get_fresh(id).await?, status))
     }
 
     async fn placement_changed(&self, claim: &NodeClaim, class: &EC2NodeClass) -> bool {

@@ -1,408 +1,235 @@
 //! Instances: launched through CreateFleet, found again by token and tag, terminated.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use aws_sdk_ec2::operation::create_fleet::CreateFleetOutput;
-use aws_sdk_ec2::types::{
-    DefaultTargetCapacityType, Filter, FleetLaunchTemplateConfigRequest,
-    FleetLaunchTemplateOverridesRequest, FleetLaunchTemplateSpecificationRequest,
-    FleetOnDemandAllocationStrategy, FleetType, Instance as Ec2Instance, InstanceType as Ec2Type,
-    OnDemandOptionsRequest, ResourceType, SpotAllocationStrategy, SpotOptionsRequest,
-    TargetCapacitySpecificationRequest,
-};
+use aws_sdk_ec2::types::Filter;
 use jiff::Timestamp;
+use kube::Api;
+use parking_lot::{Mutex, RwLock};
 
+use self::calls::{LIVE, Tag};
+use super::batcher::{Batcher, Window};
+use super::capacityreservation;
 use super::clients::Clients;
-use super::errors::{self, AwsError};
-use super::filters;
-use super::launchtemplate::{self, LaunchTemplate, TemplateError, tenancy};
+use super::errors::AwsError;
+use super::launchtemplate;
 use super::placementgroup;
 use super::select::filter;
-use super::subnet::{self, Chosen};
-use super::tags::{self, CLUSTER_NAME, NODECLAIM, to_ec2};
+use super::subnet;
+use super::tags::CLUSTER_NAME;
 use super::unavailable::UnavailableOfferings;
-use crate::api::v1::{EC2NodeClass, NodeClaim};
-use crate::api::{annotations, labels};
+use super::zonalshift;
+use crate::api::labels;
+use crate::api::v1::NodeClaim;
+use crate::clock::Clock;
 use crate::cloud::Error;
-use crate::scheduling::instance_type::InstanceType;
-use crate::scheduling::requirements::{Requirement, Requirements};
+use crate::operator::events::{Event, Recorder, reference};
+use crate::operator::metrics;
 
-/// An instance as far as Karpenter cares.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Instance {
-    pub id: String,
-    pub instance_type: String,
-    pub zone: String,
-    pub capacity_type: String,
-    pub image_id: String,
-    pub state: String,
-    pub launched: Option<Timestamp>,
-    pub subnet_id: String,
-    /// The capacity reservation that it was launched into, for reserved capacity.
-    pub reservation_id: Option<String>,
-    pub security_groups: BTreeSet<String>,
-    pub tags: BTreeMap<String, String>,
+mod answer;
+mod calls;
+mod fleet;
+pub mod identity;
+mod launch;
+mod record;
+
+pub use self::record::{Instance, parse_provider_id};
+
+const FLEETS: Window = Window {
+    name: "create_fleet",
+    idle: Duration::from_millis(35),
+    max: Duration::from_secs(1),
+    items: 1000,
+    per_call: identity::MOST,
+};
+const DESCRIPTIONS: Window = Window {
+    name: "describe_instances",
+    idle: Duration::from_millis(100),
+    max: Duration::from_secs(1),
+    items: 500,
+    per_call: 500,
+};
+const TERMINATIONS: Window = Window { name: "terminate_instances", ..DESCRIPTIONS };
+const TAGGINGS: Window = Window { name: "create_tags", ..DESCRIPTIONS };
+
+/// What launches depend on beside their parts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    pub cluster: String,
+    /// Reserved capacity is in use.
+    pub reserved_capacity: bool,
+    /// A claim's minValues are a wish.
+    pub best_effort_min_values: bool,
 }
 
-impl Instance {
-    /// `aws:///zone/id`.
-    #[must_use]
-    pub fn provider_id(&self) -> String {
-        format!("aws:///{}/{}", self.zone, self.id)
-    }
-
-    /// True when it is on its way out.
-    #[must_use]
-    pub fn terminating(&self) -> bool {
-        matches!(self.state.as_str(), "shutting-down" | "terminated")
-    }
-
-    fn of_ec2(instance: &Ec2Instance) -> Self {
-        let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
-        Self {
-            id: text(instance.instance_id()),
-            instance_type: instance.instance_type().map_or("", Ec2Type::as_str).to_owned(),
-            zone: text(instance.placement().and_then(|p| p.availability_zone())),
-            capacity_type: if instance.spot_instance_request_id().is_some_and(|s| !s.is_empty()) {
-                labels::CAPACITY_SPOT
-            } else {
-                labels::CAPACITY_ON_DEMAND
-            }
-            .to_owned(),
-            image_id: text(instance.image_id()),
-            state: instance
-                .state()
-                .and_then(|s| s.name())
-                .map_or("", aws_sdk_ec2::types::InstanceStateName::as_str)
-                .to_owned(),
-            launched: instance.launch_time().and_then(|t| Timestamp::from_second(t.secs()).ok()),
-            subnet_id: text(instance.subnet_id()),
-            reservation_id: reservation_of(instance),
-            security_groups: instance
-                .security_groups()
-                .iter()
-                .filter_map(|g| g.group_id().map(str::to_owned))
-                .collect(),
-            tags: instance
-                .tags()
-                .iter()
-                .map(|t| {
-                    (
-                        t.key().unwrap_or_default().to_owned(),
-                        t.value().unwrap_or_default().to_owned(),
-                    )
-                })
-                .collect(),
-        }
-    }
-}
-
-/// The reservation that an instance was launched into, rather than happened to match.
-fn reservation_of(instance: &Ec2Instance) -> Option<String> {
-    let id = instance.capacity_reservation_id().filter(|id| !id.is_empty())?;
-    let preference =
-        instance.capacity_reservation_specification()?.capacity_reservation_preference()?;
-    (preference.as_str() == "capacity-reservations-only").then(|| id.to_owned())
-}
-
-/// The instance id at the end of a provider id.
-#[must_use]
-pub fn parse_provider_id(provider_id: &str) -> Option<&str> {
-    let rest = provider_id.strip_prefix("aws:///")?;
-    let (_, id) = rest.rsplit_once('/')?;
-    (!id.is_empty()).then_some(id)
+/// What launches are made with.
+pub struct Parts {
+    pub clients: Clients,
+    pub kube: kube::Client,
+    pub clock: Clock,
+    pub unavailable: Arc<UnavailableOfferings>,
+    pub subnets: Arc<subnet::Provider>,
+    pub templates: Arc<launchtemplate::Provider>,
+    pub placement_groups: Arc<placementgroup::Provider>,
+    pub reservations: Arc<capacityreservation::Provider>,
+    pub shifts: Arc<zonalshift::Provider>,
 }
 
 /// Launches, lists and terminates instances.
-#[derive(Debug)]
 pub struct Provider {
     clients: Clients,
-    cluster: String,
+    kube: Api<NodeClaim>,
+    clock: Clock,
     unavailable: Arc<UnavailableOfferings>,
     subnets: Arc<subnet::Provider>,
     templates: Arc<launchtemplate::Provider>,
     placement_groups: Arc<placementgroup::Provider>,
+    reservations: Arc<capacityreservation::Provider>,
+    shifts: Arc<zonalshift::Provider>,
+    options: Options,
+    cluster: String,
+    /// When this process began to launch: older claims may have an instance already.
+    started: Timestamp,
+    tries: Mutex<HashMap<String, Tried>>,
+    listed: tokio::sync::Mutex<Option<(Timestamp, Arc<[Instance]>)>>,
+    /// Instances by id; kept in step by [`Provider::list`].
+    known: RwLock<HashMap<String, Instance>>,
+    recorder: OnceLock<Recorder>,
+    fleets: Batcher<fleet::Ask, fleet::Answer, Arc<fleet::Content>>,
+    descriptions: Batcher<String, Option<Instance>, ()>,
+    terminations: Batcher<String, (), ()>,
+    taggings: Batcher<Tag, (), BTreeMap<String, String>>,
 }
 
-/// One launch, worked out.
-struct Launch<'a> {
-    claim: &'a NodeClaim,
-    capacity_type: &'static str,
-    requirements: Requirements,
-    templates: Vec<LaunchTemplate>,
-    subnets: BTreeMap<String, Chosen>,
-    tags: BTreeMap<String, String>,
+/// What is known of a claim's launches so far.
+#[derive(Clone, Debug)]
+struct Tried {
+    generation: u32,
+    /// There may be an instance that nobody has heard of.
+    unsure: bool,
+    at: Timestamp,
 }
-
-const LIVE: &[&str] = &["pending", "running", "stopping", "stopped", "shutting-down"];
 
 impl Provider {
     /// A provider over the given parts.
     #[must_use]
-    pub fn new(
-        clients: Clients,
-        cluster: &str,
-        unavailable: Arc<UnavailableOfferings>,
-        subnets: Arc<subnet::Provider>,
-        templates: Arc<launchtemplate::Provider>,
-        placement_groups: Arc<placementgroup::Provider>,
-    ) -> Self {
-        let cluster = cluster.to_owned();
-        Self { clients, cluster, unavailable, subnets, templates, placement_groups }
-    }
-
-    /// Launches the claim's instance, or returns the one that an earlier attempt launched.
-    ///
-    /// The tag with the claim's name is written by the launch itself and the fleet's client token
-    /// comes from the claim's UID, so a launch whose answer was lost is found, not repeated.
-    ///
-    /// # Errors
-    /// By class: no capacity, node class not ready, launch failed.
-    pub async fn launch(
-        &self,
-        class: &EC2NodeClass,
-        claim: &NodeClaim,
-        types: &[Arc<InstanceType>],
-    ) -> Result<Instance, Error> {
-        if let Some(found) = self.find_by_claim(claim).await? {
-            return Ok(found);
-        }
-        let mut tags = tags::of(class, claim, &self.cluster)
-            .map_err(|e| Error::NodeClassNotReady(e.to_string()))?;
-        tags.insert(NODECLAIM.to_owned(), claim.metadata.name.clone().unwrap_or_default());
-        match self.launch_once(class, claim, types, &tags).await {
-            Err(LaunchError::TemplateGone) => {
-                self.launch_once(class, claim, types, &tags).await.map_err(Into::into)
-            }
-            other => other.map_err(Into::into),
-        }
-    }
-
-    /// The instance that carries the claim's name, if one lives.
-    async fn find_by_claim(&self, claim: &NodeClaim) -> Result<Option<Instance>, Error> {
-        let name = claim.metadata.name.clone().unwrap_or_default();
-        let found = self
-            .describe(vec![
-                filter(&format!("tag:{NODECLAIM}"), vec![name]),
-                filter(&format!("tag:{CLUSTER_NAME}"), vec![self.cluster.clone()]),
-            ])
-            .await
-            .map_err(|e| create_error("Error creating fleet request", &e))?;
-        Ok(found.into_iter().find(|i| !i.terminating()))
-    }
-
-    async fn launch_once(
-        &self,
-        class: &EC2NodeClass,
-        claim: &NodeClaim,
-        types: &[Arc<InstanceType>],
-        tags: &BTreeMap<String, String>,
-    ) -> Result<Instance, LaunchError> {
-        let requirements = Requirements::from_api(&claim.spec.requirements);
-        let types = filters::for_launch(types, claim);
-        if types.is_empty() {
-            return Err(Error::InsufficientCapacity(
-                "all requested instance types were unavailable during launch".to_owned(),
-            )
-            .into());
-        }
-        let capacity_type = filters::capacity_type(&types, &requirements);
-        let subnets = self.subnets.zonal_subnets_for_launch(class, &types, capacity_type);
-        if subnets.is_empty() {
-            return Err(Error::Create {
-                reason: "SubnetResolutionFailed".to_owned(),
-                condition: "Error getting subnets".to_owned(),
-                message: "getting subnets, no subnets matched selector".to_owned(),
-            }
-            .into());
-        }
-        // Templates must not differ from claim to claim, or each launch would make its own.
-        let mut shared_tags = tags.clone();
-        shared_tags.remove(NODECLAIM);
-        // While EC2 cannot be asked, what was known before has to do.
-        let placement = match self.placement_groups.get(class).await {
-            Ok(group) => group,
-            Err(_) => self.placement_groups.known(class),
-        };
-        let templates = self
-            .templates
-            .ensure_all(&launchtemplate::Launch {
-                class,
-                claim,
-                types: &types,
-                capacity_type,
-                tenancy: tenancy(&requirements),
-                tags: &shared_tags,
-                placement: placement.as_ref(),
-            })
-            .await
-            .map_err(template_error)?;
-        let mut narrowed = requirements;
-        narrowed.add(Requirement::is(labels::CAPACITY_TYPE, capacity_type));
-        let launch = Launch {
-            claim,
-            capacity_type,
-            requirements: narrowed,
-            templates,
-            subnets,
-            tags: tags.clone(),
-        };
-        let answer = self.create_fleet(&launch, class).await;
-        let used: Vec<String> = answer.as_ref().map(|a| subnets_of(a)).unwrap_or_default();
-        self.subnets.release_unused(launch.subnets.values(), &used);
-        match answer {
-            Ok(answer) => self.read_answer(&launch, &answer).map_err(LaunchError::Failed),
-            Err(error) if error.is_launch_template_not_found() => {
-                self.templates.invalidate(&launch.templates);
-                Err(LaunchError::TemplateGone)
-            }
-            Err(error) if error.is_token_mismatch() => match self.find_by_claim(claim).await? {
-                Some(found) => Ok(found),
-                None => Err(create_error("Error creating fleet request", &error).into()),
-            },
-            Err(error) => Err(create_error("Error creating fleet request", &error).into()),
+    pub fn new(parts: Parts, options: Options) -> Self {
+        let clients = &parts.clients;
+        let (fleets, terminations, taggings) = (clients.clone(), clients.clone(), clients.clone());
+        let descriptions = (clients.clone(), options.reserved_capacity);
+        Self {
+            fleets: Batcher::new(
+                FLEETS,
+                |ask: &fleet::Ask| Arc::clone(&ask.content),
+                move |batch| fleet::create(fleets.clone(), batch),
+            ),
+            descriptions: Batcher::new(
+                DESCRIPTIONS,
+                |_| (),
+                move |batch| calls::describe(descriptions.0.clone(), descriptions.1, batch),
+            ),
+            terminations: Batcher::new(
+                TERMINATIONS,
+                |_| (),
+                move |batch| calls::terminate(terminations.clone(), batch),
+            ),
+            taggings: Batcher::new(
+                TAGGINGS,
+                |tag: &Tag| tag.tags.clone(),
+                move |batch| calls::tag(taggings.clone(), batch),
+            ),
+            cluster: options.cluster.clone(),
+            options,
+            started: parts.clock.now(),
+            kube: Api::all(parts.kube),
+            clock: parts.clock,
+            clients: parts.clients,
+            unavailable: parts.unavailable,
+            subnets: parts.subnets,
+            templates: parts.templates,
+            placement_groups: parts.placement_groups,
+            reservations: parts.reservations,
+            shifts: parts.shifts,
+            tries: Mutex::default(),
+            listed: tokio::sync::Mutex::default(),
+            known: RwLock::default(),
+            recorder: OnceLock::new(),
         }
     }
 
-    async fn create_fleet(
-        &self,
-        launch: &Launch<'_>,
-        class: &EC2NodeClass,
-    ) -> Result<CreateFleetOutput, AwsError> {
-        let configs = fleet_configs(launch);
-        if configs.is_empty() {
-            return Err(AwsError {
-                operation: "CreateFleet",
-                code: "NoOfferings".to_owned(),
-                message: "no capacity offerings are currently available given the constraints"
-                    .to_owned(),
-            });
-        }
-        let spot = launch.capacity_type == labels::CAPACITY_SPOT;
-        let marks = launch.claim.metadata.annotations.as_ref();
-        let marked = |key: &str| marks.is_some_and(|a| a.contains_key(key));
-        let prioritized = marked(annotations::PRICE_OVERLAY_APPLIED);
-        let relaxed =
-            marks.and_then(|a| a.get(annotations::MIN_VALUES_RELAXED)).is_some_and(|v| v == "true");
-        let mut request = self
-            .clients
-            .ec2
-            .create_fleet()
-            .r#type(FleetType::Instant)
-            .client_token(client_token(launch))
-            .set_context(class.spec.context.clone().filter(|_| !relaxed))
-            .set_launch_template_configs(Some(configs))
-            .target_capacity_specification(
-                TargetCapacitySpecificationRequest::builder()
-                    .total_target_capacity(1)
-                    .default_target_capacity_type(if spot {
-                        DefaultTargetCapacityType::Spot
-                    } else {
-                        DefaultTargetCapacityType::OnDemand
-                    })
-                    .build(),
-            );
-        for kind in [ResourceType::Instance, ResourceType::Volume, ResourceType::Fleet] {
-            request = request.tag_specifications(tags::specification(kind, &launch.tags));
-        }
-        request = if spot {
-            request.spot_options(
-                SpotOptionsRequest::builder()
-                    .allocation_strategy(if prioritized {
-                        SpotAllocationStrategy::CapacityOptimizedPrioritized
-                    } else {
-                        SpotAllocationStrategy::PriceCapacityOptimized
-                    })
-                    .build(),
-            )
-        } else {
-            request.on_demand_options(
-                OnDemandOptionsRequest::builder()
-                    .allocation_strategy(if prioritized {
-                        FleetOnDemandAllocationStrategy::Prioritized
-                    } else {
-                        FleetOnDemandAllocationStrategy::LowestPrice
-                    })
-                    .build(),
-            )
-        };
-        request.send().await.map_err(|e| AwsError::new("CreateFleet", &e))
+    /// Events go there from now on.
+    pub fn set_recorder(&self, recorder: Recorder) {
+        // A second recorder would change nothing: the first one lives as long as the process.
+        let _ = self.recorder.set(recorder);
     }
 
-    fn read_answer(
-        &self,
-        launch: &Launch<'_>,
-        answer: &CreateFleetOutput,
-    ) -> Result<Instance, Error> {
-        let mut texts = BTreeSet::new();
-        let mut all_unfulfillable = !answer.errors().is_empty();
-        for error in answer.errors() {
-            let code = error.error_code().unwrap_or_default();
-            texts.insert(format!("{code}: {}", error.error_message().unwrap_or_default()));
-            let spot_role = code == errors::SPOT_ROLE_MISSING;
-            all_unfulfillable &= spot_role || errors::is_unfulfillable(code);
-            if spot_role {
-                self.unavailable.mark_capacity_type(labels::CAPACITY_SPOT);
-            }
-            let place = error.launch_template_and_overrides().and_then(|l| l.overrides());
-            let (Some(place), true) = (place, errors::is_unfulfillable(code)) else { continue };
-            let kind = place.instance_type().map_or("", Ec2Type::as_str);
-            let zone = place.availability_zone().unwrap_or_default();
-            self.unavailable.mark(code, launch.capacity_type, kind, zone);
-            if code == "InsufficientFreeAddressesInSubnet"
-                && let Some(subnet) = place.subnet_id()
-            {
-                self.unavailable.mark_subnet(subnet);
-                self.subnets.mark_exhausted(subnet);
-            }
+    fn say_spot_role_missing(&self, claim: &NodeClaim) {
+        if let Some(recorder) = self.recorder.get() {
+            recorder.publish(Event::new(
+                reference(claim),
+                true,
+                "",
+                format!(
+                    "Attempted to launch a spot instance but failed due to {:?}",
+                    super::errors::SPOT_ROLE_MISSING
+                ),
+            ));
         }
-        if let Some(instance) = instance_of(launch, answer) {
-            return Ok(instance);
-        }
-        let text = texts.into_iter().collect::<Vec<_>>().join("; ");
-        let message = format!("with fleet error(s), {text}");
-        if all_unfulfillable {
-            return Err(Error::InsufficientCapacity(message));
-        }
-        let (reason, condition) = errors::launch_failure(&text);
-        Err(Error::Create {
-            reason: reason.to_owned(),
-            condition: condition.to_owned(),
-            message: format!("creating instance, {message}"),
-        })
     }
 
-    /// An instance by id.
+    fn in_shifted_zone(&self, instance: &Instance) -> bool {
+        instance.zone_id.as_deref().is_some_and(|id| self.shifts.is_shifted(id))
+    }
+
+    /// The error of what is not done to an instance whose zone work is kept away from.
+    fn shifted(&self, instance: &Instance, skipped: &str) -> Error {
+        Error::Other(format!(
+            "instance {} is in zonally shifted availability zone {} ({}), skipping {skipped}",
+            instance.id,
+            instance.zone,
+            instance.zone_id.as_deref().unwrap_or_default()
+        ))
+    }
+
+    /// An instance by id, as it was when last seen.
     ///
     /// # Errors
     /// [`Error::NodeClaimNotFound`] when it does not exist or is terminated.
     pub async fn get(&self, id: &str) -> Result<Instance, Error> {
-        let answer = self
-            .clients
-            .ec2
-            .describe_instances()
-            .instance_ids(id)
-            .filters(live_filter())
-            .send()
-            .await
-            .map_err(|e| AwsError::new("DescribeInstances", &e));
-        let answer = match answer {
-            Ok(answer) => answer,
+        if let Some(known) = self.known.read().get(id) {
+            return Ok(known.clone());
+        }
+        self.get_fresh(id).await
+    }
+
+    /// An instance by id, as it is now; in a shifted zone as it was when last seen.
+    ///
+    /// # Errors
+    /// [`Error::NodeClaimNotFound`] when it does not exist or is terminated.
+    pub async fn get_fresh(&self, id: &str) -> Result<Instance, Error> {
+        let known = self.known.read().get(id).cloned();
+        if let Some(known) = known.filter(|i| self.in_shifted_zone(i)) {
+            return Ok(known);
+        }
+        match self.descriptions.request(id.to_owned()).await {
+            Ok(Some(found)) => {
+                self.known.write().insert(id.to_owned(), found.clone());
+                Ok(found)
+            }
+            Ok(None) => {
+                self.known.write().remove(id);
+                Err(Error::NodeClaimNotFound(
+                    "getting instances from output, instance not found".to_owned(),
+                ))
+            }
             Err(error) if error.is_not_found() => {
-                return Err(Error::NodeClaimNotFound(error.to_string()));
+                self.known.write().remove(id);
+                Err(Error::NodeClaimNotFound(error.to_string()))
             }
-            Err(error) => {
-                return Err(Error::Other(format!("failed to describe ec2 instances, {error}")));
-            }
-        };
-        answer
-            .reservations()
-            .iter()
-            .flat_map(|r| r.instances())
-            .next()
-            .map(Instance::of_ec2)
-            .ok_or_else(|| Error::NodeClaimNotFound("instance not found".to_owned()))
+            Err(error) => Err(Error::Other(format!("failed to describe ec2 instances, {error}"))),
+        }
     }
 
     /// Every instance of this cluster that Karpenter launched.
@@ -410,13 +237,21 @@ impl Provider {
     /// # Errors
     /// When EC2 cannot be asked.
     pub async fn list(&self) -> Result<Vec<Instance>, Error> {
-        self.describe(vec![
+        let filters = vec![
             filter("tag-key", vec![labels::NODEPOOL.to_owned()]),
             filter("tag-key", vec![labels::EC2NODECLASS.to_owned()]),
             filter(&format!("tag:{CLUSTER_NAME}"), vec![self.cluster.clone()]),
-        ])
-        .await
-        .map_err(|e| Error::Other(format!("describing ec2 instances, {e}")))
+        ];
+        let list = self
+            .describe(filters)
+            .await
+            .map_err(|e| Error::Other(format!("describing ec2 instances, {e}")))?;
+        let found: HashMap<String, Instance> =
+            list.iter().map(|i| (i.id.clone(), i.clone())).collect();
+        let mut known = self.known.write();
+        known.retain(|id, i| found.contains_key(id) || self.in_shifted_zone(i));
+        known.extend(found);
+        Ok(list)
     }
 
     async fn describe(&self, filters: Vec<Filter>) -> Result<Vec<Instance>, AwsError> {
@@ -425,16 +260,15 @@ impl Provider {
             .ec2
             .describe_instances()
             .set_filters(Some(filters))
-            .filters(live_filter())
+            .filters(filter("instance-state-name", LIVE.map(str::to_owned).into()))
             .into_paginator()
             .page_size(1000)
             .send();
         let mut list = Vec::new();
         while let Some(page) = pages.next().await {
             let page = page.map_err(|e| AwsError::new("DescribeInstances", &e))?;
-            list.extend(
-                page.reservations().iter().flat_map(|r| r.instances()).map(Instance::of_ec2),
-            );
+            let found = page.reservations().iter().flat_map(|r| r.instances());
+            list.extend(found.map(|i| Instance::of_ec2(i, self.options.reserved_capacity)));
         }
         Ok(list)
     }
@@ -444,197 +278,56 @@ impl Provider {
     /// # Errors
     /// [`Error::NodeClaimNotFound`] once it is gone.
     pub async fn delete(&self, id: &str) -> Result<(), Error> {
-        let instance = self.get(id).await?;
-        if instance.terminating() {
+        let instance = self.get_fresh(id).await?;
+        if self.in_shifted_zone(&instance) {
+            return Err(self.shifted(&instance, "termination"));
+        }
+        if instance.state == "shutting-down" {
             return Ok(());
         }
-        let answer = self.clients.ec2.terminate_instances().instance_ids(id).send().await;
-        match answer.map_err(|e| AwsError::new("TerminateInstances", &e)) {
-            Ok(_) => Ok(()),
-            Err(error) if error.is_not_found() => Err(Error::NodeClaimNotFound(error.to_string())),
-            Err(error) => Err(Error::Other(format!("terminating instance, {error}"))),
+        let outcome = self.terminations.request(id.to_owned()).await;
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(error) if error.is_not_found() => {
+                self.known.write().remove(id);
+                Err(Error::NodeClaimNotFound(error.to_string()))
+            }
+            Err(error) => {
+                let zone_id = instance.zone_id.as_deref().unwrap_or_default();
+                metrics::INSTANCE_TERMINATION_FAILURES
+                    .with_label_values(&[&instance.zone, zone_id])
+                    .inc();
+                Err(Error::Other(format!("terminating instance, {error}")))
+            }
         }
     }
 
-    /// Adds tags to an instance.
+    /// Adds tags to an instance, together with all others that get the same.
     ///
     /// # Errors
     /// [`Error::NodeClaimNotFound`] when it is gone.
-    pub async fn tag(&self, id: &str, tags: &BTreeMap<String, String>) -> Result<(), Error> {
-        let answer =
-            self.clients.ec2.create_tags().resources(id).set_tags(Some(to_ec2(tags))).send().await;
-        match answer.map_err(|e| AwsError::new("CreateTags", &e)) {
-            Ok(_) => Ok(()),
-            Err(error) if error.is_not_found() => Err(Error::NodeClaimNotFound(error.to_string())),
-            Err(error) => Err(Error::Other(format!("tagging instance, {error}"))),
+    pub async fn tag(&self, id: &str, tags: &BTreeMap<String, String>) -> Result<(), TagError> {
+        let known = self.known.read().get(id).cloned();
+        if let Some(known) = known.filter(|i| self.in_shifted_zone(i)) {
+            return Err(TagError::Cloud(self.shifted(&known, "tag creation")));
         }
-    }
-}
-
-enum LaunchError {
-    TemplateGone,
-    Failed(Error),
-}
-
-impl From<Error> for LaunchError {
-    fn from(error: Error) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl From<LaunchError> for Error {
-    fn from(error: LaunchError) -> Self {
-        match error {
-            LaunchError::Failed(error) => error,
-            LaunchError::TemplateGone => Self::Create {
-                reason: "LaunchTemplateNotFound".to_owned(),
-                condition: "Launch template used for instance launch wasn't found".to_owned(),
-                message: "launch template not found".to_owned(),
-            },
-        }
-    }
-}
-
-fn live_filter() -> Filter {
-    filter("instance-state-name", LIVE.iter().map(|s| (*s).to_owned()).collect())
-}
-
-fn create_error(prefix: &str, error: &AwsError) -> Error {
-    let (reason, condition) = errors::launch_failure(&error.to_string());
-    Error::Create {
-        reason: reason.to_owned(),
-        condition: format!("{prefix}: {condition}"),
-        message: format!("creating instance, {error}"),
-    }
-}
-
-fn template_error(error: TemplateError) -> LaunchError {
-    let text = error.to_string();
-    match error {
-        TemplateError::NotReady(_) => Error::NodeClassNotReady(text),
-        TemplateError::UserData(_) | TemplateError::Aws { .. } => {
-            let (reason, condition) = errors::launch_failure(&text);
-            Error::Create {
-                reason: reason.to_owned(),
-                condition: format!("Error getting launch template configs: {condition}"),
-                message: format!("getting launch template configs, {text}"),
+        match self.taggings.request(Tag { id: id.to_owned(), tags: tags.clone() }).await {
+            Ok(()) => Ok(()),
+            Err(error) if error.is_not_found() => {
+                Err(TagError::Cloud(Error::NodeClaimNotFound(error.to_string())))
             }
+            Err(error) => Err(TagError::Aws(error)),
         }
     }
-    .into()
 }
 
-/// The same launch asked for again has the same token; one with other offerings, another.
-fn client_token(launch: &Launch<'_>) -> String {
-    let uid = launch.claim.metadata.uid.as_deref().unwrap_or_default();
-    let mut text = format!("{uid}/{}", launch.capacity_type);
-    for template in &launch.templates {
-        text.push_str(&template.name);
-        for kind in &template.instance_types {
-            text.push_str(&kind.name);
-            for offering in kind.compatible_offerings(&launch.requirements) {
-                text.push_str(offering.zone());
-            }
-        }
-    }
-    for choice in launch.subnets.values() {
-        text.push_str(&choice.subnet.id);
-    }
-    uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, text.as_bytes()).to_string()
-}
-
-fn fleet_configs(launch: &Launch<'_>) -> Vec<FleetLaunchTemplateConfigRequest> {
-    launch
-        .templates
-        .iter()
-        .filter_map(|template| {
-            let overrides = overrides(launch, template);
-            (!overrides.is_empty()).then(|| {
-                FleetLaunchTemplateConfigRequest::builder()
-                    .launch_template_specification(
-                        FleetLaunchTemplateSpecificationRequest::builder()
-                            .launch_template_name(&template.name)
-                            .version("$Latest")
-                            .build(),
-                    )
-                    .set_overrides(Some(overrides))
-                    .build()
-            })
-        })
-        .collect()
-}
-
-fn overrides(
-    launch: &Launch<'_>,
-    template: &LaunchTemplate,
-) -> Vec<FleetLaunchTemplateOverridesRequest> {
-    let mut list = Vec::new();
-    for instance_type in &template.instance_types {
-        let mut seen = BTreeSet::new();
-        for offering in instance_type.compatible_offerings(&launch.requirements) {
-            let zone = offering.zone();
-            let Some(choice) = launch.subnets.get(zone) else { continue };
-            if !seen.insert(zone.to_owned()) {
-                continue;
-            }
-            list.push(
-                FleetLaunchTemplateOverridesRequest::builder()
-                    .instance_type(Ec2Type::from(&*instance_type.name))
-                    .subnet_id(&choice.subnet.id)
-                    .image_id(&template.image_id)
-                    .availability_zone(zone)
-                    .priority(offering.price)
-                    .build(),
-            );
-        }
-    }
-    list
-}
-
-fn subnets_of(answer: &CreateFleetOutput) -> Vec<String> {
-    answer
-        .instances()
-        .iter()
-        .filter_map(|i| i.launch_template_and_overrides()?.overrides()?.subnet_id())
-        .map(str::to_owned)
-        .collect()
-}
-
-fn instance_of(launch: &Launch<'_>, answer: &CreateFleetOutput) -> Option<Instance> {
-    let instance = answer.instances().iter().find(|i| !i.instance_ids().is_empty())?;
-    let place = instance.launch_template_and_overrides().and_then(|l| l.overrides());
-    let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
-    let kind = instance
-        .instance_type()
-        .or_else(|| place.and_then(|p| p.instance_type()))
-        .map_or("", Ec2Type::as_str)
-        .to_owned();
-    let image = place.and_then(|p| p.image_id()).map(str::to_owned).or_else(|| {
-        let holds = |t: &&LaunchTemplate| t.instance_types.iter().any(|i| *i.name == *kind);
-        launch.templates.iter().find(holds).map(|t| t.image_id.clone())
-    });
-    Some(Instance {
-        id: instance.instance_ids().first()?.clone(),
-        instance_type: kind,
-        zone: text(place.and_then(|p| p.availability_zone())),
-        capacity_type: launch.capacity_type.to_owned(),
-        image_id: image.unwrap_or_default(),
-        state: "pending".to_owned(),
-        subnet_id: text(place.and_then(|p| p.subnet_id())),
-        tags: launch.tags.clone(),
-        ..Instance::default()
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parse_provider_id;
-
-    #[test]
-    fn provider_ids_end_in_the_instance_id() {
-        assert_eq!(parse_provider_id("aws:///us-east-1b/i-0cf1"), Some("i-0cf1"));
-        for bad in ["", "aws:///", "gce:///a/b", "aws:///us-east-1b/"] {
-            assert_eq!(parse_provider_id(bad), None, "{bad}");
-        }
-    }
+/// Why an instance was not tagged.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum TagError {
+    /// The instance is gone, or in a zone that is left alone.
+    #[error("{0}")]
+    Cloud(Error),
+    /// EC2 refused.
+    #[error("tagging instance, {0}")]
+    Aws(AwsError),
 }

@@ -1,23 +1,49 @@
 //! Instance types: EC2's descriptions turned into labels, capacity, overhead and offerings.
+//!
+//! What does not change from minute to minute is worked out once a node class and kept five
+//! minutes. Offerings are rebuilt only for types about which something changed since: as long as
+//! nothing did, every caller gets the same list.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
-use aws_sdk_ec2::types::{InstanceTypeInfo, LocationType};
-use parking_lot::RwLock;
+use jiff::Timestamp;
+use parking_lot::{Mutex, RwLock};
 
+use self::capacity::Subject;
+use self::info::Info;
+use self::offerings::Market;
+use self::zones::Zones;
+use super::ami::AmiFamily;
+use super::cache::TtlCache;
+use super::capacityreservation;
 use super::clients::Clients;
 use super::errors::AwsError;
+use super::placementgroup;
 use super::pricing;
-use super::select::filter;
 use super::unavailable::UnavailableOfferings;
-use crate::api::labels;
-use crate::api::v1::{EC2NodeClass, Operator};
-use crate::scheduling::instance_type::{InstanceType, Offering};
-use crate::scheduling::requirements::{Requirement, Requirements};
+use super::zonalshift;
+use crate::api::v1::EC2NodeClass;
+use crate::clock::Clock;
+use crate::operator::metrics;
+use crate::scheduling::instance_type::InstanceType;
 
 pub mod capacity;
+mod compatibility;
+mod describe;
+pub mod expressions;
+pub mod info;
+pub mod kubelet;
+mod network;
+mod offerings;
 pub mod requirements;
+pub mod zones;
+
+/// How long a node class's types and their offerings are kept at most.
+const TTL: Duration = Duration::from_secs(300);
+/// How long the memory that nodes of a type really have is remembered.
+const DISCOVERED_TTL: Duration = Duration::from_secs(60 * 24 * 3600);
 
 /// What does not depend on the node class.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,40 +55,79 @@ pub struct Options {
     pub reserved_enis: i64,
     /// Reserved capacity is offered.
     pub reserved_capacity: bool,
+    /// Expressions in `spec.kubelet` are in use.
+    pub kubelet_expressions: bool,
 }
 
+/// All types of the region, and the zones that they are offered in.
 #[derive(Debug, Default)]
-struct Catalog {
-    types: Vec<Arc<InstanceTypeInfo>>,
-    zones_of: HashMap<String, BTreeSet<String>>,
-    zones: BTreeSet<String>,
+pub struct Catalog {
+    pub types: Vec<Arc<Info>>,
+    pub zones_of: HashMap<String, BTreeSet<String>>,
+    /// Every zone of the region.
+    pub zones: BTreeSet<String>,
+}
+
+/// What instance types are worked out from, beside EC2's description of them.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    pub clients: Clients,
+    pub clock: Clock,
+    pub pricing: Arc<pricing::Provider>,
+    pub unavailable: Arc<UnavailableOfferings>,
+    pub reservations: Arc<capacityreservation::Provider>,
+    pub placement_groups: Arc<placementgroup::Provider>,
+    pub shifts: Arc<zonalshift::Provider>,
 }
 
 /// Describes instance types.
 #[derive(Debug)]
 pub struct Provider {
-    clients: Clients,
+    parts: Parts,
     options: Options,
-    pricing: Arc<pricing::Provider>,
-    unavailable: Arc<UnavailableOfferings>,
-    catalog: RwLock<Catalog>,
+    catalog: RwLock<Arc<Catalog>>,
+    shapes: TtlCache<String, Arc<[Shape]>>,
+    listings: Mutex<HashMap<String, Listing>>,
+    /// Memory in bytes by type and images.
+    discovered: TtlCache<(String, String), i64>,
 }
 
-/// Instance types that cannot be listed yet.
+/// A type under a node class, without offerings.
+#[derive(Debug)]
+struct Shape {
+    info: Arc<Info>,
+    kind: InstanceType,
+}
+
+/// A finished list, and what it was made from.
+#[derive(Debug)]
+struct Listing {
+    until: Timestamp,
+    shapes: Arc<[Shape]>,
+    market: offerings::Versions,
+    /// The unavailable offerings' version, and their sequence by type.
+    version: u64,
+    sequences: Vec<u64>,
+    types: Arc<[Arc<InstanceType>]>,
+}
+
+/// Instance types that cannot be listed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct ListError(pub &'static str);
+pub struct ListError(pub String);
 
 impl Provider {
     /// A provider that knows no type yet.
     #[must_use]
-    pub fn new(
-        clients: Clients,
-        options: Options,
-        pricing: Arc<pricing::Provider>,
-        unavailable: Arc<UnavailableOfferings>,
-    ) -> Self {
-        Self { clients, options, pricing, unavailable, catalog: RwLock::default() }
+    pub fn new(parts: Parts, options: Options) -> Self {
+        Self {
+            shapes: TtlCache::new(parts.clock.clone(), TTL),
+            discovered: TtlCache::new(parts.clock.clone(), DISCOVERED_TTL),
+            parts,
+            options,
+            catalog: RwLock::default(),
+            listings: Mutex::default(),
+        }
     }
 
     /// Reads types and where they are offered.
@@ -70,241 +135,219 @@ impl Provider {
     /// # Errors
     /// When EC2 cannot be asked; what was known stays.
     pub async fn update(&self) -> Result<(), AwsError> {
-        let (types, zones_of) = tokio::try_join!(self.describe_types(), self.describe_offerings())?;
-        let zones: BTreeSet<String> = zones_of.values().flatten().cloned().collect();
-        tracing::debug!("count" = types.len(), "discovered instance types");
-        tracing::debug!(
-            "instance-type-count" = zones_of.len(),
-            "discovered offerings for instance types"
-        );
-        *self.catalog.write() = Catalog { types, zones_of, zones };
+        let clients = &self.parts.clients;
+        let (types, zones_of) =
+            tokio::try_join!(describe::types(clients), describe::offerings(clients))?;
+        self.set_catalog(types, zones_of);
         Ok(())
     }
 
-    async fn describe_types(&self) -> Result<Vec<Arc<InstanceTypeInfo>>, AwsError> {
-        let mut pages = self
-            .clients
-            .ec2
-            .describe_instance_types()
-            .filters(filter("supported-virtualization-type", vec!["hvm".to_owned()]))
-            .filters(filter(
-                "processor-info.supported-architecture",
-                vec!["x86_64".to_owned(), "arm64".to_owned()],
-            ))
-            .into_paginator()
-            .page_size(100)
-            .send();
-        let mut types = Vec::new();
-        while let Some(page) = pages.next().await {
-            let page = page.map_err(|e| AwsError::new("DescribeInstanceTypes", &e))?;
-            types.extend(page.instance_types.unwrap_or_default().into_iter().map(Arc::new));
+    /// Takes types and where they are offered for known; says what is new about them.
+    pub fn set_catalog(&self, mut types: Vec<Info>, zones_of: HashMap<String, BTreeSet<String>>) {
+        types.sort_by(|a, b| a.instance_type.cmp(&b.instance_type));
+        let types: Vec<Arc<Info>> = types.into_iter().map(Arc::new).collect();
+        let zones: BTreeSet<String> = zones_of.values().flatten().cloned().collect();
+        let mut catalog = self.catalog.write();
+        let changed = (types != catalog.types, zones_of != catalog.zones_of);
+        if changed.0 {
+            tracing::debug!("count" = types.len(), "discovered instance types");
         }
-        types.sort_by(|a, b| name_of(a).cmp(name_of(b)));
-        Ok(types)
+        if changed.1 {
+            tracing::debug!(
+                "instance-type-count" = zones_of.len(),
+                "discovered offerings for instance types"
+            );
+        }
+        if zones != catalog.zones {
+            tracing::debug!("zones" = %crate::operator::logging::json(&zones), "discovered zones");
+        }
+        if changed != (false, false) {
+            *catalog = Arc::new(Catalog { types, zones_of, zones });
+            drop(catalog);
+            self.shapes.clear();
+            self.listings.lock().clear();
+        }
     }
 
-    async fn describe_offerings(&self) -> Result<HashMap<String, BTreeSet<String>>, AwsError> {
-        let mut pages = self
-            .clients
-            .ec2
-            .describe_instance_type_offerings()
-            .location_type(LocationType::AvailabilityZone)
-            .into_paginator()
-            .page_size(1000)
-            .send();
-        let mut zones_of: HashMap<String, BTreeSet<String>> = HashMap::new();
-        while let Some(page) = pages.next().await {
-            let page = page.map_err(|e| AwsError::new("DescribeInstanceTypeOfferings", &e))?;
-            for offering in page.instance_type_offerings() {
-                if let (Some(kind), Some(zone)) = (offering.instance_type(), offering.location()) {
-                    zones_of.entry(kind.as_str().to_owned()).or_default().insert(zone.to_owned());
-                }
-            }
-        }
-        Ok(zones_of)
+    /// Every zone of the region.
+    #[must_use]
+    pub fn zones(&self) -> BTreeSet<String> {
+        self.catalog.read().zones.clone()
     }
 
     /// The types that nodes of a class may have, with today's offerings.
     ///
     /// # Errors
-    /// When types, offerings or subnets are not known yet.
-    pub fn list(&self, class: &EC2NodeClass) -> Result<Vec<Arc<InstanceType>>, ListError> {
-        let catalog = self.catalog.read();
+    /// When types, offerings or subnets are not known yet, or the class's kubelet settings cannot
+    /// be understood.
+    pub fn list(&self, class: &EC2NodeClass) -> Result<Arc<[Arc<InstanceType>]>, ListError> {
+        let catalog = Arc::clone(&self.catalog.read());
+        let problem = |text: &str| Err(ListError(text.to_owned()));
         if catalog.types.is_empty() {
-            return Err(ListError("no instance types found"));
+            return problem("no instance types found");
         }
         if catalog.zones_of.is_empty() {
-            return Err(ListError("no instance types offerings found"));
+            return problem("no instance types offerings found");
         }
-        let subnets = class.status.as_ref().map(|s| s.subnets.as_slice()).unwrap_or_default();
-        if subnets.is_empty() {
-            return Err(ListError("no subnets found"));
+        if class.status.as_ref().is_none_or(|s| s.subnets.is_empty()) {
+            return problem("no subnets found");
         }
-        let zones = Zones::new(&catalog, subnets);
-        Ok(catalog.types.iter().map(|info| Arc::new(self.resolve(info, class, &zones))).collect())
+        let zones = Zones::new(&catalog.zones, class);
+        let key = shape_key(class, &zones);
+        let shapes = self.shapes(&catalog, class, &zones, &key)?;
+        let market = Market::new(&self.parts, &self.options, class, zones);
+        Ok(self.listing(&catalog, shapes, &market, &key))
     }
 
-    fn resolve(
+    fn listing(
         &self,
-        info: &InstanceTypeInfo,
-        class: &EC2NodeClass,
-        zones: &Zones<'_>,
-    ) -> InstanceType {
-        let name = name_of(info);
-        let empty = BTreeSet::new();
-        let offered = zones.offered.get(name).unwrap_or(&empty);
-        let available: BTreeSet<&str> = offered
+        catalog: &Catalog,
+        shapes: Arc<[Shape]>,
+        market: &Market<'_>,
+        key: &str,
+    ) -> Arc<[Arc<InstanceType>]> {
+        let now = self.parts.clock.now();
+        let versions = market.versions();
+        let key = format!("{key}|{}", market.key());
+        let unavailable = &self.parts.unavailable;
+        let mut listings = self.listings.lock();
+        let known = listings
+            .get(&key)
+            .filter(|l| l.until > now && Arc::ptr_eq(&l.shapes, &shapes) && l.market == versions);
+        let version = unavailable.version();
+        if let Some(known) = known.filter(|l| l.version == version) {
+            return Arc::clone(&known.types);
+        }
+        let sequences: Vec<u64> =
+            shapes.iter().map(|s| unavailable.sequence(&s.info.instance_type)).collect();
+        let types: Arc<[Arc<InstanceType>]> = shapes
             .iter()
-            .map(String::as_str)
-            .filter(|z| zones.subnets_of.contains_key(z))
+            .enumerate()
+            .map(|(i, shape)| match known {
+                Some(known) if known.sequences[i] == sequences[i] => Arc::clone(&known.types[i]),
+                _ => {
+                    let offered = catalog.zones_of.get(&shape.info.instance_type);
+                    Arc::new(market.offer(&shape.info, &shape.kind, offered))
+                }
+            })
             .collect();
-        let capacity = capacity::capacity(info, class, &self.options);
-        let overhead = capacity::overhead(info, class, &capacity);
-        let requirements = requirements::of(info, class, &self.options, zones, &available);
-        let mut instance_type = InstanceType {
+        let listing = Listing {
+            // One that is brought up to date keeps its end.
+            until: known.map_or(now + TTL, |k| k.until),
+            shapes,
+            market: versions,
+            version,
+            sequences,
+            types: Arc::clone(&types),
+        };
+        listings.retain(|_, l| l.until > now);
+        listings.insert(key, listing);
+        types
+    }
+
+    fn shapes(
+        &self,
+        catalog: &Catalog,
+        class: &EC2NodeClass,
+        zones: &Zones,
+        key: &String,
+    ) -> Result<Arc<[Shape]>, ListError> {
+        if let Some(known) = self.shapes.get(key) {
+            return Ok(known);
+        }
+        let settings = kubelet::Settings::of(class).map_err(ListError)?;
+        let images = images_key(class);
+        let shapes: Arc<[Shape]> = catalog
+            .types
+            .iter()
+            .map(|info| self.shape(catalog, info, class, zones, &settings, &images))
+            .collect::<Result<Vec<_>, _>>()?
+            .into();
+        self.shapes.set(key.clone(), Arc::clone(&shapes));
+        Ok(shapes)
+    }
+
+    fn shape(
+        &self,
+        catalog: &Catalog,
+        info: &Arc<Info>,
+        class: &EC2NodeClass,
+        zones: &Zones,
+        settings: &kubelet::Settings,
+        images: &str,
+    ) -> Result<Shape, ListError> {
+        let name = info.instance_type.as_str();
+        let subject = Subject {
+            info,
+            class,
+            family: AmiFamily::of(class),
+            kubelet: settings,
+            options: &self.options,
+        };
+        let discovered = self.discovered.get(&(name.to_owned(), images.to_owned()));
+        let (capacity, overhead) = capacity::of(&subject, discovered)
+            .map_err(|e| ListError(format!("resolving instance type {name}, {e}")))?;
+        let available = zones.available(catalog.zones_of.get(name));
+        metrics::INSTANCE_TYPE_CPU.with_label_values(&[name]).set(info.v_cpu_info.default as f64);
+        metrics::INSTANCE_TYPE_MEMORY
+            .with_label_values(&[name])
+            .set((info.memory_info.mib << 20) as f64);
+        let kind = InstanceType {
             name: Arc::from(name),
-            requirements,
-            offerings: Vec::new(),
+            requirements: requirements::of(info, class, &self.options, zones, &available),
             capacity,
             overhead,
             ..InstanceType::default()
         };
-        instance_type.offerings = self.offerings(&instance_type, class, zones, &available);
-        instance_type
+        Ok(Shape { info: Arc::clone(info), kind })
     }
 
-    fn offerings(
-        &self,
-        instance_type: &InstanceType,
-        class: &EC2NodeClass,
-        zones: &Zones<'_>,
-        available: &BTreeSet<&str>,
-    ) -> Vec<Offering> {
-        let name = &*instance_type.name;
-        let usable = requirements::compatible_with_class(name, class);
-        let mut offerings = Vec::new();
-        let capacity_types = instance_type.requirements.get(labels::CAPACITY_TYPE);
-        for kind in [labels::CAPACITY_SPOT, labels::CAPACITY_ON_DEMAND] {
-            if !capacity_types.is_some_and(|r| r.has(kind)) {
-                continue;
-            }
-            for zone in zones.all {
-                let price = if kind == labels::CAPACITY_SPOT {
-                    self.pricing.spot(name, zone)
-                } else {
-                    self.pricing.on_demand(name)
-                };
-                let subnets = zones.subnets_of.get(zone.as_str()).cloned().unwrap_or_default();
-                let available = usable
-                    && price.is_some()
-                    && available.contains(zone.as_str())
-                    && !self.unavailable.is_unavailable(kind, name, zone, &subnets);
-                offerings.push(Offering {
-                    requirements: zones.offering_requirements(kind, zone),
-                    price: price.unwrap_or(0.0),
-                    available,
-                    ..Offering::default()
-                });
-            }
+    /// Notes the memory that a node of a type and image really has, if it is less than known.
+    pub fn note_memory(&self, class: &EC2NodeClass, instance_type: &str, bytes: i64) {
+        let key = (instance_type.to_owned(), images_key(class));
+        let known = self.discovered.get(&key);
+        if known.is_some_and(|k| bytes > k) {
+            return;
         }
-        if self.options.reserved_capacity {
-            offerings.extend(self.reserved(instance_type, class, zones, available, usable));
+        if known != Some(bytes) {
+            tracing::debug!(
+                "memory-capacity" = crate::scheduling::quantity::format_bytes(bytes),
+                "instance-type" = instance_type,
+                "updating discovered capacity cache"
+            );
         }
-        offerings
-    }
-
-    fn reserved(
-        &self,
-        instance_type: &InstanceType,
-        class: &EC2NodeClass,
-        zones: &Zones<'_>,
-        available: &BTreeSet<&str>,
-        usable: bool,
-    ) -> Vec<Offering> {
-        let name = &*instance_type.name;
-        let price = self.pricing.on_demand(name).unwrap_or(0.0) / 10_000_000.0;
-        class
-            .status
-            .iter()
-            .flat_map(|s| &s.capacity_reservations)
-            .filter(|r| r.instance_type == name)
-            .map(|reservation| {
-                let mut requirements = zones.offering_requirements(
-                    labels::CAPACITY_RESERVED,
-                    &reservation.availability_zone,
-                );
-                for (key, value) in [
-                    (labels::CAPACITY_RESERVATION_ID, reservation.id.as_str()),
-                    (labels::CAPACITY_RESERVATION_TYPE, reservation.reservation_type.as_str()),
-                    (
-                        labels::CAPACITY_RESERVATION_INTERRUPTIBLE,
-                        if reservation.interruptible == Some(true) { "true" } else { "false" },
-                    ),
-                ] {
-                    requirements.replace(Requirement::is(key, value));
-                }
-                Offering {
-                    requirements,
-                    price,
-                    available: usable
-                        && reservation.state != "expiring"
-                        && available.contains(reservation.availability_zone.as_str()),
-                    reservation_capacity: 1,
-                    ..Offering::default()
-                }
-            })
-            .collect()
+        self.discovered.set(key, bytes);
     }
 }
 
-/// The name of a described type.
-#[must_use]
-pub fn name_of(info: &InstanceTypeInfo) -> &str {
-    info.instance_type().map_or("", aws_sdk_ec2::types::InstanceType::as_str)
+/// The images of a class, in an order of their own.
+fn images_key(class: &EC2NodeClass) -> String {
+    let amis = class.status.as_ref().map(|s| s.amis.as_slice()).unwrap_or_default();
+    let mut ids: Vec<&str> = amis.iter().map(|a| a.id.as_str()).collect();
+    ids.sort_unstable();
+    ids.join(",")
 }
 
-/// Zones as a node class sees them.
-pub struct Zones<'a> {
-    all: &'a BTreeSet<String>,
-    offered: &'a HashMap<String, BTreeSet<String>>,
-    subnets_of: BTreeMap<&'a str, Vec<String>>,
-    ids: BTreeMap<&'a str, &'a str>,
-}
-
-impl<'a> Zones<'a> {
-    fn new(catalog: &'a Catalog, subnets: &'a [crate::api::v1::Subnet]) -> Self {
-        let mut subnets_of: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-        let mut ids = BTreeMap::new();
-        for subnet in subnets {
-            subnets_of.entry(&subnet.zone).or_default().push(subnet.id.clone());
-            if let Some(id) = &subnet.zone_id {
-                ids.insert(subnet.zone.as_str(), id.as_str());
-            }
-        }
-        Self { all: &catalog.zones, offered: &catalog.zones_of, subnets_of, ids }
-    }
-
-    /// Ids of zones, where the node class's subnets tell them.
-    pub(super) fn ids_of<'b>(&'b self, zones: &'b BTreeSet<&str>) -> impl Iterator<Item = &'b str> {
-        zones.iter().filter_map(|z| self.ids.get(z).copied())
-    }
-
-    fn offering_requirements(&self, capacity_type: &str, zone: &str) -> Requirements {
-        let absent = |key: &str| Requirement::new::<&str>(key, Operator::DoesNotExist, []);
-        let mut requirements: Requirements = [
-            Requirement::is(labels::CAPACITY_TYPE, capacity_type),
-            Requirement::is(labels::ZONE, zone),
-            absent(labels::CAPACITY_RESERVATION_ID),
-            absent(labels::CAPACITY_RESERVATION_TYPE),
-            absent(labels::CAPACITY_RESERVATION_INTERRUPTIBLE),
-        ]
-        .into_iter()
+/// Everything that a type's labels, capacity and overhead depend on.
+fn shape_key(class: &EC2NodeClass, zones: &Zones) -> String {
+    let status = class.status.as_ref();
+    let spec = &class.spec;
+    let in_use: Vec<_> = zones
+        .iter()
+        .filter(|z| !z.subnets.is_empty())
+        .map(|z| (z.name.as_str(), z.id.as_deref()))
         .collect();
-        if let Some(id) = self.ids.get(zone) {
-            requirements.add(Requirement::is(labels::ZONE_ID, id));
-        }
-        requirements
-    }
+    let reservations: Vec<_> = status
+        .iter()
+        .flat_map(|s| &s.capacity_reservations)
+        .map(|r| (&r.id, &r.instance_type, &r.reservation_type, r.interruptible))
+        .collect();
+    let family = AmiFamily::of(class).as_str();
+    let parts = (
+        (images_key(class), in_use, &spec.kubelet, &spec.block_device_mappings),
+        (reservations, &spec.network_interfaces, &spec.instance_store_policy, family),
+    );
+    serde_json::to_string(&parts).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! `spec.kubelet`: what it may say, and what a node is told of it.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use super::ami::AmiFamily;
@@ -7,7 +9,7 @@ use super::launchtemplate::Cluster;
 use crate::api::v1::EC2NodeClass;
 use crate::scheduling::instance_type::InstanceType;
 use crate::scheduling::quantity;
-use crate::scheduling::resources::Name;
+use crate::scheduling::resources::{ApiQuantity, Name};
 
 mod check;
 mod schema;
@@ -39,8 +41,12 @@ pub fn resolve(cluster: &Cluster, class: &EC2NodeClass, kind: &InstanceType) -> 
     if !settings.get("maxPods").is_some_and(Value::is_i64) {
         settings.insert("maxPods".to_owned(), kind.capacity.get(&Name::Pods).into());
     }
-    for key in RESERVED {
+    let overhead = [&kind.overhead.kube_reserved, &kind.overhead.system_reserved];
+    for (key, amounts) in RESERVED.into_iter().zip(overhead) {
         if let Some(Value::Object(map)) = settings.get_mut(key) {
+            if cluster.kubelet_expressions {
+                evaluated(map, &amounts.to_quantities());
+            }
             map.retain(|_, amount| !is_expression(amount));
             if map.is_empty() {
                 settings.remove(key);
@@ -53,6 +59,15 @@ pub fn resolve(cluster: &Cluster, class: &EC2NodeClass, kind: &InstanceType) -> 
         settings.insert("clusterDNS".to_owned(), json!([ip]));
     }
     settings
+}
+
+/// Puts what the type's overhead was worked out with in the place of expressions.
+fn evaluated(map: &mut Map<String, Value>, amounts: &BTreeMap<String, ApiQuantity>) {
+    for (name, text) in map.iter_mut().filter(|(_, text)| is_expression(text)) {
+        if let Some(amount) = amounts.get(name) {
+            *text = Value::String(amount.0.clone());
+        }
+    }
 }
 
 fn is_expression(amount: &Value) -> bool {

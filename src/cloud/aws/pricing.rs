@@ -1,33 +1,66 @@
-//! On-demand and spot prices, refreshed from AWS and kept when AWS cannot be asked.
+//! On-demand and spot prices: refreshed from AWS, kept when AWS cannot be asked, and until then
+//! taken from the last run or from the tables compiled in.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use aws_sdk_pricing::types::{Filter, FilterType};
 use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::clients::Clients;
 use super::errors::AwsError;
 
+mod fallback;
+mod kept;
+
+pub use self::kept::Keeper;
+
 /// Prices an hour.
 #[derive(Debug)]
 pub struct Provider {
     clients: Clients,
-    prices: RwLock<Prices>,
+    isolated: bool,
+    prices: RwLock<Known>,
+    /// Rises whenever a price may have changed.
+    version: AtomicU64,
+    said_why_not: AtomicBool,
 }
 
-#[derive(Debug, Default)]
-struct Prices {
-    on_demand: HashMap<String, f64>,
-    spot: HashMap<(String, String), f64>,
-    spot_known: bool,
+/// Prices by type, and for spot by zone.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct Known {
+    pub on_demand: HashMap<String, f64>,
+    /// Empty until spot prices are known: then the on-demand price stands in everywhere.
+    pub spot: HashMap<String, BTreeMap<String, f64>>,
 }
 
 impl Provider {
-    /// A provider that knows no price yet.
+    /// A provider that knows what the tables say; `isolated` means no way to the price list.
     #[must_use]
-    pub fn new(clients: Clients) -> Self {
-        Self { clients, prices: RwLock::default() }
+    pub fn new(clients: Clients, isolated: bool) -> Self {
+        let on_demand = fallback::on_demand(&clients.region);
+        Self {
+            clients,
+            isolated,
+            prices: RwLock::new(Known { on_demand, spot: HashMap::new() }),
+            version: AtomicU64::new(1),
+            said_why_not: AtomicBool::new(false),
+        }
+    }
+
+    /// The region whose prices these are.
+    #[must_use]
+    pub fn region(&self) -> &str {
+        &self.clients.region
+    }
+
+    /// A number that changes with the prices.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     /// On-demand price of a type.
@@ -40,32 +73,63 @@ impl Provider {
     #[must_use]
     pub fn spot(&self, instance_type: &str, zone: &str) -> Option<f64> {
         let prices = self.prices.read();
-        if !prices.spot_known {
+        if prices.spot.is_empty() {
             return prices.on_demand.get(instance_type).copied();
         }
-        prices.spot.get(&(instance_type.to_owned(), zone.to_owned())).copied()
+        prices.spot.get(instance_type)?.get(zone).copied()
+    }
+
+    /// All that is known.
+    #[must_use]
+    pub fn known(&self) -> Known {
+        self.prices.read().clone()
+    }
+
+    /// Lays prices over those known; unusable ones are left out.
+    pub fn learn(&self, new: Known) {
+        let usable = |price: &f64| price.is_finite() && *price > 0.0;
+        let mut prices = self.prices.write();
+        prices.on_demand.extend(new.on_demand.into_iter().filter(|(_, p)| usable(p)));
+        for (kind, zones) in new.spot {
+            let zones = zones.into_iter().filter(|(_, p)| usable(p));
+            prices.spot.entry(kind).or_default().extend(zones);
+        }
+        drop(prices);
+        self.version.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Why the price list is not asked, if it is not.
+    fn why_not(&self) -> Option<&'static str> {
+        if self.isolated {
+            return Some(
+                "running in an isolated VPC, on-demand pricing information will not be updated",
+            );
+        }
+        self.clients.region.starts_with("us-gov").then_some(
+            "pricing APIs aren't available in AWS GovCloud regions, on-demand pricing information will not be updated",
+        )
     }
 
     /// Reads the price list; prices of types that are not in the answer stay.
     ///
     /// # Errors
-    /// When the price list cannot be read or is empty.
+    /// When the price list cannot be read or lacks shared or bare metal instances.
     pub async fn update_on_demand(&self) -> Result<(), AwsError> {
+        if let Some(reason) = self.why_not() {
+            if !self.said_why_not.swap(true, Ordering::AcqRel) {
+                tracing::info!("{reason}");
+            }
+            return Ok(());
+        }
         let shared = self.products("Shared", "Compute Instance");
         let metal = self.products("Dedicated", "Compute Instance (bare metal)");
-        let (shared, metal) = tokio::try_join!(shared, metal)?;
-        if shared.is_empty() {
-            return Err(AwsError {
-                operation: "GetProducts",
-                code: "Empty".to_owned(),
-                message: "no on-demand pricing found".to_owned(),
-            });
+        let (mut on_demand, metal) = tokio::try_join!(shared, metal)?;
+        if on_demand.is_empty() || metal.is_empty() {
+            return Err(empty("GetProducts", "no on-demand pricing found"));
         }
-        let mut prices = self.prices.write();
-        prices.on_demand.extend(shared);
-        prices.on_demand.extend(metal);
-        let count = prices.on_demand.len();
-        drop(prices);
+        on_demand.extend(metal);
+        self.learn(Known { on_demand, ..Known::default() });
+        let count = self.prices.read().on_demand.len();
         tracing::debug!("instance-type-count" = count, "updated on-demand pricing");
         Ok(())
     }
@@ -75,9 +139,6 @@ impl Provider {
         tenancy: &str,
         family: &str,
     ) -> Result<HashMap<String, f64>, AwsError> {
-        let term = |field: &str, value: &str| {
-            Filter::builder().field(field).r#type(FilterType::TermMatch).value(value).build()
-        };
         let mut request = self.clients.pricing.get_products().service_code("AmazonEC2");
         for (field, value) in [
             ("regionCode", self.clients.region.as_str()),
@@ -89,7 +150,9 @@ impl Provider {
             ("tenancy", tenancy),
             ("productFamily", family),
         ] {
-            let filter = term(field, value).map_err(|e| AwsError {
+            let filter =
+                Filter::builder().field(field).r#type(FilterType::TermMatch).value(value).build();
+            let filter = filter.map_err(|e| AwsError {
                 operation: "GetProducts",
                 code: "RequestNotBuilt".to_owned(),
                 message: e.to_string(),
@@ -121,36 +184,37 @@ impl Provider {
             .into_paginator()
             .page_size(2000)
             .send();
-        let mut found = HashMap::new();
+        let mut spot: HashMap<String, BTreeMap<String, f64>> = HashMap::new();
+        let mut count = 0_usize;
         while let Some(page) = pages.next().await {
             let page = page.map_err(|e| AwsError::new("DescribeSpotPriceHistory", &e))?;
             for record in page.spot_price_history() {
                 let price = record.spot_price().and_then(|p| p.parse::<f64>().ok());
-                let kind = record.instance_type().map(|t| t.as_str().to_owned());
-                let zone = record.availability_zone().map(str::to_owned);
-                if let (Some(price), Some(kind), Some(zone)) = (price, kind, zone) {
-                    found.insert((kind, zone), price);
+                let kind = record.instance_type().map(|t| t.as_str());
+                if let (Some(price), Some(kind), Some(zone), Some(_)) =
+                    (price, kind, record.availability_zone(), record.timestamp())
+                {
+                    spot.entry(kind.to_owned()).or_default().insert(zone.to_owned(), price);
+                    count += 1;
                 }
             }
         }
-        if found.is_empty() {
-            return Err(AwsError {
-                operation: "DescribeSpotPriceHistory",
-                code: "Empty".to_owned(),
-                message: "no spot pricing found".to_owned(),
-            });
+        if spot.is_empty() {
+            return Err(empty("DescribeSpotPriceHistory", "no spot pricing found"));
         }
-        let mut prices = self.prices.write();
-        prices.spot.extend(found);
-        prices.spot_known = true;
-        let count = prices.spot.len();
-        drop(prices);
+        let types = spot.len();
+        self.learn(Known { spot, ..Known::default() });
         tracing::debug!(
+            "instance-type-count" = types,
             "offering-count" = count,
             "updated spot pricing with instance types and offerings"
         );
         Ok(())
     }
+}
+
+fn empty(operation: &'static str, message: &str) -> AwsError {
+    AwsError { operation, code: "Empty".to_owned(), message: message.to_owned() }
 }
 
 /// Type and price of an item of the price list, if it has both.
@@ -171,11 +235,46 @@ fn parse_item(item: &str, currency: &str) -> Option<(String, f64)> {
 mod tests {
     use super::*;
 
+    fn provider(region: &'static str, isolated: bool) -> Provider {
+        let config = aws_config::SdkConfig::builder()
+            .behavior_version(aws_config::BehaviorVersion::latest())
+            .region(aws_config::Region::new(region))
+            .build();
+        Provider::new(Clients::new(&config), isolated)
+    }
+
     #[test]
     fn items_of_the_price_list_parse() {
         let item = r#"{"product":{"attributes":{"instanceType":"t3.medium"}},"terms":{"OnDemand":{"A":{"priceDimensions":{"B":{"pricePerUnit":{"USD":"0.0416"}}}}}}}"#;
         assert_eq!(parse_item(item, "USD"), Some(("t3.medium".to_owned(), 0.0416)));
         assert_eq!(parse_item(item, "CNY"), None);
+        assert_eq!(parse_item(&item.replace("0.0416", "0.0"), "USD"), None);
+        assert_eq!(parse_item(&item.replace("0.0416", "?"), "USD"), None);
         assert_eq!(parse_item("{}", "USD"), None);
+        assert_eq!(parse_item("no json", "USD"), None);
+    }
+
+    #[test]
+    fn spot_costs_as_on_demand_until_spot_prices_are_known() {
+        let provider = provider("us-east-1", false);
+        let version = provider.version();
+        assert_eq!(provider.spot("m5.large", "us-east-1a"), Some(0.096));
+        let zones =
+            BTreeMap::from([("us-east-1a".to_owned(), 0.03), ("us-east-1b".to_owned(), 0.0)]);
+        let spot = HashMap::from([("m5.large".to_owned(), zones)]);
+        provider.learn(Known { spot, ..Known::default() });
+        assert!(provider.version() > version);
+        assert_eq!(provider.spot("m5.large", "us-east-1a"), Some(0.03));
+        assert_eq!(provider.spot("m5.large", "us-east-1b"), None);
+        assert_eq!(provider.spot("c5.large", "us-east-1a"), None);
+        assert_eq!(provider.on_demand("c5.large"), Some(0.085));
+    }
+
+    #[tokio::test]
+    async fn where_the_price_list_cannot_be_reached_it_is_not_asked() {
+        provider("us-gov-west-1", false).update_on_demand().await.unwrap();
+        let isolated = provider("eu-west-1", true);
+        isolated.update_on_demand().await.unwrap();
+        assert!(isolated.on_demand("m5.large").unwrap() > 0.1);
     }
 }

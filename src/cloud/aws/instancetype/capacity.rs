@@ -1,9 +1,10 @@
 //! Capacity and overhead of an instance type.
 
-use aws_sdk_ec2::types::{InstanceTypeInfo, NetworkInfo};
-use serde_json::Value;
-
 use super::Options;
+use super::expressions::{self, Variables};
+use super::info::{Device, Info};
+use super::kubelet::{MaxPods, Settings, eviction_amount};
+use super::network::{branch_interfaces, eni_limited_pods};
 use crate::api::v1::EC2NodeClass;
 use crate::cloud::aws::ami::AmiFamily;
 use crate::scheduling::instance_type::Overhead;
@@ -14,147 +15,233 @@ const MIB: i64 = 1 << 20;
 const GIB: i64 = 1 << 30;
 /// Ephemeral storage of an image whose volumes nobody tells.
 const DEFAULT_STORAGE: i64 = 20 * GIB;
+/// Pods of families that do not count network addresses.
+const DEFAULT_PODS: i64 = 110;
+/// Interface of a node class that carries fabric traffic alone.
+const EFA_ONLY: &str = "efa-only";
 
-fn kubelet<'a>(class: &'a EC2NodeClass, key: &str) -> Option<&'a Value> {
-    class.spec.kubelet.as_ref()?.get(key)
+/// Elastic fabric adapters.
+pub const EFA: &str = "vpc.amazonaws.com/efa";
+/// Branch interfaces for pods with security groups of their own.
+pub const POD_ENI: &str = "vpc.amazonaws.com/pod-eni";
+/// Addresses of Windows pods.
+pub const PRIVATE_IPV4: &str = "vpc.amazonaws.com/PrivateIPv4Address";
+/// GPUs and accelerators, which a launch does not take unasked.
+pub const DEVICES: &[&str] = &[
+    "nvidia.com/gpu",
+    "amd.com/gpu",
+    "habana.ai/gaudi",
+    "aws.amazon.com/neuron",
+    "aws.amazon.com/neuroncore",
+];
+
+/// One type under one node class, with what both are made from.
+pub(super) struct Subject<'a> {
+    pub info: &'a Info,
+    pub class: &'a EC2NodeClass,
+    pub family: AmiFamily,
+    pub kubelet: &'a Settings,
+    pub options: &'a Options,
 }
 
-/// All that a machine of this type has.
-pub(super) fn capacity(
-    info: &InstanceTypeInfo,
-    class: &EC2NodeClass,
-    options: &Options,
-) -> ResourceList {
-    let vcpus = i64::from(info.v_cpu_info().and_then(|v| v.default_v_cpus()).unwrap_or(0));
-    let mut list: ResourceList = [
-        (Name::Cpu, vcpus * 1000),
-        (Name::Memory, memory(info, options)),
-        (Name::EphemeralStorage, ephemeral_storage(info, class)),
-        (Name::Pods, pods(info, class, options)),
-    ]
-    .into_iter()
-    .collect();
-    let gpus = |manufacturer: &str| -> i64 {
-        info.gpu_info()
-            .map(|g| g.gpus())
-            .unwrap_or_default()
-            .iter()
-            .filter(|g| g.manufacturer() == Some(manufacturer))
-            .map(|g| i64::from(g.count().unwrap_or(0)))
-            .sum()
-    };
-    let neuron = info.neuron_info().map(|n| n.neuron_devices()).unwrap_or_default();
-    let devices: i64 = neuron.iter().map(|d| i64::from(d.count().unwrap_or(0))).sum();
-    let cores = neuron.first().map_or(0, |d| {
-        i64::from(d.count().unwrap_or(0))
-            * i64::from(d.core_info().and_then(|c| c.count()).unwrap_or(0))
-    });
-    for (name, amount) in [
-        ("nvidia.com/gpu", gpus("NVIDIA")),
-        ("amd.com/gpu", gpus("AMD")),
-        ("habana.ai/gaudi", gpus("Habana")),
-        ("aws.amazon.com/neuron", devices),
-        ("aws.amazon.com/neuroncore", cores),
-        ("vpc.amazonaws.com/efa", efa(info, class)),
-        ("vpc.amazonaws.com/pod-eni", 0),
-    ] {
-        list.set(Name::from(name), amount);
+/// Capacity and overhead.
+///
+/// # Errors
+/// When the pod limit is an expression that cannot be evaluated.
+pub(super) fn of(
+    subject: &Subject<'_>,
+    discovered_memory: Option<i64>,
+) -> Result<(ResourceList, Overhead), String> {
+    let pods = subject.pods()?;
+    let mut capacity = subject.capacity(pods);
+    let overhead = subject.overhead(&capacity, pods);
+    if let Some(memory) = discovered_memory {
+        capacity.set(Name::Memory, memory);
     }
-    list
+    Ok((capacity, overhead))
 }
 
-fn efa(info: &InstanceTypeInfo, class: &EC2NodeClass) -> i64 {
-    if let Some(interfaces) = class.spec.network_interfaces.as_ref().filter(|l| !l.is_empty()) {
-        let count = interfaces.iter().filter(|i| i.interface_type == "efa-only").count();
-        return i64::try_from(count).unwrap_or(0);
+impl Subject<'_> {
+    fn cores(&self) -> i64 {
+        self.info.v_cpu_info.default
     }
-    info.network_info()
-        .and_then(|n| n.efa_info())
-        .and_then(|e| e.maximum_efa_interfaces())
-        .map_or(0, i64::from)
-}
 
-/// Memory in bytes, less what the hypervisor keeps.
-fn memory(info: &InstanceTypeInfo, options: &Options) -> i64 {
-    let mut mib = info.memory_info().and_then(|m| m.size_in_mib()).unwrap_or(0);
-    let first = info.processor_info().and_then(|p| p.supported_architectures().first());
-    if first.is_some_and(|a| a.as_str() == "arm64") {
-        mib -= 64;
-    }
-    let kept = ((mib * MIB) as f64 * options.vm_memory_overhead / MIB as f64).ceil() as i64;
-    (mib - kept) * MIB
-}
-
-fn ephemeral_storage(info: &InstanceTypeInfo, class: &EC2NodeClass) -> i64 {
-    if class.spec.instance_store_policy.as_deref() == Some("RAID0")
-        && let Some(gb) = info.instance_storage_info().and_then(|s| s.total_size_in_gb())
-    {
-        return gb * 1_000_000_000;
-    }
-    let size = |mapping: &crate::api::v1::BlockDeviceMapping| {
-        let text = mapping.ebs.as_ref()?.volume_size.as_deref()?;
-        quantity::parse(text).ok().map(quantity::Quantity::value)
-    };
-    let family = AmiFamily::of(class);
-    let mappings = class.spec.block_device_mappings.as_deref().unwrap_or_default();
-    if let Some(root) = mappings.iter().find(|m| m.root_volume == Some(true))
-        && let Some(bytes) = size(root)
-    {
-        return bytes;
-    }
-    if family == AmiFamily::Custom {
-        return mappings.last().and_then(size).unwrap_or(DEFAULT_STORAGE);
-    }
-    let defaults = family.default_block_devices();
-    mappings
-        .iter()
-        .chain(&defaults)
-        .filter(|m| m.device_name.as_deref() == family.ephemeral_device())
-        .find_map(size)
-        .unwrap_or(DEFAULT_STORAGE)
-}
-
-/// Pods that the default network card's interfaces have addresses for.
-fn eni_limited_pods(network: Option<&NetworkInfo>, reserved: i64, class: &EC2NodeClass) -> i64 {
-    let Some(network) = network else { return 0 };
-    let card = usize::try_from(network.default_network_card_index().unwrap_or(0)).unwrap_or(0);
-    let interfaces = network
-        .network_cards()
-        .get(card)
-        .and_then(|c| c.maximum_network_interfaces())
-        .or(network.maximum_network_interfaces())
-        .map_or(0, i64::from);
-    let efa_only = class
-        .spec
-        .network_interfaces
-        .iter()
-        .flatten()
-        .filter(|i| i.network_card_index == 0 && i.interface_type == "efa-only")
-        .count();
-    let usable = interfaces - reserved - i64::try_from(efa_only).unwrap_or(0);
-    if usable <= 0 {
-        return 0;
-    }
-    let addresses = network.ipv4_addresses_per_interface().map_or(0, i64::from);
-    usable * (addresses - 1) + 2
-}
-
-fn pods(info: &InstanceTypeInfo, class: &EC2NodeClass, options: &Options) -> i64 {
-    let features = AmiFamily::of(class).features();
-    let max = kubelet(class, "maxPods").and_then(Value::as_i64);
-    let mut count = match max {
-        Some(max) => max,
-        None if features.eni_limited_pod_density => {
-            eni_limited_pods(info.network_info(), options.reserved_enis, class)
+    /// All that a machine of this type has.
+    fn capacity(&self, pods: i64) -> ResourceList {
+        let info = self.info;
+        let mut list: ResourceList = [
+            (Name::Cpu, self.cores() * 1000),
+            (Name::Memory, self.memory()),
+            (Name::EphemeralStorage, self.ephemeral_storage()),
+            (Name::Pods, pods),
+        ]
+        .into_iter()
+        .collect();
+        let gpus = |manufacturer: &str| -> i64 {
+            let all = info.gpu_info.iter().flat_map(|g| &g.gpus);
+            all.filter(|g| g.manufacturer == manufacturer).map(|g| g.count).sum()
+        };
+        let neuron: &[Device] = info.neuron_info.as_ref().map_or(&[], |n| &n.neuron_devices);
+        for (name, amount) in [
+            ("nvidia.com/gpu", gpus("NVIDIA")),
+            ("amd.com/gpu", gpus("AMD")),
+            ("habana.ai/gaudi", gpus("Habana")),
+            ("aws.amazon.com/neuron", neuron.iter().map(|d| d.count).sum()),
+            (
+                "aws.amazon.com/neuroncore",
+                neuron.first().map_or(0, |d| d.count * d.core_info.count),
+            ),
+            (EFA, self.efa()),
+            (POD_ENI, branch_interfaces(info)),
+        ] {
+            list.set(Name::from(name), amount);
         }
-        None => 110,
-    };
-    let per_core = kubelet(class, "podsPerCore").and_then(Value::as_i64).unwrap_or(0);
-    if per_core > 0 && features.pods_per_core {
-        let vcpus = i64::from(info.v_cpu_info().and_then(|v| v.default_v_cpus()).unwrap_or(0));
-        count = count.min(per_core * vcpus);
+        if self.family.windows_build().is_some() {
+            let addresses =
+                info.network_info.as_ref().map_or(0, |n| n.ipv4_addresses_per_interface);
+            list.set(Name::from(PRIVATE_IPV4), (addresses - 1).max(0));
+        }
+        list
     }
-    count
+
+    fn efa(&self) -> i64 {
+        match self.class.spec.network_interfaces.as_ref().filter(|l| !l.is_empty()) {
+            Some(own) => count(own.iter().filter(|i| i.interface_type == EFA_ONLY).count()),
+            None => {
+                let network = self.info.network_info.as_ref();
+                network.and_then(|n| n.efa_info.as_ref()).map_or(0, |e| e.maximum_efa_interfaces)
+            }
+        }
+    }
+
+    /// Memory in bytes, less what the hypervisor keeps; Graviton keeps 64 MiB more.
+    fn memory(&self) -> i64 {
+        let mut mib = self.info.memory_info.mib;
+        if self.info.first_architecture() == "arm64" {
+            mib -= 64;
+        }
+        let share = self.options.vm_memory_overhead;
+        let kept = ((mib * MIB) as f64 * share / MIB as f64).ceil() as i64;
+        (mib - kept) * MIB
+    }
+
+    fn ephemeral_storage(&self) -> i64 {
+        let spec = &self.class.spec;
+        if spec.instance_store_policy.as_deref() == Some("RAID0")
+            && let Some(gb) =
+                self.info.instance_storage_info.as_ref().and_then(|s| s.total_size_in_gb)
+        {
+            return gb * 1_000_000_000;
+        }
+        let size = |mapping: &crate::api::v1::BlockDeviceMapping| {
+            let text = mapping.ebs.as_ref()?.volume_size.as_deref()?;
+            quantity::parse(text).ok().map(quantity::Quantity::value)
+        };
+        let mappings = spec.block_device_mappings.as_deref().unwrap_or_default();
+        let root = mappings.iter().find(|m| m.root_volume == Some(true));
+        if let Some(bytes) = root.and_then(size) {
+            return bytes;
+        }
+        if self.family == AmiFamily::Custom {
+            return mappings.last().and_then(size).unwrap_or(DEFAULT_STORAGE);
+        }
+        let defaults = self.family.default_block_devices();
+        mappings
+            .iter()
+            .chain(&defaults)
+            .filter(|m| m.device_name.as_deref() == self.family.ephemeral_device())
+            .find_map(size)
+            .unwrap_or(DEFAULT_STORAGE)
+    }
+
+    /// Pods by network addresses, with `reserved` interfaces for other uses.
+    fn pods_by_addresses(&self, reserved: i64) -> i64 {
+        let own = self.class.spec.network_interfaces.iter().flatten();
+        let fabric = own.filter(|i| i.network_card_index == 0 && i.interface_type == EFA_ONLY);
+        eni_limited_pods(self.info, reserved + count(fabric.count()))
+    }
+
+    fn pods(&self) -> Result<i64, String> {
+        let features = self.family.features();
+        let by_default = || {
+            if features.eni_limited_pod_density {
+                self.pods_by_addresses(self.options.reserved_enis)
+            } else {
+                DEFAULT_PODS
+            }
+        };
+        let per_core = |pods: i64| match self.kubelet.pods_per_core {
+            Some(limit) if limit > 0 && features.pods_per_core => pods.min(limit * self.cores()),
+            _ => pods,
+        };
+        let limit = match &self.kubelet.max_pods {
+            Some(MaxPods::Count(limit)) => *limit,
+            Some(MaxPods::Expression(text)) if self.options.kubelet_expressions => {
+                expressions::max_pods(text, &self.variables(per_core(by_default())))?
+            }
+            _ => by_default(),
+        };
+        Ok(per_core(limit))
+    }
+
+    fn variables(&self, max_pods: i64) -> Variables<'_> {
+        Variables {
+            instance_type: &self.info.instance_type,
+            vcpus: self.cores(),
+            memory_mib: self.info.memory_info.mib,
+            default_enis: self.info.default_card().map_or(0, |c| c.maximum_network_interfaces),
+            ips_per_eni: self
+                .info
+                .network_info
+                .as_ref()
+                .map_or(0, |n| n.ipv4_addresses_per_interface),
+            max_pods,
+        }
+    }
+
+    /// What the system keeps.
+    fn overhead(&self, capacity: &ResourceList, pods: i64) -> Overhead {
+        let counted = if self.family.features().eni_limited_memory_overhead {
+            self.pods_by_addresses(0)
+        } else {
+            pods
+        };
+        let variables = self.options.kubelet_expressions.then(|| self.variables(pods));
+        let mut kube_reserved: ResourceList = [
+            (Name::Memory, (11 * counted + 255) * MIB),
+            (Name::EphemeralStorage, GIB),
+            (Name::Cpu, reserved_cpu(capacity.get(&Name::Cpu))),
+        ]
+        .into_iter()
+        .collect();
+        let kubelet = self.kubelet;
+        for (name, amount) in kubelet.reserved(&kubelet.kube_reserved, variables.as_ref()).iter() {
+            kube_reserved.set(name.clone(), amount);
+        }
+        let threshold = |signal: &str, total: i64, default: i64| {
+            let set = kubelet.eviction_hard.get(signal);
+            set.and_then(|text| eviction_amount(text, total)).unwrap_or(default)
+        };
+        let memory = capacity.get(&Name::Memory);
+        let storage = capacity.get(&Name::EphemeralStorage);
+        Overhead {
+            kube_reserved,
+            system_reserved: kubelet.reserved(&kubelet.system_reserved, variables.as_ref()),
+            eviction_threshold: [
+                (Name::Memory, threshold("memory.available", memory, 100 * MIB)),
+                (
+                    Name::EphemeralStorage,
+                    threshold("nodefs.available", storage, (storage + 9) / 10),
+                ),
+            ]
+            .into_iter()
+            .collect(),
+        }
+    }
+}
+
+fn count(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
 }
 
 /// Shares of each band of cores that the kubelet keeps, in millionths.
@@ -168,91 +255,25 @@ fn reserved_cpu(milli: i64) -> i64 {
         .sum()
 }
 
-/// What the system keeps.
-pub(super) fn overhead(
-    info: &InstanceTypeInfo,
-    class: &EC2NodeClass,
-    capacity: &ResourceList,
-) -> Overhead {
-    let features = AmiFamily::of(class).features();
-    let pods = if features.eni_limited_memory_overhead {
-        eni_limited_pods(info.network_info(), 0, class)
-    } else {
-        capacity.get(&Name::Pods)
-    };
-    let mut kube_reserved: ResourceList = [
-        (Name::Memory, (11 * pods + 255) * MIB),
-        (Name::EphemeralStorage, GIB),
-        (Name::Cpu, reserved_cpu(capacity.get(&Name::Cpu))),
-    ]
-    .into_iter()
-    .collect();
-    for (name, amount) in set_by_user(class, "kubeReserved").iter() {
-        kube_reserved.set(name.clone(), amount);
-    }
-    let storage = capacity.get(&Name::EphemeralStorage);
-    let threshold = |signal: &str, total: i64, default: i64| {
-        kubelet(class, "evictionHard")
-            .and_then(|e| e.get(signal))
-            .and_then(Value::as_str)
-            .and_then(|text| eviction_amount(text, total))
-            .unwrap_or(default)
-    };
-    let memory = capacity.get(&Name::Memory);
-    let eviction_threshold = [
-        (Name::Memory, threshold("memory.available", memory, 100 * MIB)),
-        (Name::EphemeralStorage, threshold("nodefs.available", storage, (storage + 9) / 10)),
-    ]
-    .into_iter()
-    .collect();
-    Overhead {
-        kube_reserved,
-        system_reserved: set_by_user(class, "systemReserved"),
-        eviction_threshold,
-    }
-}
-
-/// A threshold as a quantity, or as a percentage of the capacity; `100%` turns it off.
-fn eviction_amount(text: &str, total: i64) -> Option<i64> {
-    let Some(percent) = text.strip_suffix('%') else {
-        return quantity::parse(text).ok().map(quantity::Quantity::value);
-    };
-    let percent: f64 = percent.parse().ok()?;
-    if percent >= 100.0 {
-        return Some(0);
-    }
-    Some((total as f64 / 100.0 * percent).ceil() as i64)
-}
-
-fn set_by_user(class: &EC2NodeClass, key: &str) -> ResourceList {
-    let map = kubelet(class, key).and_then(Value::as_object);
-    map.into_iter()
-        .flatten()
-        .filter_map(|(name, amount)| {
-            let parsed = quantity::parse(amount.as_str()?).ok()?;
-            let name = Name::from(name.as_str());
-            let value = if name == Name::Cpu { parsed.milli() } else { parsed.value() };
-            Some((name, value))
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn kubelet_keeps_a_falling_share_of_cores() {
-        for (cores, want) in [(1, 60), (2, 70), (4, 80), (8, 90), (16, 110), (48, 190), (96, 310)] {
+        for (cores, want) in [
+            (1, 60),
+            (2, 70),
+            (4, 80),
+            (8, 90),
+            (16, 110),
+            (24, 130),
+            (32, 150),
+            (48, 190),
+            (64, 230),
+            (96, 310),
+        ] {
             assert_eq!(reserved_cpu(cores * 1000), want, "{cores}");
         }
-    }
-
-    #[test]
-    fn eviction_thresholds_are_amounts_or_shares() {
-        assert_eq!(eviction_amount("5%", 1000), Some(50));
-        assert_eq!(eviction_amount("100%", 1000), Some(0));
-        assert_eq!(eviction_amount("1Ki", 0), Some(1024));
-        assert_eq!(eviction_amount("x", 0), None);
     }
 }

@@ -2,11 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use aws_sdk_ec2::types::{
-    EbsOptimizedSupport, EphemeralNvmeSupport, InstanceTypeInfo, NitroEnclavesSupport,
-};
-
-use super::{Options, Zones, name_of};
+use super::info::{Device, Info};
+use super::zones::Zones;
+use super::{Options, network};
 use crate::api::labels;
 use crate::api::v1::{EC2NodeClass, Operator};
 use crate::cloud::aws::ami::AmiFamily;
@@ -18,10 +16,10 @@ fn kebab(text: &str) -> String {
 
 /// All labels that the type settles or leaves open.
 pub(super) fn of(
-    info: &InstanceTypeInfo,
+    info: &Info,
     class: &EC2NodeClass,
     options: &Options,
-    zones: &Zones<'_>,
+    zones: &Zones,
     available: &BTreeSet<&str>,
 ) -> Requirements {
     let mut all = Requirements::new();
@@ -47,10 +45,11 @@ fn set(all: &mut Requirements, key: &str, value: Option<String>) {
     });
 }
 
-fn identity(all: &mut Requirements, info: &InstanceTypeInfo, family: AmiFamily) {
-    let name = name_of(info);
+fn identity(all: &mut Requirements, info: &Info, family: AmiFamily) {
+    let name = info.instance_type.as_str();
     all.add(Requirement::is(labels::INSTANCE_TYPE, name));
-    let archs = info.processor_info().map(|p| p.supported_architectures()).unwrap_or_default();
+    let none = Vec::new();
+    let archs = info.processor_info.as_ref().map_or(&none, |p| &p.supported_architectures);
     let arch = archs.iter().find_map(|a| match a.as_str() {
         "x86_64" => Some(labels::ARCH_AMD64),
         "arm64" => Some(labels::ARCH_ARM64),
@@ -58,7 +57,8 @@ fn identity(all: &mut Requirements, info: &InstanceTypeInfo, family: AmiFamily) 
     });
     all.add(match arch {
         Some(arch) => Requirement::is(labels::ARCH, arch),
-        None => Requirement::new(labels::ARCH, Operator::In, archs.iter().map(|a| a.as_str())),
+        // Shown as EC2 has it; no image is for it.
+        None => Requirement::new(labels::ARCH, Operator::In, archs),
     });
     all.add(match family.windows_build() {
         None => Requirement::is(labels::OS, "linux"),
@@ -66,18 +66,18 @@ fn identity(all: &mut Requirements, info: &InstanceTypeInfo, family: AmiFamily) 
         Some(_) => Requirement::new::<&str>(labels::OS, Operator::In, []),
     });
     set(all, labels::WINDOWS_BUILD, family.windows_build().map(str::to_owned));
-    let (family_part, size) = name.split_once('.').unwrap_or(("", ""));
+    let parts = name.split_once('.').filter(|(_, size)| !size.contains('.'));
     let (category, generation) = category_and_generation(name);
     set(all, labels::INSTANCE_CATEGORY, category);
     set(all, labels::INSTANCE_GENERATION, generation);
-    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    set(all, labels::INSTANCE_FAMILY, some(family_part));
-    set(all, labels::INSTANCE_SIZE, some(size));
-    set(all, labels::INSTANCE_CAPABILITY_FLEX, Some(family_part.contains("-flex").to_string()));
+    set(all, labels::INSTANCE_FAMILY, parts.map(|(family, _)| family.to_owned()));
+    set(all, labels::INSTANCE_SIZE, parts.map(|(_, size)| size.to_owned()));
+    let flex = info.family().contains("-flex");
+    set(all, labels::INSTANCE_CAPABILITY_FLEX, Some(flex.to_string()));
 }
 
 /// The letters and the number that a name such as `m7i-flex.large` or `u-6tb1.metal` begins with.
-fn category_and_generation(name: &str) -> (Option<String>, Option<String>) {
+pub(super) fn category_and_generation(name: &str) -> (Option<String>, Option<String>) {
     let none = (None, None);
     let letters = name.find(|c: char| !c.is_ascii_lowercase()).unwrap_or(name.len());
     if letters == 0 || !name.contains('.') {
@@ -98,18 +98,17 @@ fn category_and_generation(name: &str) -> (Option<String>, Option<String>) {
     (Some(category.to_owned()), Some(rest[..digits].to_owned()))
 }
 
-fn capacity_types(all: &mut Requirements, info: &InstanceTypeInfo, class: &EC2NodeClass) {
-    let name = name_of(info);
+fn capacity_types(all: &mut Requirements, info: &Info, class: &EC2NodeClass) {
     let reservations: Vec<_> = class
         .status
         .iter()
         .flat_map(|s| &s.capacity_reservations)
-        .filter(|r| r.instance_type == name)
+        .filter(|r| r.instance_type == info.instance_type)
         .collect();
     let mut kinds: Vec<&str> = info
-        .supported_usage_classes()
+        .supported_usage_classes
         .iter()
-        .map(|c| c.as_str())
+        .map(String::as_str)
         .filter(|c| matches!(*c, labels::CAPACITY_ON_DEMAND | labels::CAPACITY_SPOT))
         .collect();
     if !reservations.is_empty() {
@@ -133,96 +132,71 @@ fn capacity_types(all: &mut Requirements, info: &InstanceTypeInfo, class: &EC2No
     ));
 }
 
-fn processor(all: &mut Requirements, info: &InstanceTypeInfo) {
-    let vcpus = info.v_cpu_info().and_then(|v| v.default_v_cpus()).unwrap_or(0);
-    set(all, labels::INSTANCE_CPU, Some(vcpus.to_string()));
-    let memory = info.memory_info().and_then(|m| m.size_in_mib()).unwrap_or(0);
-    set(all, labels::INSTANCE_MEMORY, Some(memory.to_string()));
-    let processor = info.processor_info();
-    set(
-        all,
-        labels::INSTANCE_CPU_MANUFACTURER,
-        processor.map(|p| kebab(p.manufacturer().unwrap_or_default())),
-    );
+fn processor(all: &mut Requirements, info: &Info) {
+    set(all, labels::INSTANCE_CPU, Some(info.v_cpu_info.default.to_string()));
+    set(all, labels::INSTANCE_MEMORY, Some(info.memory_info.mib.to_string()));
+    let processor = info.processor_info.as_ref();
+    set(all, labels::INSTANCE_CPU_MANUFACTURER, processor.map(|p| kebab(&p.manufacturer)));
     set(
         all,
         labels::INSTANCE_CPU_CLOCK_SPEED,
-        processor
-            .map(|p| format!("{:.0}", p.sustained_clock_speed_in_ghz().unwrap_or(0.0) * 1000.0)),
+        processor.map(|p| format!("{:.0}", (p.sustained_clock_speed_in_ghz * 1000.0).round())),
     );
     let ebs = info
-        .ebs_info()
-        .filter(|e| e.ebs_optimized_support() == Some(&EbsOptimizedSupport::Default))
-        .and_then(|e| e.ebs_optimized_info())
-        .and_then(|o| o.maximum_bandwidth_in_mbps());
+        .ebs_info
+        .as_ref()
+        .filter(|e| e.ebs_optimized_support == "default")
+        .and_then(|e| e.ebs_optimized_info.as_ref()?.maximum_bandwidth_in_mbps);
     set(all, labels::INSTANCE_EBS_BANDWIDTH, ebs.map(|b| b.to_string()));
-    let hypervisor = info.hypervisor().map_or("", |h| h.as_str());
-    set(all, labels::INSTANCE_HYPERVISOR, Some(hypervisor.to_owned()));
-    let network = info.network_info();
-    let encrypted = network.and_then(|n| n.encryption_in_transit_supported()).unwrap_or(false);
+    let hypervisor = info.hypervisor.clone().unwrap_or_default();
+    set(all, labels::INSTANCE_HYPERVISOR, Some(hypervisor));
+    let encrypted = info.network_info.as_ref().is_some_and(|n| n.encryption_in_transit_supported);
     set(all, labels::INSTANCE_ENCRYPTION_IN_TRANSIT, Some(encrypted.to_string()));
-    let bandwidth = network.and_then(baseline_bandwidth);
-    set(all, labels::INSTANCE_NETWORK_BANDWIDTH, bandwidth);
-    let enclaves = info.nitro_enclaves_support() == Some(&NitroEnclavesSupport::Supported);
+    let bandwidth = network::bandwidth(info);
+    set(all, labels::INSTANCE_NETWORK_BANDWIDTH, bandwidth.map(|b| b.to_string()));
+    let enclaves = info.nitro_enclaves_support.as_deref() == Some("supported");
     set(all, labels::NITRO_SANDBOX, Some(enclaves.to_string()));
 }
 
-/// Baseline network bandwidth of all cards together, in Mbit/s.
-fn baseline_bandwidth(network: &aws_sdk_ec2::types::NetworkInfo) -> Option<String> {
-    let gbps: f64 =
-        network.network_cards().iter().filter_map(|c| c.baseline_bandwidth_in_gbps()).sum();
-    (gbps > 0.0).then(|| format!("{:.0}", gbps * 1000.0))
+fn devices(all: &mut Requirements, info: &Info) {
+    let nvme = info
+        .instance_storage_info
+        .as_ref()
+        .filter(|s| s.nvme_support != "unsupported")
+        .and_then(|s| s.total_size_in_gb);
+    set(all, labels::INSTANCE_LOCAL_NVME, nvme.map(|gb| gb.to_string()));
+    let gpu = only(info.gpu_info.as_ref().map(|g| g.gpus.as_slice()));
+    set(all, labels::INSTANCE_GPU_NAME, gpu.map(|g| kebab(&g.name)));
+    set(all, labels::INSTANCE_GPU_MANUFACTURER, gpu.map(|g| kebab(&g.manufacturer)));
+    set(all, labels::INSTANCE_GPU_COUNT, gpu.map(|g| g.count.to_string()));
+    set(all, labels::INSTANCE_GPU_MEMORY, gpu.map(|g| g.memory_info.mib.to_string()));
+    let (device, manufacturer) = accelerator(info);
+    set(all, labels::INSTANCE_ACCELERATOR_NAME, device.map(|d| kebab(&d.name)));
+    set(all, labels::INSTANCE_ACCELERATOR_MANUFACTURER, device.and(manufacturer));
+    set(all, labels::INSTANCE_ACCELERATOR_COUNT, device.map(|d| d.count.to_string()));
 }
 
-fn devices(all: &mut Requirements, info: &InstanceTypeInfo) {
-    let nvme = info
-        .instance_storage_info()
-        .filter(|s| s.nvme_support() != Some(&EphemeralNvmeSupport::Unsupported))
-        .and_then(|s| s.total_size_in_gb());
-    set(all, labels::INSTANCE_LOCAL_NVME, nvme.map(|gb| gb.to_string()));
-    let gpu = match info.gpu_info().map(|g| g.gpus()).unwrap_or_default() {
+/// The device, where there is exactly one kind.
+fn only(devices: Option<&[Device]>) -> Option<&Device> {
+    match devices? {
         [one] => Some(one),
         _ => None,
-    };
-    set(all, labels::INSTANCE_GPU_NAME, gpu.map(|g| kebab(g.name().unwrap_or_default())));
-    set(
-        all,
-        labels::INSTANCE_GPU_MANUFACTURER,
-        gpu.map(|g| kebab(g.manufacturer().unwrap_or_default())),
-    );
-    set(all, labels::INSTANCE_GPU_COUNT, gpu.map(|g| g.count().unwrap_or(0).to_string()));
-    set(
-        all,
-        labels::INSTANCE_GPU_MEMORY,
-        gpu.map(|g| g.memory_info().and_then(|m| m.size_in_mib()).unwrap_or(0).to_string()),
-    );
-    let accelerator = accelerator(info);
-    let part = |pick: fn(&(String, String, i32)) -> String| accelerator.as_ref().map(pick);
-    set(all, labels::INSTANCE_ACCELERATOR_NAME, part(|a| a.0.clone()));
-    set(all, labels::INSTANCE_ACCELERATOR_MANUFACTURER, part(|a| a.1.clone()));
-    set(all, labels::INSTANCE_ACCELERATOR_COUNT, part(|a| a.2.to_string()));
-}
-
-/// Name, manufacturer and number of accelerators.
-fn accelerator(info: &InstanceTypeInfo) -> Option<(String, String, i32)> {
-    if let Some(neuron) = info.neuron_info() {
-        return match neuron.neuron_devices() {
-            [one] => Some((kebab(one.name()?), "aws".to_owned(), one.count().unwrap_or(0))),
-            _ => None,
-        };
-    }
-    match info.inference_accelerator_info()?.accelerators() {
-        [one] => Some((
-            kebab(one.name()?),
-            kebab(one.manufacturer().unwrap_or_default()),
-            one.count().unwrap_or(0),
-        )),
-        _ => None,
     }
 }
 
-/// Whether instances of the class can be of this type at all.
+/// The one kind of accelerator, and its manufacturer; EC2 does not tell that of Neuron devices.
+fn accelerator(info: &Info) -> (Option<&Device>, Option<String>) {
+    if let Some(neuron) = &info.neuron_info {
+        return (only(Some(neuron.neuron_devices.as_slice())), Some("aws".to_owned()));
+    }
+    let device = only(info.inference_accelerator_info.as_ref().map(|a| a.accelerators.as_slice()));
+    (device, device.map(|d| kebab(&d.manufacturer)))
+}
+
+/// Whether instances of the class can be of this type, as far as its name tells.
+#[must_use]
 pub fn compatible_with_class(name: &str, class: &EC2NodeClass) -> bool {
+    // AL2023 does not boot on the first Graviton.
     !(AmiFamily::of(class) == AmiFamily::Al2023 && name.starts_with("a1."))
 }
 

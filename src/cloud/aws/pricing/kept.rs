@@ -1,0 +1,127 @@
+//! The last known prices, kept in a ConfigMap: a restart in a VPC without a way to the price list
+//! begins with them, and an administrator can write them there.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::Api;
+use kube::api::{ObjectMeta, Patch, PatchParams};
+
+use super::{Known, Provider};
+
+const REGION: &str = "region";
+const ON_DEMAND: &str = "on-demand.json";
+const SPOT: &str = "spot.json";
+/// Who owns the fields.
+const MANAGER: &str = "karpenter";
+
+/// Reads and writes the ConfigMap.
+pub struct Keeper {
+    api: Api<ConfigMap>,
+    name: String,
+}
+
+impl Keeper {
+    /// Keeps prices in a ConfigMap of a namespace; an empty name keeps none.
+    #[must_use]
+    pub fn new(client: kube::Client, namespace: &str, name: &str) -> Option<Self> {
+        let api = Api::namespaced(client, namespace);
+        (!name.is_empty()).then(|| Self { api, name: name.to_owned() })
+    }
+
+    /// Teaches the provider what was known last; what cannot be read is left alone.
+    pub async fn restore(&self, provider: &Provider) {
+        match self.api.get_opt(&self.name).await {
+            Ok(Some(map)) => {
+                let data = map.data.unwrap_or_default();
+                match read(&data, provider.region()) {
+                    Ok(known) => {
+                        tracing::debug!(
+                            "instance-type-count" = known.on_demand.len(),
+                            "spot-instance-type-count" = known.spot.len(),
+                            "restored last known prices"
+                        );
+                        provider.learn(known);
+                    }
+                    Err(error) => tracing::error!(
+                        "config-map" = self.name,
+                        "error" = error,
+                        "ignoring last known prices"
+                    ),
+                }
+            }
+            Ok(None) => {}
+            Err(error) => self.say("reading", &error),
+        }
+    }
+
+    /// Writes what the provider knows.
+    pub async fn keep(&self, provider: &Provider) {
+        let map = ConfigMap {
+            metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
+            data: Some(write(&provider.known(), provider.region())),
+            ..ConfigMap::default()
+        };
+        let params = PatchParams::apply(MANAGER).force();
+        if let Err(error) = self.api.patch(&self.name, &params, &Patch::Apply(&map)).await {
+            self.say("writing", &error);
+        }
+    }
+
+    fn say(&self, what: &str, error: &kube::Error) {
+        tracing::debug!(
+            "config-map" = self.name,
+            "error" = %error,
+            "{what} last known prices failed, they will not outlive this process"
+        );
+    }
+}
+
+fn write(known: &Known, region: &str) -> BTreeMap<String, String> {
+    // Plain maps of numbers always serialize; sorted, so that equal prices give equal text.
+    let on_demand: BTreeMap<_, _> = known.on_demand.iter().collect();
+    let spot: BTreeMap<_, _> = known.spot.iter().collect();
+    [
+        (REGION.to_owned(), region.to_owned()),
+        (ON_DEMAND.to_owned(), serde_json::to_string(&on_demand).unwrap_or_default()),
+        (SPOT.to_owned(), serde_json::to_string(&spot).unwrap_or_default()),
+    ]
+    .into()
+}
+
+fn read(data: &BTreeMap<String, String>, region: &str) -> Result<Known, String> {
+    let of = data.get(REGION).map_or("", String::as_str);
+    if of != region {
+        return Err(format!("{REGION} is {of:?}, expected {region:?}"));
+    }
+    let empty = "{}".to_owned();
+    let text = |key: &str| data.get(key).unwrap_or(&empty);
+    Ok(Known {
+        on_demand: serde_json::from_str(text(ON_DEMAND))
+            .map_err(|e| format!("{ON_DEMAND}: {e}"))?,
+        spot: serde_json::from_str(text(SPOT)).map_err(|e| format!("{SPOT}: {e}"))?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn prices_come_back_as_they_were() {
+        let zones = BTreeMap::from([("a".to_owned(), 0.25)]);
+        let known = Known {
+            on_demand: HashMap::from([("m5.large".to_owned(), 0.096)]),
+            spot: HashMap::from([("m5.large".to_owned(), zones)]),
+        };
+        let mut data = write(&known, "eu-west-1");
+        assert_eq!(read(&data, "eu-west-1"), Ok(known));
+        assert!(read(&data, "us-east-1").unwrap_err().contains("eu-west-1"));
+        data.insert(SPOT.to_owned(), "[]".to_owned());
+        assert!(read(&data, "eu-west-1").unwrap_err().starts_with(SPOT));
+        data.remove(SPOT);
+        assert!(read(&data, "eu-west-1").unwrap().spot.is_empty());
+    }
+}

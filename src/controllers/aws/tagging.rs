@@ -1,0 +1,148 @@
+//! Tags that are known only once the Node is: `nodeclaim.tagging`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Api;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::api::v1::NodeClaim;
+use crate::api::{annotations, labels};
+use crate::cloud::aws::instance::{TagError, parse_provider_id};
+use crate::cloud::aws::permissions::Feature;
+use crate::cloud::aws::{AwsProvider, tags};
+use crate::cluster::Change;
+use crate::controllers::patch::{self, Lock};
+use crate::controllers::runner::{self, Identity};
+use crate::controllers::{Context, Outcome};
+
+/// Several at once, so that the calls about them can be made together.
+const TAGGING: Identity =
+    Identity { name: "nodeclaim.tagging", group: labels::GROUP, kind: "NodeClaim", workers: 50 };
+/// EC2 takes a little over a second to show new tags.
+const VISIBLE: Duration = Duration::from_secs(1);
+/// Where tagging is not allowed, it is tried again after this long.
+const REFUSED: Duration = Duration::from_secs(3600);
+
+pub(super) fn start(ctx: &Arc<Context>, aws: &Arc<AwsProvider>, tasks: &mut JoinSet<()>) {
+    let provider = Arc::clone(aws);
+    tasks.spawn(runner::run(
+        TAGGING,
+        Arc::clone(ctx),
+        crate::controllers::nodeclaim::all_claims,
+        |_, change| match change {
+            Change::NodeClaim(name) => vec![name.clone()],
+            _ => Vec::new(),
+        },
+        move |ctx, name| {
+            let aws = Arc::clone(&provider);
+            async move { reconcile(&ctx, &aws, &name).await }
+        },
+    ));
+}
+
+/// Tags the claim's instance once its Node is known, and says so on the claim.
+async fn reconcile(ctx: &Context, aws: &AwsProvider, name: &str) -> Outcome {
+    let Some(before) = ctx.cluster.claim(name) else { return Ok(None) };
+    let Some((provider_id, node)) = taggable(&before) else { return Ok(None) };
+    let Some(id) = parse_provider_id(&provider_id) else {
+        tracing::error!("provider-id" = provider_id, "failed parsing instance id");
+        return Ok(None);
+    };
+    if aws.permissions.is_off(Feature::Tagging) {
+        return Ok(Some(REFUSED));
+    }
+    let instance = match aws.instances.get_fresh(id).await {
+        Err(error) if error.is_not_found() => return Ok(None),
+        other => other?,
+    };
+    let wanted = missing(&node, name, &ctx.settings.cluster_name, &instance.tags);
+    if !wanted.is_empty() {
+        match aws.instances.tag(id, &wanted).await {
+            Ok(()) => sleep(VISIBLE).await,
+            Err(TagError::Cloud(error)) if error.is_not_found() => return Ok(None),
+            Err(TagError::Cloud(error)) => return Err(error.into()),
+            Err(TagError::Aws(error)) => {
+                if aws.permissions.settle(Feature::Tagging, Err::<(), _>(error))?.is_none() {
+                    return Ok(Some(REFUSED));
+                }
+            }
+        }
+    }
+    let mut claim = (*before).clone();
+    let marks = claim.metadata.annotations.get_or_insert_default();
+    for key in [annotations::INSTANCE_TAGGED, annotations::CLUSTER_NAME_TAGGED] {
+        marks.insert(key.to_owned(), "true".to_owned());
+    }
+    patch::apply(&Api::<NodeClaim>::all(ctx.client.clone()), &before, &claim, Lock::None).await?;
+    Ok(None)
+}
+
+/// Provider id and node name of a claim whose instance still lacks tags.
+fn taggable(claim: &NodeClaim) -> Option<(String, String)> {
+    let marks = claim.metadata.annotations.as_ref();
+    let is_set = |key: &str| marks.and_then(|m| m.get(key)).is_some_and(|v| v == "true");
+    if claim.metadata.deletion_timestamp.is_some()
+        || (is_set(annotations::INSTANCE_TAGGED) && is_set(annotations::CLUSTER_NAME_TAGGED))
+    {
+        return None;
+    }
+    let status = claim.status.as_ref()?;
+    Some((status.provider_id.clone()?, status.node_name.clone().filter(|n| !n.is_empty())?))
+}
+
+/// Tags that the instance lacks; one that it has, such as a Name of the user's, stays.
+fn missing(
+    node: &str,
+    claim: &str,
+    cluster: &str,
+    present: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    [("Name", node), (tags::NODECLAIM, claim), (tags::CLUSTER_NAME, cluster)]
+        .into_iter()
+        .filter(|(key, _)| !present.contains_key(*key))
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn tags_that_are_there_stay() {
+        let own = BTreeMap::from([("Name".to_owned(), "mine".to_owned())]);
+        let wanted = missing("ip-1", "claim-1", "c", &own);
+        let want = BTreeMap::from([
+            (tags::NODECLAIM.to_owned(), "claim-1".to_owned()),
+            (tags::CLUSTER_NAME.to_owned(), "c".to_owned()),
+        ]);
+        assert_eq!(wanted, want);
+        assert_eq!(missing("n", "c", "k", &BTreeMap::new()).len(), 3);
+    }
+
+    #[test]
+    fn a_claim_is_tagged_once_its_node_is_known() {
+        let claim = |status: serde_json::Value, marks: serde_json::Value| -> NodeClaim {
+            serde_json::from_value(json!({
+                "apiVersion": "karpenter.sh/v1", "kind": "NodeClaim",
+                "metadata": {"name": "c", "annotations": marks},
+                "spec": {"nodeClassRef": {"group": "g", "kind": "k", "name": "n"}, "requirements": []},
+                "status": status,
+            }))
+            .unwrap()
+        };
+        let known = json!({"providerID": "aws:///a/i-1", "nodeName": "ip-1"});
+        let both = json!({annotations::INSTANCE_TAGGED: "true",
+            annotations::CLUSTER_NAME_TAGGED: "true"});
+        let half = json!({annotations::INSTANCE_TAGGED: "true"});
+        assert!(taggable(&claim(known.clone(), json!({}))).is_some());
+        assert!(taggable(&claim(known.clone(), half)).is_some());
+        assert!(taggable(&claim(known, both)).is_none());
+        assert!(taggable(&claim(json!({"providerID": "aws:///a/i-1"}), json!({}))).is_none());
+    }
+}

@@ -1,0 +1,83 @@
+//! Zonal shifts are heeded: `zonalshift`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+
+use super::every;
+use crate::api::v1::{EC2NodeClass, NodePool};
+use crate::cloud::aws::AwsProvider;
+use crate::cloud::aws::permissions::Feature;
+use crate::controllers::{Context, Error};
+use crate::operator::events::{Event, reference};
+
+const PERIOD: Duration = Duration::from_secs(30);
+
+pub(super) fn start(ctx: &Arc<Context>, aws: &Arc<AwsProvider>, tasks: &mut JoinSet<()>) {
+    if !aws.shifts.is_enabled() {
+        return;
+    }
+    let (ctx, aws) = (Arc::clone(ctx), Arc::clone(aws));
+    let before: Arc<Mutex<BTreeMap<String, Timestamp>>> = Arc::default();
+    every(tasks, "zonalshift", PERIOD, move || {
+        let (ctx, aws, before) = (Arc::clone(&ctx), Arc::clone(&aws), Arc::clone(&before));
+        async move { update(&ctx, &aws, &before).await }
+    });
+}
+
+async fn update(
+    ctx: &Context,
+    aws: &AwsProvider,
+    before: &Mutex<BTreeMap<String, Timestamp>>,
+) -> Result<(), Error> {
+    if aws.permissions.is_off(Feature::ZonalShift) {
+        return Ok(());
+    }
+    let arn = aws.cluster_arn().await?;
+    let outcome = aws.shifts.update(&arn).await;
+    aws.permissions.settle(Feature::ZonalShift, outcome)?;
+    let now = aws.shifts.active();
+    let was = std::mem::replace(&mut *before.lock(), now.clone());
+    for zone in now.keys().filter(|z| !was.contains_key(*z)) {
+        tracing::info!("zone-id" = zone, "zonal shift is active, keeping away from the zone");
+        tell(ctx, zone, true).await?;
+    }
+    for zone in was.keys().filter(|z| !now.contains_key(*z)) {
+        tracing::info!("zone-id" = zone, "zonal shift is over, using the zone again");
+        tell(ctx, zone, false).await?;
+    }
+    Ok(())
+}
+
+/// An event on every NodePool whose subnets reach the zone.
+async fn tell(ctx: &Context, zone: &str, active: bool) -> Result<(), Error> {
+    let classes = kube::Api::<EC2NodeClass>::all(ctx.client.clone());
+    let classes = classes.list(&Default::default()).await?;
+    let reaching: BTreeSet<&str> = classes
+        .iter()
+        .filter(|c| {
+            let mut subnets = c.status.iter().flat_map(|s| &s.subnets);
+            subnets.any(|s| s.zone_id.as_deref() == Some(zone))
+        })
+        .filter_map(|c| c.metadata.name.as_deref())
+        .collect();
+    for pool in ctx.cluster.pools() {
+        if reaching.contains(pool.spec.template.spec.node_class_ref.name.as_str()) {
+            ctx.recorder.publish(event(&pool, zone, active));
+        }
+    }
+    Ok(())
+}
+
+fn event(pool: &NodePool, zone: &str, active: bool) -> Event {
+    let (reason, text) = if active {
+        ("ZonalShiftActive", format!("A zonal shift is active, not launching in zone {zone}"))
+    } else {
+        ("ZonalShiftCleared", format!("A zonal shift is over, launching in zone {zone} again"))
+    };
+    Event::new(reference(pool), active, reason, text).by_message()
+}
