@@ -37,7 +37,7 @@ pub struct Args {
     #[arg(long)]
     pub from_cluster: bool,
     /// Write the scenario taken from the cluster to a file; it holds no Secret and no environment value.
-    #[arg(long, value_name = "FILE", requires = "from_cluster")]
+    #[arg(long, value_name = "FILE", requires = "from_cluster", conflicts_with = "scenario")]
     pub save: Option<PathBuf>,
     /// How to print the outcome.
     #[arg(long, value_enum, default_value_t = Output::Table)]
