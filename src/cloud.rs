@@ -9,6 +9,7 @@ use crate::scheduling::instance_type::InstanceType;
 
 pub mod aws;
 pub mod fake;
+pub mod metered;
 
 /// What a controller needs of a cloud.
 #[async_trait]
@@ -71,8 +72,7 @@ impl Error {
             Self::NodeClaimNotFound(_) => "NodeClaimNotFoundError",
             Self::InsufficientCapacity(_) => "InsufficientCapacityError",
             Self::NodeClassNotReady(_) => "NodeClassNotReadyError",
-            Self::Create { .. } => "CreateError",
-            Self::Other(_) => "",
+            Self::Create { .. } | Self::Other(_) => "",
         }
     }
 }

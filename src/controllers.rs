@@ -26,6 +26,7 @@ pub mod node_overlay;
 pub mod nodeclaim;
 pub mod nodeclass;
 pub mod nodepool;
+pub mod observability;
 pub mod patch;
 pub mod pod_metrics;
 pub mod provisioning;
@@ -83,6 +84,7 @@ pub async fn run_all(ctx: Arc<Context>, aws: Arc<AwsProvider>, cancel: Cancellat
     node_overlay::start(&ctx, &mut tasks);
     static_pool::start(&ctx, &mut tasks);
     disruption::start(&ctx, &mut tasks);
+    observability::start(&ctx, &mut tasks);
     cancel.cancelled().await;
     tasks.shutdown().await;
 }

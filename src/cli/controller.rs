@@ -14,14 +14,15 @@ use crate::api::conversion;
 use crate::clock::Clock;
 use crate::cloud::aws::errors::AwsError;
 use crate::cloud::aws::{AwsProvider, clients};
+use crate::cloud::metered::Metered;
 use crate::cluster::State;
 use crate::cluster::informers::{self, Wanted};
 use crate::controllers::{self, Context};
 use crate::operator::events::Recorder;
 use crate::operator::leader::Election;
-use crate::operator::server::{self, Check};
+use crate::operator::server;
 use crate::operator::settings::{self, Settings, SettingsError};
-use crate::operator::{logging, metrics, webhook};
+use crate::operator::{client, logging, metrics, webhook};
 
 /// Files that a pod's service account gives it.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -74,9 +75,10 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<()> {
     metrics::init(logging::COMMIT);
     let version = env!("CARGO_PKG_VERSION");
     tracing::debug!("version" = version, "discovered karpenter version");
-    let client = kube::Client::try_default().await?;
+    let config = client::config().await?;
+    let client = client::limited(&config, settings.kube_client_qps, settings.kube_client_burst)?;
     let clock = Clock::system();
-    let namespace = namespace(&settings);
+    let namespace = namespace();
     server::serve_metrics(settings.metrics_port).await?;
     let state = Arc::new(State::default());
     let mut background = JoinSet::new();
@@ -87,8 +89,11 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<()> {
     };
     informers::start(&client, &state, wanted, &mut background);
     let listed = Arc::clone(&state);
-    let synced: Check = Arc::new(move || listed.listed());
-    server::serve_health(settings.health_probe_port, vec![("manager", synced)]).await?;
+    let checks = vec![
+        ("manager", server::check(move || listed.listed())),
+        ("crd", server::crds_are_served(client.clone())),
+    ];
+    server::serve_health(settings.health_probe_port, checks).await?;
     let review = reviewer(&state);
     webhook::start(&client, &settings, &namespace, &clock, review, &mut background).await?;
 
@@ -98,55 +103,62 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<()> {
         terminated().await;
         stopper.cancel();
     });
-    let work = lead(client, Arc::clone(&settings), clock, state, namespace, stop.clone());
-    tokio::select! {
-        outcome = work => outcome,
-        () = stop.cancelled() => Ok(()),
+    let recorder = Recorder::new(client.clone(), clock.clone());
+    let election = (!settings.disable_leader_election).then(|| {
+        let of_lease = Some(settings.leader_election_namespace.as_str());
+        let of_lease = of_lease.filter(|n| !n.is_empty()).unwrap_or(&namespace);
+        let client = client::unlimited(&config)?;
+        let name = &settings.leader_election_name;
+        Ok::<_, anyhow::Error>(Election::new(client, recorder.clone(), of_lease, name))
+    });
+    let election = election.transpose()?;
+    if let Some(election) = &election {
+        tokio::select! {
+            () = election.acquire() => {}
+            () = stop.cancelled() => return Ok(()),
+        }
     }
+    let lost = async {
+        match &election {
+            Some(election) => election.keep().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = work(client, Arc::clone(&settings), recorder, clock, state, stop) => {}
+        () = lost => return Err(anyhow::anyhow!("leader election lost")),
+    }
+    if let Some(election) = &election {
+        election.release().await;
+    }
+    Ok(())
 }
 
-/// Waits for leadership and for AWS, then runs the controllers.
-async fn lead(
+/// Waits for AWS, then runs the controllers until told to stop.
+async fn work(
     client: kube::Client,
     settings: Arc<Settings>,
+    recorder: Recorder,
     clock: Clock,
     state: Arc<State>,
-    namespace: String,
     stop: CancellationToken,
-) -> anyhow::Result<()> {
-    let election = Election::new(
-        // A client of its own: a busy one must not cost the lease.
-        kube::Client::try_default().await?,
-        &namespace,
-        &settings.leader_election_name,
-    );
-    if !settings.disable_leader_election {
-        election.acquire().await;
-    }
-    let aws = Arc::new(reach_aws(&client, &settings, &clock).await);
-    let recorder = Recorder::new(client.clone(), clock.clone());
+) {
+    let aws = tokio::select! {
+        aws = reach_aws(&client, &settings, &clock) => Arc::new(aws),
+        () = stop.cancelled() => return,
+    };
     aws.instances.set_recorder(recorder.clone());
-    let ctx = Arc::new(Context {
+    let cloud = Arc::new(Metered::new(Arc::clone(&aws)));
+    let ctx = Context {
         client,
         cluster: state,
-        cloud: Arc::clone(&aws) as Arc<dyn crate::cloud::CloudProvider>,
-        settings: Arc::clone(&settings),
+        cloud,
+        settings,
         recorder,
         clock,
         registration_health: controllers::nodepool::health::Tracker::default(),
-    });
-    let controllers = controllers::run_all(ctx, aws, stop.clone());
-    if settings.disable_leader_election {
-        controllers.await;
-        return Ok(());
-    }
-    tokio::select! {
-        () = controllers => {
-            election.release().await;
-            Ok(())
-        }
-        () = election.keep() => Err(anyhow::anyhow!("leader election lost")),
-    }
+    };
+    controllers::run_all(Arc::new(ctx), aws, stop).await;
 }
 
 /// Tries until EC2 answers: an outage of AWS must not restart the process for ever.
@@ -196,10 +208,7 @@ fn ca() -> Option<Vec<u8>> {
 }
 
 /// The namespace that the process lives in.
-fn namespace(settings: &Settings) -> String {
-    if !settings.leader_election_namespace.is_empty() {
-        return settings.leader_election_namespace.clone();
-    }
+fn namespace() -> String {
     std::fs::read_to_string(format!("{SERVICE_ACCOUNT}/namespace"))
         .ok()
         .or_else(|| std::env::var("SYSTEM_NAMESPACE").ok())

@@ -8,6 +8,7 @@ use kube::Api;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
+use super::observability;
 use super::patch;
 use super::runner::{self, Identity};
 use super::{Context, Error, Outcome};
@@ -60,7 +61,9 @@ async fn expire(ctx: Arc<Context>, name: String) -> Outcome {
     if age < limit {
         return Ok(Some(limit - age));
     }
-    patch::delete(&Api::<NodeClaim>::all(ctx.client.clone()), &name).await?;
+    if patch::delete(&Api::<NodeClaim>::all(ctx.client.clone()), &name).await? {
+        observability::disrupted_with_pods(&ctx, &claim, "expired", "");
+    }
     tracing::debug!("deleting expired nodeclaim");
     Ok(None)
 }
@@ -91,7 +94,9 @@ async fn collect(ctx: &Context) -> Result<(), Error> {
             continue;
         }
         let name = claim.metadata.name.clone().unwrap_or_default();
-        patch::delete(&api, &name).await?;
+        if patch::delete(&api, &name).await? {
+            observability::disrupted_with_pods(ctx, &claim, "garbage_collected", "");
+        }
         tracing::debug!(
             "NodeClaim" = %logging::obj(&name),
             "Node" = %logging::obj(nodes.first().and_then(|n| n.metadata.name.as_deref()).unwrap_or("")),

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -12,6 +12,7 @@ use tracing::Instrument as _;
 use super::{Context, Outcome};
 use crate::cluster::Change;
 use crate::operator::logging;
+use crate::operator::metrics::{self, Reconciled};
 
 /// Names waiting to be reconciled; a full queue holds back whoever adds to it.
 const QUEUE: usize = 4096;
@@ -54,8 +55,21 @@ pub async fn run<F, R>(
     let slots = Arc::new(Semaphore::new(identity.workers));
     let mut board = Board { pending: initial(&ctx).into_iter().collect(), ..Board::default() };
     let mut tasks = JoinSet::new();
+    let name = identity.name;
+    #[allow(clippy::cast_precision_loss, reason = "there are never so many workers")]
+    metrics::MAX_CONCURRENT.with_label_values(&[name]).set(identity.workers as f64);
+    let depth = metrics::QUEUE_DEPTH.with_label_values(&[name, name]);
+    let adds = metrics::QUEUE_ADDS.with_label_values(&[name, name]);
     loop {
-        for name in board.ready() {
+        let ready = board.ready();
+        #[allow(clippy::cast_precision_loss, reason = "a gauge needs no more than a float holds")]
+        {
+            adds.inc_by(ready.len() as f64);
+            depth.set(
+                (board.pending.len() + board.running.len().saturating_sub(identity.workers)) as f64,
+            );
+        }
+        for name in ready {
             let (ctx, reconcile, queue, slots) =
                 (Arc::clone(&ctx), Arc::clone(&reconcile), queue.clone(), Arc::clone(&slots));
             tasks.spawn(async move {
@@ -69,7 +83,9 @@ pub async fn run<F, R>(
                     namespace,
                     object,
                 );
+                let timer = Timer::start(identity);
                 let outcome = reconcile(ctx, name.clone()).instrument(span.clone()).await;
+                timer.stop(&outcome);
                 if let Err(error) = &outcome {
                     span.in_scope(|| tracing::error!("error" = %error, "Reconciler error"));
                 }
@@ -108,6 +124,26 @@ pub async fn run<F, R>(
 enum Wake {
     Now(String),
     Done(String, Result<Option<Duration>, ()>),
+}
+
+/// Measures one reconcile.
+struct Timer(&'static str, Instant);
+
+impl Timer {
+    fn start(identity: Identity) -> Self {
+        metrics::ACTIVE_WORKERS.with_label_values(&[identity.name]).inc();
+        Self(identity.name, Instant::now())
+    }
+
+    fn stop(self, outcome: &Outcome) {
+        let how = match outcome {
+            Ok(None) => Reconciled::Success,
+            Ok(Some(_)) => Reconciled::RequeueAfter,
+            Err(_) => Reconciled::Error,
+        };
+        metrics::ACTIVE_WORKERS.with_label_values(&[self.0]).dec();
+        metrics::reconciled(self.0, self.1.elapsed(), how);
+    }
 }
 
 /// What is waiting, running and failing.

@@ -1,5 +1,6 @@
 //! Kubernetes events: written in the background, repeated ones left out.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ pub struct Event {
     /// True for `Warning`, false for `Normal`.
     pub warning: bool,
     /// CamelCase reason.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// Message for people.
     pub message: String,
     /// What makes two events the same, beside the reason.
@@ -46,11 +47,19 @@ impl Event {
     pub fn new(
         involved: ObjectReference,
         warning: bool,
-        reason: &'static str,
+        reason: impl Into<Cow<'static, str>>,
         message: String,
     ) -> Self {
         let dedupe = involved.uid.clone().or_else(|| involved.name.clone()).unwrap_or_default();
-        Self { involved, warning, reason, message, dedupe, dedupe_for: DEDUPE, limited: false }
+        Self {
+            involved,
+            warning,
+            reason: reason.into(),
+            message,
+            dedupe,
+            dedupe_for: DEDUPE,
+            limited: false,
+        }
     }
 
     /// Shares a small rate with all events that are limited.
@@ -163,7 +172,7 @@ async fn write(client: &kube::Client, clock: &Clock, event: Event) {
         },
         involved_object: event.involved,
         type_: Some(if event.warning { "Warning" } else { "Normal" }.to_owned()),
-        reason: Some(event.reason.to_owned()),
+        reason: Some(event.reason.into_owned()),
         message: Some(event.message.chars().take(1024).collect()),
         source: Some(EventSource { component: Some("karpenter".to_owned()), host: None }),
         first_timestamp: Some(now.clone()),

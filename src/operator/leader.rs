@@ -9,6 +9,7 @@ use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::events::{Event, Recorder, reference};
 use super::metrics;
 
 /// A lease that was not renewed for this long is free.
@@ -22,6 +23,7 @@ const REQUEST: Duration = Duration::from_secs(5);
 /// A candidate.
 pub struct Election {
     api: Api<Lease>,
+    recorder: Recorder,
     name: String,
     identity: String,
 }
@@ -36,13 +38,14 @@ struct Seen {
 impl Election {
     /// A candidate for a Lease.
     #[must_use]
-    pub fn new(client: kube::Client, namespace: &str, name: &str) -> Self {
+    pub fn new(client: kube::Client, recorder: Recorder, namespace: &str, name: &str) -> Self {
         let host = std::env::var("HOSTNAME")
             .ok()
             .or_else(|| std::fs::read_to_string("/etc/hostname").ok())
             .unwrap_or_default();
         Self {
             api: Api::namespaced(client, namespace),
+            recorder,
             name: name.to_owned(),
             identity: format!("{}_{}", host.trim(), uuid::Uuid::new_v4()),
         }
@@ -59,6 +62,7 @@ impl Election {
         }
         gauge.set(1.0);
         tracing::info!("successfully acquired lease {}", self.name);
+        self.tell("became leader").await;
     }
 
     /// Keeps the lease; returns once it is lost.
@@ -71,8 +75,18 @@ impl Election {
                 last = Instant::now();
             } else if last.elapsed() > DEADLINE {
                 metrics::LEADER.with_label_values(&[&self.name]).set(0.0);
+                self.tell("stopped leading").await;
                 return;
             }
+        }
+    }
+
+    /// An event on the Lease.
+    async fn tell(&self, what: &str) {
+        if let Ok(Ok(Some(lease))) = timeout(REQUEST, self.api.get_opt(&self.name)).await {
+            let message = format!("{} {what}", self.identity);
+            let event = Event::new(reference(&lease), false, "LeaderElection", message);
+            self.recorder.publish(event.by_message());
         }
     }
 

@@ -15,11 +15,11 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
-use tracing::{Event, Level, Span, Subscriber};
-use tracing_subscriber::EnvFilter;
+use tracing::{Dispatch, Event, Level, Span, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry};
 
 /// Marks a displayed value that is JSON already.
 const JSON_MARK: char = '\u{1}';
@@ -58,10 +58,11 @@ pub fn go_duration(duration: Duration) -> String {
     crate::api::duration::format_go(duration)
 }
 
-/// The context of a controller without an object.
+/// The context of a controller without an object. Spans have the highest level, so that no setting
+/// takes them from the lines within.
 #[must_use]
 pub fn controller_span(name: &str) -> Span {
-    tracing::info_span!("controller", "controller" = name)
+    tracing::error_span!("controller", "controller" = name)
 }
 
 /// The context of one reconcile of an object.
@@ -80,7 +81,7 @@ pub fn reconcile_span(
     let mut object = Map::new();
     object.insert(kind.to_owned(), reference);
     let object = json(&object);
-    tracing::info_span!(
+    tracing::error_span!(
         "reconcile",
         "controller" = controller,
         "controllerGroup" = group,
@@ -90,6 +91,20 @@ pub fn reconcile_span(
         "name" = name,
         "reconcileID" = %uuid::Uuid::new_v4(),
     )
+}
+
+/// The controller whose context this is called in, if any.
+#[must_use]
+pub fn current_controller() -> Option<String> {
+    let find = |(id, dispatch): (&Id, &Dispatch)| {
+        let span = dispatch.downcast_ref::<Registry>()?.span(id)?;
+        span.scope().find_map(|span| {
+            let extensions = span.extensions();
+            let value = extensions.get::<Fields>()?.values.get("controller")?;
+            value.as_str().map(str::to_owned)
+        })
+    };
+    Span::current().with_subscriber(find).flatten()
 }
 
 /// The fields of a span or event, in the order they were written.
@@ -420,6 +435,16 @@ mod tests {
                 "provider-id"
             ]
         );
+    }
+
+    #[test]
+    fn what_is_called_knows_its_controller() {
+        assert_eq!(current_controller(), None);
+        capture(|| {
+            let _outer = controller_span("provisioner").entered();
+            let _inner = tracing::error_span!("inner").entered();
+            assert_eq!(current_controller().as_deref(), Some("provisioner"));
+        });
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use axum::extract::{Path, RawQuery, State as Shared};
 use axum::http::{StatusCode, header};
@@ -10,6 +12,8 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use axum_server::tls_rustls::RustlsConfig;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
@@ -18,7 +22,37 @@ use super::metrics;
 use crate::api::conversion;
 
 /// Something that must hold for the process to be ready.
-pub type Check = Arc<dyn Fn() -> bool + Send + Sync>;
+pub type Check = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
+
+/// A check that is answered at once.
+pub fn check(holds: impl Fn() -> bool + Send + Sync + 'static) -> Check {
+    Arc::new(move || std::future::ready(holds()).boxed())
+}
+
+/// Holds once the API server knows the kinds without which nothing can be done.
+#[must_use]
+pub fn crds_are_served(client: kube::Client) -> Check {
+    let seen = Arc::new(AtomicBool::new(false));
+    Arc::new(move || {
+        let (client, seen) = (client.clone(), Arc::clone(&seen));
+        let ask = async move {
+            if seen.load(Ordering::Relaxed) {
+                return true;
+            }
+            let group = format!("{}/v1", crate::api::labels::GROUP);
+            let asked = tokio::time::timeout(DISCOVERY, client.list_api_group_resources(&group));
+            let Ok(Ok(list)) = asked.await else { return false };
+            let known = |kind: &str| list.resources.iter().any(|r| r.kind == kind);
+            let all = known("NodePool") && known("NodeClaim");
+            seen.store(all, Ordering::Relaxed);
+            all
+        };
+        ask.boxed()
+    })
+}
+
+/// Limit of the question which kinds there are.
+const DISCOVERY: Duration = Duration::from_secs(10);
 
 fn everywhere(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)
@@ -53,7 +87,7 @@ pub async fn serve_health(port: u16, ready: Vec<(&'static str, Check)>) -> std::
     if port == 0 {
         return Ok(());
     }
-    let always: Check = Arc::new(|| true);
+    let always = check(|| true);
     let alive = Checks(vec![("healthz", Arc::clone(&always))]);
     let mut list = ready;
     list.push(("readyz", always));
@@ -69,11 +103,11 @@ struct Checks(Vec<(&'static str, Check)>);
 
 fn probe(path: &str, checks: Checks) -> Router {
     let all = |Shared(checks): Shared<Checks>, RawQuery(query): RawQuery| async move {
-        answer(&checks, query.as_deref().unwrap_or_default())
+        answer(&checks, query.as_deref().unwrap_or_default()).await
     };
     let one = |Shared(checks): Shared<Checks>, Path(name): Path<String>| async move {
         match checks.0.iter().find(|(n, _)| *n == name) {
-            Some((_, check)) if check() => (StatusCode::OK, "ok".to_owned()),
+            Some((_, check)) if check().await => (StatusCode::OK, "ok".to_owned()),
             Some(_) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{name} failed")),
             None => (StatusCode::NOT_FOUND, String::new()),
         }
@@ -84,7 +118,7 @@ fn probe(path: &str, checks: Checks) -> Router {
         .with_state(checks)
 }
 
-fn answer(checks: &Checks, query: &str) -> (StatusCode, String) {
+async fn answer(checks: &Checks, query: &str) -> (StatusCode, String) {
     let mut excluded: HashMap<&str, ()> = HashMap::new();
     let mut verbose = false;
     for pair in query.split('&') {
@@ -100,7 +134,7 @@ fn answer(checks: &Checks, query: &str) -> (StatusCode, String) {
     for (name, check) in &checks.0 {
         if excluded.contains_key(name) {
             text.push_str(&format!("[+]{name} excluded: ok\n"));
-        } else if check() {
+        } else if check().await {
             text.push_str(&format!("[+]{name} ok\n"));
         } else {
             ok = false;
@@ -159,13 +193,13 @@ pub async fn serve_webhook(
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_failing_check_is_named() {
-        let checks =
-            Checks(vec![("manager", Arc::new(|| false) as Check), ("readyz", Arc::new(|| true))]);
-        let (status, text) = answer(&checks, "");
+    #[tokio::test]
+    async fn a_failing_check_is_named() {
+        let checks = Checks(vec![("manager", check(|| false)), ("readyz", check(|| true))]);
+        let (status, text) = answer(&checks, "").await;
         assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
         assert!(text.contains("[-]manager failed: reason withheld\n[+]readyz ok"));
-        assert_eq!(answer(&checks, "exclude=manager"), (StatusCode::OK, "ok".to_owned()));
+        let without = answer(&checks, "exclude=manager").await;
+        assert_eq!(without, (StatusCode::OK, "ok".to_owned()));
     }
 }

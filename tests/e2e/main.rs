@@ -12,4 +12,5 @@ mod chain;
 mod charts;
 mod instances;
 mod nodeclass;
+mod operator;
 mod volumes;

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tracing::Instrument as _;
 
-use super::super::{Context, Error, patch, provisioning};
+use super::super::{Context, Error, observability, patch, provisioning};
 use super::{InFlight, mark, unmark};
 use crate::api::v1::NodeClaim;
 use crate::api::{conditions, labels};
@@ -145,13 +145,17 @@ async fn carry_out(ctx: &Context, command: &Command, replacements: &[String]) ->
         }
     }
     for candidate in &command.candidates {
-        while let Err(error) = patch::delete(&api, candidate.claim_name()).await {
-            if Instant::now() >= deadline {
-                return Err(error.into());
+        let deleted = loop {
+            match patch::delete(&api, candidate.claim_name()).await {
+                Ok(deleted) => break deleted,
+                Err(error) if Instant::now() >= deadline => return Err(error.into()),
+                Err(_) => sleep(POLL).await,
             }
-            sleep(POLL).await;
-        }
+        };
         let reason = command.reason.as_str();
+        if let Some(claim) = candidate.node.node_claim.as_ref().filter(|_| deleted) {
+            observability::queued(ctx, claim, reason);
+        }
         let tell = |object, kind: &str| {
             let text = format!("Disrupting {kind}: {reason}");
             ctx.recorder.publish(Event::new(object, false, "DisruptionTerminating", text));

@@ -2,8 +2,8 @@
 
 use kube::Api;
 
-use super::super::patch;
 use super::super::{Context, Error, Outcome};
+use super::super::{observability, patch};
 use super::{condition, decided, set_true, status_of, unknown};
 use crate::api::v1::NodeClaim;
 use crate::api::{annotations, conditions, labels};
@@ -63,7 +63,13 @@ pub(super) async fn run(ctx: &Context, api: &Api<NodeClaim>, claim: &mut NodeCla
 /// The claim cannot be launched as it is: it is deleted, its pods are scheduled anew.
 async fn give_up(api: &Api<NodeClaim>, claim: &NodeClaim, error: &cloud::Error) -> Outcome {
     tracing::error!("error" = %error, "failed launching nodeclaim");
-    patch::delete(api, claim.metadata.name.as_deref().unwrap_or("")).await?;
+    let reason = match error {
+        cloud::Error::NodeClassNotReady(_) => "nodeclass_not_ready",
+        _ => "insufficient_capacity",
+    };
+    if patch::delete(api, claim.metadata.name.as_deref().unwrap_or("")).await? {
+        observability::disrupted(claim, reason, "");
+    }
     Ok(None)
 }
 

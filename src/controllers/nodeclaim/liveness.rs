@@ -5,6 +5,7 @@ use std::time::Duration;
 use kube::Api;
 
 use super::super::nodepool::health;
+use super::super::observability;
 use super::super::patch;
 use super::super::{Context, Outcome};
 use super::{condition, is_true};
@@ -36,6 +37,7 @@ pub(super) async fn run(ctx: &Context, api: &Api<NodeClaim>, claim: &NodeClaim) 
     }
     health::note(ctx, claim, false).await?;
     if patch::delete(api, claim.metadata.name.as_deref().unwrap_or("")).await? {
+        observability::disrupted(claim, reason, "");
         tracing::debug!(
             "timeout" = logging::go_duration(limit),
             "reason" = reason,

@@ -1,0 +1,72 @@
+//! A provider whose calls are measured.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_trait::async_trait;
+
+use super::{CloudProvider, Error};
+use crate::api::v1::{NodeClaim, NodePool};
+use crate::operator::{logging, metrics};
+use crate::scheduling::instance_type::InstanceType;
+
+/// Counts and times what is asked of the provider within.
+pub struct Metered<P>(Arc<P>);
+
+impl<P: CloudProvider> Metered<P> {
+    /// Measures a provider.
+    #[must_use]
+    pub fn new(provider: Arc<P>) -> Self {
+        Self(provider)
+    }
+
+    async fn measure<T>(
+        &self,
+        method: &str,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let controller = logging::current_controller().unwrap_or_default();
+        let start = Instant::now();
+        let outcome = call.await;
+        let labels = [controller.as_str(), method, self.0.name()];
+        let time = start.elapsed().as_secs_f64();
+        metrics::CLOUDPROVIDER_DURATION.with_label_values(&labels).observe(time);
+        if let Err(error) = &outcome {
+            let labels = [labels[0], labels[1], labels[2], error.class()];
+            metrics::CLOUDPROVIDER_ERRORS.with_label_values(&labels).inc();
+        }
+        outcome
+    }
+}
+
+#[async_trait]
+impl<P: CloudProvider> CloudProvider for Metered<P> {
+    async fn create(&self, claim: &NodeClaim) -> Result<NodeClaim, Error> {
+        self.measure("Create", self.0.create(claim)).await
+    }
+
+    async fn delete(&self, claim: &NodeClaim) -> Result<(), Error> {
+        self.measure("Delete", self.0.delete(claim)).await
+    }
+
+    async fn get(&self, provider_id: &str) -> Result<NodeClaim, Error> {
+        self.measure("Get", self.0.get(provider_id)).await
+    }
+
+    async fn list(&self) -> Result<Vec<NodeClaim>, Error> {
+        self.measure("List", self.0.list()).await
+    }
+
+    async fn instance_types(&self, pool: &NodePool) -> Result<Arc<[Arc<InstanceType>]>, Error> {
+        self.measure("GetInstanceTypes", self.0.instance_types(pool)).await
+    }
+
+    async fn is_drifted(&self, claim: &NodeClaim) -> Result<Option<String>, Error> {
+        self.measure("IsDrifted", self.0.is_drifted(claim)).await
+    }
+
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+}

@@ -1,0 +1,82 @@
+//! Metrics and events about how things change: they follow what the watches show, and change nothing.
+
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use tracing::Instrument as _;
+
+use super::Context;
+use crate::api::labels;
+use crate::api::v1::NodeClaim;
+use crate::operator::{logging, metrics};
+
+mod conditions;
+mod lifetimes;
+mod view;
+
+use view::Kind;
+
+/// Starts what publishes the state; settings can keep most of it off.
+pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
+    spawn(tasks, "lifetimes", lifetimes::run(Arc::clone(ctx)));
+    conditions(ctx, tasks, &view::EC2NODECLASS);
+    if ctx.settings.disable_cluster_state_observability {
+        return;
+    }
+    conditions(ctx, tasks, &view::NODECLAIM);
+    conditions(ctx, tasks, &view::NODEPOOL);
+    conditions(ctx, tasks, &view::NODE);
+}
+
+fn conditions(ctx: &Arc<Context>, tasks: &mut JoinSet<()>, kind: &'static Kind) {
+    spawn(tasks, kind.controller, conditions::run(Arc::clone(ctx), kind));
+}
+
+fn spawn(
+    tasks: &mut JoinSet<()>,
+    name: &'static str,
+    work: impl Future<Output = ()> + Send + 'static,
+) {
+    tasks.spawn(work.instrument(logging::controller_span(name)));
+}
+
+/// Counts a NodeClaim whose deletion was begun, by why and by the policy that chose it.
+pub fn disrupted(claim: &NodeClaim, reason: &str, policy: &str) {
+    metrics::NODECLAIMS_DISRUPTED
+        .with_label_values(&disruption_labels(claim, reason, policy))
+        .inc();
+}
+
+/// The same, with the pods that have to move.
+pub fn disrupted_with_pods(ctx: &Context, claim: &NodeClaim, reason: &str, policy: &str) {
+    disrupted(claim, reason, policy);
+    let node = claim.status.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
+    let pods = ctx.cluster.pods_on(node);
+    let moving = pods.iter().filter(|p| p.is_reschedulable()).count();
+    #[allow(clippy::cast_precision_loss, reason = "a counter needs no more than a float holds")]
+    metrics::PODS_DISRUPTION_INITIATED
+        .with_label_values(&disruption_labels(claim, reason, policy))
+        .inc_by(moving as f64);
+}
+
+/// Counts a NodeClaim that a disruption method chose, by its NodePool's policy.
+pub fn queued(ctx: &Context, claim: &NodeClaim, reason: &str) {
+    let policy = ctx.cluster.pool(label(claim, labels::NODEPOOL)).and_then(|pool| {
+        let policy = &pool.spec.disruption.consolidation_policy;
+        serde_json::to_value(policy).ok()?.as_str().map(str::to_owned)
+    });
+    disrupted_with_pods(ctx, claim, &reason.to_lowercase(), &policy.unwrap_or_default());
+}
+
+fn disruption_labels<'a>(claim: &'a NodeClaim, reason: &'a str, policy: &'a str) -> [&'a str; 5] {
+    let mode = match claim.spec.termination_grace_period.as_ref().and_then(|d| d.duration()) {
+        None => "graceful",
+        Some(limit) if limit.is_zero() => "forceful",
+        Some(_) => "eventual",
+    };
+    [reason, label(claim, labels::NODEPOOL), label(claim, labels::CAPACITY_TYPE), policy, mode]
+}
+
+fn label<'a>(claim: &'a NodeClaim, key: &str) -> &'a str {
+    claim.metadata.labels.as_ref().and_then(|l| l.get(key)).map_or("", String::as_str)
+}
