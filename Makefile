@@ -45,6 +45,9 @@ compare: $(PEER) ## 500 random scenarios through both schedulers, and each diffe
 	$(CARGO) bench --locked --profile dev --bench compare -- --peer $(PEER) --work $(CACHE)/compare \
 		$(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
+crds: ## crds/ anew, after a change of the types; the charts read them there
+	UPDATE_CRDS=1 $(CARGO) test --locked --lib the_files_are_those_of_the_types
+
 lint: ## formatting and clippy, warnings denied
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings

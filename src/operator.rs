@@ -1,6 +1,7 @@
 //! The process around the controllers: settings, logging, metrics, events, leadership, servers.
 
 pub mod certs;
+pub mod client;
 pub mod events;
 pub mod leader;
 pub mod logging;
