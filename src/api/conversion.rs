@@ -112,13 +112,18 @@ pub fn convert_object(
         return Ok(object);
     }
     let version = |name: &str| format!("{}/{name}", kind.group());
-    if current == version("v1beta1") && desired == version("v1") {
-        up(kind, object, expire_after)
-    } else if current == version("v1") && desired == version("v1beta1") {
-        down(kind, object)
-    } else {
-        Err(unsupported(&object))
+    let is_up = current == version("v1beta1") && desired == version("v1");
+    let is_down = current == version("v1") && desired == version("v1beta1");
+    if !is_up && !is_down {
+        return Err(unsupported(&object));
     }
+    if object.get("spec").is_none_or(Value::is_null) {
+        // A class may be stored without a spec: there is nothing to convert, and nothing to make up.
+        let mut object = object;
+        object["apiVersion"] = json!(desired);
+        return Ok(object);
+    }
+    if is_up { up(kind, object, expire_after) } else { down(kind, object) }
 }
 
 /// v1beta1 to v1, with what an earlier v1 object said beyond v1beta1.

@@ -135,6 +135,16 @@ fn families_become_aliases() {
 }
 
 #[test]
+fn a_class_without_spec_stays_without() {
+    let class = json!({"apiVersion": "karpenter.k8s.aws/v1beta1", "kind": "EC2NodeClass",
+        "metadata": {"name": "c"}});
+    let v1 = to(&class, "v1");
+    assert_eq!(v1.get("spec"), None);
+    assert_eq!(v1["apiVersion"], "karpenter.k8s.aws/v1");
+    assert_eq!(to(&v1, "v1beta1"), class);
+}
+
+#[test]
 fn ubuntu_is_marked_and_comes_back() {
     let ubuntu = class(json!({"amiFamily": "Ubuntu", "role": "r"}));
     let v1 = to(&ubuntu, "v1");
