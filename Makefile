@@ -7,7 +7,7 @@ export KARPENTER_CACHE := $(CACHE)
 # The Python that has moto: the local world's.
 MOTO_PYTHON ?= $(firstword $(wildcard $(CACHE)/venv-*/bin/python))
 
-.PHONY: help build demo test bench compare data lint fmt crds
+.PHONY: help build demo test test-all bench compare data lint fmt crds
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
@@ -17,9 +17,16 @@ build: ## the release binary, target/release/karpenter
 demo: build ## a pending Deployment gets its node on the local world; KEEP=1 leaves it running
 	tests/env/world demo
 
+# End-to-end tests that take long on two cores; `make test-all` runs them.
+LONG := instances:: nodeclass:: api::takeover api::certificate the_founding_commands_install reference::
+
 test: ## every fast test and the end-to-end tests
 	tests/env/world prepare
 	tests/env/world check
+	$(CARGO) test --locked --no-fail-fast -- $(addprefix --skip ,$(LONG))
+
+test-all: ## every test, the long end-to-end ones too
+	tests/env/world prepare
 	$(CARGO) test --locked --no-fail-fast
 
 # The peer is Karpenter's own scheduler, built from its Go module; the tables need scipy, and moto's list of EC2's types.
