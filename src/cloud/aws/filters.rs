@@ -76,7 +76,7 @@ pub fn for_launch(
 }
 
 fn fits(kind: &InstanceType, requests: &ResourceList, requirements: &Requirements) -> bool {
-    kind.compatible_offerings(requirements).next().is_some() && requests.fits(&kind.allocatable())
+    kind.compatible_offerings(requirements).any(|o| requests.fits(&kind.allocatable_of(o)))
 }
 
 fn say_rejected(filter: &str, before: &Types, after: &Types) {
