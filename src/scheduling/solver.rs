@@ -27,7 +27,7 @@ pub use stock::pool_requirements;
 
 use super::results::Results;
 use super::snapshot::Snapshot;
-use prepare::Prepared;
+use prepare::{Prepared, Ties};
 use round::Round;
 
 /// Places the snapshot's pods.
@@ -40,10 +40,39 @@ pub fn solve(snapshot: &Snapshot) -> Results {
 #[must_use]
 pub fn solve_while(snapshot: &Snapshot, go_on: &dyn Fn() -> bool) -> Results {
     let mut world = Prepared::new(snapshot);
-    let mut round = Round::new(&mut world);
+    let again = world.topology.clone_counts();
+    let mut best = run(&mut world, go_on);
+    let alike_matter = world.topology.is_used() && !best.new_claims.is_empty();
+    if alike_matter && snapshot.options.pack_by_price && snapshot.pods.len() <= SMALL {
+        for ties in [Ties::ByName, Ties::ByNameReversed] {
+            world.ties = ties;
+            world.topology.counts.clone_from(&again);
+            let other = run(&mut world, go_on);
+            if outcome(&other) < outcome(&best) {
+                best = other;
+            }
+        }
+    }
+    best.skipped_pools = std::mem::take(&mut world.skipped);
+    best
+}
+
+fn run(world: &mut Prepared<'_>, go_on: &dyn Fn() -> bool) -> Results {
+    let mut round = Round::new(world);
     round.run(go_on);
     round.finish()
 }
+
+/// Pods left over, and the price an hour in billionths: the less, the better.
+fn outcome(results: &Results) -> (usize, u64) {
+    let placed = results.existing.iter().map(|(_, pods)| pods.len()).sum::<usize>()
+        + results.new_claims.iter().map(|c| c.pods.len()).sum::<usize>();
+    let price: f64 = results.new_claims.iter().filter_map(|c| Some(c.cheapest()?.1.price)).sum();
+    (usize::MAX - placed, (price * 1e9).round() as u64)
+}
+
+/// Up to this many pods, other choices among equally good domains are tried as well.
+const SMALL: usize = 2500;
 
 #[cfg(test)]
 mod tests;

@@ -27,10 +27,7 @@ struct Shared {
 impl Round<'_, '_> {
     /// The outcome of the round.
     pub(super) fn finish(mut self) -> Results {
-        let mut results = Results {
-            skipped_pools: std::mem::take(&mut self.world.skipped),
-            ..Results::default()
-        };
+        let mut results = Results::default();
         let key_of = |round: &Self, pod: u32| round.world.waiting[pod as usize].pod.key.clone();
         for (node, pods) in self.node_pods.iter().enumerate() {
             if !pods.is_empty() {

@@ -145,6 +145,12 @@ impl Interner {
         &self.keys[key as usize].values[value as usize]
     }
 
+    /// How many values of the key come before a value by name.
+    pub(super) fn rank_of_value(&self, key: KeyId, value: ValueId) -> usize {
+        let text = self.value_name(key, value);
+        self.keys[key as usize].values.iter().filter(|other| *other < text).count()
+    }
+
     /// The requirement behind a number.
     pub(super) fn req(&self, id: ReqId) -> &Req {
         &self.reqs[id as usize]

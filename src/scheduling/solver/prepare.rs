@@ -24,6 +24,17 @@ pub(super) struct Waiting {
     pub(super) kind: KindId,
 }
 
+/// Which of several equally good domains is taken. Upstream takes any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ties {
+    /// The one where nodes are cheapest.
+    ByPrice,
+    /// The first by name.
+    ByName,
+    /// The last by name.
+    ByNameReversed,
+}
+
 /// A snapshot in numbers.
 pub(super) struct Prepared<'a> {
     pub(super) snapshot: &'a Snapshot,
@@ -39,6 +50,7 @@ pub(super) struct Prepared<'a> {
     pub(super) existing: Existing,
     /// Hosts that stand for nodes which pods are counted on; planned nodes come after these.
     pub(super) first_claim_host: u32,
+    pub(super) ties: Ties,
 }
 
 /// Pools that may launch nodes for waiting pods, heaviest first; equal ones by name, last first.
@@ -89,6 +101,7 @@ impl<'a> Prepared<'a> {
             waiting: Vec::with_capacity(snapshot.pods.len()),
             existing: Existing::default(),
             first_claim_host: 0,
+            ties: Ties::ByPrice,
             interner: Interner::new(&snapshot.well_known),
             resources,
         };

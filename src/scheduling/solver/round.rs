@@ -11,7 +11,7 @@ use super::amounts::{Amounts, add, fits, subtract};
 use super::classes::{ClassId, KindId, NeedId};
 use super::existing::{TakenPort, Volumes};
 use super::intern::{NONE, SetId, ValueId};
-use super::prepare::Prepared;
+use super::prepare::{Prepared, Ties};
 use super::stock::{MaskId, ShapeId, Template, lower};
 use super::topology::Question;
 use crate::scheduling::pod::HostPort;
@@ -509,12 +509,17 @@ impl<'p, 'a> Round<'p, 'a> {
         let strict = self.world.classes.classes[class as usize].strict;
         let world = &mut *self.world;
         let (interner, topology, stock) = (&mut world.interner, &world.topology, &mut world.stock);
+        let ties = world.ties;
         let mut result = set;
         for say in says.iter().filter(|s| !s.host) {
             let key = topology.get(say.group).key;
             let node = interner.get(set, key);
             let mut rank = |interner: &mut super::intern::Interner, domain: ValueId| -> f64 {
                 let Some((template, mask)) = new else { return 0.0 };
+                if ties != Ties::ByPrice {
+                    let position = interner.rank_of_value(key, domain) as f64;
+                    return if ties == Ties::ByName { position } else { -position };
+                }
                 let one = interner.one_of(key, &[domain]);
                 let narrowed = interner.narrow(set, one);
                 let shape = stock.shape(template, narrowed, mask, interner);

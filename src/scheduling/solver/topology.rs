@@ -156,6 +156,16 @@ impl Topology {
         &self.groups[id as usize]
     }
 
+    /// Whether topology has a say at all.
+    pub(super) fn is_used(&self) -> bool {
+        !self.groups.is_empty()
+    }
+
+    /// The counts as they are, to go back to.
+    pub(super) fn clone_counts(&self) -> Vec<Counts> {
+        self.counts.clone()
+    }
+
     /// Makes a domain known, without any pod in it.
     pub(super) fn know(&mut self, id: GroupId, domain: ValueId) {
         self.counts[id as usize].known.grow_and_insert(domain as usize);
