@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{
     Container, Pod, PodCondition, PodSpec, PodStatus, PodTemplateSpec,
 };
-use kube::api::ObjectMeta;
+use kube::core::ObjectMeta;
 
 use super::pod::{PodInfo, PodKey};
 use super::resources::{ApiQuantity, ResourceList, pod_requests};

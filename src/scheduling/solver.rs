@@ -43,7 +43,9 @@ pub fn solve_while(snapshot: &Snapshot, go_on: &dyn Fn() -> bool) -> Results {
     let again = world.topology.clone_counts();
     let mut best = run(&mut world, go_on);
     let alike_matter = world.topology.is_used() && !best.new_claims.is_empty();
-    if alike_matter && snapshot.options.pack_by_price && snapshot.pods.len() <= SMALL {
+    let small = snapshot.pods.len() <= FEW_PODS
+        || (snapshot.pods.len() <= SOME_PODS && best.new_claims.len() <= FEW_CLAIMS);
+    if alike_matter && snapshot.options.pack_by_price && small {
         for ties in [Ties::ByName, Ties::ByNameReversed] {
             world.ties = ties;
             world.topology.counts.clone_from(&again);
@@ -72,7 +74,10 @@ fn outcome(results: &Results) -> (usize, u64) {
 }
 
 /// Up to this many pods, other choices among equally good domains are tried as well.
-const SMALL: usize = 2500;
+const FEW_PODS: usize = 500;
+/// Up to this many pods too, when few nodes are planned for them.
+const SOME_PODS: usize = 2500;
+const FEW_CLAIMS: usize = 64;
 
 #[cfg(test)]
 mod tests;

@@ -176,7 +176,7 @@ impl Round<'_, '_> {
         if price >= old * WORTHWHILE {
             return None;
         }
-        Some(bins.into_iter().map(|(bin, _)| packing.to_claim(bin)).collect())
+        Some(bins.into_iter().map(|(bin, _)| packing.to_claim(bin, &self.rank)).collect())
     }
 
     /// Whether a pool's limits allow its claims, each charged with the largest type that it lists.
@@ -638,14 +638,14 @@ impl Packing<'_, '_> {
         prices[row] <= price
     }
 
-    fn to_claim(&mut self, bin: Bin) -> Claim {
+    fn to_claim(&mut self, bin: Bin, rank: &[u32]) -> Claim {
         let shape = self.shape(bin.state);
         let mut pods = Vec::new();
         for (item, count) in &bin.content {
             let from = &mut self.items[*item as usize].pods;
             pods.extend(from.split_off(from.len() - *count as usize));
         }
-        pods.sort_unstable();
+        pods.sort_unstable_by_key(|pod| rank[*pod as usize]);
         Claim {
             shape,
             requests: bin.requests,

@@ -103,6 +103,8 @@ pub(super) struct Round<'p, 'a> {
     /// The stage at which each pod was placed.
     pub(super) placed_as: Vec<ClassId>,
     pub(super) failed: Vec<u32>,
+    /// Each pod's place in the queue.
+    pub(super) rank: Vec<u32>,
     mask: Vec<usize>,
     /// What shapes become with the pod at hand, with the attempt for which that holds.
     outcomes: Vec<(u64, SmallVec<[SetId; 1]>)>,
@@ -156,6 +158,7 @@ impl<'p, 'a> Round<'p, 'a> {
             places: vec![Place::Nowhere; world.waiting.len()],
             placed_as: vec![0; world.waiting.len()],
             failed: Vec::new(),
+            rank: vec![0; world.waiting.len()],
             mask: Vec::new(),
             outcomes: Vec::new(),
             attempt: 0,
@@ -186,8 +189,12 @@ impl<'p, 'a> Round<'p, 'a> {
 
     /// Places pods in their order for as long as `go_on` says so.
     pub(super) fn run(&mut self, go_on: &dyn Fn() -> bool) {
+        let order = self.order();
+        for (at, pod) in order.iter().enumerate() {
+            self.rank[*pod as usize] = at as u32;
+        }
         let mut queue: VecDeque<(u32, usize)> =
-            self.order().into_iter().map(|p| (p, usize::MAX)).collect();
+            order.into_iter().map(|p| (p, usize::MAX)).collect();
         while let Some((pod, last_length)) = queue.pop_front() {
             if last_length == queue.len() || !go_on() {
                 queue.push_front((pod, last_length));
@@ -203,7 +210,6 @@ impl<'p, 'a> Round<'p, 'a> {
         }
         // Pods that were never tried, because time ran out, are in no list.
         self.failed = queue.iter().filter(|(_, l)| *l != usize::MAX).map(|(p, _)| *p).collect();
-        self.failed.sort_unstable();
     }
 
     /// The queue's order: most cpu first, then most memory, then the oldest.
