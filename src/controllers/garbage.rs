@@ -14,8 +14,8 @@ use super::runner::{self, Identity};
 use super::{Context, Error, Outcome};
 use crate::api::v1::NodeClaim;
 use crate::api::{conditions, labels};
-use crate::cluster::Change;
 use crate::operator::logging;
+use crate::scheduling::node::is_ready;
 
 const EXPIRATION: Identity =
     Identity { name: "nodeclaim.expiration", group: labels::GROUP, kind: "NodeClaim", workers: 10 };
@@ -28,10 +28,7 @@ pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
         EXPIRATION,
         Arc::clone(ctx),
         super::nodeclaim::all_claims,
-        |_, change| match change {
-            Change::NodeClaim(name) => vec![name.clone()],
-            _ => Vec::new(),
-        },
+        runner::changed_claim,
         expire,
     ));
     let ctx = Arc::clone(ctx);
@@ -105,11 +102,4 @@ async fn collect(ctx: &Context) -> Result<(), Error> {
         );
     }
     Ok(())
-}
-
-fn is_ready(node: &k8s_openapi::api::core::v1::Node) -> bool {
-    node.status
-        .as_ref()
-        .and_then(|s| s.conditions.as_ref())
-        .is_some_and(|list| list.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
 }

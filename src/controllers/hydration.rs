@@ -12,7 +12,6 @@ use super::runner::{self, Identity};
 use super::{Context, Outcome};
 use crate::api::labels;
 use crate::api::v1::NodeClaim;
-use crate::cluster::Change;
 
 const CLAIMS: Identity =
     Identity { name: "nodeclaim.hydration", group: labels::GROUP, kind: "NodeClaim", workers: 10 };
@@ -24,23 +23,14 @@ pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
         CLAIMS,
         Arc::clone(ctx),
         super::nodeclaim::all_claims,
-        |_, change| match change {
-            Change::NodeClaim(name) => vec![name.clone()],
-            _ => Vec::new(),
-        },
+        runner::changed_claim,
         claim,
     ));
     tasks.spawn(runner::run(
         NODES,
         Arc::clone(ctx),
-        |ctx| {
-            let nodes = ctx.cluster.state_nodes();
-            nodes.iter().filter_map(|n| n.node.as_ref()?.metadata.name.clone()).collect()
-        },
-        |_, change| match change {
-            Change::Node(name) => vec![name.clone()],
-            _ => Vec::new(),
-        },
+        super::node::all_nodes,
+        runner::changed_node,
         node,
     ));
 }

@@ -15,10 +15,10 @@ use super::patch::{self, Lock};
 use super::runner::{self, Identity};
 use super::{Context, Error, Outcome};
 use crate::api::v1::NodeClaim;
-use crate::api::{annotations, conditions, finalizers, labels, taints};
-use crate::cluster::Change;
+use crate::api::{annotations, conditions, finalizers, taints};
 use crate::operator::events::{Event, reference};
 use crate::operator::logging;
+use crate::scheduling::node::is_ready;
 
 const TERMINATION: Identity =
     Identity { name: "node.termination", group: "", kind: "Node", workers: 100 };
@@ -33,19 +33,19 @@ const STUCK: Duration = Duration::from_secs(60);
 /// Keeps load balancers from sending new traffic.
 const EXCLUDE_BALANCERS: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
+/// Names of all Nodes.
+pub(super) fn all_nodes(ctx: &Context) -> Vec<String> {
+    let nodes = ctx.cluster.state_nodes();
+    nodes.iter().filter_map(|n| n.node.as_ref()?.metadata.name.clone()).collect()
+}
+
 /// Starts the controller.
 pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
     tasks.spawn(runner::run(
         TERMINATION,
         Arc::clone(ctx),
-        |ctx| {
-            let nodes = ctx.cluster.state_nodes();
-            nodes.iter().filter_map(|n| n.node.as_ref()?.metadata.name.clone()).collect()
-        },
-        |_, change| match change {
-            Change::Node(name) => vec![name.clone()],
-            _ => Vec::new(),
-        },
+        all_nodes,
+        runner::changed_node,
         reconcile,
     ));
 }
@@ -93,11 +93,6 @@ async fn reconcile(ctx: Arc<Context>, name: String) -> Outcome {
         None => release(&ctx, &node).await,
         again => Ok(again),
     }
-}
-
-fn is_ready(node: &Node) -> bool {
-    let list = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-    list.iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 /// When draining has to be over.
@@ -352,12 +347,6 @@ fn must_be_forced(pod: &Pod, deadline: Option<Timestamp>, now: Timestamp) -> boo
     }
     let grace = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
     grace.is_some_and(|seconds| now > deadline - jiff::SignedDuration::from_secs(seconds))
-}
-
-/// Labels of Nodes that Karpenter manages.
-#[must_use]
-pub fn is_managed(node: &Node) -> bool {
-    node.metadata.labels.as_ref().is_some_and(|l| l.contains_key(labels::NODEPOOL))
 }
 
 #[cfg(test)]

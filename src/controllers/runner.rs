@@ -30,6 +30,22 @@ pub struct Identity {
     pub workers: usize,
 }
 
+/// Selects the NodeClaim that changed.
+pub fn changed_claim(_: &Context, change: &Change) -> Vec<String> {
+    match change {
+        Change::NodeClaim(name) => vec![name.clone()],
+        _ => Vec::new(),
+    }
+}
+
+/// Selects the Node that changed.
+pub fn changed_node(_: &Context, change: &Change) -> Vec<String> {
+    match change {
+        Change::Node(name) => vec![name.clone()],
+        _ => Vec::new(),
+    }
+}
+
 /// Delays of repeated failures of one object.
 fn backoff(failures: u32) -> Duration {
     Duration::from_secs(1 << failures.min(6)).min(Duration::from_secs(60))

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Node;
 use super::Reason;
 use crate::api::conditions;
 use crate::api::v1::{Budget, NodePool};
-use crate::scheduling::node::StateNode;
+use crate::scheduling::node::{StateNode, is_ready};
 
 /// What a budget without a limit allows.
 pub const UNLIMITED: i64 = i32::MAX as i64;
@@ -96,11 +96,6 @@ impl Allowance {
     pub fn remaining(&self) -> i64 {
         (self.allowed - self.disrupting).max(0)
     }
-}
-
-fn is_ready(node: &Node) -> bool {
-    let list = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-    list.iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 /// The allowance of every pool, by name; a pool with a bad budget has none.

@@ -11,6 +11,13 @@ use super::resources::{Name, ResourceList};
 use crate::api::v1::NodeClaim;
 use crate::api::{annotations, conditions, labels, taints};
 
+/// Whether the kubelet says that the Node can run pods.
+#[must_use]
+pub fn is_ready(node: &Node) -> bool {
+    let list = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    list.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
 /// One node of the cluster state.
 #[derive(Clone, Debug, Default)]
 pub struct StateNode {

@@ -9,20 +9,7 @@ use super::resources::{Name, ResourceList};
 use crate::api::labels;
 use crate::api::v1::{NodePool, Operator};
 use crate::api::v1alpha1::{NodeOverlay, OverlayRequirement};
-use crate::api::validation::{is_label_value, is_qualified_name};
-
-/// Resources that the machine itself decides on; an overlay may not name them.
-const RESTRICTED: &[&str] = &[
-    "cpu",
-    "memory",
-    "ephemeral-storage",
-    "pods",
-    "vpc.amazonaws.com/pod-eni",
-    "aws.amazon.com/neuron",
-    "aws.amazon.com/neuroncore",
-    "habana.ai/gaudi",
-    "vpc.amazonaws.com/efa",
-];
+use crate::api::validation::{INSTANCE_RESOURCES, is_label_value, is_qualified_name};
 
 /// What an overlay does to a price.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -267,7 +254,7 @@ impl Parsed {
             .iter()
             .filter_map(|r| problem(r))
             .chain(spec.capacity.iter().flatten().filter_map(|(name, _)| {
-                RESTRICTED
+                INSTANCE_RESOURCES
                     .contains(&name.as_str())
                     .then(|| format!("invalid capacity, resource {name:?} is restricted"))
             }))

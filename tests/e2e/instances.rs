@@ -7,27 +7,10 @@ use karpenter::api::v1::NodeClaim;
 use serde_json::{Value, json};
 
 use crate::chain::{condition, tags};
-use crate::support::{Controller, World, stays, until, within};
+use crate::support::{Controller, World, node_class, stays, until, within};
 
 /// Text that launches have in their bodies and dry runs have not: the tag with the claim's name.
 const REAL: &str = "karpenter.sh%2Fnodeclaim";
-
-/// The founding cluster's node class, with more in its spec.
-fn node_class(over: Value) -> Value {
-    let discovery = json!([{"tags": {"karpenter.sh/discovery": "weasel-eks"}}]);
-    let mut class = json!({
-        "apiVersion": "karpenter.k8s.aws/v1", "kind": "EC2NodeClass", "metadata": {"name": "default"},
-        "spec": {
-            "amiFamily": "AL2",
-            "amiSelectorTerms": [{"id": "ami-09c00c2e93ce7bd23"}],
-            "role": "KarpenterNodeRole-weasel-eks",
-            "subnetSelectorTerms": discovery,
-            "securityGroupSelectorTerms": discovery,
-        },
-    });
-    class["spec"].as_object_mut().unwrap().extend(over.as_object().unwrap().clone());
-    class
-}
 
 /// A pool of these types and capacity types.
 fn node_pool(types: &[&str], capacity_types: &[&str]) -> Value {
@@ -122,7 +105,11 @@ async fn a_refused_pool_is_avoided_by_the_next_launch() {
     let world = World::up().await;
     world.admin("pools", Some(json!({"t3.medium/*/spot": 0}))).await;
     let controller = Controller::start(&world);
-    apply(&world, &[node_class(json!({})), node_pool(&["t3.medium", "t3.large"], &["spot"])]).await;
+    apply(
+        &world,
+        &[node_class("default", json!({})), node_pool(&["t3.medium", "t3.large"], &["spot"])],
+    )
+    .await;
     apply(&world, &[spread("first", 1)]).await;
     running(&world, 1).await;
     let instances = world.instances().await;
@@ -158,7 +145,7 @@ async fn without_spot_capacity_on_demand_is_taken() {
     world.admin("pools", Some(json!({"*/*/spot": 0}))).await;
     let controller = Controller::start(&world);
     let pool = node_pool(&["t3.medium", "t3.large"], &["spot", "on-demand"]);
-    apply(&world, &[node_class(json!({})), pool, spread("web", 1)]).await;
+    apply(&world, &[node_class("default", json!({})), pool, spread("web", 1)]).await;
     running(&world, 1).await;
     let instances = world.instances().await;
     assert_eq!(instances.len(), 1, "{instances:?}");
@@ -189,7 +176,7 @@ async fn throttling_delays_a_launch_and_fails_none() {
     }
     let controller = Controller::start(&world);
     let pool = node_pool(&["t3.medium"], &["spot"]);
-    apply(&world, &[node_class(json!({})), pool, spread("web", 3)]).await;
+    apply(&world, &[node_class("default", json!({})), pool, spread("web", 3)]).await;
     running(&world, 3).await;
     assert_eq!(world.instances().await.len(), 3);
     assert_eq!(controller.logged("created nodeclaim").len(), 3, "no claim was given up");
@@ -212,7 +199,7 @@ async fn a_launch_template_that_vanished_is_made_anew() {
         .await;
     let controller = Controller::start(&world);
     let pool = node_pool(&["t3.medium"], &["spot"]);
-    apply(&world, &[node_class(json!({})), pool, spread("web", 1)]).await;
+    apply(&world, &[node_class("default", json!({})), pool, spread("web", 1)]).await;
     running(&world, 1).await;
     assert_eq!(world.instances().await.len(), 1);
     assert_eq!(fleets(&world).await.len(), 2, "retried once, in the same reconcile");
@@ -235,7 +222,7 @@ async fn instances_that_ec2_does_not_show_yet_are_waited_for() {
         .await;
     let controller = Controller::start(&world);
     let pool = node_pool(&["t3.medium"], &["spot"]);
-    apply(&world, &[node_class(json!({})), pool, spread("web", 1)]).await;
+    apply(&world, &[node_class("default", json!({})), pool, spread("web", 1)]).await;
     running(&world, 1).await;
     stays(Duration::from_secs(5), "one instance", 1, || async { world.instances().await.len() })
         .await;
@@ -249,7 +236,7 @@ async fn a_fleet_for_many_survives_a_crash() {
     let world = World::up().await;
     let mut controller = Controller::start(&world);
     let pool = node_pool(&["t3.medium"], &["spot"]);
-    apply(&world, &[node_class(json!({})), pool]).await;
+    apply(&world, &[node_class("default", json!({})), pool]).await;
     world
         .fault(json!({"service": "ec2", "action": "CreateFleet", "delay": 600,
             "code": "InternalError", "status": 500, "lose": true}))
@@ -291,7 +278,7 @@ async fn a_lost_answer_is_asked_for_again() {
     }
     let _controller = Controller::start(&world);
     let pool = node_pool(&["t3.medium"], &["spot"]);
-    apply(&world, &[node_class(json!({})), pool, spread("web", 3)]).await;
+    apply(&world, &[node_class("default", json!({})), pool, spread("web", 3)]).await;
     running(&world, 3).await;
     stays(Duration::from_secs(10), "three instances", 3, || async {
         world.instances().await.len()
@@ -311,7 +298,7 @@ async fn an_orphan_is_removed() {
     let world = World::up().await;
     let controller = Controller::start(&world);
     let pool = node_pool(&["t3.medium"], &["spot"]);
-    apply(&world, &[node_class(json!({})), pool, spread("web", 1)]).await;
+    apply(&world, &[node_class("default", json!({})), pool, spread("web", 1)]).await;
     running(&world, 1).await;
     let subnet = world.env["WORLD_SUBNETS"].split(',').next().unwrap().to_owned();
     let tag =
@@ -360,8 +347,10 @@ async fn reservations_are_used_first_and_left_when_full() {
         )
         .await;
     let controller = Controller::start(&world);
-    let class =
-        node_class(json!({"capacityReservationSelectorTerms": [{"tags": {"team": "web"}}]}));
+    let class = node_class(
+        "default",
+        json!({"capacityReservationSelectorTerms": [{"tags": {"team": "web"}}]}),
+    );
     let pool = node_pool(&["t3.medium"], &["reserved", "spot"]);
     apply(&world, &[class, pool, spread("first", 1)]).await;
     running(&world, 1).await;
@@ -399,8 +388,10 @@ async fn a_reservation_that_cannot_be_fulfilled_is_left() {
         )
         .await;
     let controller = Controller::start(&world);
-    let class =
-        node_class(json!({"capacityReservationSelectorTerms": [{"tags": {"team": "web"}}]}));
+    let class = node_class(
+        "default",
+        json!({"capacityReservationSelectorTerms": [{"tags": {"team": "web"}}]}),
+    );
     apply(&world, &[class, node_pool(&["t3.medium"], &["reserved", "spot"])]).await;
     until("the reservation in the node class", || async {
         let text = world.kubectl(&["get", "ec2nodeclass", "default", "-o", "json"]);
@@ -442,7 +433,7 @@ async fn with_the_founding_policy_nodes_come_and_go() {
     }
     let controller = Controller::with(&world, &[("ENABLE_ZONAL_SHIFT", "true")]);
     let pool = node_pool(&["t3.medium"], &["spot"]);
-    apply(&world, &[node_class(json!({})), pool, spread("web", 1)]).await;
+    apply(&world, &[node_class("default", json!({})), pool, spread("web", 1)]).await;
     running(&world, 1).await;
     world.scale("web", 0);
     until("no instance", || async { world.instances().await.is_empty().then_some(()) }).await;
@@ -490,7 +481,11 @@ async fn the_last_known_prices_outlive_the_process() {
     let controller = Controller::with(&world, &[("ISOLATED_VPC", "true")]);
     apply(
         &world,
-        &[node_class(json!({})), node_pool(&["t3.medium"], &["on-demand"]), spread("web", 1)],
+        &[
+            node_class("default", json!({})),
+            node_pool(&["t3.medium"], &["on-demand"]),
+            spread("web", 1),
+        ],
     )
     .await;
     running(&world, 1).await;
@@ -513,7 +508,7 @@ async fn storm_of_a_thousand_claims() {
     let world = World::up().await;
     let _controller = Controller::with(&world, &[("LOG_LEVEL", "info")]);
     let pool = node_pool(&["t3.medium", "t3.large", "m5.large"], &["spot", "on-demand"]);
-    apply(&world, &[node_class(json!({})), pool]).await;
+    apply(&world, &[node_class("default", json!({})), pool]).await;
     until("a ready node class", || async {
         let text = world.kubectl(&[
             "get",

@@ -1,6 +1,7 @@
 //! What every end-to-end test uses: a world, a controller in it, and patience.
 
 pub mod controller;
+mod manifests;
 pub mod world;
 
 use std::fmt::Debug;
@@ -8,6 +9,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 pub use controller::Controller;
+pub use manifests::node_class;
 pub use world::World;
 
 /// How long anything may take: machines here are slow and shared.

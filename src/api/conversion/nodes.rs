@@ -7,23 +7,9 @@ use super::{
     compact, put, remove_annotation, set_annotation_text, take,
 };
 use crate::api::labels;
+use crate::api::v1::KUBELET_FIELDS;
 
 const NEVER: &str = "Never";
-/// The kubelet's settings in the order in which they are written.
-const KUBELET_ORDER: &[&str] = &[
-    "clusterDNS",
-    "maxPods",
-    "podsPerCore",
-    "systemReserved",
-    "kubeReserved",
-    "evictionHard",
-    "evictionSoft",
-    "evictionSoftGracePeriod",
-    "evictionMaxPodGracePeriod",
-    "imageGCHighThresholdPercent",
-    "imageGCLowThresholdPercent",
-    "cpuCFSQuota",
-];
 
 pub(super) fn pool_up(mut object: Value) -> Value {
     object["apiVersion"] = json!("karpenter.sh/v1");
@@ -195,7 +181,7 @@ fn requirements_down(node: &mut Value) {
 fn kubelet_in_order(kubelet: &Value) -> Value {
     let Some(given) = kubelet.as_object() else { return kubelet.clone() };
     let mut ordered = Map::new();
-    for key in KUBELET_ORDER {
+    for key in KUBELET_FIELDS {
         if let Some(value) = given.get(*key) {
             let mut value = value.clone();
             value.sort_all_objects();

@@ -421,6 +421,23 @@ pub struct Subnet {
     pub zone_id: Option<String>,
 }
 
+/// Fields of `spec.kubelet` that Karpenter itself understands, in the order in which they are
+/// written.
+pub const KUBELET_FIELDS: &[&str] = &[
+    "clusterDNS",
+    "maxPods",
+    "podsPerCore",
+    "systemReserved",
+    "kubeReserved",
+    "evictionHard",
+    "evictionSoft",
+    "evictionSoftGracePeriod",
+    "evictionMaxPodGracePeriod",
+    "imageGCHighThresholdPercent",
+    "imageGCLowThresholdPercent",
+    "cpuCFSQuota",
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::ami::AmiFamily;
 use super::launchtemplate::Cluster;
-use crate::api::v1::EC2NodeClass;
+use crate::api::v1::{EC2NodeClass, KUBELET_FIELDS};
 use crate::scheduling::instance_type::InstanceType;
 use crate::scheduling::quantity;
 use crate::scheduling::resources::{ApiQuantity, Name};
@@ -16,21 +16,6 @@ mod schema;
 
 pub use self::check::check;
 
-/// Fields that Karpenter itself understands; all families but Bottlerocket pass all of them on.
-const MANAGED: &[&str] = &[
-    "clusterDNS",
-    "maxPods",
-    "podsPerCore",
-    "systemReserved",
-    "kubeReserved",
-    "evictionHard",
-    "evictionSoft",
-    "evictionSoftGracePeriod",
-    "evictionMaxPodGracePeriod",
-    "imageGCHighThresholdPercent",
-    "imageGCLowThresholdPercent",
-    "cpuCFSQuota",
-];
 /// The two maps whose values may be expressions.
 const RESERVED: [&str; 2] = ["kubeReserved", "systemReserved"];
 
@@ -103,7 +88,7 @@ pub fn unsupported(class: &EC2NodeClass) -> Option<String> {
     let name = family.as_str();
     let mut problems = Vec::new();
     let dropped = |key: &str| {
-        !MANAGED.contains(&key) || (key == "podsPerCore" && !family.features().pods_per_core)
+        !KUBELET_FIELDS.contains(&key) || (key == "podsPerCore" && !family.features().pods_per_core)
     };
     let mut fields: Vec<&str> =
         settings.keys().map(String::as_str).filter(|key| dropped(key)).collect();

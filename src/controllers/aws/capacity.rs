@@ -12,7 +12,6 @@ use crate::api::labels;
 use crate::api::v1::EC2NodeClass;
 use crate::cloud::aws::AwsProvider;
 use crate::cloud::aws::launchtemplate::types_by_ami;
-use crate::cluster::Change;
 use crate::controllers::runner::{self, Identity};
 use crate::controllers::{Context, Outcome};
 use crate::scheduling::quantity;
@@ -31,10 +30,7 @@ pub(super) fn start(ctx: &Arc<Context>, aws: &Arc<AwsProvider>, tasks: &mut Join
             let claims = ctx.cluster.claims();
             claims.iter().filter_map(|c| c.status.as_ref()?.node_name.clone()).collect()
         },
-        |_, change| match change {
-            Change::Node(name) => vec![name.clone()],
-            _ => Vec::new(),
-        },
+        runner::changed_node,
         move |ctx, name| {
             let (aws, seen) = (Arc::clone(&provider), Arc::clone(&seen));
             async move {

@@ -13,7 +13,6 @@ use crate::api::{annotations, labels};
 use crate::cloud::aws::instance::{TagError, parse_provider_id};
 use crate::cloud::aws::permissions::Feature;
 use crate::cloud::aws::{AwsProvider, tags};
-use crate::cluster::Change;
 use crate::controllers::patch::{self, Lock};
 use crate::controllers::runner::{self, Identity};
 use crate::controllers::{Context, Outcome};
@@ -32,10 +31,7 @@ pub(super) fn start(ctx: &Arc<Context>, aws: &Arc<AwsProvider>, tasks: &mut Join
         TAGGING,
         Arc::clone(ctx),
         crate::controllers::nodeclaim::all_claims,
-        |_, change| match change {
-            Change::NodeClaim(name) => vec![name.clone()],
-            _ => Vec::new(),
-        },
+        runner::changed_claim,
         move |ctx, name| {
             let aws = Arc::clone(&provider);
             async move { reconcile(&ctx, &aws, &name).await }

@@ -16,7 +16,6 @@ use super::{all_claims, is_true, set_true, status_of};
 use crate::api::conditions;
 use crate::api::labels;
 use crate::api::v1::NodeClaim;
-use crate::cluster::Change;
 use crate::operator::events::{Event, reference};
 use crate::scheduling::resources::ResourceList;
 
@@ -38,10 +37,7 @@ pub(super) fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
         CONSISTENCY,
         Arc::clone(ctx),
         all_claims,
-        |_, change| match change {
-            Change::NodeClaim(name) => vec![name.clone()],
-            _ => Vec::new(),
-        },
+        runner::changed_claim,
         move |ctx, name| {
             let seen = Arc::clone(&seen);
             async move { reconcile(&ctx, &seen, &name).await }
