@@ -211,9 +211,9 @@ mod tests {
     use super::*;
     use crate::operator::metrics;
 
-    fn pool(uid: &str, status: &str, reason: &str, at: i64) -> View {
+    fn pool(name: &str, uid: &str, status: &str, reason: &str, at: i64) -> View {
         View {
-            name: "observed".to_owned(),
+            name: name.to_owned(),
             uid: uid.to_owned(),
             conditions: vec![Seen {
                 kind: "Ready".to_owned(),
@@ -236,8 +236,8 @@ mod tests {
     fn a_condition_is_shown_counted_and_told_of() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let mut watch = Watch::new(&view::NODEPOOL);
-        assert!(watch.see("observed", Some(pool("1", "Unknown", "New", 100)), at(100)).is_empty());
-        let events = watch.see("observed", Some(pool("1", "True", "Ready", 130)), at(150));
+        assert!(watch.see("observed", Some(pool("observed", "1", "Unknown", "New", 100)), at(100)).is_empty());
+        let events = watch.see("observed", Some(pool("observed", "1", "True", "Ready", 130)), at(150));
         assert_eq!(
             events[0].message,
             "Status condition transitioned, Type: Ready, Status: Unknown -> True, Reason: Ready"
@@ -255,9 +255,9 @@ mod tests {
             ]
         );
         // Nothing changed: nothing to tell.
-        assert!(watch.see("observed", Some(pool("1", "True", "Ready", 130)), at(151)).is_empty());
+        assert!(watch.see("observed", Some(pool("observed", "1", "True", "Ready", 130)), at(151)).is_empty());
 
-        let mut going = pool("1", "True", "Ready", 130);
+        let mut going = pool("observed", "1", "True", "Ready", 130);
         going.deleted = Some(at(160));
         going.finalizers = vec!["karpenter.sh/termination".to_owned()];
         watch.see("observed", Some(going), at(170));
@@ -271,8 +271,8 @@ mod tests {
     fn an_object_of_the_same_name_is_another() {
         let now = Timestamp::UNIX_EPOCH;
         let mut watch = Watch::new(&view::NODEPOOL);
-        watch.see("twice", Some(pool("1", "True", "Ready", 0)), now);
-        let events = watch.see("twice", Some(pool("2", "False", "New", 0)), now);
+        watch.see("twice", Some(pool("twice", "1", "True", "Ready", 0)), now);
+        let events = watch.see("twice", Some(pool("twice", "2", "False", "New", 0)), now);
         assert!(events.is_empty(), "{events:?}");
     }
 }
