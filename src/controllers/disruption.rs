@@ -1,6 +1,6 @@
 //! Disruption: nodes that are not needed, or not as they should be, are replaced and removed.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use crate::api::{conditions, taints};
 use crate::disruption::{self, Command, Decision, Input, Method};
 use crate::operator::events::{Event, reference};
 use crate::operator::logging;
+use crate::scheduling::node::StateNode;
 use crate::scheduling::snapshot::Snapshot;
 
 mod queue;
@@ -156,10 +157,13 @@ async fn validate(
 /// Tells on Node and NodeClaim why a node is left alone.
 fn publish_rejections(ctx: &Context, decision: &Decision, method: Method) {
     let consolidating = matches!(method, Method::MultiNode | Method::SingleNode);
+    if decision.rejected.is_empty() {
+        return;
+    }
+    let nodes = ctx.cluster.state_nodes();
+    let by_name: HashMap<&str, &StateNode> = nodes.iter().map(|n| (n.name(), n)).collect();
     for (name, text) in &decision.rejected {
-        let Some(node) = ctx.cluster.state_nodes().into_iter().find(|n| n.name() == name) else {
-            continue;
-        };
+        let Some(node) = by_name.get(name.as_str()) else { continue };
         let mut letters = text.chars();
         let message: String =
             letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect();

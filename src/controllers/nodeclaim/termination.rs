@@ -21,11 +21,8 @@ pub(super) async fn finalize(ctx: &Context, api: &Api<NodeClaim>, before: NodeCl
     if !claim.metadata.finalizers.iter().flatten().any(|f| f == finalizers::TERMINATION) {
         return Ok(None);
     }
-    if annotate_deadline(&mut claim) {
-        let text = claim.metadata.annotations.iter().flatten();
-        let text = text.filter(|(k, _)| *k == annotations::TERMINATION_TIMESTAMP);
-        let text: String = text.map(|(_, v)| v.as_str()).collect();
-        let message = format!("All pods will be deleted by {text}");
+    if let Some(deadline) = annotate_deadline(&mut claim) {
+        let message = format!("All pods will be deleted by {deadline}");
         ctx.recorder.publish(Event::new(
             reference(&claim),
             true,
@@ -66,8 +63,8 @@ fn written(outcome: Result<(), kube::Error>) -> Outcome {
     }
 }
 
-/// Writes down when draining has to be over; tells whether that is new.
-fn annotate_deadline(claim: &mut NodeClaim) -> bool {
+/// Writes down when draining has to be over; gives it when it is new.
+fn annotate_deadline(claim: &mut NodeClaim) -> Option<String> {
     let grace = claim.spec.termination_grace_period.as_ref().and_then(|g| g.duration());
     let start = claim.metadata.deletion_timestamp.as_ref().map(|t| t.0);
     let known = claim
@@ -75,7 +72,7 @@ fn annotate_deadline(claim: &mut NodeClaim) -> bool {
         .annotations
         .as_ref()
         .is_some_and(|a| a.contains_key(annotations::TERMINATION_TIMESTAMP));
-    let (Some(grace), Some(start), false) = (grace, start, known) else { return false };
+    let (Some(grace), Some(start), false) = (grace, start, known) else { return None };
     let deadline = (start + grace).strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     tracing::info!(
         "karpenter.sh/nodeclaim-termination-timestamp" = deadline,
@@ -85,8 +82,8 @@ fn annotate_deadline(claim: &mut NodeClaim) -> bool {
         .metadata
         .annotations
         .get_or_insert_default()
-        .insert(annotations::TERMINATION_TIMESTAMP.to_owned(), deadline);
-    true
+        .insert(annotations::TERMINATION_TIMESTAMP.to_owned(), deadline.clone());
+    Some(deadline)
 }
 
 /// Asks for the instance's end; true once it is gone.

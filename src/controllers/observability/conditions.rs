@@ -236,8 +236,13 @@ mod tests {
     fn a_condition_is_shown_counted_and_told_of() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let mut watch = Watch::new(&view::NODEPOOL);
-        assert!(watch.see("observed", Some(pool("observed", "1", "Unknown", "New", 100)), at(100)).is_empty());
-        let events = watch.see("observed", Some(pool("observed", "1", "True", "Ready", 130)), at(150));
+        assert!(
+            watch
+                .see("observed", Some(pool("observed", "1", "Unknown", "New", 100)), at(100))
+                .is_empty()
+        );
+        let events =
+            watch.see("observed", Some(pool("observed", "1", "True", "Ready", 130)), at(150));
         assert_eq!(
             events[0].message,
             "Status condition transitioned, Type: Ready, Status: Unknown -> True, Reason: Ready"
@@ -255,7 +260,11 @@ mod tests {
             ]
         );
         // Nothing changed: nothing to tell.
-        assert!(watch.see("observed", Some(pool("observed", "1", "True", "Ready", 130)), at(151)).is_empty());
+        assert!(
+            watch
+                .see("observed", Some(pool("observed", "1", "True", "Ready", 130)), at(151))
+                .is_empty()
+        );
 
         let mut going = pool("observed", "1", "True", "Ready", 130);
         going.deleted = Some(at(160));
