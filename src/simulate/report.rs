@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::api::labels;
 use crate::api::v1::{NodeSelectorRequirementWithMinValues, Operator};
@@ -40,10 +40,15 @@ pub struct LeftOut {
     pub reason: String,
 }
 
-/// A node to launch.
+/// A node to launch; its details are worked out when they are printed, since the names of
+/// hundreds of types for each of thousands of nodes would take more memory than deciding did.
+#[derive(Clone, Debug)]
+pub struct ClaimReport(PlannedClaim);
+
+/// What is printed of a node to launch.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ClaimReport {
+pub struct ClaimDetails {
     pub node_pool: String,
     pub requirements: Vec<NodeSelectorRequirementWithMinValues>,
     pub taints: Vec<k8s_openapi::api::core::v1::Taint>,
@@ -156,8 +161,8 @@ impl Report {
 
 /// The sum of prices, without the dust that adding binary fractions leaves.
 fn total(claims: &[ClaimReport]) -> f64 {
-    let sum: f64 = claims.iter().filter_map(|c| c.cheapest.as_ref()).map(|l| l.price).sum();
-    tidy(sum)
+    // Adding to zero: the sum of nothing would be printed as -0.
+    tidy(claims.iter().filter_map(ClaimReport::price).fold(0.0, |sum, price| sum + price))
 }
 
 /// Rounded to a billionth.
@@ -169,6 +174,25 @@ impl ClaimReport {
     /// Describes a planned node.
     #[must_use]
     pub fn new(claim: &PlannedClaim) -> Self {
+        Self(claim.clone())
+    }
+
+    /// Number of pods meant for the node.
+    #[must_use]
+    pub fn pods(&self) -> usize {
+        self.0.pods.len()
+    }
+
+    /// The lowest price.
+    #[must_use]
+    pub fn price(&self) -> Option<f64> {
+        self.0.cheapest().map(|(_, offering)| offering.price)
+    }
+
+    /// What is printed.
+    #[must_use]
+    pub fn details(&self) -> ClaimDetails {
+        let claim = &self.0;
         let mut requirements = claim.requirements.clone();
         for key in [labels::HOSTNAME, labels::REGISTERED, labels::INITIALIZED] {
             requirements.remove(key);
@@ -179,7 +203,7 @@ impl ClaimReport {
             Requirement::new(labels::INSTANCE_TYPE, Operator::In, names)
                 .with_min_values(min_values),
         );
-        Self {
+        ClaimDetails {
             node_pool: claim.node_pool.metadata.name.clone().unwrap_or_default(),
             requirements: requirements.to_api(),
             taints: claim.taints.clone(),
@@ -193,6 +217,12 @@ impl ClaimReport {
                 price: offering.price,
             }),
         }
+    }
+}
+
+impl Serialize for ClaimReport {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.details().serialize(serializer)
     }
 }
 

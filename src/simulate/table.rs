@@ -3,7 +3,7 @@
 use std::fmt::{self, Display};
 
 use super::disrupt::DisruptReport;
-use super::report::{ClaimReport, Report};
+use super::report::{ClaimDetails, ClaimReport, Report};
 
 /// Rows under headings, each column as wide as its widest cell.
 struct Table {
@@ -41,7 +41,7 @@ fn some(items: &[String], most: usize) -> String {
     if items.len() > most { format!("{shown} and {} more", items.len() - most) } else { shown }
 }
 
-fn amounts(claim: &ClaimReport) -> String {
+fn amounts(claim: &ClaimDetails) -> String {
     let shown = claim.requests.iter().map(|(name, amount)| format!("{name}={}", amount.0));
     shown.collect::<Vec<_>>().join(" ")
 }
@@ -52,7 +52,7 @@ impl Display for Report {
             let mut table = Table::new(&[
                 "NODEPOOL", "TYPE", "ZONE", "CAPACITY", "PRICE/H", "TYPES", "PODS", "REQUESTS",
             ]);
-            for claim in &self.node_claims {
+            for claim in self.node_claims.iter().map(ClaimReport::details) {
                 let (kind, zone, capacity, price) = match &claim.cheapest {
                     Some(l) => (
                         l.instance_type.clone(),
@@ -70,7 +70,7 @@ impl Display for Report {
                     price,
                     claim.instance_types.len().to_string(),
                     claim.pods.len().to_string(),
-                    amounts(claim),
+                    amounts(&claim),
                 ]);
             }
             writeln!(f, "New nodes\n{table}")?;
@@ -106,7 +106,7 @@ impl Display for Report {
             }
             writeln!(f, "Objects without effect\n{table}")?;
         }
-        let on_new: usize = self.node_claims.iter().map(|c| c.pods.len()).sum();
+        let on_new: usize = self.node_claims.iter().map(ClaimReport::pods).sum();
         let on_old: usize = self.existing_nodes.iter().map(|n| n.pods.len()).sum();
         writeln!(
             f,
@@ -133,9 +133,10 @@ impl Display for DisruptReport {
                 let types: Vec<String> = command
                     .replacements
                     .iter()
+                    .map(ClaimReport::details)
                     .map(|r| match &r.cheapest {
                         Some(l) => format!("{} {} {}", l.instance_type, l.zone, l.capacity_type),
-                        None => r.node_pool.clone(),
+                        None => r.node_pool,
                     })
                     .collect();
                 table.row(vec![
