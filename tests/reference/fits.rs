@@ -29,6 +29,21 @@ pub fn somewhere(world: &World<'_>, pod: &Pod) -> Option<String> {
     })
 }
 
+/// Whether a rule by a domain that nodes share ties the pod to pods on nodes that are only planned.
+pub fn depends_on_this_round(world: &World<'_>, pod: &Pod) -> bool {
+    let planned = || {
+        let places = world.places.iter().filter(|p| matches!(p.kind, Kind::New { .. }));
+        places.flat_map(|p| &p.placed)
+    };
+    let shared = |rule: &Rule| rule.key != HOSTNAME;
+    let own = topology::rules(pod, &world.objects);
+    own.iter().any(|rule| shared(rule) && planned().any(|p| rule.selects(p)))
+        || planned().any(|owner| {
+            let rules = topology::rules(owner, &world.objects);
+            rules.iter().any(|r| shared(r) && r.kind == RuleKind::AntiAffinity && r.selects(pod))
+        })
+}
+
 struct Searcher<'a> {
     world: &'a World<'a>,
     pod: &'a Pod,

@@ -27,13 +27,11 @@ fn none_of(problems: impl Fn(&Document, &Outcome) -> Vec<String>) {
 }
 
 #[test]
-#[ignore = "the solver does not know topology and volumes yet"]
 fn every_placement_is_valid() {
     none_of(|doc, outcome| World::new(doc, outcome).problems());
 }
 
 #[test]
-#[ignore = "the solver does not know topology and volumes yet"]
 fn unschedulable_pods_fit_nowhere() {
     none_of(|doc, outcome| fitting(&World::new(doc, outcome)));
 }
