@@ -11,6 +11,7 @@ use std::path::Path;
 pub mod build;
 mod check;
 pub mod disrupt;
+pub mod ec2;
 mod expected;
 mod objects;
 mod read;

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::clock::Clock;
 use crate::scheduling;
+use crate::simulate::ec2::{self, Classes};
 use crate::simulate::report::{self, Report};
+use crate::simulate::scenario::{TypeEntry, describe_types};
 use crate::simulate::{Scenario, ScenarioError, World, disrupt, load, load_file, record};
 
 const AFTER_HELP: &str = "\
@@ -39,6 +41,10 @@ pub struct Args {
     /// Write the scenario taken from the cluster to a file; it holds no Secret and no environment value.
     #[arg(long, value_name = "FILE", requires = "from_cluster", conflicts_with = "scenario")]
     pub save: Option<PathBuf>,
+    /// What `aws ec2 describe-instance-types` printed, for scenarios without instance types; they are
+    /// built as the EC2 provider builds them, at the list's prices, in the region of AWS_REGION or the nodes.
+    #[arg(long, value_name = "FILE")]
+    pub aws_instance_types: Option<PathBuf>,
     /// How to print the outcome.
     #[arg(long, value_enum, default_value_t = Output::Table)]
     pub output: Output,
@@ -92,8 +98,16 @@ pub fn run(args: &Args) -> ExitCode {
 }
 
 fn decide(args: &Args) -> Result<(), Failure> {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let scenario = match &args.scenario {
-        Some(path) => load_file(path)?,
+        Some(path) => {
+            let mut scenario = load_file(path)?;
+            if let (Some(answer), None) = (&args.aws_instance_types, &scenario.instance_types) {
+                let classes = Classes::of(&scenario)?;
+                scenario.provide_types(saved_types(answer, &classes)?);
+            }
+            scenario
+        }
         None => from_cluster(args)?,
     };
     let world = World::new(scenario)?;
@@ -110,20 +124,37 @@ fn decide(args: &Args) -> Result<(), Failure> {
     print(args.output, &found)
 }
 
+fn saved_types(path: &Path, classes: &Classes) -> Result<Vec<TypeEntry>, Failure> {
+    let wrong = |e: &dyn std::fmt::Display| ScenarioError::new(path.display().to_string(), e);
+    let text = std::fs::read_to_string(path).map_err(|e| wrong(&e))?;
+    Ok(ec2::from_answer(&text, classes).map_err(|e| wrong(&e))?)
+}
+
+/// The cluster's scenario, its instance types from the saved answer or from AWS.
 fn from_cluster(args: &Args) -> Result<Scenario, Failure> {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let failed = |e: &dyn std::fmt::Display| Failure::Cluster(format!("reading the cluster: {e}"));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| failed(&e))?;
-    let recording = runtime.block_on(async {
+    let mut document = runtime.block_on(async {
         let config = kube::Config::infer().await.map_err(|e| failed(&e))?;
         let name = config.cluster_url.host().unwrap_or("cluster").to_owned();
         let client = kube::Client::try_from(config).map_err(|e| failed(&e))?;
         record::record(&client, &name, Clock::system().now()).await.map_err(|e| failed(&e))
     })?;
-    let text = serde_json::to_vec_pretty(&Value::Object(recording.document)).unwrap_or_default();
+    let text =
+        |document: &Map<String, Value>| serde_json::to_vec_pretty(document).map_err(|e| failed(&e));
+    let classes = Classes::of(&load(text(&document)?.as_slice())?)?;
+    let types = match &args.aws_instance_types {
+        Some(path) => saved_types(path, &classes)?,
+        None => runtime.block_on(ec2::from_aws(&classes)).map_err(|e| {
+            let hint = "give --aws-instance-types FILE where AWS cannot be asked";
+            Failure::Cluster(format!("asking AWS for instance types: {e}; {hint}"))
+        })?,
+    };
+    document.insert("instanceTypes".to_owned(), describe_types(&types));
+    let text = text(&document)?;
     if let Some(path) = &args.save {
         save(path, &text)?;
     }

@@ -80,7 +80,14 @@ impl World {
         let pools = node_pools(scenario.node_pools)?;
         let names: BTreeSet<String> =
             pools.iter().filter_map(|p| p.metadata.name.clone()).collect();
-        let types = scenario.instance_types.unwrap_or_default().into_items("instanceTypes")?;
+        let types = match scenario.instance_types {
+            Some(types) => types.into_items("instanceTypes")?,
+            None if names.is_empty() => Vec::new(),
+            None => {
+                let message = "expected instance types, or --aws-instance-types FILE beside it";
+                return Err(ScenarioError::new("instanceTypes", message));
+            }
+        };
         check_types(&types, &names)?;
         snapshot.node_pools = inputs(pools, &types);
         snapshot.daemonset_pods = scenario.daemon_set_pods.into_items("daemonSetPods")?;
@@ -154,19 +161,23 @@ fn node_pools(values: Vec<Value>) -> Result<Vec<NodePool>, ScenarioError> {
     Ok(pools)
 }
 
-/// Names of their own, and no NodePool that does not exist.
+/// No NodePool that does not exist, and no name twice for one NodePool.
 fn check_types(types: &[TypeEntry], pools: &BTreeSet<String>) -> Result<(), ScenarioError> {
     let mut seen = BTreeSet::new();
     for (index, entry) in types.iter().enumerate() {
         let path = format!("instanceTypes[{index}]");
-        let name = &entry.instance_type.name;
-        if !seen.insert(name) {
-            let message = format!("expected a name of its own, found {name:?} again");
-            return Err(ScenarioError::new(format!("{path}.name"), message));
-        }
         if let Some(other) = entry.node_pools.iter().flatten().find(|n| !pools.contains(*n)) {
             let message = format!("there is no NodePool {other:?}");
             return Err(ScenarioError::new(format!("{path}.nodePools"), message));
+        }
+        let name = &entry.instance_type.name;
+        let mut users: Vec<&String> = entry.node_pools.iter().flatten().collect();
+        if entry.node_pools.is_none() {
+            users = pools.iter().collect();
+        }
+        if users.into_iter().any(|pool| !seen.insert((name, pool))) {
+            let message = format!("expected a name of its own, found {name:?} again");
+            return Err(ScenarioError::new(format!("{path}.name"), message));
         }
     }
     Ok(())

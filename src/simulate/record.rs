@@ -77,25 +77,23 @@ async fn list_if_known(
     Ok(items.into_iter().map(|o| custom(object(&o))).collect())
 }
 
-/// What a cluster says, as a scenario document without instance types, and its node classes.
-pub struct Recording {
-    pub document: Map<String, Value>,
-    pub node_pools: Vec<NodePool>,
-    pub node_classes: Vec<EC2NodeClass>,
-}
-
-/// Reads the cluster.
+/// Reads the cluster as a scenario document; its instance types come from elsewhere.
 ///
 /// # Errors
 /// When one of the lists is refused.
-pub async fn record(client: &Client, name: &str, now: Timestamp) -> Result<Recording, RecordError> {
+pub async fn record(
+    client: &Client,
+    name: &str,
+    now: Timestamp,
+) -> Result<Map<String, Value>, RecordError> {
     let node_pools = list::<NodePool>(client).await?;
     let node_classes = list::<EC2NodeClass>(client).await?;
     let claims = list::<NodeClaim>(client).await?;
     let nodes = list::<Node>(client).await?;
     let daemon_sets = list::<DaemonSet>(client).await?;
     let pods = list::<Pod>(client).await?;
-    let objects = objects(client).await?;
+    let mut objects = objects(client).await?;
+    objects.extend(node_classes.iter().map(object).map(custom));
 
     let (waiting, bound) = by_node(pods);
     let mut document = Map::new();
@@ -107,7 +105,7 @@ pub async fn record(client: &Client, name: &str, now: Timestamp) -> Result<Recor
     document.insert("nodes".into(), node_entries(nodes, claims, bound));
     document.insert("pods".into(), waiting.into());
     document.insert("objects".into(), objects.into());
-    Ok(Recording { document, node_pools, node_classes })
+    Ok(document)
 }
 
 async fn objects(client: &Client) -> Result<Vec<Value>, RecordError> {

@@ -1,6 +1,6 @@
 //! The form of a scenario file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 
 use super::{ScenarioError, check, types};
+use crate::api::labels;
 use crate::api::v1::{NodeClaim, Operator};
 use crate::scheduling::instance_type::InstanceType;
 use crate::scheduling::pod::{PodInfo, Sharing};
@@ -41,6 +42,33 @@ pub struct Scenario {
     pub pods: PodList,
     /// Whatever else bears on the decision.
     pub objects: Vec<serde_json::Value>,
+}
+
+impl Scenario {
+    /// Takes these instance types, as if the document had listed them.
+    pub fn provide_types(&mut self, types: Vec<TypeEntry>) {
+        self.instance_types = Some(Stream { items: types, error: None });
+    }
+
+    /// Zones that nodes are in.
+    #[must_use]
+    pub fn zones(&self) -> BTreeSet<String> {
+        let nodes = self.nodes.items.iter().filter_map(|entry| entry.node.as_ref());
+        nodes.filter_map(|node| node.metadata.labels.as_ref()?.get(labels::ZONE).cloned()).collect()
+    }
+}
+
+/// The document form of instance types.
+#[must_use]
+pub fn describe_types(types: &[TypeEntry]) -> serde_json::Value {
+    let one = |entry: &TypeEntry| {
+        let mut value = types::describe(&entry.instance_type);
+        if let Some(pools) = &entry.node_pools {
+            value["nodePools"] = serde_json::json!(pools);
+        }
+        value
+    };
+    types.iter().map(one).collect()
 }
 
 /// Settings of the controller that change decisions.

@@ -158,3 +158,28 @@ fn overlays_and_buffers_count_when_their_gate_is_on() {
     assert_eq!(out["withoutEffect"][0]["object"], "NodeOverlay bad");
     assert!(out.to_string().contains("n/capacity-buffer-b-2"));
 }
+
+/// Types that a saved answer of EC2 describes, built as the provider builds them.
+#[test]
+fn instance_types_may_come_from_a_saved_answer() {
+    let mut document = base();
+    document.as_object_mut().unwrap().remove("instanceTypes");
+    assert!(refused(&document).starts_with("instanceTypes: expected instance types, or"));
+
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/instance-types.json.gz");
+    let unpacked = std::process::Command::new("gzip").args(["-dc", file]).output().unwrap();
+    let answer = String::from_utf8(unpacked.stdout).unwrap();
+    let mut scenario = load(document.to_string().as_bytes()).unwrap();
+    let classes = ec2::Classes::of(&scenario).unwrap();
+    let types = ec2::from_answer(&answer, &classes).unwrap();
+    assert!(types.len() > 500, "{}", types.len());
+    document["instanceTypes"] = scenario::describe_types(&types);
+    scenario.provide_types(types);
+    let world = World::new(scenario).unwrap();
+    let direct = serde_json::to_value(Report::new(&scheduling::solve(&world.snapshot))).unwrap();
+    assert_eq!(direct["unschedulable"], json!([]));
+    assert!(direct["totalPrice"].as_f64().unwrap() > 0.0);
+    // What is written down of them decides the same.
+    assert_eq!(solved(&document)["nodeClaims"], direct["nodeClaims"]);
+    assert!(ec2::from_answer("{}", &classes).is_err());
+}

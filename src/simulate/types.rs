@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde_json::{Value, json};
+
 use super::scenario::{InstanceTypeSpec, OfferingSpec, RequirementSpec};
 use super::{ScenarioError, check};
 use crate::api::labels;
@@ -81,5 +83,76 @@ fn offering(spec: &OfferingSpec) -> Offering {
         available: spec.available,
         reservation_capacity: spec.reservation_capacity,
         ..Offering::default()
+    }
+}
+
+/// The scenario's description of an instance type: the reverse of [`instance_type`].
+pub(super) fn describe(of_type: &InstanceType) -> Value {
+    let derived = [labels::INSTANCE_TYPE, labels::ZONE, labels::CAPACITY_TYPE];
+    json!({
+        "name": of_type.name.as_ref(),
+        "requirements": described(&of_type.requirements, &derived, |_| true),
+        "capacity": of_type.capacity.to_quantities(),
+        "overhead": of_type.overhead.total().to_quantities(),
+        "offerings": of_type.offerings.iter().map(describe_offering).collect::<Vec<_>>(),
+    })
+}
+
+fn describe_offering(offering: &Offering) -> Value {
+    let own = [labels::ZONE, labels::CAPACITY_TYPE];
+    let more: BTreeMap<&str, &str> = offering
+        .requirements
+        .iter()
+        .filter(|r| !own.contains(&r.key().as_ref()))
+        .filter_map(|r| Some((r.key().as_ref(), r.single()?)))
+        .collect();
+    let mut value = json!({
+        "zone": offering.zone(), "capacityType": offering.capacity_type(), "price": offering.price,
+        "available": offering.available, "labels": more,
+        "requirements": described(&offering.requirements, &own, |r| r.single().is_none()),
+    });
+    if offering.reservation_capacity != 0 {
+        value["reservationCapacity"] = offering.reservation_capacity.into();
+    }
+    value
+}
+
+fn described(
+    all: &Requirements,
+    without: &[&str],
+    wanted: impl Fn(&Requirement) -> bool,
+) -> Vec<Value> {
+    let kept: Requirements =
+        all.iter().filter(|r| !without.contains(&r.key().as_ref()) && wanted(r)).cloned().collect();
+    kept.to_api()
+        .into_iter()
+        .map(|r| json!({"key": r.key, "operator": r.operator, "values": r.values}))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_described_is_read_back_the_same() {
+        let document = json!({
+            "name": "m5.large",
+            "requirements": [{"key": "kubernetes.io/arch", "operator": "In", "values": ["amd64"]},
+                {"key": "example.com/gpu", "operator": "DoesNotExist"}],
+            "capacity": {"cpu": "2", "memory": "8Gi", "pods": "29"},
+            "overhead": {"cpu": "70m", "memory": "600Mi"},
+            "offerings": [{"zone": "a", "capacityType": "spot", "price": 0.03, "available": false,
+                "labels": {"topology.k8s.aws/zone-id": "use1-az1"},
+                "requirements": [{"key": "example.com/reserved", "operator": "DoesNotExist"}]},
+                {"zone": "b", "capacityType": "on-demand", "price": 0.1, "reservationCapacity": 2}]
+        });
+        let read = |value: &Value| {
+            let spec: InstanceTypeSpec = serde_json::from_value(value.clone()).unwrap();
+            instance_type("", &spec).unwrap()
+        };
+        let first = read(&document);
+        let again = read(&describe(&first));
+        assert_eq!(format!("{first:?}"), format!("{again:?}"));
     }
 }

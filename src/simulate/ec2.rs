@@ -1,0 +1,171 @@
+//! EC2's instance types for scenarios that bring none: from a saved answer, or from AWS itself.
+//! They are built by the provider's own code.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+
+use super::ScenarioError;
+use super::scenario::{Scenario, TypeEntry};
+use crate::api::v1::{EC2NodeClass, EC2NodeClassStatus, Subnet};
+use crate::clock::Clock;
+use crate::cloud::aws::clients::{self, Clients};
+use crate::cloud::aws::instancetype::{self, Options, Parts, info};
+use crate::cloud::aws::unavailable::UnavailableOfferings;
+use crate::cloud::aws::{capacityreservation, placementgroup, pricing, zonalshift};
+
+/// The share of memory that the hypervisor keeps, where no setting says otherwise.
+const VM_MEMORY_OVERHEAD: f64 = 0.075;
+/// The region of a saved answer, where nothing names one.
+const DEFAULT_REGION: &str = "us-east-1";
+
+/// NodePools and their node classes, as far as instance types depend on them.
+#[derive(Debug, Default)]
+pub struct Classes {
+    /// Pools by the node class that they name.
+    pools_of: BTreeMap<String, Vec<String>>,
+    /// Node classes by name.
+    known: BTreeMap<String, EC2NodeClass>,
+    /// Zones that nodes are in.
+    zones: BTreeSet<String>,
+}
+
+impl Classes {
+    /// What a scenario says of them.
+    ///
+    /// # Errors
+    /// When an EC2NodeClass among its objects cannot be read.
+    pub fn of(scenario: &Scenario) -> Result<Self, ScenarioError> {
+        let mut classes = Self::default();
+        for pool in &scenario.node_pools {
+            let name = pool["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+            let class = pool["spec"]["template"]["spec"]["nodeClassRef"]["name"].as_str();
+            let class = class.unwrap_or_default().to_owned();
+            classes.pools_of.entry(class).or_default().push(name);
+        }
+        for (index, object) in scenario.objects.iter().enumerate() {
+            if object["kind"] != "EC2NodeClass" {
+                continue;
+            }
+            let class: EC2NodeClass = serde_json::from_value(object.clone())
+                .map_err(|e| ScenarioError::new(format!("objects[{index}]"), e))?;
+            let name = class.metadata.name.clone().unwrap_or_default();
+            classes.known.insert(name, class);
+        }
+        classes.zones = scenario.zones();
+        Ok(classes)
+    }
+
+    /// A node class with subnets: its own, or one in each zone when nothing is known of them.
+    fn class(&self, name: &str, zones: &BTreeSet<String>) -> EC2NodeClass {
+        let mut class = self
+            .known
+            .get(name)
+            .cloned()
+            .unwrap_or_else(|| EC2NodeClass::new(name, Default::default()));
+        class.spec.ami_family.get_or_insert_with(|| "AL2023".to_owned());
+        let status = class.status.get_or_insert_with(EC2NodeClassStatus::default);
+        if status.subnets.is_empty() {
+            status.subnets = zones
+                .iter()
+                .map(|zone| Subnet {
+                    id: format!("subnet-{zone}"),
+                    zone: zone.clone(),
+                    zone_id: None,
+                })
+                .collect();
+        }
+        class
+    }
+
+    /// Zones of subnets and nodes, or the region's first three.
+    fn zones(&self, region: &str) -> BTreeSet<String> {
+        let subnets =
+            self.known.values().filter_map(|c| c.status.as_ref()).flat_map(|s| &s.subnets);
+        let mut zones: BTreeSet<String> = subnets.map(|s| s.zone.clone()).collect();
+        zones.extend(self.zones.iter().cloned());
+        if zones.is_empty() {
+            zones.extend(["a", "b", "c"].map(|letter| format!("{region}{letter}")));
+        }
+        zones
+    }
+
+    /// The types that each pool may launch.
+    fn entries(
+        &self,
+        provider: &instancetype::Provider,
+        zones: &BTreeSet<String>,
+    ) -> Result<Vec<TypeEntry>, String> {
+        let mut entries = Vec::new();
+        for (name, pools) in &self.pools_of {
+            let types = provider.list(&self.class(name, zones)).map_err(|e| e.to_string())?;
+            let node_pools = (self.pools_of.len() > 1).then(|| pools.clone());
+            entries.extend(types.iter().map(|t| TypeEntry {
+                instance_type: Arc::clone(t),
+                node_pools: node_pools.clone(),
+            }));
+        }
+        Ok(entries)
+    }
+}
+
+fn provider(config: &SdkConfig) -> (Arc<pricing::Provider>, instancetype::Provider) {
+    let clients = Clients::new(config);
+    let clock = Clock::system();
+    let pricing = Arc::new(pricing::Provider::new(clients.clone(), false));
+    let options = Options {
+        region: clients.region.clone(),
+        vm_memory_overhead: VM_MEMORY_OVERHEAD,
+        reserved_enis: 0,
+        reserved_capacity: true,
+        kubelet_expressions: false,
+    };
+    let parts = Parts {
+        pricing: Arc::clone(&pricing),
+        unavailable: Arc::new(UnavailableOfferings::new(&clock)),
+        reservations: Arc::new(capacityreservation::Provider::new(clients.clone(), &clock)),
+        placement_groups: Arc::new(placementgroup::Provider::new(clients.clone(), &clock)),
+        shifts: Arc::new(zonalshift::Provider::new(clients.clone(), &clock, false)),
+        clients,
+        clock,
+    };
+    (pricing, instancetype::Provider::new(parts, options))
+}
+
+/// Types from what `aws ec2 describe-instance-types` printed, each offered in every zone at the
+/// list's prices.
+///
+/// # Errors
+/// When the text is not such an answer, or a node class cannot be used.
+pub fn from_answer(text: &str, classes: &Classes) -> Result<Vec<TypeEntry>, String> {
+    let types = info::parse(text)?;
+    let region = std::env::var("AWS_REGION").unwrap_or_else(|_| {
+        let zone = classes.zones(DEFAULT_REGION).into_iter().next().unwrap_or_default();
+        zone.trim_end_matches(|c: char| c.is_ascii_lowercase()).to_owned()
+    });
+    let zones = classes.zones(&region);
+    let zones_of: HashMap<String, BTreeSet<String>> =
+        types.iter().map(|t| (t.instance_type.clone(), zones.clone())).collect();
+    let config = SdkConfig::builder()
+        .region(Region::new(region))
+        .behavior_version(BehaviorVersion::latest())
+        .build();
+    let (_, provider) = provider(&config);
+    provider.set_catalog(types, zones_of);
+    classes.entries(&provider, &zones)
+}
+
+/// Types as AWS describes and prices them now.
+///
+/// # Errors
+/// When EC2 cannot be asked, or a node class cannot be used.
+pub async fn from_aws(classes: &Classes) -> Result<Vec<TypeEntry>, String> {
+    let (pricing, provider) = provider(&clients::load_config().await);
+    provider.update().await.map_err(|e| e.to_string())?;
+    // Where prices cannot be had, those that are compiled in stand.
+    let _ = pricing.update_on_demand().await;
+    let _ = pricing.update_spot(Clock::system().now()).await;
+    let zones = classes.zones(pricing.region());
+    classes.entries(&provider, &zones)
+}
