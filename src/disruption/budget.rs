@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use croner::Cron;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Node;
 
 use super::Reason;
 use crate::api::conditions;
