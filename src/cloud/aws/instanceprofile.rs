@@ -22,7 +22,7 @@ const PROTECTION: Duration = Duration::from_secs(3600);
 pub struct Provider {
     clients: Clients,
     cluster: String,
-    /// Role of each known profile, as the node class writes it.
+    /// Role of each known profile, without its path.
     roles: TtlCache<String, Option<String>>,
     missing_roles: TtlCache<String, AwsError>,
     protected: TtlCache<String, ()>,
@@ -97,7 +97,7 @@ impl Provider {
                 Err(error) if error.is_not_found() => None,
                 Err(error) => return Err(ProfileError::Get(name.to_owned(), error)),
             };
-            if has.as_deref() == Some(role) {
+            if has.as_deref() == Some(bare(role)) {
                 return Ok(name.to_owned());
             }
         }
@@ -178,7 +178,7 @@ impl Provider {
                 }
             })?;
         }
-        self.roles.set(name.to_owned(), Some(role.to_owned()));
+        self.roles.set(name.to_owned(), Some(bare.to_owned()));
         Ok(())
     }
 

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use kube::Api;
+use kube::api::ListParams;
 
 use super::super::Outcome;
 use super::super::patch::{self, Lock};
 use super::Controller;
-use crate::api::finalizers;
-use crate::api::v1::EC2NodeClass;
+use crate::api::v1::{EC2NodeClass, NodeClaim};
+use crate::api::{finalizers, labels};
 use crate::operator::events::{Event, reference};
 
 impl Controller {
@@ -17,7 +18,12 @@ impl Controller {
         if !held.iter().any(|f| f == finalizers::NODECLASS_TERMINATION) {
             return Ok(None);
         }
-        let users = self.users(before);
+        let mut users = self.users(before);
+        if users.is_empty() {
+            // A claim that the watch does not show yet is a user, too.
+            let live = Api::<NodeClaim>::all(self.ctx.client.clone());
+            users = names(live.list(&ListParams::default()).await?.iter(), before);
+        }
         if !users.is_empty() {
             let message = waiting_message(&users);
             self.ctx.recorder.publish(Event::new(
@@ -46,20 +52,21 @@ impl Controller {
         Ok(None)
     }
 
-    /// NodeClaims that were made from the class.
+    /// NodeClaims that were made from the class, as far as the watch shows them.
     fn users(&self, class: &EC2NodeClass) -> Vec<String> {
-        let name = class.metadata.name.as_deref().unwrap_or_default();
-        let mut names: Vec<String> = self
-            .ctx
-            .cluster
-            .claims()
-            .iter()
-            .filter(|c| c.spec.node_class_ref.name == name)
-            .filter_map(|c| c.metadata.name.clone())
-            .collect();
-        names.sort_unstable();
-        names
+        names(self.ctx.cluster.claims().iter().map(|c| &**c), class)
     }
+}
+
+fn names<'a>(claims: impl Iterator<Item = &'a NodeClaim>, class: &EC2NodeClass) -> Vec<String> {
+    let class = class.metadata.name.as_deref().unwrap_or_default();
+    let users = claims.filter(|c| {
+        let wanted = &c.spec.node_class_ref;
+        wanted.name == class && matches!(wanted.group.as_str(), "" | labels::AWS_GROUP)
+    });
+    let mut names: Vec<String> = users.filter_map(|c| c.metadata.name.clone()).collect();
+    names.sort_unstable();
+    names
 }
 
 fn waiting_message(names: &[String]) -> String {
