@@ -37,10 +37,17 @@ fn custom_parts(custom: &str) -> Result<Vec<Part>, UserDataError> {
     Ok(vec![Part::new(kind, custom)])
 }
 
+/// True for text that no shell would run, and that names what only a NodeConfig has.
 fn is_meant_for_nodeadm(custom: &str) -> bool {
     !custom.trim_start().starts_with("#!")
         && custom.lines().any(|line| {
-            line.strip_prefix("apiVersion:").is_some_and(|v| v.trim().starts_with("node.eks.aws/"))
+            let (key, value) = line.split_once(':').unwrap_or_default();
+            match key {
+                "apiVersion" => value.trim().starts_with("node.eks.aws/"),
+                "kind" => value.contains("NodeConfig"),
+                "spec" => true,
+                _ => false,
+            }
         })
 }
 
@@ -158,14 +165,85 @@ fn flow(value: &Value) -> String {
     }
 }
 
-/// A string without quotes where YAML would read it back unchanged, else double-quoted.
+/// A string without quotes where every YAML reader reads it back unchanged, else double-quoted.
 fn plain(text: &str) -> String {
-    let safe = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/')
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:+=".contains(c))
+    let first = |c: char| c.is_ascii_alphanumeric() || c == '/' || c == '-';
+    let safe = text.starts_with(first)
+        && text != "-"
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:+=,\"%<".contains(c))
         && !text.ends_with(':')
+        && !is_number_like(text)
         && !matches!(
             text.to_ascii_lowercase().as_str(),
             "true" | "false" | "null" | "yes" | "no" | "on" | "off" | "y" | "n"
         );
     if safe { text.to_owned() } else { Value::String(text.to_owned()).to_string() }
+}
+
+/// True for what some reader takes for a number, a date or a time.
+fn is_number_like(text: &str) -> bool {
+    let digits = text.trim_start_matches(['-', '+', '.']);
+    // Neither hexadecimal digits nor parts of numbers and dates.
+    let telling = |c: char| {
+        "/%".contains(c)
+            || (c.is_ascii_alphabetic() && !"abcdefotxz".contains(c.to_ascii_lowercase()))
+    };
+    digits.starts_with(|c: char| c.is_ascii_digit())
+        && !text.contains(telling)
+        && text.parse::<std::net::Ipv4Addr>().is_err()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain;
+
+    #[test]
+    fn strings_stay_strings() {
+        for text in [
+            "10.100.0.0/16",
+            "10.100.0.10",
+            "500m",
+            "784Mi",
+            "5%",
+            "1m30s",
+            "https://k.example:443",
+            "--node-labels=\"a/b=c,d=e\"",
+            "Y2E=",
+            "karpenter.sh/nodepool",
+            "memory.available",
+            "12",
+            "1.5",
+            "1e3",
+            "0x1f",
+            "0o17",
+            "2026-01-01",
+            "12:30:45",
+            "-1",
+            "true",
+            "No",
+            "null",
+            "-",
+            "- a",
+            "a: b",
+            "a #b",
+            "",
+            " a",
+            "*a",
+            "fd00::a",
+            "{a}",
+            "'",
+            "a:",
+        ] {
+            let line = format!("key: {}\nlist:\n- {}\n", plain(text), plain(text));
+            let read: serde_json::Value = serde_saphyr::from_str(&line).unwrap();
+            assert_eq!(read["key"], text, "{line}");
+            assert_eq!(read["list"][0], text, "{line}");
+        }
+        for bare in ["10.100.0.0/16", "10.100.0.10", "500m", "5%", "--node-labels=\"a=b\""] {
+            assert_eq!(plain(bare), bare);
+        }
+        for quoted in ["12", "1e3", "2026-01-01", "12:30:45", "true", "- a"] {
+            assert_eq!(plain(quoted), format!("\"{quoted}\""));
+        }
+    }
 }
