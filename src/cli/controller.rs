@@ -147,7 +147,7 @@ async fn work(
         aws = reach_aws(&client, &settings, &clock) => Arc::new(aws),
         () = stop.cancelled() => return,
     };
-    aws.instances.set_recorder(recorder.clone());
+    aws.set_recorder(recorder.clone());
     let cloud = Arc::new(Metered::new(Arc::clone(&aws)));
     let ctx = Context {
         client,

@@ -11,7 +11,7 @@ use crate::api::labels;
 use crate::api::v1::{EC2NodeClass, NodeClaim, NodePool};
 use crate::cloud::aws::ami::AmiFamily;
 use crate::cloud::aws::launchtemplate::{self, Launch, Spec, USER_DATA_LIMIT, body};
-use crate::cloud::aws::{kubelet, tags};
+use crate::cloud::aws::{nodeclass, tags};
 use crate::scheduling::requirements::Requirements;
 
 mod input;
@@ -22,7 +22,7 @@ use self::input::{Info, InputError};
 /// A node class, and what is known of the rest.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Nothing is asked of a cluster or of AWS. What the files do not tell is printed as a placeholder, and said on\nstandard error. A node class saved with its status (kubectl get ec2nodeclass NAME -o yaml) has its images,\nsecurity groups and instance profile.\n\nThe file of --cluster-info has any of: clusterName, clusterEndpoint, clusterCABundle (base64), clusterCIDR,\nclusterDNS (address of the DNS Service), region, instanceProfile, amis and securityGroups (as in the node\nclass's status), featureGates ({ReservedCapacity: true})."
+    after_help = "Nothing is asked of a cluster or of AWS. What the files do not tell is printed as a placeholder, and said on\nstandard error. A node class saved with its status (kubectl get ec2nodeclass NAME -o yaml) has its images,\nsecurity groups and instance profile.\n\nThe file of --cluster-info has any of: clusterName, clusterEndpoint, clusterCABundle (base64), clusterCIDR,\nclusterDNS (address of the DNS Service), region, instanceProfile, amis and securityGroups (as in the node\nclass's status), placementGroup (id, strategy: cluster, partition or spread), featureGates\n({ReservedCapacity: true, NodeClassCEL: false})."
 )]
 pub struct Args {
     /// EC2NodeClass, YAML or JSON; `-` reads standard input.
@@ -77,11 +77,14 @@ pub fn run(args: &Args) -> ExitCode {
 }
 
 fn render(args: &Args) -> Result<(String, Vec<String>), InputError> {
-    let class: EC2NodeClass = input::object(&args.nodeclass, "EC2NodeClass")?;
-    let pool: Option<NodePool> =
-        args.nodepool.as_deref().map(|path| input::object(path, "NodePool")).transpose()?;
-    let info = args.cluster_info.as_deref().map(input::info).transpose()?.unwrap_or_default();
     let mut notes = Vec::new();
+    let class: EC2NodeClass = input::object(&args.nodeclass, "EC2NodeClass", &mut notes)?;
+    let pool: Option<NodePool> = args
+        .nodepool
+        .as_deref()
+        .map(|path| input::object(path, "NodePool", &mut notes))
+        .transpose()?;
+    let info = args.cluster_info.as_deref().map(input::info).transpose()?.unwrap_or_default();
     let marks = pool.as_ref().and_then(|p| p.metadata.annotations.as_ref());
     let mut class =
         class.with_kubelet_of(marks).map_err(|e| InputError::new("NodePool", e))?.into_owned();
@@ -105,7 +108,8 @@ fn specs(
     info: &Info,
     notes: &mut Vec<String>,
 ) -> Result<Vec<Spec>, InputError> {
-    check(class)?;
+    let cluster_expressions = info.gate("NodeClassCEL").unwrap_or(false);
+    check(class, cluster_expressions)?;
     // The API server fills these in.
     class.spec.metadata_options.get_or_insert_default();
     let cluster = input::cluster(info, AmiFamily::of(class), notes);
@@ -114,12 +118,13 @@ fn specs(
         .map(|p| Requirements::from_api(&p.spec.template.spec.requirements))
         .unwrap_or_default();
     let wanted = args.instance_type.as_deref();
-    let kind = instancetype::choose(wanted, class, &requirements)?;
+    let kind = instancetype::choose(wanted, class, &requirements, &cluster)?;
     let capacity_type = args.capacity_type.clone().unwrap_or_else(|| {
         let spot = requirements.get(labels::CAPACITY_TYPE).is_some_and(|r| r.has("spot"));
         if spot { "spot" } else { "on-demand" }.to_owned()
     });
     let claim = claim(class, pool, &requirements);
+    let placement = input::placement(class, info, notes);
     let tags =
         tags::of(class, &claim, &cluster.name).map_err(|e| InputError::new("spec.tags", e))?;
     let launch = Launch {
@@ -129,16 +134,15 @@ fn specs(
         capacity_type: &capacity_type,
         tenancy: launchtemplate::tenancy(&requirements),
         tags: &tags,
-        placement: None,
+        placement: placement.as_ref(),
     };
     launchtemplate::specs(&cluster, &launch).map_err(|e| InputError::new("", e))
 }
 
 /// What the controller would refuse the class for, whatever AWS says.
-fn check(class: &EC2NodeClass) -> Result<(), InputError> {
-    let mut problems = kubelet::check(class);
-    problems.extend(kubelet::unsupported(class));
-    if problems.is_empty() { Ok(()) } else { Err(InputError::new("", problems.join("\n"))) }
+fn check(class: &EC2NodeClass, expressions: bool) -> Result<(), InputError> {
+    nodeclass::failure(class, expressions)
+        .map_or(Ok(()), |(_, text)| Err(InputError::new("", text)))
 }
 
 /// A claim as the scheduler would make it from the pool.

@@ -11,7 +11,9 @@ use crate::api::admission::Admission;
 use crate::api::v1::EC2NodeClass;
 use crate::api::validation::{self, Finding};
 use crate::api::{conversion, labels};
-use crate::cloud::aws::kubelet;
+use crate::cloud::aws::ami::AmiFamily;
+use crate::cloud::aws::instancetype::expressions;
+use crate::cloud::aws::{kubelet, userdata};
 
 /// What to check.
 #[derive(Debug, clap::Args)]
@@ -106,7 +108,16 @@ pub(super) fn of_controllers(stored: &Value) -> Vec<Finding> {
         return findings;
     };
     if stored["kind"] == "EC2NodeClass" {
-        let problems = kubelet::check(&class).into_iter().chain(kubelet::unsupported(&class));
+        let custom = class.spec.user_data.as_deref().unwrap_or_default();
+        let user_data = userdata::check(AmiFamily::of(&class), custom).err();
+        let expressions = kubelet::expressions(&class).into_iter().filter_map(|(field, text)| {
+            Some(format!("{field}: compiling expression, {}", expressions::check(&text).err()?))
+        });
+        let problems = kubelet::check(&class)
+            .into_iter()
+            .chain(expressions)
+            .chain(kubelet::unsupported(&class))
+            .chain(user_data.map(|e| e.to_string()));
         findings.extend(problems.map(|text| {
             let (path, message) = match text.split_once(": ") {
                 Some((path, message)) if !path.contains(' ') => (path, message),

@@ -1,7 +1,7 @@
 //! The EC2 provider: its parts, and how they answer the controllers.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use aws_config::SdkConfig;
@@ -19,6 +19,7 @@ use crate::api::v1::{EC2NodeClass, NodeClaim, NodePool};
 use crate::api::{annotations, conditions, hash, labels};
 use crate::clock::Clock;
 use crate::cloud::{CloudProvider, Error};
+use crate::operator::events::{Event, Recorder, reference};
 use crate::operator::settings::Settings;
 use crate::scheduling::instance_type::InstanceType;
 
@@ -36,6 +37,7 @@ pub mod instanceprofile;
 pub mod instancetype;
 pub mod kubelet;
 pub mod launchtemplate;
+pub mod nodeclass;
 pub mod permissions;
 pub mod placementgroup;
 pub mod pricing;
@@ -70,6 +72,8 @@ pub struct AwsProvider {
     pub permissions: Arc<Permissions>,
     pub shifts: Arc<zonalshift::Provider>,
     pub price_keeper: Option<pricing::Keeper>,
+    /// Where events go, once there is a place.
+    recorder: OnceLock<Recorder>,
 }
 
 impl AwsProvider {
@@ -182,6 +186,7 @@ impl AwsProvider {
                 name,
                 settings.eks_control_plane,
             ),
+            recorder: OnceLock::new(),
             placement_groups,
             capacity_reservations,
             shifts,
@@ -194,6 +199,21 @@ impl AwsProvider {
             clock,
             settings,
         })
+    }
+
+    /// Events go there from now on.
+    pub fn set_recorder(&self, recorder: Recorder) {
+        self.instances.set_recorder(recorder.clone());
+        // A second recorder would change nothing: the first one lives as long as the process.
+        let _ = self.recorder.set(recorder);
+    }
+
+    /// Tells on an object that the node class it names cannot be used.
+    fn say_class_missing<K: kube::Resource<DynamicType = ()>>(&self, object: &K) {
+        if let Some(recorder) = self.recorder.get() {
+            let message = "Failed resolving NodeClass".to_owned();
+            recorder.publish(Event::new(reference(object), true, "", message));
+        }
     }
 
     /// The hash of a node class as this cluster's nodes see it.
@@ -210,16 +230,25 @@ impl AwsProvider {
             .map_err(|e| Error::Other(format!("getting ec2nodeclass, {e}")))
     }
 
+    async fn pool_of(&self, name: &str) -> Result<Option<NodePool>, Error> {
+        Api::<NodePool>::all(self.kube.clone())
+            .get_opt(name)
+            .await
+            .map_err(|e| Error::Other(format!("resolving nodepool, {e}")))
+    }
+
     /// The node class of a claim, ready for launching.
     async fn ready_class(&self, claim: &NodeClaim) -> Result<EC2NodeClass, Error> {
         let name = &claim.spec.node_class_ref.name;
         let kind = "ec2nodeclasses.karpenter.k8s.aws";
         let Some(class) = self.class_of(name).await? else {
+            self.say_class_missing(claim);
             return Err(Error::InsufficientCapacity(format!(
                 "resolving ec2nodeclass, {kind} {name:?} not found"
             )));
         };
         if class.metadata.deletion_timestamp.is_some() {
+            self.say_class_missing(claim);
             return Err(Error::InsufficientCapacity(format!(
                 "resolving ec2nodeclass, {kind} {name:?} is terminating, treating as not found"
             )));
@@ -249,11 +278,7 @@ impl AwsProvider {
     /// The node class that an instance's NodePool names today.
     async fn class_for_instance(&self, instance: &Instance) -> Result<Option<EC2NodeClass>, Error> {
         let Some(pool) = instance.tags.get(labels::NODEPOOL) else { return Ok(None) };
-        let pool = Api::<NodePool>::all(self.kube.clone())
-            .get_opt(pool)
-            .await
-            .map_err(|e| Error::Other(format!("resolving nodepool, {e}")))?;
-        match pool {
+        match self.pool_of(pool).await? {
             Some(pool) => self.class_of(&pool.spec.template.spec.node_class_ref.name).await,
             None => Ok(None),
         }
@@ -323,16 +348,20 @@ async fn endpoint(settings: &Settings, clients: &Clients) -> Result<String, Erro
         .await
         .map_err(|e| errors::AwsError::new("DescribeCluster", &e))
         .map_err(|e| Error::Other(format!("failed detecting cluster endpoint, {e}")))?;
-    answer
-        .cluster()
-        .and_then(|c| c.endpoint())
-        .map(str::to_owned)
-        .ok_or_else(|| Error::Other("failed detecting cluster endpoint, EKS tells none".to_owned()))
+    let endpoint = answer.cluster().and_then(|c| c.endpoint()).ok_or_else(|| {
+        Error::Other("failed detecting cluster endpoint, EKS tells none".to_owned())
+    })?;
+    tracing::debug!("cluster-endpoint" = endpoint, "discovered cluster endpoint");
+    Ok(endpoint.to_owned())
 }
 
 async fn dns_ip(kube: &kube::Client) -> Option<String> {
     match Api::<Service>::namespaced(kube.clone(), "kube-system").get("kube-dns").await {
-        Ok(service) => service.spec.and_then(|s| s.cluster_ip).filter(|ip| ip != "None"),
+        Ok(service) => {
+            let ip = service.spec.and_then(|s| s.cluster_ip).filter(|ip| ip != "None")?;
+            tracing::debug!("kube-dns-ip" = ip, "discovered kube dns");
+            Some(ip)
+        }
         Err(error) => {
             tracing::debug!("unable to detect the IP of the kube-dns service, {error}");
             None
@@ -421,10 +450,11 @@ impl CloudProvider for AwsProvider {
 
     async fn instance_types(&self, pool: &NodePool) -> Result<Arc<[Arc<InstanceType>]>, Error> {
         let name = &pool.spec.template.spec.node_class_ref.name;
-        let class = self
-            .class_of(name)
-            .await?
-            .ok_or_else(|| Error::Other(format!("resolving node class, {name:?} not found")))?;
+        let usable = |c: &EC2NodeClass| c.metadata.deletion_timestamp.is_none();
+        let Some(class) = self.class_of(name).await?.filter(usable) else {
+            self.say_class_missing(pool);
+            return Err(Error::Other(format!("resolving node class, {name:?} not found")));
+        };
         let class = class
             .with_kubelet_of(pool.metadata.annotations.as_ref())
             .map_err(|e| Error::Other(format!("resolving the kubelet configuration, {e}")))?;

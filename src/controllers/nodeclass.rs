@@ -15,6 +15,7 @@ use crate::api::v1::{EC2NodeClass, EC2NodeClassStatus};
 use crate::api::{conditions, finalizers, labels};
 use crate::cloud::aws::AwsProvider;
 use crate::cluster::Change;
+use crate::operator::metrics;
 
 mod discovery;
 mod dryrun;
@@ -121,6 +122,8 @@ impl Controller {
 
     /// Tells of an error that only a change of the object can mend.
     fn terminal(&self, error: &str) -> Option<Duration> {
+        metrics::RECONCILE_ERRORS.with_label_values(&[NODECLASS.name]).inc();
+        metrics::TERMINAL_ERRORS.with_label_values(&[NODECLASS.name]).inc();
         tracing::error!("error" = error, "Reconciler error");
         None
     }

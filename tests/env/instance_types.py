@@ -16,7 +16,7 @@ TARGET = pathlib.Path(__file__).parents[2] / "src/cli/render/instance-types.csv"
 HEAD = """\
 # What `karpenter render` knows of instance types offline; written by tests/env/instance_types.py.
 # Source: DescribeInstanceTypes as recorded by moto {version} (Apache-2.0).
-instance-type,arch,vcpus,interfaces,addresses,gpus,accelerators,efa
+instance-type,arch,vcpus,memory-mib,interfaces,addresses,gpus,accelerators,efa
 """
 
 
@@ -36,6 +36,7 @@ def row(info):
         info["InstanceType"],
         arch,
         info["VCpuInfo"]["DefaultVCpus"],
+        info["MemoryInfo"]["SizeInMiB"],
         card["MaximumNetworkInterfaces"],
         network["Ipv4AddressesPerInterface"],
         count(info, "GpuInfo", "Gpus"),

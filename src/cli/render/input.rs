@@ -10,10 +10,12 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::api::admission::Admission;
 use crate::api::conversion;
 use crate::api::v1::{Ami, AmiRequirement, EC2NodeClass, Operator, SecurityGroup};
 use crate::cloud::aws::ami::AmiFamily;
 use crate::cloud::aws::launchtemplate::Cluster;
+use crate::cloud::aws::placementgroup::PlacementGroup;
 
 /// Input that cannot be used: where, and why.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +47,28 @@ pub(super) struct Info {
     pub instance_profile: Option<String>,
     pub amis: Vec<Ami>,
     pub security_groups: Vec<SecurityGroup>,
+    pub placement_group: Option<Placement>,
     pub feature_gates: BTreeMap<String, bool>,
+}
+
+/// The placement group that the node class selects.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Placement {
+    pub id: String,
+    #[serde(default = "cluster_strategy")]
+    pub strategy: String,
+}
+
+fn cluster_strategy() -> String {
+    "cluster".to_owned()
+}
+
+impl Info {
+    /// A feature gate, where the file tells of it.
+    pub(super) fn gate(&self, name: &str) -> Option<bool> {
+        self.feature_gates.get(name).copied()
+    }
 }
 
 fn read(path: &Path) -> Result<String, InputError> {
@@ -59,7 +82,14 @@ fn read(path: &Path) -> Result<String, InputError> {
 }
 
 /// The one object of that kind in a file of one or more documents.
-pub(super) fn object<T: DeserializeOwned>(path: &Path, kind: &str) -> Result<T, InputError> {
+///
+/// What the API server would refuse is an error, except for fields that are merely missing: a
+/// draft may be looked at, too.
+pub(super) fn object<T: DeserializeOwned>(
+    path: &Path,
+    kind: &str,
+    notes: &mut Vec<String>,
+) -> Result<T, InputError> {
     let place = path.display();
     let documents: Vec<Value> = serde_saphyr::from_multiple(&read(path)?)
         .map_err(|e| InputError::new(&place, format!("expected YAML or JSON: {e}")))?;
@@ -81,6 +111,16 @@ pub(super) fn object<T: DeserializeOwned>(path: &Path, kind: &str) -> Result<T, 
         let message = format!("expected one object of kind {kind}, found {count}");
         return Err(InputError::new(&place, message));
     };
+    if let Some(admitted) = Admission::get().create(object.clone()) {
+        let found = admitted.unknown.into_iter().chain(admitted.findings);
+        let (missing, wrong): (Vec<_>, Vec<_>) =
+            found.partition(|f| f.message.starts_with("required"));
+        if let Some(first) = wrong.first() {
+            return Err(InputError::new(&place, format!("{kind}: {first}")));
+        }
+        notes
+            .extend(missing.iter().map(|f| format!("{kind}: the API server would refuse it: {f}")));
+    }
     let object = as_v1(object).map_err(|e| InputError::new(&place, format!("{kind}: {e}")))?;
     serde_path_to_error::deserialize(object)
         .map_err(|e| InputError::new(&place, format!("{kind}: {}: {}", e.path(), e.inner())))
@@ -128,9 +168,27 @@ pub(super) fn cluster(info: &Info, family: AmiFamily, notes: &mut Vec<String>) -
             "10.100.0.0/16",
         )),
         dns_ip: info.cluster_dns.clone(),
-        reserved_capacity: info.feature_gates.get("ReservedCapacity").copied().unwrap_or(true),
-        kubelet_expressions: false,
+        reserved_capacity: info.gate("ReservedCapacity").unwrap_or(true),
+        kubelet_expressions: info.gate("NodeClassCEL").unwrap_or(false),
     }
+}
+
+/// The placement group of the class, from the file, the selector, or a placeholder.
+pub(super) fn placement(
+    class: &EC2NodeClass,
+    info: &Info,
+    notes: &mut Vec<String>,
+) -> Option<PlacementGroup> {
+    let selector = class.spec.placement_group_selector.as_ref()?;
+    if let Some(known) = info.placement_group.clone() {
+        let (id, strategy) = (known.id, known.strategy);
+        return Some(PlacementGroup { id, strategy, ..PlacementGroup::default() });
+    }
+    notes.push(
+        "placementGroup is not known; the selector or a placeholder stands for it".to_owned(),
+    );
+    let id = selector.id.clone().unwrap_or_else(|| "pg-SELECTED".to_owned());
+    Some(PlacementGroup { id, strategy: cluster_strategy(), ..PlacementGroup::default() })
 }
 
 /// Fills in what the class's status would tell, from the file, the selectors, or placeholders.

@@ -257,7 +257,7 @@ fn al2023_is_read_by_a_mime_reader_and_as_a_node_config() {
     let mut config = kubelet.config;
     assert!(config.remove("registerWithTaints").unwrap().as_array().unwrap().len() == 4);
     as_class.spec.kubelet = Some(config);
-    assert_eq!(kubelet::check(&as_class), Vec::<String>::new());
+    assert_eq!(crate::cloud::aws::kubelet::check(&as_class), Vec::<String>::new());
 }
 
 /// Groups of settings that Bottlerocket's Kubernetes variants have.
@@ -374,6 +374,8 @@ fn broken_input_names_its_field() {
         ),
         (class("AL2023", json!({"kubelet": {"maxPods": -1}})), "spec.kubelet.maxPods"),
         (class("AL2", json!({"kubelet": {"cgroupRoot": "/"}})), "cgroupRoot"),
+        (class("AL2", json!({"kubelet": {"maxPods": "vcpus"}})), "NodeClassCEL"),
+        (class("AL2023", json!({"userData": "spec:\n- a: [\n"})), "expected a NodeConfig in YAML"),
         (class("AL2", json!({"tags": {"karpenter.sh/nodepool": "x"}})), "spec.tags"),
     ] {
         let text = error(&class, &args());
@@ -381,6 +383,46 @@ fn broken_input_names_its_field() {
     }
     let unknown = Args { instance_type: Some("m5.enormous".to_owned()), ..args() };
     assert!(error(&class("AL2", json!({})), &unknown).contains("--instance-type: \"m5.enormous\""));
+}
+
+#[test]
+fn expressions_are_worked_out_for_the_type() {
+    let mut info = info();
+    info.feature_gates.insert("NodeClassCEL".to_owned(), true);
+    let kubelet = json!({"maxPods": "vcpus * 8", "systemReserved": {"cpu": "10m"},
+        "kubeReserved": {"cpu": "vcpus * 31", "memory": "memory_mib / 100 + max_pods"}});
+    let rendered = |family: &str, kubelet: &Value, kind: &str| {
+        let args = Args { instance_type: Some(kind.to_owned()), ..args() };
+        let mut class = class(family, json!({"kubelet": kubelet}));
+        specs(&args, &mut class, None, &info, &mut Vec::new()).map(|list| user_data_of(&list[0]))
+    };
+    let text = rendered("AL2", &kubelet, "m5.large").unwrap();
+    assert!(text.contains("--max-pods=16 "), "{text}");
+    assert!(text.contains("--kube-reserved=\"cpu=70m,memory=112Mi\""), "{text}");
+    assert!(text.contains("--system-reserved=\"cpu=10m\""), "{text}");
+    let larger = rendered("AL2023", &kubelet, "m5.4xlarge").unwrap();
+    assert!(larger.contains("maxPods: 128\n") && larger.contains("cpu: 500m\n"), "{larger}");
+    let broken = rendered("AL2", &json!({"maxPods": "cores"}), "m5.large").unwrap_err();
+    assert!(broken.to_string().contains("field=spec.kubelet.maxPods"), "{broken}");
+    let negative = rendered("AL2", &json!({"maxPods": "vcpus - 9"}), "m5.large").unwrap_err();
+    assert!(
+        negative.to_string().starts_with("spec.kubelet.maxPods: resolving maxPods"),
+        "{negative}"
+    );
+}
+
+#[test]
+fn the_placement_group_is_that_of_the_file_or_the_selector() {
+    let group = |info: &Info, notes: &mut Vec<String>| {
+        let mut class = class("AL2023", json!({"placementGroupSelector": {"name": "g"}}));
+        let list = specs(&args(), &mut class, None, info, notes).unwrap();
+        body(&list[0].data)["Placement"]["GroupId"].clone()
+    };
+    let mut notes = Vec::new();
+    assert_eq!(group(&info(), &mut notes), "pg-SELECTED");
+    assert!(notes[0].starts_with("placementGroup"), "{notes:?}");
+    let known = serde_json::from_value(json!({"placementGroup": {"id": "pg-1"}})).unwrap();
+    assert_eq!(group(&known, &mut Vec::new()), "pg-1");
 }
 
 #[test]
@@ -445,6 +487,10 @@ fn files_are_read_by_kind() {
         problem("apiVersion: karpenter.k8s.aws/v1\nkind: EC2NodeClass\nspec: {detailedMonitoring: maybe}")
             .contains("spec.detailedMonitoring")
     );
+    let conflict = "apiVersion: karpenter.k8s.aws/v1\nkind: EC2NodeClass\nmetadata: {name: c}\nspec:\n  role: r\n  amiSelectorTerms: [{alias: al2023@latest}, {id: ami-1}]\n  subnetSelectorTerms: [{id: subnet-1}]\n  securityGroupSelectorTerms: [{id: sg-1}]\n";
+    assert!(problem(conflict).contains("spec.amiSelectorTerms"), "{}", problem(conflict));
+    let unknown = conflict.replace("role: r", "rolle: r");
+    assert!(problem(&unknown).contains("spec.rolle"), "{}", problem(&unknown));
     let info = write("info.yaml", "clusterNam: x\n");
     assert!(input::info(&info).unwrap_err().to_string().contains("clusterNam"));
 }

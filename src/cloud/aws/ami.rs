@@ -164,7 +164,7 @@ impl Provider {
         match self.parameters.get(&parameter).await {
             Ok(id) if id.starts_with("ami-") => Ok(Some(id)),
             Ok(id) => {
-                tracing::debug!(
+                tracing::error!(
                     "ssmParameter" = name,
                     "id" = id,
                     "parameter value is an invalid AMI ID"
@@ -172,7 +172,7 @@ impl Provider {
                 Ok(None)
             }
             Err(error) if error.is_not_found() => {
-                tracing::debug!("ssmParameter" = name, "parameter not found");
+                tracing::error!("error" = %error, "ssmParameter" = name, "parameter not found");
                 Ok(None)
             }
             Err(error) => Err(AmiError::Other(format!(

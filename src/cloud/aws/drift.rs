@@ -29,15 +29,14 @@ impl AwsProvider {
         &self,
         claim: &NodeClaim,
     ) -> Result<Option<&'static str>, Error> {
-        if label(claim, labels::NODEPOOL).is_none() {
-            return Ok(None);
-        }
-        let Some(class) = self.class_of(&claim.spec.node_class_ref.name).await? else {
+        let Some(pool) = label(claim, labels::NODEPOOL) else { return Ok(None) };
+        let Some(pool) = self.pool_of(pool).await? else { return Ok(None) };
+        let name = &pool.spec.template.spec.node_class_ref.name;
+        let usable = |c: &EC2NodeClass| c.metadata.deletion_timestamp.is_none();
+        let Some(class) = self.class_of(name).await?.filter(usable) else {
+            self.say_class_missing(&pool);
             return Ok(None);
         };
-        if class.metadata.deletion_timestamp.is_some() {
-            return Ok(None);
-        }
         if settings_changed(claim, &class) {
             return Ok(Some(NODE_CLASS));
         }

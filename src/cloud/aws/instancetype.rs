@@ -199,6 +199,25 @@ impl Provider {
         Ok(self.listing(&catalog, shapes, &market, &key))
     }
 
+    /// What fails when the class's kubelet expressions are evaluated for every known type, if
+    /// anything does.
+    ///
+    /// # Errors
+    /// When no types are known yet, or the class's kubelet settings cannot be understood.
+    pub fn failing_expression(&self, class: &EC2NodeClass) -> Result<Option<String>, ListError> {
+        let catalog = Arc::clone(&self.catalog.read());
+        if catalog.types.is_empty() {
+            return Err(ListError("no instance types found".to_owned()));
+        }
+        let settings = kubelet::Settings::of(class).map_err(ListError)?;
+        let family = AmiFamily::of(class);
+        let failure = catalog.types.iter().find_map(|info| {
+            let (kubelet, options) = (&settings, &self.options);
+            capacity::check_expressions(&Subject { info, class, family, kubelet, options }).err()
+        });
+        Ok(failure)
+    }
+
     fn listing(
         &self,
         catalog: &Catalog,

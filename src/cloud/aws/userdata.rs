@@ -65,6 +65,22 @@ pub fn render(family: AmiFamily, bootstrap: &Bootstrap) -> Result<String, UserDa
     Ok(STANDARD.encode(text))
 }
 
+/// Whether the user's own user data can be merged into that of a family.
+///
+/// # Errors
+/// Why it cannot.
+pub fn check(family: AmiFamily, custom: &str) -> Result<(), UserDataError> {
+    if custom.is_empty() {
+        return Ok(());
+    }
+    // What the cluster is makes no difference, as long as something is said of it.
+    let cluster_cidr = Some(String::new());
+    let bootstrap = Bootstrap { custom: custom.to_owned(), cluster_cidr, ..Bootstrap::default() };
+    // What is merely odd is said when it is rendered for a launch, not at every look.
+    let quiet = tracing::subscriber::NoSubscriber::default();
+    tracing::subscriber::with_default(quiet, || render(family, &bootstrap)).map(|_| ())
+}
+
 /// Domains that the kubelet may not label its own node with.
 const KUBERNETES_DOMAINS: &[&str] = &["node-restriction.kubernetes.io", "kubernetes.io", "k8s.io"];
 

@@ -13,13 +13,13 @@ use aws_sdk_ec2::types::{
 };
 
 use super::Controller;
-use super::validation::Failure;
 use crate::api::labels;
 use crate::api::v1::{EC2NodeClass, NodeClaim, NodePool, Subnet};
 use crate::cloud::aws::ami::{AmiFamily, Variant};
 use crate::cloud::aws::errors::{self, AwsError};
 use crate::cloud::aws::instancetype::requirements::compatible_with_class;
 use crate::cloud::aws::launchtemplate::{Launch, LaunchTemplate, TemplateError, types_by_ami};
+use crate::cloud::aws::nodeclass::Failure;
 use crate::cloud::aws::tags;
 use crate::cloud::aws::userdata::UserDataError;
 use crate::scheduling::instance_type::InstanceType;
@@ -295,8 +295,13 @@ fn choose_type(
     all: &[Arc<InstanceType>],
     pools: &[Arc<NodePool>],
 ) -> Result<Arc<InstanceType>, Stop> {
-    let usable: Vec<Arc<InstanceType>> =
+    let mut usable: Vec<Arc<InstanceType>> =
         all.iter().filter(|t| compatible_with_class(&t.name, class)).cloned().collect();
+    // Types that the class's interfaces or placement group rule out are nowhere available.
+    let offered = |t: &Arc<InstanceType>| t.offerings.iter().any(|o| o.available);
+    if usable.iter().any(offered) {
+        usable.retain(offered);
+    }
     let allowed = allowed_by(pools, &usable);
     let amis = class.status.as_ref().map(|s| s.amis.as_slice()).unwrap_or_default();
     let candidates = if allowed.is_empty() || AmiFamily::of(class).is_windows() {

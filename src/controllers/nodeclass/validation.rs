@@ -13,6 +13,7 @@ use crate::api::{annotations, conditions, labels};
 use crate::clock::Clock;
 use crate::cloud::aws::ami::AmiFamily;
 use crate::cloud::aws::cache::TtlCache;
+use crate::cloud::aws::nodeclass::{self, Failure};
 use crate::cloud::aws::{kubelet, tags};
 
 /// A class is looked at again after this long.
@@ -26,9 +27,6 @@ const NEEDED: &[&str] = &[
     conditions::SECURITY_GROUPS_READY,
     conditions::SUBNETS_READY,
 ];
-
-/// Why a class failed: the condition's reason and message.
-pub(super) type Failure = (&'static str, String);
 
 /// What dry runs said about each state of each class.
 pub(super) struct Verdicts(TtlCache<(String, u64), Option<Failure>>);
@@ -61,14 +59,22 @@ impl Controller {
             self.set(class, kind, conditions::FALSE, "ClusterCIDRResolutionFailed", message);
             return Err(Error::Other(format!("failed to detect the cluster CIDR, {error}")));
         }
-        if let Some((reason, message)) = settings_failure(class) {
+        let expressions = self.ctx.settings.aws_gates.node_class_cel;
+        if let Some((reason, message)) = nodeclass::failure(class, expressions) {
             self.set(class, kind, conditions::FALSE, reason, &message);
-            return Ok(None);
+            // Karpenter tells of this one on the condition alone.
+            if reason == nodeclass::INVALID_KUBELET {
+                return Ok(None);
+            }
+            return Ok(self.terminal(&format!("validating spec, {message}")));
         }
         if let Some(state) = missing(class) {
             let message = "Awaiting AMI, Instance Profile, Security Group, and Subnet resolution";
             self.set(class, kind, state, "DependenciesNotReady", message);
             return Ok(Some(AGAIN));
+        }
+        if let Some(outcome) = self.evaluate_expressions(class) {
+            return outcome;
         }
         let claim = empty_claim(class);
         let tags = match tags::of(class, &claim, &self.ctx.settings.cluster_name) {
@@ -105,6 +111,23 @@ impl Controller {
         Ok(Some(AGAIN))
     }
 
+    /// Tries the class's kubelet expressions on every known type; ends the validation where they
+    /// fail, or where there is no type to try them on yet.
+    fn evaluate_expressions(&self, class: &mut EC2NodeClass) -> Option<Outcome> {
+        if kubelet::expressions(class).is_empty() {
+            return None;
+        }
+        let text = match self.aws.instance_types.failing_expression(class) {
+            Ok(None) => return None,
+            Ok(Some(text)) => text,
+            Err(_) => return Some(Ok(Some(Duration::from_secs(5)))),
+        };
+        let kind = conditions::VALIDATION_SUCCEEDED;
+        let reason = "KubeletExpressionEvaluationFailed";
+        self.set(class, kind, conditions::FALSE, reason, &text);
+        Some(Ok(self.terminal(&format!("evaluating kubelet expressions, {text}"))))
+    }
+
     fn apply_verdict(&self, class: &mut EC2NodeClass, verdict: Option<&Failure>) {
         let kind = conditions::VALIDATION_SUCCEEDED;
         match verdict {
@@ -112,20 +135,6 @@ impl Controller {
             Some((reason, message)) => self.set(class, kind, conditions::FALSE, reason, message),
         }
     }
-}
-
-/// What is wrong with the class's own settings, whatever AWS says.
-fn settings_failure(class: &EC2NodeClass) -> Option<Failure> {
-    let problems = kubelet::check(class);
-    if !problems.is_empty() {
-        return Some(("InvalidKubeletConfiguration", problems.join("; ")));
-    }
-    if !kubelet::expressions(class).is_empty() {
-        let message =
-            "spec.kubelet contains a CEL expression, but the NodeClassCEL feature gate is disabled";
-        return Some(("KubeletExpressionsDisabled", message.to_owned()));
-    }
-    kubelet::unsupported(class).map(|message| ("UnsupportedKubeletConfiguration", message))
 }
 
 /// The status of the condition while something is still missing.
@@ -178,22 +187,6 @@ mod tests {
 
     fn class(spec: Value) -> EC2NodeClass {
         EC2NodeClass::new("c", serde_json::from_value(spec).unwrap())
-    }
-
-    #[test]
-    fn settings_are_told_by_reason() {
-        for (spec, reason) in [
-            (json!({"kubelet": {"maxPods": -1}}), Some("InvalidKubeletConfiguration")),
-            (json!({"kubelet": {"maxPods": "vcpus"}}), Some("KubeletExpressionsDisabled")),
-            (
-                json!({"amiFamily": "AL2", "kubelet": {"cgroupRoot": "/"}}),
-                Some("UnsupportedKubeletConfiguration"),
-            ),
-            (json!({"amiFamily": "AL2023", "kubelet": {"cgroupRoot": "/"}}), None),
-            (json!({}), None),
-        ] {
-            assert_eq!(settings_failure(&class(spec.clone())).map(|f| f.0), reason, "{spec}");
-        }
     }
 
     #[test]

@@ -194,6 +194,8 @@ metrics! {
     RECONCILES: CounterVec = counter("controller_runtime_reconcile_total", "Total number of reconciliations per controller.", &["controller", "result"]);
     /// Failed reconciles.
     RECONCILE_ERRORS: CounterVec = counter("controller_runtime_reconcile_errors_total", "Total number of reconciliation errors per controller.", &["controller"]);
+    /// Failed reconciles that are not tried again before something changes.
+    TERMINAL_ERRORS: CounterVec = counter("controller_runtime_terminal_reconcile_errors_total", "Total number of terminal reconciliation errors per controller.", &["controller"]);
     /// Time of reconciles.
     RECONCILE_TIME: HistogramVec = histogram("controller_runtime_reconcile_time_seconds", "Length of time per reconciliation per controller.", &["controller"], RECONCILE_TIMES);
     /// Reconciles that may run side by side.

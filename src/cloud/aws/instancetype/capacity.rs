@@ -61,6 +61,32 @@ pub(super) fn of(
     Ok((capacity, overhead))
 }
 
+/// Evaluates every expression of the kubelet settings for a type.
+///
+/// # Errors
+/// The first that fails, with its field.
+pub(super) fn check_expressions(subject: &Subject<'_>) -> Result<(), String> {
+    let name = &subject.info.instance_type;
+    let failed =
+        |field: &str, error: String| Err(format!("{error} (field={field}, instance-type={name})"));
+    let pods = match subject.pods() {
+        Ok(pods) => pods,
+        Err(error) => return failed("spec.kubelet.maxPods", error),
+    };
+    let variables = subject.variables(pods);
+    let kubelet = subject.kubelet;
+    for (key, map) in
+        [("kubeReserved", &kubelet.kube_reserved), ("systemReserved", &kubelet.system_reserved)]
+    {
+        for (resource, text) in map.iter().filter(|(_, text)| quantity::parse(text).is_err()) {
+            if let Err(error) = expressions::reserved(resource, text, &variables) {
+                return failed(&format!("spec.kubelet.{key}[{resource}]"), error);
+            }
+        }
+    }
+    Ok(())
+}
+
 impl Subject<'_> {
     fn cores(&self) -> i64 {
         self.info.v_cpu_info.default

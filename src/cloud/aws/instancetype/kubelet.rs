@@ -49,7 +49,8 @@ impl Settings {
     }
 
     /// A map of reserved amounts; expressions are evaluated where they are in use, else left out.
-    pub(super) fn reserved(
+    #[must_use]
+    pub fn reserved(
         &self,
         map: &BTreeMap<String, String>,
         variables: Option<&Variables<'_>>,
@@ -59,7 +60,8 @@ impl Settings {
                 let parsed = match (quantity::parse(text), variables) {
                     (Ok(parsed), _) => parsed,
                     (Err(_), Some(variables)) => {
-                        quantity::parse(&expressions::reserved(name, text, variables)?).ok()?
+                        quantity::parse(&expressions::reserved_or_nothing(name, text, variables)?)
+                            .ok()?
                     }
                     (Err(_), None) => return None,
                 };

@@ -469,6 +469,15 @@ fn expressions_count_where_they_are_in_use() {
     let error = on.list(&bad).unwrap_err().to_string();
     assert!(error.starts_with("resolving instance type "), "{error}");
     assert!(error.contains("resolving maxPods, "), "{error}");
+    assert!(on.failing_expression(&bad).unwrap().unwrap().contains("spec.kubelet.maxPods"));
+    let good = class(json!({"kubelet": {"maxPods": "vcpus", "systemReserved": {"pid": "vcpus"}}}));
+    assert_eq!(on.failing_expression(&good).unwrap(), None);
+    let negative = class(json!({"kubelet": {"systemReserved": {"cpu": "100 - vcpus * 60"}}}));
+    let failure = on.failing_expression(&negative).unwrap().unwrap();
+    assert!(
+        failure.contains("field=spec.kubelet.systemReserved[cpu], instance-type="),
+        "{failure}"
+    );
     let wrong = class(json!({"kubelet": {"maxPods": [1]}}));
     assert!(off.list(&wrong).unwrap_err().to_string().starts_with("parsing spec.kubelet, "));
 }
