@@ -8,8 +8,14 @@ use karpenter::api::v1::{EC2NodeClass, NodeClaim};
 use kube::Api;
 use serde_json::{Value, json};
 
-use crate::chain::{condition, one_initialized};
-use crate::support::{Controller, World, stays, until, within};
+use crate::chain::condition;
+use crate::support::{Controller, World, until, within};
+
+mod broken;
+mod drift;
+mod expressions;
+mod images;
+mod leftovers;
 
 const ROLE: &str = "KarpenterNodeRole-weasel-eks";
 const CLUSTER: &str = "weasel-eks";
@@ -74,6 +80,11 @@ async fn apply(world: &World, objects: &[Value]) {
     for object in objects {
         world.apply(&object.to_string()).await;
     }
+}
+
+/// Applies so that fields left out are taken away, too.
+async fn replace(world: &World, object: &Value) {
+    world.apply(&object.to_string()).await;
 }
 
 async fn class_of(world: &World, name: &str) -> EC2NodeClass {
@@ -168,7 +179,7 @@ async fn every_family_boots() {
     for (name, os, arch, over) in families.clone() {
         apply(&world, &[class(name, over), pool(name, name, os, arch), pod(name, name, os)]).await;
     }
-    for (name, os, arch, _) in families {
+    for (name, os, arch, _) in families.clone() {
         let claim = joins(&world, name).await;
         let node = claim.status.unwrap().node_name.unwrap();
         let nodes = world.nodes().await;
@@ -183,6 +194,9 @@ async fn every_family_boots() {
         assert_eq!(pods, if os == "windows" { "110" } else { "29" }, "{name}");
     }
     until("eight running pods", || async { (world.running().await == 8).then_some(()) }).await;
+    for (name, _, arch, _) in families {
+        is_rendered(&world, name, if arch == "arm64" { "m6g.large" } else { "m5.large" }).await;
+    }
     assert!(controller.logged("Unknown parameter in userData K8s settings").is_empty());
     // Nothing drifts of itself.
     for claim in world.claims().await {
@@ -195,6 +209,44 @@ async fn every_family_boots() {
         world.launch_templates().await.is_empty().then_some(())
     })
     .await;
+}
+
+/// `karpenter render` tells beforehand what the launch of a class's node used.
+async fn is_rendered(world: &World, name: &str, kind: &str) {
+    let eks = aws_sdk_eks::Client::new(&world.aws);
+    let cluster = eks.describe_cluster().name(CLUSTER).send().await.unwrap().cluster.unwrap();
+    let file = |suffix: &str, text: &str| {
+        let path = world.dir.join(format!("{name}-{suffix}.yaml"));
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let info = json!({"clusterName": CLUSTER, "clusterEndpoint": world.env["CLUSTER_ENDPOINT"],
+        "clusterCABundle": world.env["CLUSTER_CA_BUNDLE"], "region": "us-east-1",
+        "clusterCIDR": cluster.kubernetes_network_config().unwrap().service_ipv4_cidr()});
+    let done = std::process::Command::new(env!("CARGO_BIN_EXE_karpenter"))
+        .args(["render", "--output", "json", "--capacity-type", "on-demand"])
+        .args(["--instance-type", kind, "--nodeclass"])
+        .arg(file("class", &world.kubectl(&["get", "ec2nodeclass", name, "-o", "yaml"])))
+        .arg("--nodepool")
+        .arg(file("pool", &world.kubectl(&["get", "nodepool", name, "-o", "yaml"])))
+        .arg("--cluster-info")
+        .arg(file("info", &info.to_string()))
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{name}: {done:?}");
+    assert!(done.stderr.is_empty(), "{name}: {done:?}");
+    let rendered: Value = serde_json::from_slice(&done.stdout).unwrap();
+    let rendered = &rendered.as_array().unwrap()[0];
+    let calls = world.calls("CreateLaunchTemplate").await;
+    // The name is made from everything in the template.
+    let made = calls
+        .iter()
+        .map(|c| &c["parameters"])
+        .find(|p| p["LaunchTemplateName"] == rendered["launchTemplateName"]);
+    let made = made.unwrap_or_else(|| panic!("{name} was not made as rendered: {rendered}"));
+    let data = &made["LaunchTemplateData"];
+    assert_eq!(data["UserData"], rendered["launchTemplateData"]["UserData"], "{name}");
+    assert_eq!(data["ImageId"], rendered["launchTemplateData"]["ImageId"], "{name}");
 }
 
 /// A user's own image, which is told nothing but what the user says.
@@ -218,405 +270,4 @@ fn custom(world: &World) -> Value {
     );
     json!({"amiFamily": "Custom", "userData": archive,
         "amiSelectorTerms": [{"name": "amazon-eks-node-al2023-x86_64-standard-1.35-*"}]})
-}
-
-/// Waits until the claim has drifted for that reason.
-async fn drifts(world: &World, reason: &str) {
-    within(MINUTES, &format!("drift for {reason}"), || async {
-        let claims = world.claims().await;
-        let list = &claims.first()?.status.as_ref()?.conditions;
-        find(list, "Drifted").filter(|c| c.status == "True" && c.reason == reason).map(|_| ())
-    })
-    .await;
-}
-
-/// Waits until the claim has not drifted.
-async fn settles(world: &World) {
-    within(MINUTES, "no drift", || async {
-        let claims = world.claims().await;
-        let list = &claims.first()?.status.as_ref()?.conditions;
-        find(list, "Drifted").is_none().then_some(())
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn each_change_drifts_for_its_reason() {
-    let world = World::up().await;
-    let mut controller = Controller::start(&world);
-    apply(
-        &world,
-        &[class("c", json!({})), pool("c", "c", "linux", "amd64"), pod("a", "c", "linux")],
-    )
-    .await;
-    joins(&world, "c").await;
-    settles(&world).await;
-
-    let group = world
-        .ec2
-        .create_security_group()
-        .group_name("another")
-        .description("another")
-        .vpc_id(&world.env["WORLD_VPC"])
-        .send()
-        .await
-        .unwrap();
-    let zone =
-        world.instances().await[0].placement().unwrap().availability_zone().unwrap().to_owned();
-    let subnets = class_of(&world, "c").await.status.unwrap().subnets;
-    let elsewhere = subnets.iter().find(|s| s.zone != zone).unwrap();
-    for (reason, over) in [
-        ("AMIDrift", json!({"amiSelectorTerms": [{"alias": "al2023@v20240807"}]})),
-        ("SecurityGroupDrift", json!({"securityGroupSelectorTerms": [{"id": group.group_id()}]})),
-        ("SubnetDrift", json!({"subnetSelectorTerms": [{"id": elsewhere.id}]})),
-        ("NodeClassDrift", json!({"tags": {"team": "x"}})),
-        ("NodeClassDrift", json!({"userData": "#!/bin/bash\necho hello\n"})),
-        ("NodeClassDrift", json!({"kubelet": {"maxPods": 20}})),
-        ("NodeClassDrift", json!({"detailedMonitoring": true})),
-    ] {
-        replace(&world, &class("c", over)).await;
-        drifts(&world, reason).await;
-        replace(&world, &class("c", json!({}))).await;
-        settles(&world).await;
-    }
-
-    // An older release stamped other hashes of another version: no reason to replace anything.
-    controller.kill();
-    let claim = world.claims().await[0].metadata.name.clone().unwrap();
-    for object in ["ec2nodeclass/c".to_owned(), format!("nodeclaim/{claim}")] {
-        world.kubectl(&[
-            "annotate",
-            "--overwrite",
-            &object,
-            "karpenter.k8s.aws/ec2nodeclass-hash=1",
-            "karpenter.k8s.aws/ec2nodeclass-hash-version=v5",
-        ]);
-    }
-    let _newer = Controller::start(&world);
-    until("the claim is stamped anew", || async {
-        let marks = world.claims().await[0].metadata.annotations.clone()?;
-        let class = class_of(&world, "c").await.metadata.annotations?;
-        let keys =
-            ["karpenter.k8s.aws/ec2nodeclass-hash", "karpenter.k8s.aws/ec2nodeclass-hash-version"];
-        (marks[keys[1]] == "v6" && keys.iter().all(|k| marks[*k] == class[*k])).then_some(())
-    })
-    .await;
-    stays(Duration::from_secs(5), "drift", false, || async {
-        condition(&world.claims().await[0], "Drifted")
-    })
-    .await;
-    assert_eq!(world.instances().await.len(), 1);
-}
-
-/// Applies so that fields left out are taken away, too.
-async fn replace(world: &World, object: &Value) {
-    world.apply(&object.to_string()).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn broken_classes_are_told_while_others_launch() {
-    let world = World::up().await;
-    let controller = Controller::start(&world);
-    let broken = [
-        (
-            "no-groups",
-            json!({"securityGroupSelectorTerms": [{"tags": {"a": "nobody"}}]}),
-            "SecurityGroupsReady",
-            "SecurityGroupsNotFound",
-            "SecurityGroupSelector did not match any SecurityGroups",
-        ),
-        (
-            "no-subnets",
-            json!({"subnetSelectorTerms": [{"id": "subnet-0123456789abcdef0"}]}),
-            "SubnetsReady",
-            "SubnetsNotFound",
-            "SubnetSelector did not match any Subnets",
-        ),
-        (
-            "old-alias",
-            json!({"amiSelectorTerms": [{"alias": "al2@latest"}]}),
-            "AMIsReady",
-            "UnsupportedAlias",
-            "AL2 aliases are no longer supported on EKS 1.33+",
-        ),
-        (
-            "no-role",
-            json!({"role": "nobody"}),
-            "InstanceProfileReady",
-            "RoleNotFound",
-            "spec.role: IAM has no role \"nobody\"",
-        ),
-        (
-            "bad-toml",
-            json!({"amiSelectorTerms": [{"alias": "bottlerocket@latest"}], "userData": "[settings"}),
-            "ValidationSucceeded",
-            "UserDataInvalid",
-            "spec.userData",
-        ),
-        (
-            "bad-mime",
-            json!({"userData": "MIME-Version: 1.0\nContent-Type: text/plain\n\nx"}),
-            "ValidationSucceeded",
-            "UserDataInvalid",
-            "spec.userData",
-        ),
-        (
-            "bad-yaml",
-            json!({"userData": "apiVersion: node.eks.aws/v1alpha1\nkind: [NodeConfig\n"}),
-            "ValidationSucceeded",
-            "UserDataInvalid",
-            "spec.userData",
-        ),
-        (
-            "bad-kubelet",
-            json!({"kubelet": {"maxPods": -5, "evictionHard": {"memory": "5%"}}}),
-            "ValidationSucceeded",
-            "InvalidKubeletConfiguration",
-            "spec.kubelet.maxPods",
-        ),
-        (
-            "wrong-arch",
-            json!({"amiFamily": "AL2", "amiSelectorTerms": [{"id": "ami-0a7d2c1f5e8b94d06"}]}),
-            "ValidationSucceeded",
-            "AMINotCompatible",
-            "spec.amiSelectorTerms",
-        ),
-        (
-            "no-group",
-            json!({"placementGroupSelector": {"name": "nobody"}}),
-            "PlacementGroupReady",
-            "",
-            "lacement group",
-        ),
-    ];
-    for (name, over, ..) in broken.clone() {
-        apply(
-            &world,
-            &[class(name, over), pool(name, name, "linux", "amd64"), pod(name, name, "linux")],
-        )
-        .await;
-    }
-    apply(
-        &world,
-        &[
-            class("good", json!({})),
-            pool("good", "good", "linux", "amd64"),
-            pod("good", "good", "linux"),
-        ],
-    )
-    .await;
-    joins(&world, "good").await;
-    for (name, _, kind, reason, words) in broken.clone() {
-        within(MINUTES, &format!("{name}: {kind} is False for {reason} ({words})"), || async {
-            let list = class_of(&world, name).await.status?.conditions;
-            let found = find(&list, kind)?;
-            let fits = reason.is_empty() || found.reason == reason;
-            (found.status == "False" && fits && found.message.contains(words)).then_some(())
-        })
-        .await;
-        let list = class_of(&world, name).await.status.unwrap().conditions;
-        let root = find(&list, "Ready").unwrap();
-        assert_ne!(root.status, "True", "{name}");
-        assert!(root.message.contains(kind), "{name}: {root:?}");
-    }
-    // Launches from broken classes wait; none is tried.
-    assert_eq!(world.claims().await.len(), 1);
-    assert_eq!(world.instances().await.len(), 1);
-
-    // Mended, they launch without a restart.
-    for (name, ..) in broken.clone() {
-        replace(&world, &class(name, json!({}))).await;
-    }
-    for (name, ..) in broken {
-        joins(&world, name).await;
-    }
-    drop(controller);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_forbidden_call_is_told_and_mended() {
-    let world = World::up().await;
-    world
-        .fault(json!({"service": "ec2", "action": "RunInstances", "contains": "DryRun=true",
-            "code": "UnauthorizedOperation", "message": "You are not authorized", "status": 403}))
-        .await;
-    let controller = Controller::start(&world);
-    apply(
-        &world,
-        &[class("c", json!({})), pool("c", "c", "linux", "amd64"), pod("a", "c", "linux")],
-    )
-    .await;
-    says(
-        &world,
-        "c",
-        "ValidationSucceeded",
-        "False",
-        "RunInstancesAuthCheckFailed",
-        "Controller isn't authorized to call ec2:RunInstances: User is not authorized",
-    )
-    .await;
-    controller.says(&["unauthorized to call ec2:RunInstances"]).await;
-    assert!(world.claims().await.is_empty());
-    world.heal().await;
-    // The verdict is kept until something changes.
-    world.apply(&class("c", json!({"tags": {"team": "x"}})).to_string()).await;
-    joins(&world, "c").await;
-
-    world
-        .fault(json!({"service": "ec2", "action": "CreateLaunchTemplate", "code": "InvalidUserData.Malformed",
-            "message": "User data is limited to 16384 bytes", "status": 400}))
-        .await;
-    let long = "# padding\n".repeat(1500);
-    apply(&world, &[class("large", json!({"userData": long}))]).await;
-    says(
-        &world,
-        "large",
-        "ValidationSucceeded",
-        "False",
-        "UserDataSizeLimitExceeded",
-        "ec2:CreateLaunchTemplate rejected the rendered user data as too large",
-    )
-    .await;
-    controller.says(&["rendered user data is approaching the EC2 user data size limit"]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_subnet_is_noticed_and_done_without() {
-    let world = World::up().await;
-    let _controller = Controller::start(&world);
-    let subnet = world
-        .ec2
-        .create_subnet()
-        .vpc_id(&world.env["WORLD_VPC"])
-        .cidr_block("10.10.0.0/24")
-        .availability_zone("us-east-1a")
-        .send()
-        .await
-        .unwrap();
-    let id = subnet.subnet().unwrap().subnet_id().unwrap().to_owned();
-    apply(
-        &world,
-        &[
-            class("c", json!({"subnetSelectorTerms": [{"id": id}]})),
-            pool("c", "c", "linux", "amd64"),
-        ],
-    )
-    .await;
-    ready(&world, "c").await;
-    world.ec2.delete_subnet().subnet_id(&id).send().await.unwrap();
-    says(&world, "c", "SubnetsReady", "False", "SubnetsNotFound", "SubnetSelector").await;
-    apply(&world, &[pod("a", "c", "linux")]).await;
-    stays(Duration::from_secs(3), "claims", 0, || async { world.claims().await.len() }).await;
-    let other = world.env["WORLD_SUBNETS"].split(',').next().unwrap();
-    replace(&world, &class("c", json!({"subnetSelectorTerms": [{"id": other}]}))).await;
-    joins(&world, "c").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn orphans_of_ours_are_removed_and_others_never() {
-    let world = World::up().await;
-    let iam = aws_sdk_iam::Client::new(&world.aws);
-    let template = |name: &'static str, cluster: &'static str| {
-        use aws_sdk_ec2::types::{RequestLaunchTemplateData, ResourceType, Tag, TagSpecification};
-        world
-            .ec2
-            .create_launch_template()
-            .launch_template_name(name)
-            .launch_template_data(RequestLaunchTemplateData::builder().image_id(AL2).build())
-            .tag_specifications(
-                TagSpecification::builder()
-                    .resource_type(ResourceType::LaunchTemplate)
-                    .tags(Tag::builder().key("eks:eks-cluster-name").value(cluster).build())
-                    .build(),
-            )
-            .send()
-    };
-    template("karpenter.k8s.aws/1", CLUSTER).await.unwrap();
-    template("karpenter.k8s.aws/2", "another").await.unwrap();
-    template("mine", CLUSTER).await.unwrap();
-    let profile = |name: &'static str, path: &'static str| {
-        iam.create_instance_profile().instance_profile_name(name).path(path).send()
-    };
-    profile("orphan", "/karpenter/us-east-1/weasel-eks/11111111-1111/").await.unwrap();
-    profile("of-another-cluster", "/karpenter/us-east-1/another/1/").await.unwrap();
-    profile("of-another-region", "/karpenter/us-west-2/weasel-eks/1/").await.unwrap();
-    profile("of-the-user", "/").await.unwrap();
-    let profiles = || async {
-        let found = iam.list_instance_profiles().send().await.unwrap();
-        let mut names: Vec<String> = found
-            .instance_profiles()
-            .iter()
-            .map(|p| p.instance_profile_name().to_owned())
-            .collect();
-        names.sort();
-        names
-    };
-
-    let _controller = Controller::start(&world);
-    apply(
-        &world,
-        &[class("c", json!({})), pool("c", "c", "linux", "amd64"), pod("a", "c", "linux")],
-    )
-    .await;
-    joins(&world, "c").await;
-    until("the orphaned profile is removed", || async {
-        (!profiles().await.contains(&"orphan".to_owned())).then_some(())
-    })
-    .await;
-    within(MINUTES, "the orphaned template is removed", || async {
-        let names = world.launch_templates().await;
-        (!names.contains(&"karpenter.k8s.aws/1".to_owned())).then_some(())
-    })
-    .await;
-
-    // A new role makes a new profile; the old one stays while it may be in use.
-    let first = class_of(&world, "c").await.status.unwrap().instance_profile.unwrap();
-    let trust = json!({"Version": "2012-10-17", "Statement": []}).to_string();
-    iam.create_role()
-        .role_name("another-role")
-        .assume_role_policy_document(trust)
-        .send()
-        .await
-        .unwrap();
-    replace(&world, &class("c", json!({"role": "another-role"}))).await;
-    let second = until("a profile for the new role", || async {
-        class_of(&world, "c").await.status?.instance_profile.filter(|p| *p != first)
-    })
-    .await;
-    assert!(profiles().await.contains(&first));
-    let found = iam.get_instance_profile().instance_profile_name(&second).send().await.unwrap();
-    assert_eq!(found.instance_profile().unwrap().roles()[0].role_name(), "another-role");
-
-    // The class waits for its claim, and takes everything of its own with it.
-    world.kubectl(&["delete", "nodepool", "c", "--wait=false"]);
-    world.kubectl(&["delete", "ec2nodeclass", "c", "--wait=false"]);
-    within(MINUTES, "the class is gone", || async {
-        let api = Api::<EC2NodeClass>::all(world.kube.clone());
-        api.get_opt("c").await.unwrap().is_none().then_some(())
-    })
-    .await;
-    assert!(world.claims().await.is_empty());
-    assert_eq!(profiles().await, ["of-another-cluster", "of-another-region", "of-the-user"]);
-    let mut left = world.launch_templates().await;
-    left.sort();
-    assert_eq!(left, ["karpenter.k8s.aws/2", "mine"]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_class_in_use_waits_for_its_claims() {
-    let world = World::up().await;
-    let _controller = Controller::start(&world);
-    apply(
-        &world,
-        &[class("c", json!({})), pool("c", "c", "linux", "amd64"), pod("a", "c", "linux")],
-    )
-    .await;
-    let claim = one_initialized(&world).await.metadata.name.unwrap();
-    world.kubectl(&["delete", "ec2nodeclass", "c", "--wait=false"]);
-    let text = until("an event", || async {
-        world.events("WaitingOnNodeClaimTermination").await.into_iter().next()
-    })
-    .await;
-    assert_eq!(text, format!("Waiting on NodeClaim termination for {claim}"));
-    assert!(class_of(&world, "c").await.metadata.deletion_timestamp.is_some());
 }
