@@ -173,7 +173,7 @@ impl Provider {
                 self.remove_role(name, &old).await?;
             }
             self.add_role(name, bare).await.inspect_err(|error| {
-                if error.is_not_found() && error.message.contains("role") {
+                if is_role_missing(error) {
                     self.missing_roles.set(bare.to_owned(), error.clone());
                 }
             })?;
@@ -311,6 +311,11 @@ impl ProfileError {
     }
 }
 
+/// True when it is the role that IAM does not know, and not the profile.
+fn is_role_missing(error: &AwsError) -> bool {
+    error.is_not_found() && error.message.to_ascii_lowercase().contains("role")
+}
+
 /// A role without its path, as IAM wants it.
 fn bare(role: &str) -> &str {
     role.rsplit('/').next().unwrap_or(role)
@@ -336,6 +341,18 @@ mod tests {
         assert!(is_valid_name("weasel_4067990795380418201"));
         assert!(!is_valid_name("weasel eks_1"));
         assert!(!is_valid_name(&"x".repeat(129)));
+    }
+
+    #[test]
+    fn a_missing_role_is_told_from_a_missing_profile() {
+        let error = |message: &str| AwsError {
+            operation: "AddRoleToInstanceProfile",
+            code: "NoSuchEntity".to_owned(),
+            message: message.to_owned(),
+        };
+        assert!(is_role_missing(&error("The role with name nobody cannot be found.")));
+        assert!(is_role_missing(&error("Role nobody not found")));
+        assert!(!is_role_missing(&error("Instance Profile nodes cannot be found.")));
     }
 
     #[test]

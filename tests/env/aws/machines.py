@@ -278,6 +278,11 @@ class Machines:
             out["InstanceLifecycle"] = "capacity-block"
         if m.capacity_reservation:
             out["CapacityReservationId"] = m.capacity_reservation
+            # Whoever names a reservation in a template of ours wants that one only.
+            out["CapacityReservationSpecification"] = {
+                "CapacityReservationPreference": "capacity-reservations-only",
+                "CapacityReservationTarget": {"CapacityReservationId": m.capacity_reservation},
+            }
         return out
 
     def _interfaces(self, m, groups):
