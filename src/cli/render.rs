@@ -10,8 +10,10 @@ use serde_json::{Value, json};
 use crate::api::labels;
 use crate::api::v1::{EC2NodeClass, NodeClaim, NodePool};
 use crate::cloud::aws::ami::AmiFamily;
+use crate::cloud::aws::instancetype::requirements::compatible_with_class;
 use crate::cloud::aws::launchtemplate::{self, Launch, Spec, USER_DATA_LIMIT, body};
 use crate::cloud::aws::{nodeclass, tags};
+use crate::scheduling::instance_type::InstanceType;
 use crate::scheduling::requirements::Requirements;
 
 mod input;
@@ -119,6 +121,7 @@ fn specs(
         .unwrap_or_default();
     let wanted = args.instance_type.as_deref();
     let kind = instancetype::choose(wanted, class, &requirements, &cluster)?;
+    notes.extend(misfits(class, pool, &kind, &requirements));
     let capacity_type = args.capacity_type.clone().unwrap_or_else(|| {
         let spot = requirements.get(labels::CAPACITY_TYPE).is_some_and(|r| r.has("spot"));
         if spot { "spot" } else { "on-demand" }.to_owned()
@@ -137,6 +140,29 @@ fn specs(
         placement: placement.as_ref(),
     };
     launchtemplate::specs(&cluster, &launch).map_err(|e| InputError::new("", e))
+}
+
+/// Why the controller would not launch this type from this class for this pool, whatever is printed.
+fn misfits(
+    class: &EC2NodeClass,
+    pool: Option<&NodePool>,
+    kind: &InstanceType,
+    requirements: &Requirements,
+) -> Vec<String> {
+    let name = &kind.name;
+    let mut found = Vec::new();
+    if !compatible_with_class(name, class) {
+        found.push(format!("--instance-type: the images of the class do not boot on {name}"));
+    }
+    if let Err(why) = requirements.intersects(&kind.requirements) {
+        found.push(format!("--instance-type: the NodePool does not allow {name}: {why}"));
+    }
+    let own = class.metadata.name.as_deref().unwrap_or_default();
+    let wanted = pool.map(|p| p.spec.template.spec.node_class_ref.name.as_str());
+    if let Some(wanted) = wanted.filter(|w| *w != own) {
+        found.push(format!("spec.template.spec.nodeClassRef.name: the NodePool names the class {wanted:?}, not {own:?}"));
+    }
+    found
 }
 
 /// What the controller would refuse the class for, whatever AWS says.

@@ -375,6 +375,10 @@ fn broken_input_names_its_field() {
         (class("AL2023", json!({"kubelet": {"maxPods": -1}})), "spec.kubelet.maxPods"),
         (class("AL2", json!({"kubelet": {"cgroupRoot": "/"}})), "cgroupRoot"),
         (class("AL2", json!({"kubelet": {"maxPods": "vcpus"}})), "NodeClassCEL"),
+        (
+            class("Windows2022", json!({"userData": "<powershell>\nWrite-Host x\n</powershell>"})),
+            "expected PowerShell without its tags",
+        ),
         (class("AL2023", json!({"userData": "spec:\n- a: [\n"})), "expected a NodeConfig in YAML"),
         (class("AL2", json!({"tags": {"karpenter.sh/nodepool": "x"}})), "spec.tags"),
     ] {
@@ -423,6 +427,29 @@ fn the_placement_group_is_that_of_the_file_or_the_selector() {
     assert!(notes[0].starts_with("placementGroup"), "{notes:?}");
     let known = serde_json::from_value(json!({"placementGroup": {"id": "pg-1"}})).unwrap();
     assert_eq!(group(&known, &mut Vec::new()), "pg-1");
+}
+
+#[test]
+fn a_type_that_would_not_be_launched_is_said() {
+    let notes = |kind: &str, class: &EC2NodeClass| {
+        let args = Args { instance_type: Some(kind.to_owned()), ..args() };
+        let mut pool = pool();
+        pool.spec.template.spec.node_class_ref.name = "default".to_owned();
+        let mut notes = Vec::new();
+        specs(&args, &mut class.clone(), Some(&pool), &info(), &mut notes).unwrap();
+        notes
+    };
+    let default = class("AL2023", json!({}));
+    assert_eq!(notes("m5.large", &default), Vec::<String>::new());
+    let other = notes("m5.xlarge", &default);
+    assert!(
+        other[0].starts_with("--instance-type: the NodePool does not allow m5.xlarge: "),
+        "{other:?}"
+    );
+    assert!(notes("a1.large", &default)[0].contains("do not boot on a1.large"));
+    let mut renamed = default.clone();
+    renamed.metadata.name = Some("another".to_owned());
+    assert!(notes("m5.large", &renamed)[0].contains("names the class \"default\""));
 }
 
 #[test]

@@ -58,7 +58,7 @@ pub fn render(family: AmiFamily, bootstrap: &Bootstrap) -> Result<String, UserDa
         AmiFamily::Al2023 => al2023::render(bootstrap)?,
         AmiFamily::Bottlerocket => bottlerocket::render(bootstrap)?,
         AmiFamily::Windows2019 | AmiFamily::Windows2022 | AmiFamily::Windows2025 => {
-            windows::render(bootstrap)
+            windows::render(bootstrap)?
         }
         AmiFamily::Custom => bootstrap.custom.clone(),
     };

@@ -70,6 +70,14 @@ async fn broken_classes_are_told_while_others_launch() {
             "spec.userData: parsing custom user data input, expected a NodeConfig in YAML",
         ),
         (
+            "bad-powershell",
+            json!({"amiSelectorTerms": [{"alias": "windows2022@latest"}],
+                "userData": "<powershell>\nWrite-Host hello\n</powershell>"}),
+            "ValidationSucceeded",
+            "UserDataInvalid",
+            "spec.userData: expected PowerShell without its tags",
+        ),
+        (
             "bad-kubelet",
             json!({"kubelet": {"maxPods": -5, "evictionHard": {"memory": "5%"}}}),
             "ValidationSucceeded",

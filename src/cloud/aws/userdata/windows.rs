@@ -1,9 +1,15 @@
 //! Windows: a PowerShell script that calls the image's bootstrap script.
 
-use super::{Bootstrap, dns_ip, kubelet_args};
+use super::{Bootstrap, UserDataError, dns_ip, kubelet_args};
 
-/// The whole script.
-pub(super) fn render(bootstrap: &Bootstrap) -> String {
+/// The whole script: the user's own part, then the call.
+pub(super) fn render(bootstrap: &Bootstrap) -> Result<String, UserDataError> {
+    // Tags within the tags would end the script before the call.
+    if bootstrap.custom.to_ascii_lowercase().contains("powershell>") {
+        return Err(UserDataError::Custom(
+            "expected PowerShell without its tags, found a <powershell> tag".to_owned(),
+        ));
+    }
     let mut text = "<powershell>\n".to_owned();
     if !bootstrap.custom.is_empty() {
         text.push_str(&bootstrap.custom);
@@ -22,5 +28,5 @@ pub(super) fn render(bootstrap: &Bootstrap) -> String {
         text.push_str(&format!(" -DNSClusterIP '{ip}'"));
     }
     text.push_str("\n</powershell>");
-    text
+    Ok(text)
 }
