@@ -31,6 +31,9 @@ pub enum AmiError {
     /// The alias cannot be used with this Kubernetes version.
     #[error("{0}")]
     UnsupportedAlias(String),
+    /// The alias names a release that has no image.
+    #[error("getting amis, failed to discover any AMIs for alias (alias={0})")]
+    NoRelease(String),
     /// Anything else.
     #[error("getting amis, {0}")]
     Other(String),
@@ -151,9 +154,7 @@ impl Provider {
             }
         }
         if known.is_empty() {
-            return Err(AmiError::Other(format!(
-                "failed to discover any AMIs for alias (alias={alias})"
-            )));
+            return Err(AmiError::NoRelease(alias.to_owned()));
         }
         let ids = known.keys().cloned().collect();
         Ok(Query { known, ..Query::of_ids(ids) })

@@ -12,6 +12,14 @@ use crate::cloud::aws::ami::AmiError;
 use crate::cloud::aws::{capacityreservation, placementgroup};
 use crate::operator::logging;
 
+/// True when the condition holds for the class as it is now: an outage of AWS must not undo that.
+fn is_settled(class: &EC2NodeClass, kind: &str) -> bool {
+    let list = class.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+    conditions::get(list, kind).is_some_and(|c| {
+        c.status == conditions::TRUE && c.observed_generation == class.metadata.generation
+    })
+}
+
 impl Controller {
     pub(super) async fn amis(&self, class: &mut EC2NodeClass) -> Outcome {
         let kind = conditions::AMIS_READY;
@@ -22,7 +30,18 @@ impl Controller {
                 self.set(class, kind, conditions::FALSE, "UnsupportedAlias", &text);
                 return Ok(self.terminal(&format!("getting amis, {text}")));
             }
-            Err(error) => return Err(Error::Other(error.to_string())),
+            Err(error) => {
+                if let AmiError::NoRelease(alias) = &error
+                    && !is_settled(class, kind)
+                {
+                    status_of(class).amis.clear();
+                    let message = format!(
+                        "AMISelector did not match any AMIs, there are none for the alias {alias:?}"
+                    );
+                    self.set(class, kind, conditions::FALSE, "AMINotFound", &message);
+                }
+                return Err(Error::Other(error.to_string()));
+            }
         };
         if found.is_empty() {
             status_of(class).amis.clear();

@@ -77,7 +77,23 @@ impl Call {
             let message = format!("Controller isn't authorized to call ec2:{name}: {why}");
             return Stop::Verdict((self.reason, message));
         }
-        Stop::Error(format!("validating ec2:{name} authorization, {error}"))
+        let text = error.to_string();
+        let (reason, why) = errors::launch_failure(&text);
+        match field_of(reason) {
+            Some(field) => Stop::Condition((reason, format!("{field}: {why}")), Some(MINUTE)),
+            None => Stop::Error(format!("validating ec2:{name} authorization, {text}")),
+        }
+    }
+}
+
+/// The fields that are to blame for a reason, where it is the class's own fault.
+fn field_of(reason: &str) -> Option<&'static str> {
+    match reason {
+        "SecurityGroupSubnetVPCMismatch" => {
+            Some("spec.securityGroupSelectorTerms, spec.subnetSelectorTerms")
+        }
+        "InvalidAMIID" | "AMINotFound" => Some("spec.amiSelectorTerms"),
+        _ => None,
     }
 }
 
@@ -441,6 +457,18 @@ mod tests {
         assert_eq!(
             message,
             "Controller isn't authorized to call ec2:CreateFleet: User is not authorized to perform this operation because no identity-based policy allows it"
+        );
+        let mismatch = error(
+            "InvalidParameter",
+            "Security group sg-1 and subnet subnet-1 belong to different networks.",
+        );
+        let Stop::Condition((reason, message), Some(_)) = RUN_INSTANCES.stop(&mismatch) else {
+            panic!("what the class's own fields do is told");
+        };
+        assert_eq!(reason, "SecurityGroupSubnetVPCMismatch");
+        assert_eq!(
+            message,
+            "spec.securityGroupSelectorTerms, spec.subnetSelectorTerms: Security groups and subnets must be in the same VPC."
         );
         let large = TemplateError::Aws {
             attempt: "creating launch template",

@@ -118,10 +118,8 @@ async fn aliases_pin_releases_or_follow_the_latest() {
     apply(&world, &[class("none", json!({"amiSelectorTerms": [{"alias": "al2023@v20200101"}]}))])
         .await;
     controller.says(&["failed to discover any AMIs for alias", "al2023@v20200101"]).await;
-    assert_ne!(
-        super::find(&class_of(&world, "none").await.status.unwrap().conditions, "AMIsReady")
-            .unwrap()
-            .status,
-        "True"
-    );
+    says(&world, "none", "AMIsReady", "False", "AMINotFound", "\"al2023@v20200101\"").await;
+    let mended = json!({"amiSelectorTerms": [{"alias": "al2023@v20261101"}]});
+    replace(&world, &class("none", mended)).await;
+    ready(&world, "none").await;
 }
