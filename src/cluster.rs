@@ -17,12 +17,14 @@ use crate::api::labels;
 use crate::api::v1::{EC2NodeClass, NodeClaim, NodePool};
 use crate::api::v1alpha1::NodeOverlay;
 use crate::scheduling::default_spread::Selectors;
+use crate::scheduling::dra;
 use crate::scheduling::node::StateNode;
 use crate::scheduling::overlay::Store;
 use crate::scheduling::pod::{PodInfo, PodKey, Sharing};
 use crate::scheduling::volumes::VolumeObjects;
 
 mod capacity;
+mod devices;
 pub mod informers;
 mod pods;
 mod volumes;
@@ -54,6 +56,10 @@ pub enum Change {
     Buffer(PodKey),
     /// A PodTemplate.
     PodTemplate(PodKey),
+    /// A ResourceClaim.
+    ResourceClaim(PodKey),
+    /// A ResourceSlice that is about the Node of that name.
+    ResourceSlice(String),
 }
 
 #[derive(Default)]
@@ -68,6 +74,7 @@ struct Inner {
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     pdbs: BTreeMap<(String, String), Arc<PodDisruptionBudget>>,
     volumes: Arc<VolumeObjects>,
+    dynamic: Arc<dra::Objects>,
     selectors: Arc<Selectors>,
     overlays: BTreeMap<String, Arc<NodeOverlay>>,
     overlay_store: Option<Arc<Store>>,

@@ -17,6 +17,7 @@ use crate::operator::settings::Settings;
 
 pub mod aws;
 pub mod capacity_buffer;
+pub mod device_allocation;
 pub mod disruption;
 pub mod garbage;
 pub mod hydration;
@@ -33,6 +34,7 @@ pub mod provisioning;
 pub mod runner;
 pub mod state_metrics;
 pub mod static_pool;
+pub mod vpa;
 
 /// What every controller works with.
 pub struct Context {
@@ -83,8 +85,10 @@ pub async fn run_all(ctx: Arc<Context>, aws: Arc<AwsProvider>, cancel: Cancellat
     capacity_buffer::start(&ctx, &shared.batcher, &mut tasks);
     node_overlay::start(&ctx, &mut tasks);
     static_pool::start(&ctx, &mut tasks);
+    device_allocation::start(&ctx, &mut tasks);
     disruption::start(&ctx, &mut tasks);
     observability::start(&ctx, &mut tasks);
+    vpa::start(&ctx, &mut tasks);
     cancel.cancelled().await;
     tasks.shutdown().await;
 }

@@ -5,6 +5,7 @@
 
 pub mod buffer;
 pub mod default_spread;
+pub mod dra;
 pub mod instance_type;
 pub mod node;
 pub mod overlay;

@@ -86,6 +86,7 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<()> {
         buffers: settings.gates.capacity_buffer,
         overlays: settings.gates.node_overlay,
         selectors: !settings.scheduler_config.default_constraints.is_empty(),
+        devices: !settings.ignore_dra_requests,
     };
     informers::start(&client, &state, wanted, &mut background);
     let listed = Arc::clone(&state);

@@ -21,6 +21,10 @@ Exit codes:
   2  the command line or the scenario is wrong; standard error names the place in the document and
      what was expected there
 
+Scenarios set feature gates with \"options\": {\"featureGates\": {\"NodeOverlay\": true}}: those of the controller and
+DynamicResources, which stands for ignore-dra-requests=false and lets ResourceSlices, DeviceClasses, ResourceClaims
+and ResourceClaimTemplates among the scenario's objects, and the resourceSlices of its instance types, count.
+
 Equal scenarios give equal bytes, but for solveSeconds and peakRssBytes at the end of the JSON.";
 
 /// A scenario, and how to show what comes of it.

@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{
     ReplicationController, Service,
 };
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -39,6 +40,8 @@ pub struct Wanted {
     pub overlays: bool,
     /// Services and workloads, for the selectors of default spread constraints.
     pub selectors: bool,
+    /// Devices for dynamic resources and the claims on them.
+    pub devices: bool,
 }
 
 /// Starts every watch; they run until the set is dropped.
@@ -62,6 +65,9 @@ pub fn start(client: &Client, state: &Arc<State>, wanted: Wanted, tasks: &mut Jo
     }
     if wanted.buffers {
         buffers(&feed, tasks);
+    }
+    if wanted.devices {
+        devices(&feed, tasks);
     }
 }
 
@@ -218,6 +224,35 @@ fn buffers(feed: &Feed, tasks: &mut JoinSet<()>) {
         |state, template| state.tell(Change::PodTemplate(pod_key(&template))),
         |state, key| state.tell(Change::PodTemplate(key.clone())),
     ));
+}
+
+fn devices(feed: &Feed, tasks: &mut JoinSet<()>) {
+    let client = &feed.client;
+    let group = "resource.k8s.io/v1";
+    let slices = feed.watch(
+        Api::<ResourceSlice>::all(client.clone()),
+        "resourceslices",
+        |s: &ResourceSlice| s.name_any(),
+        |state, slice| state.apply_slice(&slice),
+        |state, name: &String| state.delete_slice(name),
+    );
+    tasks.spawn(feed.clone().once_served(group, "resourceslices", slices));
+    let classes = feed.watch(
+        Api::<DeviceClass>::all(client.clone()),
+        "deviceclasses",
+        |c: &DeviceClass| c.name_any(),
+        |state, class| state.apply_device_class(&class),
+        |state, name: &String| state.delete_device_class(name),
+    );
+    tasks.spawn(feed.clone().once_served(group, "deviceclasses", classes));
+    let claims = feed.watch(
+        Api::<ResourceClaim>::all(client.clone()),
+        "resourceclaims",
+        pod_key::<ResourceClaim>,
+        |state, claim| state.apply_resource_claim(&claim),
+        |state, key| state.delete_resource_claim(key),
+    );
+    tasks.spawn(feed.clone().once_served(group, "resourceclaims", claims));
 }
 
 fn pod_key<K: Resource>(object: &K) -> PodKey {

@@ -41,7 +41,7 @@ pub(super) fn all_claims(ctx: &Context) -> Vec<String> {
 fn claims_of_change(ctx: &Context, change: &Change) -> Vec<String> {
     match change {
         Change::NodeClaim(name) => vec![name.clone()],
-        Change::Node(name) => {
+        Change::Node(name) | Change::ResourceSlice(name) => {
             let node = ctx.cluster.node(name);
             let id = node.and_then(|n| n.spec.as_ref().and_then(|s| s.provider_id.clone()));
             match id {

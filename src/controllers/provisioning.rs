@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ObjectReference;
+use prometheus::Gauge;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
@@ -21,7 +22,6 @@ mod record;
 mod schedule;
 mod triggers;
 mod waiting;
-mod zones;
 
 use batcher::Batcher;
 pub(super) use create::{create_claim, launch};
@@ -128,7 +128,7 @@ async fn provision(ctx: &Context, shared: &Shared, warnings: &waiting::Warnings)
     let leaving = waiting::leaving(ctx, &nodes);
     let counts = (pods.len(), leaving.len());
     pods.extend(leaving);
-    let results = match solve(ctx, nodes, &pods, counts, started).await {
+    let results = match solve(ctx, &shared.decisions, nodes, &pods, counts, started).await {
         Some(results) => results,
         None => Results::default(),
     };
@@ -144,6 +144,7 @@ async fn provision(ctx: &Context, shared: &Shared, warnings: &waiting::Warnings)
 /// Schedules the pods; nothing when there is nothing to do or nothing to do it with.
 async fn solve(
     ctx: &Context,
+    decisions: &Decisions,
     nodes: Vec<StateNode>,
     pods: &[Arc<PodInfo>],
     (pending, deleting): (usize, usize),
@@ -161,19 +162,35 @@ async fn solve(
     let node_pools = schedule::usable_pools(ctx).await;
     if node_pools.is_empty() {
         tracing::info!("no dynamic nodepools found");
+        for pod in pods.iter().filter(|p| p.buffer.is_none()) {
+            decisions.failed(&pod.key, "no dynamic nodepools found".to_owned(), ctx.clock.now());
+        }
         return None;
     }
     let mut snapshot = schedule::build(ctx, node_pools, nodes, pods.to_vec());
     schedule::add_volumes(&mut snapshot, pods, &ctx.cluster.volumes(), true);
-    zones::count(CONTROLLER, &snapshot);
+    snapshot.options.count_zones = true;
+    snapshot.options.tell_relaxations = tracing::enabled!(tracing::Level::DEBUG);
     let limit = started + SOLVE_LIMIT;
     let timer = metrics::SCHEDULING_DURATION.with_label_values(&[CONTROLLER]).start_timer();
-    let solved =
-        tokio::task::spawn_blocking(move || solve_while(&snapshot, &|| Instant::now() < limit))
-            .await;
+    let progress = Progress::new();
+    let id = progress.id.clone();
+    let solved = tokio::task::spawn_blocking(move || {
+        solve_while(&snapshot, &|left| {
+            progress.tell(left);
+            Instant::now() < limit
+        })
+    })
+    .await;
     timer.observe_duration();
     let results = match solved {
-        Ok(results) => results,
+        Ok(results) => {
+            for (zone, count) in &results.zones {
+                let gauge = metrics::PENDING_PODS_BY_ZONE.with_label_values(&[CONTROLLER, zone]);
+                gauge.set(f64::from(*count));
+            }
+            results
+        }
         Err(error) => {
             tracing::error!("error" = %error, "scheduling failed");
             return None;
@@ -182,6 +199,7 @@ async fn solve(
     if Instant::now() >= limit {
         tracing::debug!(
             "duration" = logging::go_duration(Duration::from_secs(started.elapsed().as_secs())),
+            "scheduling-id" = id,
             "scheduling simulation timed out"
         );
     }
@@ -203,6 +221,44 @@ async fn solve(
         );
     }
     Some(results)
+}
+
+/// The metrics of a round under way.
+struct Progress {
+    id: String,
+    began: Instant,
+    depth: Gauge,
+    unfinished: Gauge,
+}
+
+impl Progress {
+    /// For a round that begins now; the series of earlier ones go.
+    fn new() -> Self {
+        let id = uuid::Uuid::new_v4().to_string();
+        metrics::SCHEDULER_QUEUE_DEPTH.reset();
+        metrics::SCHEDULER_UNFINISHED.reset();
+        metrics::PENDING_PODS_BY_ZONE.reset();
+        Self {
+            began: Instant::now(),
+            depth: metrics::SCHEDULER_QUEUE_DEPTH.with_label_values(&[CONTROLLER, &id]),
+            unfinished: metrics::SCHEDULER_UNFINISHED.with_label_values(&[CONTROLLER, &id]),
+            id,
+        }
+    }
+
+    fn tell(&self, left: usize) {
+        self.depth.set(f64::from(u32::try_from(left).unwrap_or(u32::MAX)));
+        self.unfinished.set(self.began.elapsed().as_secs_f64());
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        // They fail only for series that are not there.
+        let labels = [CONTROLLER, &self.id];
+        let _ = metrics::SCHEDULER_QUEUE_DEPTH.remove_label_values(&labels);
+        let _ = metrics::SCHEDULER_UNFINISHED.remove_label_values(&labels);
+    }
 }
 
 /// First five, then how many more.

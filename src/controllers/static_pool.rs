@@ -84,6 +84,7 @@ pub fn planned(pool: &Arc<NodePool>) -> PlannedClaim {
         instance_types: TypeList::default(),
         pods: Vec::new(),
         min_values_relaxed: false,
+        devices: None,
     }
 }
 

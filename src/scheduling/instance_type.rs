@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::dra::TypePool;
 use super::requirements::{Allow, Requirements};
 use super::resources::{Name, ResourceList};
 use crate::api::labels;
@@ -21,6 +22,8 @@ pub struct InstanceType {
     pub overhead: Overhead,
     /// True when a NodeOverlay changed the capacity.
     pub capacity_overlay: bool,
+    /// Devices for dynamic resources that every instance will have.
+    pub devices: Arc<[TypePool]>,
 }
 
 /// What the system keeps of a machine's capacity.

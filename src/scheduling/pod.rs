@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{
 };
 use rustc_hash::FxHashSet;
 
+use super::dra::claim::{PodClaim, pod_claims};
 use super::requirements::Requirements;
 use super::resources::{ResourceList, pod_requests};
 use crate::api::annotations;
@@ -198,6 +199,8 @@ pub struct PodInfo {
     pub preempting: bool,
     /// It asks for dynamic resources.
     pub dynamic_resources: bool,
+    /// The claims for dynamic resources that it refers to; none for most pods.
+    pub device_claims: Option<Box<Vec<PodClaim>>>,
     /// `Ready` is True.
     pub ready: bool,
     /// How far its life has come.
@@ -260,6 +263,7 @@ impl PodInfo {
                         .as_ref()
                         .is_some_and(|r| r.claims.as_ref().is_some_and(|claims| !claims.is_empty()))
                 }),
+            device_claims: Some(pod_claims(spec, status)).filter(|c| !c.is_empty()).map(Box::new),
             ready: conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"),
             phase: Phase::parse(phase),
             owner: Owner::of(pod).map(Arc::new),
@@ -268,6 +272,12 @@ impl PodInfo {
             bound_at: true_since(conditions, "PodScheduled"),
             ready_at: true_since(conditions, "Ready"),
         }
+    }
+
+    /// The claims for dynamic resources that it refers to.
+    #[must_use]
+    pub fn device_claims(&self) -> &[PodClaim] {
+        self.device_claims.as_deref().map_or(&[], Vec::as_slice)
     }
 
     /// Waits for a node that Karpenter may have to launch.

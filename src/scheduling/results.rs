@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
 use kube::core::ObjectMeta;
 
+use super::dra::ledger::Booked;
 use super::instance_type::{InstanceType, Offering};
 use super::pod::PodKey;
 use super::requirements::{Incompatible, Requirement, Requirements};
@@ -32,6 +33,24 @@ pub struct Results {
     pub errors: Vec<(PodKey, PodError)>,
     /// Pools whose own requirements leave no instance type.
     pub skipped_pools: Vec<SkippedPool>,
+    /// Pools whose limits leave out some of their instance types.
+    pub limited_pools: Vec<LimitedPool>,
+    /// What was asked of pods no longer, one step after the other; only where that is asked for.
+    pub relaxed: Vec<(PodKey, Arc<[String]>)>,
+    /// Waiting pods by the one zone that is left to them, `flexible` for several and `none` for
+    /// none; only where that is asked for.
+    pub zones: BTreeMap<String, u32>,
+}
+
+/// A pool whose limits leave out some of its instance types.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitedPool {
+    /// The pool's name.
+    pub name: String,
+    /// How many of its types are too large for what is left.
+    pub excluded: usize,
+    /// How many types it has.
+    pub total: usize,
 }
 
 /// A pool from which nothing can be launched.
@@ -84,6 +103,8 @@ pub struct PlannedClaim {
     pub pods: Vec<PodKey>,
     /// Whether minValues were lowered.
     pub min_values_relaxed: bool,
+    /// Devices for dynamic resources that its pods were given.
+    pub devices: Option<Arc<Booked>>,
 }
 
 impl PlannedClaim {
@@ -150,6 +171,10 @@ impl PlannedClaim {
             let relaxed = self.min_values_relaxed.to_string();
             claim_annotations.insert(annotations::MIN_VALUES_RELAXED.to_owned(), relaxed);
         }
+        if let Some(devices) = self.devices.as_ref().filter(|d| !d.drivers.is_empty()) {
+            let drivers = devices.drivers.join(",");
+            claim_annotations.insert(annotations::REQUESTED_DRA_DRIVERS.to_owned(), drivers);
+        }
         let overlays = [
             (
                 annotations::PRICE_OVERLAY_APPLIED,
@@ -200,6 +225,10 @@ impl PlannedClaim {
 pub enum PodError {
     /// The pod asks for dynamic resources, which are ignored.
     DynamicResources,
+    /// A claim for dynamic resources that the pod refers to cannot be looked at.
+    Claims(String),
+    /// There is no NodePool that serves waiting pods.
+    NoPools,
     /// No template is left to launch from.
     NoTemplates,
     /// Reserved capacity would do, but is taken for now; the pod waits for the next round.
@@ -216,6 +245,8 @@ impl fmt::Display for PodError {
             Self::DynamicResources => f.write_str(
                 "pod has Dynamic Resource Allocation requirements that are not yet supported by Karpenter",
             ),
+            Self::Claims(text) => f.write_str(text),
+            Self::NoPools => f.write_str("no dynamic nodepools found"),
             Self::NoTemplates => {
                 f.write_str("nodepool requirements filtered out all available instance types")
             }
@@ -246,6 +277,10 @@ pub enum Reason {
     Volumes(Incompatible),
     /// Reserved capacity would do, but is taken.
     Reserved(&'static str),
+    /// No instance type has devices for the pod's claims.
+    Devices(String),
+    /// Types have devices for the pod's claims, and others suit it.
+    DevicesApart,
     /// The pool's node limit is reached.
     NodeLimit(String),
     /// Every type would exceed the pool's limits.
@@ -267,6 +302,10 @@ impl fmt::Display for Reason {
             Self::Requirements(e) => write!(f, "incompatible requirements, {e}"),
             Self::Volumes(e) => write!(f, "incompatible volume requirements, {e}"),
             Self::Reserved(text) => f.write_str(text),
+            Self::Devices(text) => write!(f, "allocating dynamic resources, {text}"),
+            Self::DevicesApart => f.write_str(
+                "no instance type satisfies both scheduling and dynamic resource requirements",
+            ),
             Self::NodeLimit(pool) => {
                 write!(f, "node limits have been exhausted for nodepool (NodePool={pool})")
             }

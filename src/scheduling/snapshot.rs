@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::dra;
 use super::instance_type::InstanceType;
 use super::node::StateNode;
 use super::pod::{PodInfo, PodKey};
@@ -24,6 +25,8 @@ pub struct Snapshot {
     pub pods: Vec<Arc<PodInfo>>,
     /// What the volumes of those pods ask for; pods without such volumes are absent.
     pub pod_volumes: HashMap<PodKey, Arc<PodVolumes>>,
+    /// Devices, their classes and the claims on them; read only where pods have such claims.
+    pub dynamic: Arc<dra::Objects>,
     /// Labels of namespaces, for namespace selectors.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Label keys that a new node may lack and still satisfy, besides the provider's own.
@@ -54,6 +57,10 @@ pub struct Options {
     pub pack_by_price: bool,
     /// Pods that ask for dynamic resources are left alone.
     pub ignore_dynamic_resources: bool,
+    /// What each pod's preferences were relaxed to is told.
+    pub tell_relaxations: bool,
+    /// Waiting pods are counted by the zone that is left to them.
+    pub count_zones: bool,
 }
 
 impl Default for Options {
@@ -65,6 +72,8 @@ impl Default for Options {
             reserved_fallback: false,
             pack_by_price: true,
             ignore_dynamic_resources: true,
+            tell_relaxations: false,
+            count_zones: false,
         }
     }
 }

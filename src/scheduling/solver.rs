@@ -9,6 +9,7 @@
 mod amounts;
 mod catalog;
 mod classes;
+mod devices;
 mod existing;
 mod explain;
 mod finish;
@@ -22,8 +23,11 @@ mod stock;
 mod tolerance;
 mod topology;
 mod worth;
+mod zones;
 
 pub use stock::pool_requirements;
+
+use std::collections::BTreeMap;
 
 use super::results::Results;
 use super::snapshot::Snapshot;
@@ -33,13 +37,15 @@ use round::Round;
 /// Places the snapshot's pods.
 #[must_use]
 pub fn solve(snapshot: &Snapshot) -> Results {
-    solve_while(snapshot, &|| true)
+    solve_while(snapshot, &|_| true)
 }
 
-/// Places the snapshot's pods for as long as `go_on` says so; pods not reached are in no list.
+/// Places the snapshot's pods for as long as `go_on` says so, given how many wait in the queue;
+/// pods not reached are in no list.
 #[must_use]
-pub fn solve_while(snapshot: &Snapshot, go_on: &dyn Fn() -> bool) -> Results {
+pub fn solve_while(snapshot: &Snapshot, go_on: &dyn Fn(usize) -> bool) -> Results {
     let mut world = Prepared::new(snapshot);
+    let zones = if snapshot.options.count_zones { zones::count(&world) } else { BTreeMap::new() };
     let again = world.topology.clone_counts();
     let mut best = run(&mut world, go_on);
     let alike_matter = world.topology.is_used() && !best.new_claims.is_empty();
@@ -56,10 +62,11 @@ pub fn solve_while(snapshot: &Snapshot, go_on: &dyn Fn() -> bool) -> Results {
         }
     }
     best.skipped_pools = std::mem::take(&mut world.skipped);
+    best.zones = zones;
     best
 }
 
-fn run(world: &mut Prepared<'_>, go_on: &dyn Fn() -> bool) -> Results {
+fn run(world: &mut Prepared<'_>, go_on: &dyn Fn(usize) -> bool) -> Results {
     let mut round = Round::new(world);
     round.run(go_on);
     round.finish()

@@ -4,7 +4,7 @@ use std::fmt;
 
 use k8s_openapi::api::core::v1::PodSpec;
 
-use super::pod::PodInfo;
+use super::pod::{Constraints, PodInfo};
 use super::volumes::{self, VolumeObjects};
 use crate::api::labels;
 use crate::api::v1::Operator;
@@ -117,15 +117,48 @@ fn requirement(
     }
 }
 
+/// Labels that have only so many values.
+const KNOWN_VALUES: [(&str, &[&str]); 2] = [
+    (
+        labels::CAPACITY_TYPE,
+        &[labels::CAPACITY_ON_DEMAND, labels::CAPACITY_SPOT, labels::CAPACITY_RESERVED],
+    ),
+    (labels::INSTANCE_TENANCY, &["dedicated", "default"]),
+];
+
+/// Values that a label cannot have, beside some that it can.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownValues {
+    /// The label's key.
+    pub key: &'static str,
+    /// Values that it can have.
+    pub valid: Vec<String>,
+    /// Values that it cannot.
+    pub invalid: Vec<String>,
+}
+
+/// Values in a pod's choice of nodes that do no harm, but are most likely slips.
+#[must_use]
+pub fn unknown_values(constraints: &Constraints) -> Vec<UnknownValues> {
+    let mut found = Vec::new();
+    for wanted in std::iter::once(&constraints.node_selector).chain(&constraints.required_terms) {
+        for (key, known) in KNOWN_VALUES {
+            let Some(req) = wanted.get(key).filter(|r| r.operator() == Operator::In) else {
+                continue;
+            };
+            let (valid, invalid): (Vec<String>, Vec<String>) =
+                req.values().map(str::to_owned).partition(|v| known.contains(&v.as_str()));
+            if !valid.is_empty() && !invalid.is_empty() {
+                found.push(UnknownValues { key, valid, invalid });
+            }
+        }
+    }
+    found
+}
+
 /// Some labels have only so many values: one of those given must be known.
 fn known_values(key: &str, values: &[String], problems: &mut Vec<String>) {
-    let known: &[&str] = match key {
-        labels::CAPACITY_TYPE => {
-            &[labels::CAPACITY_ON_DEMAND, labels::CAPACITY_SPOT, labels::CAPACITY_RESERVED]
-        }
-        labels::INSTANCE_TENANCY => &["dedicated", "default"],
-        _ => return,
-    };
+    let Some((_, known)) = KNOWN_VALUES.into_iter().find(|(k, _)| *k == key) else { return };
     if !values.iter().any(|v| known.contains(&v.as_str())) {
         problems.push(format!(
             "no valid values found in {values:?} for {key}, expected one of: {known:?}"
@@ -185,6 +218,20 @@ mod tests {
         let spot = json!({"key": "karpenter.sh/capacity-type", "operator": "In",
             "values": ["cheap", "spot"]});
         assert_eq!(told(required(json!({"matchExpressions": [spot]}))), None);
+    }
+
+    #[test]
+    fn values_that_a_label_cannot_have_are_found_beside_those_that_it_can() {
+        let spec = required(json!({"matchExpressions": [{"key": "karpenter.sh/capacity-type",
+            "operator": "In", "values": ["cheap", "spot"]}]}));
+        let mut whole = json!({"containers": []});
+        whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        let constraints = Constraints::from_spec(&serde_json::from_value(whole).unwrap());
+        let found = unknown_values(&constraints);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].key, "karpenter.sh/capacity-type");
+        assert_eq!((&found[0].valid[0], &found[0].invalid[0]), (&"spot".into(), &"cheap".into()));
+        assert!(unknown_values(&Constraints::default()).is_empty());
     }
 
     #[test]

@@ -37,13 +37,15 @@ pub struct World {
     pub left_out: Vec<(String, String)>,
 }
 
-const GATES: [&str; 6] = [
+const GATES: [&str; 7] = [
     "NodeRepair",
     "ReservedCapacity",
     "SpotToSpotConsolidation",
     "NodeOverlay",
     "StaticCapacity",
     "CapacityBuffer",
+    // The setting ignore-dra-requests, the other way round.
+    "DynamicResources",
 ];
 
 impl World {
@@ -74,6 +76,7 @@ impl World {
                 ["Strict", "BestEffort"],
             )?,
             reserved_capacity: gate("ReservedCapacity").unwrap_or(true),
+            ignore_dynamic_resources: !gate("DynamicResources").unwrap_or(false),
             ..Options::default()
         };
         snapshot.well_known = scenario.well_known_labels.into_iter().collect();

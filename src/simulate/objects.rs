@@ -9,6 +9,9 @@ use k8s_openapi::api::core::v1::{
     ReplicationController, Service,
 };
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1::{
+    DeviceClass, ResourceClaim, ResourceClaimSpec, ResourceClaimTemplate, ResourceSlice,
+};
 use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -19,6 +22,8 @@ use crate::api::scheduler_config::SchedulerConfig;
 use crate::api::v1alpha1::NodeOverlay;
 use crate::scheduling::buffer;
 use crate::scheduling::default_spread::{self, Selectors};
+use crate::scheduling::dra;
+use crate::scheduling::dra::claim::{Claim, ClaimSource, generated_name};
 use crate::scheduling::overlay::{self, PoolTypes, Verdict};
 use crate::scheduling::pod::{PodInfo, PodKey};
 use crate::scheduling::snapshot::Snapshot;
@@ -43,6 +48,9 @@ pub(super) struct Objects {
     pub(super) pdbs: Vec<Arc<PodDisruptionBudget>>,
     volumes: VolumeObjects,
     selectors: Selectors,
+    dynamic: dra::Objects,
+    /// What claims made from templates ask for, by namespace and name of the template.
+    claim_templates: HashMap<(String, String), ResourceClaimSpec>,
     overlays: Vec<Arc<NodeOverlay>>,
     buffers: Vec<(String, CapacityBuffer)>,
     /// By kind, namespace and name: pods' shape, and replicas where there are any.
@@ -76,6 +84,13 @@ impl Objects {
             }
             "StorageClass" => self.volumes.set_class(&typed::<StorageClass>(path, object)?),
             "CSINode" => self.volumes.set_csi_node(&typed::<CSINode>(path, object)?),
+            "ResourceSlice" => self.dynamic.set_slice(&typed::<ResourceSlice>(path, object)?),
+            "DeviceClass" => self.dynamic.set_class(&typed::<DeviceClass>(path, object)?),
+            "ResourceClaim" => self.dynamic.set_claim(&typed::<ResourceClaim>(path, object)?),
+            "ResourceClaimTemplate" => {
+                let found: ResourceClaimTemplate = typed(path, object)?;
+                self.claim_templates.insert(key(&found.metadata), found.spec.spec);
+            }
             "NodeOverlay" => self.overlays.push(Arc::new(typed(path, object)?)),
             "CapacityBuffer" => self.buffers.push((path.to_owned(), typed(path, object)?)),
             _ => self.add_workload(path, &kind, object)?,
@@ -160,6 +175,9 @@ impl Objects {
                 }
             }
         }
+        if !snapshot.options.ignore_dynamic_resources {
+            snapshot.dynamic = Arc::new(self.device_objects(&snapshot.pods));
+        }
         default_spread::apply(&mut snapshot.pods, &settings.spread, &self.selectors);
         for node in &mut snapshot.nodes {
             default_spread::apply(&mut node.pods, &settings.spread, &self.selectors);
@@ -180,6 +198,23 @@ impl Objects {
             .collect();
         snapshot.pod_volumes.extend(found);
         (ignored, left_out)
+    }
+
+    /// Devices and claims; those that pods name templates for are made as Kubernetes would.
+    fn device_objects(&self, pods: &[Arc<PodInfo>]) -> dra::Objects {
+        let mut objects = self.dynamic.clone();
+        for pod in pods {
+            for entry in pod.device_claims() {
+                let ClaimSource::Template(template) = &entry.source else { continue };
+                let place = (pod.key.namespace.to_string(), template.to_string());
+                let Some(spec) = self.claim_templates.get(&place) else { continue };
+                let name = generated_name(&pod.key.name, &entry.name);
+                let key = PodKey::new(&pod.key.namespace, &name);
+                let made = || Arc::new(Claim::from_spec(key.clone(), spec));
+                objects.claims.entry(key.clone()).or_insert_with(made);
+            }
+        }
+        objects
     }
 
     fn virtual_pods(&self, buffer: &CapacityBuffer) -> Result<Vec<Arc<PodInfo>>, String> {

@@ -143,6 +143,10 @@ async fn objects(client: &Client) -> Result<Vec<Value>, RecordError> {
     let buffers =
         list_if_known(client, "autoscaling.x-k8s.io", "v1beta1", "CapacityBuffer").await?;
     all.extend(buffers);
+    for kind in ["ResourceSlice", "DeviceClass", "ResourceClaim", "ResourceClaimTemplate"] {
+        let found = list_if_known(client, "resource.k8s.io", "v1", kind).await?;
+        all.extend(found.into_iter().map(without_parameters));
+    }
     Ok(all)
 }
 
@@ -158,6 +162,20 @@ fn custom(mut value: Value) -> Value {
     }
     if let Some(annotations) = meta.get_mut("annotations").and_then(Value::as_object_mut) {
         annotations.retain(|key, _| kept_annotation(key));
+    }
+    value
+}
+
+/// Devices and claims without what is configured for drivers, which may hold anything.
+fn without_parameters(mut value: Value) -> Value {
+    let places = ["/spec", "/spec/devices", "/spec/spec/devices", "/status/allocation/devices"];
+    for place in places {
+        if let Some(part) = value.pointer_mut(place).and_then(Value::as_object_mut) {
+            part.remove("config");
+        }
+    }
+    if let Some(status) = value.get_mut("status").and_then(Value::as_object_mut) {
+        status.remove("devices");
     }
     value
 }
@@ -275,6 +293,7 @@ fn lean_pod(pod: Pod) -> Pod {
             phase: status.phase,
             conditions,
             nominated_node_name: status.nominated_node_name,
+            resource_claim_statuses: status.resource_claim_statuses,
             start_time: status.start_time,
             container_statuses: container_statuses(status.container_statuses),
             init_container_statuses: container_statuses(status.init_container_statuses),
@@ -395,8 +414,10 @@ mod tests {
                 "env": [{"name": "PASSWORD", "value": "hunter2"}],
                 "resources": {"requests": {"cpu": "1"}}}],
                 "volumes": [{"name": "s", "secret": {"secretName": "hunter2"}},
-                    {"name": "d", "persistentVolumeClaim": {"claimName": "data"}}]},
-            "status": {"phase": "Pending", "conditions": [{"type": "PodScheduled",
+                    {"name": "d", "persistentVolumeClaim": {"claimName": "data"}}],
+                "resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "t"}]},
+            "status": {"resourceClaimStatuses": [{"name": "gpu", "resourceClaimName": "a-gpu-x"}],
+                "phase": "Pending", "conditions": [{"type": "PodScheduled",
                 "status": "False", "reason": "Unschedulable", "message": "hunter2"}]}
         }))
         .unwrap();
@@ -408,6 +429,25 @@ mod tests {
         assert!(after.is_provisionable());
         assert_eq!(after.requests, before.requests);
         assert_eq!(after.claims, before.claims);
+        assert_eq!(after.device_claims(), before.device_claims());
+        assert_eq!(after.device_claims().len(), 1);
         assert_eq!(after.do_not_disrupt, before.do_not_disrupt);
+    }
+
+    #[test]
+    fn what_drivers_are_told_stays_behind() {
+        let config = json!([{"opaque": {"driver": "d", "parameters": {"token": "hunter2"}}}]);
+        let requests = json!([{"name": "r", "exactly": {"deviceClassName": "c"}}]);
+        let devices = json!({"requests": requests, "config": config});
+        let lean =
+            without_parameters(json!({"kind": "ResourceClaim", "spec": {"devices": devices},
+            "status": {"devices": [{"data": "hunter2"}],
+                "allocation": {"devices": {"results": [], "config": config}}}}));
+        assert!(!lean.to_string().contains("hunter2"), "{lean}");
+        assert_eq!(lean["spec"]["devices"]["requests"], requests);
+        let template = without_parameters(json!({"spec": {"spec": {"devices": devices}}}));
+        assert!(!template.to_string().contains("hunter2"), "{template}");
+        let class = without_parameters(json!({"spec": {"selectors": [], "config": config}}));
+        assert!(!class.to_string().contains("hunter2"), "{class}");
     }
 }

@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::resource::v1::{CounterSet, Device};
 use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 
@@ -113,6 +114,31 @@ pub struct InstanceTypeSpec {
     /// NodePools that may use it; all when missing.
     #[serde(default)]
     pub node_pools: Option<Vec<String>>,
+    /// Devices for dynamic resources that drivers will publish on every instance.
+    #[serde(default)]
+    pub resource_slices: Vec<TypeSliceSpec>,
+}
+
+/// A pool of devices that an instance will have.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TypeSliceSpec {
+    pub driver: String,
+    pub pool: String,
+    pub devices: Vec<Device>,
+    #[serde(default)]
+    pub shared_counters: Vec<CounterSet>,
+    /// Devices that will have the same value of an attribute which they do not name.
+    #[serde(default)]
+    pub attribute_bindings: Vec<BindingSpec>,
+}
+
+/// Devices that will have the same value of an attribute.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BindingSpec {
+    pub attribute: String,
+    pub devices: Vec<String>,
 }
 
 /// A way to get an instance type.

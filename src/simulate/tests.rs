@@ -4,6 +4,8 @@ use super::report::Report;
 use super::*;
 use crate::scheduling;
 
+mod devices;
+
 fn base() -> Value {
     json!({
         "name": "one",

@@ -5,10 +5,14 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::scenario::{InstanceTypeSpec, OfferingSpec, RequirementSpec};
+use super::scenario::{
+    BindingSpec, InstanceTypeSpec, OfferingSpec, RequirementSpec, TypeSliceSpec,
+};
 use super::{ScenarioError, check};
 use crate::api::labels;
 use crate::api::v1::Operator;
+use crate::scheduling::dra::TypePool;
+use crate::scheduling::dra::device::{Binding, Device, counters, qualified};
 use crate::scheduling::instance_type::{InstanceType, Offering, Overhead};
 use crate::scheduling::requirements::{Requirement, Requirements};
 use crate::scheduling::resources::{ApiQuantity, ResourceList};
@@ -34,8 +38,23 @@ pub(super) fn instance_type(
             kube_reserved: amounts(&format!("{path}.overhead"), &spec.overhead)?,
             ..Overhead::default()
         },
+        devices: spec.resource_slices.iter().map(type_pool).collect(),
         ..InstanceType::default()
     })
+}
+
+fn type_pool(spec: &TypeSliceSpec) -> TypePool {
+    let binding = |b: &BindingSpec| Binding {
+        attribute: qualified(&b.attribute, &spec.driver),
+        devices: b.devices.iter().map(|d| Arc::from(d.as_str())).collect(),
+    };
+    TypePool {
+        driver: Arc::from(spec.driver.as_str()),
+        pool: Arc::from(spec.pool.as_str()),
+        devices: spec.devices.iter().map(|d| Arc::new(Device::new(d, &spec.driver))).collect(),
+        counters: counters(&spec.shared_counters),
+        bindings: spec.attribute_bindings.iter().map(binding).collect(),
+    }
 }
 
 fn requirements(specs: &[RequirementSpec]) -> Requirements {

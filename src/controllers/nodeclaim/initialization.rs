@@ -9,8 +9,9 @@ use kube::api::{Patch, PatchParams};
 use super::super::{Context, Outcome};
 use super::{decided, is_true, set_true, unknown};
 use crate::api::v1::NodeClaim;
-use crate::api::{conditions, labels, taints};
+use crate::api::{annotations, conditions, labels, taints};
 use crate::operator::logging;
+use crate::scheduling::dra;
 use crate::scheduling::resources::ResourceList;
 
 /// Checks whether the Node can be used, once it is registered.
@@ -34,7 +35,8 @@ pub(super) async fn run(ctx: &Context, claim: &mut NodeClaim) -> Outcome {
         return Ok(None);
     };
     let node = Arc::clone(node);
-    if let Some((reason, message)) = not_yet(claim, &node) {
+    let missing = not_yet(claim, &node);
+    if let Some((reason, message)) = missing.or_else(|| devices_missing(ctx, claim, &node)) {
         unknown(claim, conditions::INITIALIZED, reason, &message, now);
         return Ok(None);
     }
@@ -81,6 +83,24 @@ fn not_yet(claim: &NodeClaim, node: &Node) -> Option<(&'static str, String)> {
         let message = format!("Resource {:?} was requested but not registered", name.as_str());
         ("ResourceNotRegistered", message)
     })
+}
+
+/// A driver of which the claim's pods were promised devices, and that has not published them yet.
+fn devices_missing(
+    ctx: &Context,
+    claim: &NodeClaim,
+    node: &Node,
+) -> Option<(&'static str, String)> {
+    if ctx.settings.ignore_dra_requests {
+        return None;
+    }
+    let drivers = claim.metadata.annotations.as_ref()?.get(annotations::REQUESTED_DRA_DRIVERS)?;
+    let drivers = drivers.split(',').map(str::trim).filter(|d| !d.is_empty());
+    let name = node.metadata.name.as_deref().unwrap_or_default();
+    let slices = &ctx.cluster.dynamic_resources().slices;
+    let driver = dra::pool::unpublished(drivers, name, slices)?;
+    let message = format!("DRA driver {driver:?} has not published a complete resource pool");
+    Some(("DRADriverPoolsNotPublished", message))
 }
 
 fn text(taint: &Taint) -> String {

@@ -64,6 +64,23 @@ pub(super) fn tell(ctx: &Context, results: &Results, pods: &Pods<'_>) {
     for skipped in &results.skipped_pools {
         skipped_pool(ctx, skipped);
     }
+    for pool in &results.limited_pools {
+        tracing::debug!(
+            "NodePool" = %logging::obj(&pool.name),
+            "excluded" = pool.excluded,
+            "total" = pool.total,
+            "instance types were excluded because they would breach limits"
+        );
+    }
+    for (key, steps) in &results.relaxed {
+        for reason in steps.iter() {
+            tracing::debug!(
+                "Pod" = %logging::obj_ns(&key.namespace, &key.name),
+                "reason" = reason.as_str(),
+                "relaxing soft constraints for pod since it previously failed to schedule"
+            );
+        }
+    }
     for (key, error) in &results.errors {
         failed(ctx, key, error, pods.find(key));
     }
@@ -85,6 +102,20 @@ pub(super) fn tell(ctx: &Context, results: &Results, pods: &Pods<'_>) {
         };
         for pod in real {
             nominated(ctx, pod, &on);
+        }
+    }
+    for devices in results.new_claims.iter().filter_map(|c| c.devices.as_ref()) {
+        tracing::debug!(
+            "nodeClaimID" = devices.id.as_str(),
+            "devicesByResourceClaim" = %logging::json(&devices.by_claim),
+            "allocated devices"
+        );
+        if !devices.released.is_empty() {
+            tracing::debug!(
+                "nodeClaimID" = devices.id.as_str(),
+                "devicesByInstanceType" = %logging::json(&devices.released),
+                "releasing allocations"
+            );
         }
     }
     let claimed: usize = results.new_claims.iter().map(|c| c.pods.len()).sum();

@@ -11,7 +11,7 @@ use crate::scheduling::default_spread;
 use crate::scheduling::node::StateNode;
 use crate::scheduling::pod::PodInfo;
 use crate::scheduling::snapshot::{NodePoolInput, Options, Snapshot};
-use crate::scheduling::volumes::{self, VolumeObjects};
+use crate::scheduling::volumes::{self, VolumeError, VolumeObjects};
 
 /// The cluster at this moment as disruption looks at it: any pod may have to move.
 ///
@@ -64,6 +64,7 @@ pub(super) fn build(
         nodes,
         pods,
         namespaces: ctx.cluster.namespaces(),
+        dynamic: ctx.cluster.dynamic_resources(),
         ..Snapshot::default()
     }
 }
@@ -85,6 +86,13 @@ pub(super) fn add_volumes(
                         "error" = %failure,
                         "failed getting volume topology requirements"
                     );
+                    if matches!(failure.error, VolumeError::NoClaim(_)) {
+                        tracing::error!(
+                            "Pod" = %logging::obj_ns(&pod.key.namespace, &pod.key.name),
+                            "error" = %failure,
+                            "failed tracking CSI volume limits for volume"
+                        );
+                    }
                 }
                 failure.volumes
             }

@@ -1,6 +1,6 @@
 //! The pods of a round: those that wait, those of buffers, and those whose node goes away.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,13 +29,29 @@ pub(super) fn pending(ctx: &Context) -> (Vec<Arc<PodInfo>>, LeftAlone) {
     let volumes = ctx.cluster.volumes();
     let mut pods = Vec::new();
     let mut ignored = Vec::new();
+    let mut told = HashSet::new();
     for pod in ctx.cluster.provisionable_pods() {
+        // Pods of one template share what they ask for: one line for all of them.
+        if told.insert(Arc::as_ptr(&pod.constraints)) {
+            tell_unknown_values(&pod);
+        }
         match validation::waiting_pod(&pod, &volumes) {
             Ok(()) => pods.push(pod),
             Err(why) => ignored.push((pod, why)),
         }
     }
     (pods, ignored)
+}
+
+fn tell_unknown_values(pod: &PodInfo) {
+    for found in validation::unknown_values(&pod.constraints) {
+        tracing::error!(
+            "key" = found.key,
+            "valid-values" = %logging::json(&found.valid),
+            "invalid-values" = %logging::json(&found.invalid),
+            "please correct found invalid values, proceeding with valid values"
+        );
+    }
 }
 
 /// The pods that stand for the room of capacity buffers.

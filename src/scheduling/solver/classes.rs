@@ -413,7 +413,7 @@ pub(super) struct Work<'w> {
     pub(super) resources: &'w Resources,
 }
 
-type KindKey = (u32, u32, u32, u32, NeedId, bool);
+type KindKey = (u32, u32, u32, u32, NeedId, bool, Option<u32>);
 
 /// Finds classes that were made before.
 #[derive(Default)]
@@ -425,12 +425,14 @@ pub(super) struct ClassIndex {
 }
 
 impl Classes {
-    /// The kind of a pod.
+    /// The kind of a pod; `own` sets those apart that are like no other.
+    #[expect(clippy::too_many_arguments, reason = "each is a part of the one question")]
     pub(super) fn kind_of(
         &mut self,
         pod: &PodInfo,
         sort: Sort,
         volumes: Option<&PodVolumes>,
+        own: Option<u32>,
         index: &mut ClassIndex,
         builder: &mut Builder<'_>,
         work: &mut Work<'_>,
@@ -459,7 +461,7 @@ impl Classes {
         let selected = if own_labels { sort.labels | 1 << 31 } else { list };
         let class_key = (sort.constraints, sort.namespace, selected, place);
         let kind_key =
-            (class_key.0, class_key.1, class_key.2, class_key.3, need, pod.dynamic_resources);
+            (class_key.0, class_key.1, class_key.2, class_key.3, need, pod.dynamic_resources, own);
         if let Some(id) = index.kinds.get(&kind_key) {
             return *id;
         }

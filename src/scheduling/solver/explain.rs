@@ -18,6 +18,7 @@ use crate::scheduling::pod::PodKey;
 use crate::scheduling::requirements::{Allow, Requirement, Requirements};
 use crate::scheduling::resources::{Name, ResourceList};
 use crate::scheduling::results::{FilterError, PodError, Reason};
+use crate::scheduling::snapshot::NodePoolInput;
 use crate::scheduling::taints::tolerate_all;
 
 /// Requests from which on a missing `m` is likely.
@@ -52,8 +53,17 @@ impl Round<'_, '_> {
         if of.dynamic && self.world.snapshot.options.ignore_dynamic_resources {
             return PodError::DynamicResources;
         }
+        if let Some(error) = self.unresolved(pod) {
+            return PodError::Claims(error.to_string());
+        }
+        let of = &self.world.classes.kinds[kind as usize];
         if self.world.stock.templates.is_empty() {
-            return PodError::NoTemplates;
+            let serves = |p: &NodePoolInput| {
+                let pool = &p.node_pool;
+                pool.spec.replicas.is_none() && pool.metadata.deletion_timestamp.is_none()
+            };
+            let any = self.world.snapshot.node_pools.iter().any(serves);
+            return if any { PodError::NoTemplates } else { PodError::NoPools };
         }
         let (need, stages) = (of.need, of.stages.clone());
         let Some(last) = stages.last().copied() else { return PodError::NoTemplates };
@@ -148,6 +158,13 @@ impl Round<'_, '_> {
         need: NeedId,
         host: &str,
     ) -> Reason {
+        let (whole, mut set, mut mask) = (mask, set, mask);
+        if self.has_device_claims(pod) {
+            match self.device_reason(pod, template, mask, set) {
+                Ok(left) => (set, mask) = left,
+                Err(error) => return Reason::Devices(error.to_string()),
+            }
+        }
         if let Some(text) = self.topology_reason(template, mask, set, class, host) {
             return Reason::Topology(text);
         }
@@ -157,8 +174,9 @@ impl Round<'_, '_> {
         let Some(set) = narrowed else {
             return Reason::Topology("unsatisfiable topology constraint".to_owned());
         };
-        let ports = &self.world.classes.classes[class as usize].constraints.host_ports;
-        let mask = self.world.stock.mask_ports(template, mask, ports);
+        let ports = self.world.classes.classes[class as usize].constraints.host_ports.clone();
+        let narrowed_by_devices = mask != whole;
+        let mask = self.world.stock.mask_ports(template, mask, &ports);
         let shape = self.world.stock.shape(template, set, mask, &mut self.world.interner);
         let amounts = self.world.classes.needs[need as usize].clone();
         let rows = self.world.stock.rows_for(shape, &amounts);
@@ -172,6 +190,12 @@ impl Round<'_, '_> {
             let names = unmet.iter().map(|(k, _)| &**self.world.interner.key_name(*k));
             let text = min_values_text(names);
             return self.filter_reason(pod, shape, Some(text));
+        }
+        if narrowed_by_devices {
+            let whole = self.world.stock.mask_ports(template, whole, &ports);
+            if self.fits_without_devices(template, whole, set, &amounts) {
+                return Reason::DevicesApart;
+            }
         }
         self.filter_reason(pod, shape, None)
     }

@@ -3,17 +3,21 @@
 use std::sync::Arc;
 
 use fixedbitset::FixedBitSet;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::classes::{ClassId, KindId};
 use super::intern::SetId;
-use super::round::Round;
+use super::relax::reasons;
+use super::round::{Place, Round};
 use super::stock::min_values_text;
 use crate::api::labels;
 use crate::api::v1::Operator;
 use crate::scheduling::pod::PodKey;
 use crate::scheduling::requirements::{Requirement, Requirements};
 use crate::scheduling::resources::ResourceList;
-use crate::scheduling::results::{MAX_INSTANCE_TYPES, PlannedClaim, PodError, Results, TypeList};
+use crate::scheduling::results::{
+    LimitedPool, MAX_INSTANCE_TYPES, PlannedClaim, PodError, Results, TypeList,
+};
 
 /// Lists that claims share.
 #[derive(Default)]
@@ -35,13 +39,18 @@ impl Round<'_, '_> {
                 results.existing.push((self.world.existing.nodes[node].name.clone(), keys));
             }
         }
+        if self.world.snapshot.options.tell_relaxations {
+            results.relaxed = self.relaxed();
+        }
         let mut errors = self.explain();
+        self.tell_devices();
         if self.world.snapshot.options.pack_by_price {
             self.improve();
         }
         let mut shared = Shared::default();
         for index in 0..self.claims.len() {
-            let (planned, unmet) = self.plan(index, &mut shared);
+            let (mut planned, unmet) = self.plan(index, &mut shared);
+            planned.devices = self.claims[index].devices.take();
             match unmet {
                 None => results.new_claims.push(planned),
                 Some(text) => {
@@ -53,7 +62,62 @@ impl Round<'_, '_> {
         }
         errors.sort_by(|a, b| a.0.cmp(&b.0));
         results.errors = errors;
+        results.limited_pools = self.limited_pools();
         results
+    }
+
+    /// Pools whose limits left out types at the last look.
+    fn limited_pools(&self) -> Vec<LimitedPool> {
+        let name = |t: &u32| self.world.stock.templates[*t as usize].name.to_string();
+        let limited = self.limited.iter().filter(|(_, (excluded, _))| *excluded > 0);
+        limited
+            .map(|(t, (excluded, total))| LimitedPool {
+                name: name(t),
+                excluded: *excluded,
+                total: *total,
+            })
+            .collect()
+    }
+
+    /// Notes how many of a template's types these rows leave out.
+    pub(super) fn note_limited(&mut self, template: u32, rows: &FixedBitSet) {
+        let base = &self.world.stock.templates[template as usize].base;
+        let catalog =
+            &self.world.stock.catalogs[self.world.stock.templates[template as usize].catalog];
+        let types = |rows: &FixedBitSet| -> usize {
+            let mut seen = FixedBitSet::with_capacity(catalog.types.len());
+            rows.ones().for_each(|row| seen.insert(catalog.row_type[row] as usize));
+            seen.count_ones(..)
+        };
+        let (total, left) = (types(base), types(rows));
+        self.limited.insert(template, (total - left, total));
+    }
+
+    /// What was asked of pods no longer when they were placed, or given up.
+    fn relaxed(&self) -> Vec<(PodKey, Arc<[String]>)> {
+        let mut known: FxHashMap<(KindId, ClassId), Arc<[String]>> = FxHashMap::default();
+        let mut list = Vec::new();
+        let failed: FxHashSet<u32> = self.failed.iter().copied().collect();
+        for (at, waiting) in self.world.waiting.iter().enumerate() {
+            let stages = &self.world.classes.kinds[waiting.kind as usize].stages;
+            let last = if failed.contains(&(at as u32)) {
+                stages.last().copied()
+            } else if self.places[at] == Place::Nowhere {
+                None
+            } else {
+                Some(self.placed_as[at])
+            };
+            let (Some(first), Some(last)) = (stages.first().copied(), last) else { continue };
+            if first == last {
+                continue;
+            }
+            let of = |class: ClassId| &*self.world.classes.classes[class as usize].constraints;
+            let steps = known
+                .entry((waiting.kind, last))
+                .or_insert_with(|| reasons(of(first), of(last), self.world.tolerate_prefer).into());
+            list.push((waiting.pod.key.clone(), Arc::clone(steps)));
+        }
+        list
     }
 
     /// A claim as it is to be created, and whether cutting its list of types broke minValues.
@@ -84,6 +148,7 @@ impl Round<'_, '_> {
             instance_types: TypeList::default(),
             pods: claim.pods.iter().map(|p| world.waiting[*p as usize].pod.key.clone()).collect(),
             min_values_relaxed: claim.min_values_relaxed,
+            devices: None,
         };
         if !claim.reserved.is_empty() {
             pin_reservations(&mut planned.requirements, &claim.reserved);

@@ -115,6 +115,11 @@ impl Interner {
         id
     }
 
+    /// The number of a key, if something named it before.
+    pub(super) fn find_key(&self, name: &str) -> Option<KeyId> {
+        self.key_index.get(name).copied()
+    }
+
     /// The text of a key.
     pub(super) fn key_name(&self, key: KeyId) -> &Arc<str> {
         &self.keys[key as usize].name

@@ -14,6 +14,7 @@ use super::stock::{Stock, pool_requirements};
 use super::tolerance::{TaintsId, Tolerance};
 use super::topology::{Counts, Topology};
 use crate::api::{labels, taints};
+use crate::scheduling::dra::Inventory;
 use crate::scheduling::pod::{PodInfo, PodKey};
 use crate::scheduling::results::SkippedPool;
 use crate::scheduling::snapshot::{NodePoolInput, Snapshot};
@@ -51,6 +52,10 @@ pub(super) struct Prepared<'a> {
     /// Hosts that stand for nodes which pods are counted on; planned nodes come after these.
     pub(super) first_claim_host: u32,
     pub(super) ties: Ties,
+    /// Pods may come to tolerate PreferNoSchedule taints.
+    pub(super) tolerate_prefer: bool,
+    /// Devices, when pods have claims on some.
+    pub(super) devices: Option<Arc<Inventory>>,
 }
 
 /// Pools that may launch nodes for waiting pods, heaviest first; equal ones by name, last first.
@@ -102,6 +107,8 @@ impl<'a> Prepared<'a> {
             existing: Existing::default(),
             first_claim_host: 0,
             ties: Ties::ByPrice,
+            tolerate_prefer,
+            devices: super::devices::inventory(snapshot),
             interner: Interner::new(&snapshot.well_known),
             resources,
         };
@@ -160,14 +167,20 @@ impl<'a> Prepared<'a> {
         }
         builder.index_groups(work.topology);
         let mut index = ClassIndex::default();
-        for (pod, sort) in snapshot.pods.iter().zip(&sorts) {
+        for (at, (pod, sort)) in snapshot.pods.iter().zip(&sorts).enumerate() {
             let volumes = if snapshot.pod_volumes.is_empty() {
                 None
             } else {
                 snapshot.pod_volumes.get(&pod.key).map(Arc::as_ref)
             };
+            // Claims for devices are a pod's own, mostly, and so is what they leave for it.
+            let own = self
+                .devices
+                .as_ref()
+                .filter(|d| pod.dynamic_resources && d.concerns(&pod.key))
+                .map(|_| at as u32);
             let kind =
-                self.classes.kind_of(pod, *sort, volumes, &mut index, &mut builder, &mut work);
+                self.classes.kind_of(pod, *sort, volumes, own, &mut index, &mut builder, &mut work);
             self.waiting.push(Waiting { pod: Arc::clone(pod), kind });
         }
         Counting { builder, batch, inverse }

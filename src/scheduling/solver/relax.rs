@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::PodAffinityTerm;
+use serde_json::{Value, json};
+
 use crate::scheduling::pod::Constraints;
+use crate::scheduling::requirements::Requirements;
 use crate::scheduling::taints::prefer_no_schedule;
 
 /// The constraints as written, then with one preference less each time.
@@ -27,6 +31,46 @@ pub(super) fn stages(
         stages.push(Arc::clone(&last));
     }
     stages
+}
+
+/// What was given up, step by step, on the way from some constraints to weaker ones.
+pub(super) fn reasons(from: &Constraints, to: &Constraints, tolerate_prefer: bool) -> Vec<String> {
+    let mut at = from.clone();
+    let mut steps = Vec::new();
+    while at != *to
+        && let Some(weaker) = relax(&at, tolerate_prefer)
+    {
+        steps.push(reason(&at, &weaker));
+        at = weaker;
+    }
+    steps
+}
+
+/// What one step gave up.
+fn reason(before: &Constraints, after: &Constraints) -> String {
+    const SOFT: &str = "preferredDuringSchedulingIgnoredDuringExecution[0]";
+    const HARD: &str = "requiredDuringSchedulingIgnoredDuringExecution[0]";
+    let term = |r: &Requirements| json!({"matchExpressions": r.to_api()});
+    let weighted = |(weight, term): &(i32, PodAffinityTerm)| json!({"weight": weight, "podAffinityTerm": term});
+    let removed = |place: String, value: Value| format!("removing: {place}={value}");
+    if after.required_terms.len() < before.required_terms.len() {
+        removed(format!("spec.affinity.nodeAffinity.{HARD}"), term(&before.required_terms[0]))
+    } else if after.preferred_affinity.len() < before.preferred_affinity.len() {
+        let gone = weighted(&before.preferred_affinity[0]);
+        removed(format!("spec.affinity.podAffinity.{SOFT}"), gone)
+    } else if after.preferred_anti_affinity.len() < before.preferred_anti_affinity.len() {
+        let gone = weighted(&before.preferred_anti_affinity[0]);
+        removed(format!("spec.affinity.podAntiAffinity.{SOFT}"), gone)
+    } else if after.preferred_terms.len() < before.preferred_terms.len() {
+        let (weight, preference) = &before.preferred_terms[0];
+        let gone = json!({"weight": weight, "preference": term(preference)});
+        removed(format!("spec.affinity.nodeAffinity.{SOFT}"), gone)
+    } else if after.spread.len() < before.spread.len() {
+        let soft = before.spread.iter().find(|s| s.when_unsatisfiable == "ScheduleAnyway");
+        format!("removing: spec.topologySpreadConstraints = {}", json!(soft))
+    } else {
+        "adding: toleration for PreferNoSchedule taints".to_owned()
+    }
 }
 
 /// The constraints with the next preference dropped, or nothing when none is left.
@@ -62,7 +106,6 @@ fn relax(constraints: &Constraints, tolerate_prefer: bool) -> Option<Constraints
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn preferences_go_in_order_and_the_last_required_term_stays() {
@@ -113,5 +156,17 @@ mod tests {
             ]
         );
         assert_eq!(all.last().unwrap().spread[0].topology_key, "b");
+        let told = reasons(&all[0], all.last().unwrap(), true);
+        let starts = [
+            "removing: spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution[0]={",
+            "removing: spec.affinity.podAffinity.preferredDuringSchedulingIgnoredDuringExecution[0]={",
+            "removing: spec.affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution[0]={",
+            "removing: spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0]={",
+            "removing: spec.topologySpreadConstraints = {",
+            "adding: toleration for PreferNoSchedule taints",
+        ];
+        assert_eq!(told.len(), starts.len());
+        assert!(told.iter().zip(starts).all(|(t, s)| t.starts_with(s)), "{told:?}");
+        assert!(reasons(&all[0], &all[0], true).is_empty());
     }
 }

@@ -134,6 +134,7 @@ impl Round<'_, '_> {
         let shape = &self.world.stock.shapes[of.shape as usize];
         of.ports.is_empty()
             && of.reserved.is_empty()
+            && of.devices.is_none()
             && !of.min_values_relaxed
             && shape.min_values.is_empty()
             && shape.mask == 0
@@ -653,6 +654,7 @@ impl Packing<'_, '_> {
             ports: Vec::new(),
             min_values_relaxed: false,
             reserved: Vec::new(),
+            devices: None,
         }
     }
 }

@@ -9,11 +9,13 @@ use smallvec::SmallVec;
 
 use super::amounts::{Amounts, add, fits, subtract};
 use super::classes::{ClassId, KindId, NeedId};
+use super::devices::Devices;
 use super::existing::{TakenPort, Volumes};
 use super::intern::{NONE, SetId, ValueId};
 use super::prepare::{Prepared, Ties};
 use super::stock::{MaskId, ShapeId, Template, lower};
 use super::topology::Question;
+use crate::scheduling::dra::ledger::Booked;
 use crate::scheduling::pod::HostPort;
 use crate::scheduling::resources::{Name, ResourceList};
 
@@ -29,6 +31,8 @@ pub(super) struct Claim {
     pub(super) min_values_relaxed: bool,
     /// Reservations that it holds.
     pub(super) reserved: Vec<Arc<str>>,
+    /// Devices that it holds, once all is decided.
+    pub(super) devices: Option<Arc<Booked>>,
 }
 
 /// What became of a pod.
@@ -40,7 +44,7 @@ pub(super) enum Place {
 }
 
 /// How an attempt at a new node ended.
-enum Opened {
+pub(super) enum Opened {
     Claim(Box<Claim>),
     Refused,
     /// Reserved capacity would do but is taken; wait rather than take something else.
@@ -48,16 +52,16 @@ enum Opened {
 }
 
 /// What a claim would become with one more pod.
-struct Fit {
-    shape: ShapeId,
-    set: SetId,
-    reserved: Vec<Arc<str>>,
-    relaxed: bool,
+pub(super) struct Fit {
+    pub(super) shape: ShapeId,
+    pub(super) set: SetId,
+    pub(super) reserved: Vec<Arc<str>>,
+    pub(super) relaxed: bool,
 }
 
 /// Why a claim cannot take a pod.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Refusal {
+pub(super) enum Refusal {
     /// For as long as it exists.
     Lasting,
     /// Perhaps not later.
@@ -76,7 +80,7 @@ pub(super) struct Round<'p, 'a> {
     volumes: FxHashMap<usize, Volumes>,
     pub(super) claims: Vec<Claim>,
     /// Claims by number of pods.
-    by_count: BTreeMap<u32, FixedBitSet>,
+    pub(super) by_count: BTreeMap<u32, FixedBitSet>,
     /// Claims by shape.
     of_shape: Vec<FixedBitSet>,
     live: Vec<ShapeId>,
@@ -109,6 +113,10 @@ pub(super) struct Round<'p, 'a> {
     /// What shapes become with the pod at hand, with the attempt for which that holds.
     outcomes: Vec<(u64, SmallVec<[SetId; 1]>)>,
     attempt: u64,
+    /// What is decided about devices, when pods have claims on some.
+    pub(super) devices: Option<Box<Devices>>,
+    /// Types that limits left out when they were looked at last, and all types, by template.
+    pub(super) limited: BTreeMap<u32, (usize, usize)>,
 }
 
 /// Not worked out yet.
@@ -162,6 +170,8 @@ impl<'p, 'a> Round<'p, 'a> {
             mask: Vec::new(),
             outcomes: Vec::new(),
             attempt: 0,
+            limited: BTreeMap::new(),
+            devices: world.devices.as_ref().map(|d| Box::new(Devices::new(d))),
             world,
         };
         round.remaining = round.limits();
@@ -188,7 +198,7 @@ impl<'p, 'a> Round<'p, 'a> {
     }
 
     /// Places pods in their order for as long as `go_on` says so.
-    pub(super) fn run(&mut self, go_on: &dyn Fn() -> bool) {
+    pub(super) fn run(&mut self, go_on: &dyn Fn(usize) -> bool) {
         let order = self.order();
         for (at, pod) in order.iter().enumerate() {
             self.rank[*pod as usize] = at as u32;
@@ -196,7 +206,7 @@ impl<'p, 'a> Round<'p, 'a> {
         let mut queue: VecDeque<(u32, usize)> =
             order.into_iter().map(|p| (p, usize::MAX)).collect();
         while let Some((pod, last_length)) = queue.pop_front() {
-            if last_length == queue.len() || !go_on() {
+            if last_length == queue.len() || !go_on(queue.len() + 1) {
                 queue.push_front((pod, last_length));
                 break;
             }
@@ -242,7 +252,9 @@ impl<'p, 'a> Round<'p, 'a> {
             let kind = &self.world.classes.kinds[kind as usize];
             (kind.dynamic, kind.need, kind.stages.clone())
         };
-        if !(dynamic && self.world.snapshot.options.ignore_dynamic_resources) {
+        let devices = dynamic && self.has_device_claims(pod);
+        let hopeless = dynamic && self.cannot_have_devices(pod);
+        if !hopeless {
             for class in stages {
                 if let Some(node) = self.try_nodes(pod, class, need) {
                     self.placed_as[pod as usize] = class;
@@ -252,7 +264,12 @@ impl<'p, 'a> Round<'p, 'a> {
                     self.placed_as[pod as usize] = class;
                     return Ok(Place::Claim(claim));
                 }
-                match self.open(class, need) {
+                let opened = if devices {
+                    self.open_with_devices(pod, class, need)
+                } else {
+                    self.open(class, need)
+                };
+                match opened {
                     Opened::Claim(claim) => {
                         self.placed_as[pod as usize] = class;
                         return Ok(Place::Claim(self.add_claim(*claim, pod, class, need)));
@@ -398,7 +415,7 @@ impl<'p, 'a> Round<'p, 'a> {
                 if volumes.is_some_and(|v| !v.attached.is_empty() && !self.attaches(node, v)) {
                     continue;
                 }
-                if self.volumes_suit_node(class, node) {
+                if self.volumes_suit_node(class, node) && self.devices_suit_node(pod, node) {
                     return Some(node);
                 }
             }
@@ -466,6 +483,7 @@ impl<'p, 'a> Round<'p, 'a> {
             let attached = self.volumes.entry(node).or_insert_with(|| Volumes::new(state));
             attached.add(&volumes.attached);
         }
+        self.take_devices_of_node(node);
         let entry = &self.world.existing.nodes[node];
         let alike = &self.world.existing.alike[entry.alike as usize];
         let (set, taints, name) = (alike.set, alike.taints, Some(entry.host));
@@ -565,7 +583,7 @@ impl<'p, 'a> Round<'p, 'a> {
     }
 
     /// The same with the volumes: one entry for each place of these.
-    fn merged_sets(&mut self, class: ClassId, shape: ShapeId) -> SmallVec<[SetId; 1]> {
+    pub(super) fn merged_sets(&mut self, class: ClassId, shape: ShapeId) -> SmallVec<[SetId; 1]> {
         let base = self.merge_shape(class, shape);
         if base == NONE {
             return SmallVec::new();
@@ -600,7 +618,11 @@ impl<'p, 'a> Round<'p, 'a> {
         }
         let mut found = None;
         if mask.iter().any(|w| *w != 0) {
-            found = self.first_claim(kind, class, need, &mut mask);
+            found = if self.has_device_claims(pod) {
+                self.first_claim_with_devices(pod, class, need, &mask)
+            } else {
+                self.first_claim(kind, class, need, &mut mask)
+            };
         }
         self.mask = mask;
         let (claim, fit) = found?;
@@ -713,7 +735,7 @@ impl<'p, 'a> Round<'p, 'a> {
 
     /// What a node of a shape becomes with these requirements and one more pod.
     #[expect(clippy::too_many_arguments, reason = "each is a part of the one question")]
-    fn fit(
+    pub(super) fn fit(
         &mut self,
         shape: ShapeId,
         set: SetId,
@@ -841,6 +863,7 @@ impl<'p, 'a> Round<'p, 'a> {
             }
         }
         self.by_count.entry(count + 1).or_default().grow_and_insert(claim);
+        self.take_devices_of_claim(claim);
         self.record_on_claim(claim, class, fit.set);
     }
 
@@ -900,6 +923,8 @@ impl<'p, 'a> Round<'p, 'a> {
                 }
             }
         }
+        self.note_limited(template, &rows);
+        let stock = &mut self.world.stock;
         let mask = match rows.count_ones(..) {
             0 => NONE,
             n if n == whole => 0,
@@ -946,6 +971,7 @@ impl<'p, 'a> Round<'p, 'a> {
                         ports: Vec::new(),
                         min_values_relaxed: fit.relaxed || relaxed,
                         reserved: fit.reserved,
+                        devices: None,
                     });
                 }
                 Err(found) => refusal = found,
@@ -966,6 +992,7 @@ impl<'p, 'a> Round<'p, 'a> {
         self.claims.push(claim);
         self.enter_shape(at, shape);
         self.by_count.entry(1).or_default().grow_and_insert(at);
+        self.take_devices_of_claim(at);
         let set = self.world.stock.shapes[shape as usize].set;
         self.record_on_claim(at, class, set);
         at as u32

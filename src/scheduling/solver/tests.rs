@@ -50,7 +50,7 @@ fn instance_type(name: &str, cpu: i64, memory_gib: i64, price: f64) -> Arc<Insta
     })
 }
 
-fn pool(name: &str, spec: serde_json::Value) -> NodePoolInput {
+pub(super) fn pool(name: &str, spec: serde_json::Value) -> NodePoolInput {
     NodePoolInput {
         node_pool: Arc::new(NodePool::new(name, serde_json::from_value(spec).unwrap())),
         instance_types: [
@@ -62,7 +62,7 @@ fn pool(name: &str, spec: serde_json::Value) -> NodePoolInput {
     }
 }
 
-fn pod(name: &str, cpu: &str, spec: serde_json::Value) -> Arc<PodInfo> {
+pub(super) fn pod(name: &str, cpu: &str, spec: serde_json::Value) -> Arc<PodInfo> {
     let mut value = json!({"metadata": {"name": name, "namespace": "n", "uid": name},
         "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}});
     for (key, field) in spec.as_object().into_iter().flatten() {
@@ -71,7 +71,7 @@ fn pod(name: &str, cpu: &str, spec: serde_json::Value) -> Arc<PodInfo> {
     Arc::new(PodInfo::from_pod(&serde_json::from_value(value).unwrap()))
 }
 
-fn snapshot(pools: Vec<NodePoolInput>, pods: Vec<Arc<PodInfo>>) -> Snapshot {
+pub(super) fn snapshot(pools: Vec<NodePoolInput>, pods: Vec<Arc<PodInfo>>) -> Snapshot {
     Snapshot { node_pools: pools, pods, ..Snapshot::default() }
 }
 

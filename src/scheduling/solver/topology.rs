@@ -283,6 +283,29 @@ impl Topology {
         (!found.is_empty()).then_some(found)
     }
 
+    /// All domains that a group would allow a pod before its candidates are looked at.
+    pub(super) fn allowed(
+        &self,
+        id: GroupId,
+        own: bool,
+        pod: Option<ReqId>,
+        interner: &Interner,
+    ) -> Vec<ValueId> {
+        let group = self.get(id);
+        let counts = &self.counts[id as usize];
+        let known = counts.known.ones().map(|d| d as ValueId);
+        let open = known.filter(|d| interner.admits(pod, *d));
+        match group.kind {
+            Kind::Spread => {
+                let least = least(group, counts, pod, interner) - i64::from(own);
+                open.filter(|d| i64::from(counts.count(*d)) - least <= group.max_skew).collect()
+            }
+            Kind::AntiAffinity | Kind::Inverse => open.filter(|d| counts.count(*d) == 0).collect(),
+            Kind::Affinity if own && self.may_start(id, pod, interner) => open.collect(),
+            Kind::Affinity => open.filter(|d| counts.count(*d) > 0).collect(),
+        }
+    }
+
     /// Whether a pod that its own affinity selects may be the first of its domain.
     fn may_start(&self, id: GroupId, pod: Option<ReqId>, interner: &Interner) -> bool {
         let counts = &self.counts[id as usize];
