@@ -13,7 +13,7 @@ use tracing::Instrument as _;
 use super::patch::{self, Lock};
 use super::{Context, Error, provisioning};
 use crate::api::v1::NodeClaim;
-use crate::api::{conditions, taints};
+use crate::api::{annotations, conditions, taints};
 use crate::disruption::{self, Command, Decision, Input, Method};
 use crate::operator::events::{Event, reference};
 use crate::operator::logging;
@@ -72,6 +72,7 @@ async fn pass(
     commands: &mut JoinSet<()>,
 ) -> Result<bool, Error> {
     clean_up(ctx, in_flight).await?;
+    warn_of_annotations(ctx);
     for method in Method::ALL {
         let decision = decide(ctx, in_flight, method).await;
         publish_rejections(ctx, &decision, method);
@@ -150,6 +151,22 @@ async fn validate(
                 "abandoning {what} attempt due to pod churn, command is no longer valid"
             );
             None
+        }
+    }
+}
+
+/// Tells pods of annotations that were meant to protect them and do not.
+fn warn_of_annotations(ctx: &Context) {
+    for node in ctx.cluster.state_nodes().iter().filter(|n| n.managed()) {
+        for pod in &node.pods {
+            let Some(problem) = pod.do_not_disrupt_problem() else { continue };
+            let text = format!(
+                "Invalid {} annotation: {problem}, ignoring annotation",
+                annotations::DO_NOT_DISRUPT
+            );
+            let object = provisioning::pod_reference(pod);
+            let event = Event::new(object, true, "InvalidDoNotDisruptAnnotation", text);
+            ctx.recorder.publish(event.by_message());
         }
     }
 }

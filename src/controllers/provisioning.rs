@@ -276,7 +276,7 @@ fn listed_up_to<T: ToString>(most: usize, items: impl ExactSizeIterator<Item = T
     shown.join(", ")
 }
 
-fn pod_reference(pod: &PodInfo) -> ObjectReference {
+pub(super) fn pod_reference(pod: &PodInfo) -> ObjectReference {
     ObjectReference {
         api_version: Some("v1".to_owned()),
         kind: Some("Pod".to_owned()),

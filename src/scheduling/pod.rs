@@ -200,7 +200,7 @@ pub struct PodInfo {
     /// It asks for dynamic resources.
     pub dynamic_resources: bool,
     /// The claims for dynamic resources that it refers to; none for most pods.
-    pub device_claims: Option<Box<Vec<PodClaim>>>,
+    pub device_claims: Option<Box<[PodClaim]>>,
     /// `Ready` is True.
     pub ready: bool,
     /// How far its life has come.
@@ -263,7 +263,9 @@ impl PodInfo {
                         .as_ref()
                         .is_some_and(|r| r.claims.as_ref().is_some_and(|claims| !claims.is_empty()))
                 }),
-            device_claims: Some(pod_claims(spec, status)).filter(|c| !c.is_empty()).map(Box::new),
+            device_claims: Some(pod_claims(spec, status))
+                .filter(|c| !c.is_empty())
+                .map(Vec::into_boxed_slice),
             ready: conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"),
             phase: Phase::parse(phase),
             owner: Owner::of(pod).map(Arc::new),
@@ -277,7 +279,7 @@ impl PodInfo {
     /// The claims for dynamic resources that it refers to.
     #[must_use]
     pub fn device_claims(&self) -> &[PodClaim] {
-        self.device_claims.as_deref().map_or(&[], Vec::as_slice)
+        self.device_claims.as_deref().unwrap_or_default()
     }
 
     /// Waits for a node that Karpenter may have to launch.
@@ -302,6 +304,17 @@ impl PodInfo {
         (self.is_active() || (self.owners.stateful_set && self.terminating))
             && !self.owners.daemon_set
             && !self.owners.node
+    }
+
+    /// What is wrong with the do-not-disrupt annotation, which then has no effect.
+    #[must_use]
+    pub fn do_not_disrupt_problem(&self) -> Option<String> {
+        let text = self.do_not_disrupt.as_deref().filter(|t| *t != "true")?;
+        match crate::api::duration::parse_go(text) {
+            Ok(limit) if limit.is_zero() => Some(format!("duration {text:?} is not positive")),
+            Ok(_) => None,
+            Err(error) => Some(error.to_string()),
+        }
     }
 
     /// Whether the do-not-disrupt annotation protects the pod now.
@@ -587,7 +600,11 @@ mod tests {
         info.started = Some(Timestamp::UNIX_EPOCH);
         let later = Timestamp::UNIX_EPOCH + std::time::Duration::from_secs(601);
         assert!(!info.do_not_disrupt_active(later));
+        assert_eq!(info.do_not_disrupt_problem(), None);
+        info.do_not_disrupt = Some("0s".into());
+        assert!(info.do_not_disrupt_problem().unwrap().contains("not positive"));
         info.do_not_disrupt = Some("soon".into());
+        assert!(info.do_not_disrupt_problem().unwrap().contains("soon"));
         assert!(!info.do_not_disrupt_active(Timestamp::UNIX_EPOCH));
     }
 }

@@ -5,6 +5,7 @@ use super::*;
 use crate::scheduling;
 
 mod devices;
+mod facts;
 
 fn base() -> Value {
     json!({

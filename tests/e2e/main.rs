@@ -10,6 +10,7 @@ mod bad_input;
 mod capacity;
 mod chain;
 mod charts;
+mod devices;
 mod instances;
 mod nodeclass;
 mod operator;

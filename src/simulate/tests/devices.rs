@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{base, pod, solved};
+use super::{World, base, load, pod, scheduling, solved};
 
 fn on() -> Value {
     let mut document = base();
@@ -199,6 +199,26 @@ fn what_cannot_be_looked_at_is_said() {
     document["pods"] = json!([from_template("a")]);
     document["pods"][0]["status"] = json!({"resourceClaimStatuses": [{"name": "gpu"}]});
     assert_eq!(solved(&document)["nodeClaims"][0]["pods"], json!(["n/a"]));
+}
+
+#[test]
+fn the_node_claim_names_the_drivers_of_its_devices() {
+    let mut document = on();
+    push(&mut document["instanceTypes"], gpu_type());
+    push(&mut document["objects"], template(one_gpu()));
+    document["pods"] = json!([from_template("a")]);
+    let world = World::new(load(document.to_string().as_bytes()).unwrap()).unwrap();
+    let results = scheduling::solve(&world.snapshot);
+    let planned = &results.new_claims[0];
+    let notes = planned.to_node_claim().metadata.annotations.unwrap();
+    assert_eq!(notes["karpenter.sh/requested-dra-drivers"], "gpu.example.com");
+    let devices = planned.devices.as_ref().unwrap();
+    assert_eq!(devices.by_claim["n/a-gpu"], ["gpu.example.com/own/gpu-0"]);
+    document["pods"] = json!([pod("plain", "100m")]);
+    let world = World::new(load(document.to_string().as_bytes()).unwrap()).unwrap();
+    let planned = &scheduling::solve(&world.snapshot).new_claims[0];
+    let notes = planned.to_node_claim().metadata.annotations.unwrap();
+    assert!(!notes.contains_key("karpenter.sh/requested-dra-drivers"));
 }
 
 #[test]
