@@ -7,7 +7,7 @@ export KARPENTER_CACHE := $(CACHE)
 # The Python that has moto: the local world's.
 MOTO_PYTHON ?= $(firstword $(wildcard $(CACHE)/venv-*/bin/python))
 
-.PHONY: help build demo test test-all bench compare data lint fmt crds
+.PHONY: help build demo test test-all fuzz bench compare data lint fmt crds
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
@@ -28,6 +28,18 @@ test: ## every fast test and the end-to-end tests
 test-all: ## every test, the long end-to-end ones too
 	tests/env/world prepare
 	$(CARGO) test --locked --no-fail-fast
+
+# Coverage for libFuzzer as cargo-fuzz switches it on; without a sanitizer it needs no nightly toolchain.
+FUZZ_FLAGS := --cfg fuzzing -Ccodegen-units=1 -Cpasses=sancov-module $(addprefix -Cllvm-args=-sanitizer-coverage-,\
+	level=4 inline-8bit-counters pc-table trace-compares)
+FUZZ := $(CACHE)/fuzz
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+
+fuzz: ## conversion and its webhook's bodies under libFuzzer; SECONDS_EACH=300
+	mkdir -p $(FUZZ)/conversion
+	RUSTFLAGS="$(FUZZ_FLAGS)" CARGO_TARGET_DIR=$(FUZZ)/target $(CARGO) build --locked --release --manifest-path fuzz/Cargo.toml --target $(HOST)
+	$(FUZZ)/target/$(HOST)/release/conversion $(FUZZ)/conversion fuzz/corpus/conversion -dict=fuzz/conversion.dict \
+		-artifact_prefix=$(FUZZ)/ -max_total_time=$(or $(SECONDS_EACH),300) -max_len=8192 -timeout=10 -print_final_stats=1
 
 # The peer is Karpenter's own scheduler, built from its Go module; the tables need scipy, and moto's list of EC2's types.
 PEER := $(CACHE)/bin/karpenter-peer

@@ -36,3 +36,8 @@ pub const INSTANCE_TAGGED: &str = "karpenter.k8s.aws/tagged";
 pub const CLUSTER_NAME_TAGGED: &str = "compatibility.karpenter.k8s.aws/cluster-name-tagged";
 /// The instance profile that an instance was launched with.
 pub const INSTANCE_PROFILE_NAME: &str = "karpenter.k8s.aws/instance-profile-name";
+/// Hash of the kubelet settings that a NodeClaim's instance was launched with, wherever they stood:
+/// in the EC2NodeClass, or in a NodePool of v1beta1.
+pub const KUBELET_DRIFT_HASH: &str = "compatibility.karpenter.k8s.aws/kubelet-drift-hash";
+/// Karpenter's own mark of a provider; nothing reads or writes it any more.
+pub const PROVIDER_COMPATIBILITY: &str = "compatibility.karpenter.sh/provider";

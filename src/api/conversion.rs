@@ -13,7 +13,7 @@ mod review;
 #[cfg(test)]
 mod tests;
 
-pub use review::review;
+pub use review::{review, review_body};
 
 /// Path under which the webhook answers for NodePools and NodeClaims.
 pub const PATH: &str = "/conversion/karpenter.sh";

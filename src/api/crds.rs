@@ -10,6 +10,8 @@ use super::v1;
 
 mod capacitybuffer;
 mod ec2nodeclass;
+#[cfg(test)]
+pub(crate) mod maximal;
 mod nodeclaim;
 mod nodeoverlay;
 mod nodepool;
@@ -17,6 +19,11 @@ mod overlay;
 mod rules;
 #[cfg(test)]
 mod tests;
+
+/// The only annotation of Karpenter's definitions: the generator whose form they have.
+const GENERATOR: &str = "controller-gen.kubebuilder.io/version";
+/// The version that Karpenter 1.14 names, so that tools which compare the two see no difference.
+const GENERATOR_VERSION: &str = "v0.20.1";
 
 /// One version of a kind.
 struct Version {
@@ -116,7 +123,7 @@ fn definition(
     let mut definition = json!({
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": crd["metadata"]["name"]},
+        "metadata": {"annotations": {GENERATOR: GENERATOR_VERSION}, "name": crd["metadata"]["name"]},
         "spec": {"group": spec["group"], "names": names, "scope": spec["scope"],
             "versions": versions},
     });

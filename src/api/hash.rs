@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Taint;
+use serde_json::{Map, Value};
 
-use super::duration::NillableDuration;
+use super::duration::{NillableDuration, parse_go};
 use super::quantity;
 use super::v1::{
     BlockDeviceMapping, ConnectionTracking, EC2NodeClass, MetadataOptions, NetworkInterface,
@@ -106,10 +107,7 @@ pub fn node_pool_hash(pool: &NodePool) -> String {
         .field("NodeClassRef", Some(class.0))
         .field(
             "TerminationGracePeriod",
-            nanos(template.spec.termination_grace_period.as_ref()).map(|n| {
-                // A plain number here: zero is left out.
-                Struct::new("Duration").long("Duration", Some(n).filter(|n| *n != 0)).0
-            }),
+            nanos(template.spec.termination_grace_period.as_ref()).map(go_duration),
         )
         .field(
             "ExpireAfter",
@@ -191,9 +189,9 @@ pub fn ec2_node_class_hash(class: &EC2NodeClass, family: &str, ca_bundle: &str) 
 
 /// The kubelet's settings as Go writes JSON: keys sorted, characters that HTML gives a meaning
 /// escaped; `null` when there are none.
-fn kubelet_text(kubelet: Option<&serde_json::Map<String, serde_json::Value>>) -> String {
+fn kubelet_text(kubelet: Option<&Map<String, Value>>) -> String {
     let Some(kubelet) = kubelet.filter(|k| !k.is_empty()) else { return "null".to_owned() };
-    let mut sorted = serde_json::Value::Object(kubelet.clone());
+    let mut sorted = Value::Object(kubelet.clone());
     sorted.sort_all_objects();
     let mut text = sorted.to_string();
     for (character, escape) in [
@@ -206,6 +204,86 @@ fn kubelet_text(kubelet: Option<&serde_json::Map<String, serde_json::Value>>) ->
         text = text.replace(character, escape);
     }
     text
+}
+
+/// Hash of the kubelet's settings as Karpenter 1.0 wrote it on its NodeClaims, whether they stood in
+/// a NodePool of v1beta1 or in the EC2NodeClass; none and empty ones are alike.
+///
+/// Settings that 1.0 did not know take part by their JSON text.
+#[must_use]
+pub fn kubelet_hash(kubelet: Option<&Map<String, Value>>) -> String {
+    let mut hash = Struct::new("KubeletConfiguration");
+    let none = Map::new();
+    let mut others = kubelet.unwrap_or(&none).clone();
+    others.retain(|_, value| !value.is_null());
+    for (field, name, kind) in KUBELET {
+        if let Some(value) = others.get(*field).and_then(|value| kubelet_field(*kind, value)) {
+            others.shift_remove(*field);
+            hash = hash.field(name, Some(value));
+        }
+    }
+    others.sort_keys();
+    for (field, value) in &mut others {
+        value.sort_all_objects();
+        hash = hash.string(field, Some(&value.to_string()));
+    }
+    hash.0.to_string()
+}
+
+/// How a setting of the kubelet is hashed.
+#[derive(Clone, Copy)]
+enum Kind {
+    Texts,
+    Int,
+    Flag,
+    TextByName,
+    DurationByName,
+}
+
+/// The settings in the order in which they are hashed: name in JSON, name in the hash.
+const KUBELET: &[(&str, &str, Kind)] = &[
+    ("clusterDNS", "ClusterDNS", Kind::Texts),
+    ("maxPods", "MaxPods", Kind::Int),
+    ("podsPerCore", "PodsPerCore", Kind::Int),
+    ("systemReserved", "SystemReserved", Kind::TextByName),
+    ("kubeReserved", "KubeReserved", Kind::TextByName),
+    ("evictionHard", "EvictionHard", Kind::TextByName),
+    ("evictionSoft", "EvictionSoft", Kind::TextByName),
+    ("evictionSoftGracePeriod", "EvictionSoftGracePeriod", Kind::DurationByName),
+    ("evictionMaxPodGracePeriod", "EvictionMaxPodGracePeriod", Kind::Int),
+    ("imageGCHighThresholdPercent", "ImageGCHighThresholdPercent", Kind::Int),
+    ("imageGCLowThresholdPercent", "ImageGCLowThresholdPercent", Kind::Int),
+    ("cpuCFSQuota", "CPUCFSQuota", Kind::Flag),
+];
+
+/// The hash of a setting; none when it has not the type that 1.0 knows.
+fn kubelet_field(kind: Kind, value: &Value) -> Option<u64> {
+    let entries = |hash: &dyn Fn(&str) -> Option<u64>| {
+        let mut all = 0;
+        for (name, value) in value.as_object()? {
+            all ^= ordered(text(name), hash(value.as_str()?)?);
+        }
+        Some(finish(all))
+    };
+    match kind {
+        Kind::Texts => {
+            let texts: Option<Vec<u64>> =
+                value.as_array()?.iter().map(|v| v.as_str().map(text)).collect();
+            Some(set(texts?.into_iter()))
+        }
+        Kind::Int => Some(fnv1(&i32::try_from(value.as_i64()?).ok()?.to_le_bytes())),
+        Kind::Flag => Some(fnv1(&[u8::from(value.as_bool()?)])),
+        Kind::TextByName => entries(&|value| Some(text(value))),
+        Kind::DurationByName => entries(&|value| {
+            let nanos = i64::try_from(parse_go(value).ok()?.as_nanos()).ok()?;
+            Some(go_duration(nanos))
+        }),
+    }
+}
+
+/// A plain duration: zero is left out.
+fn go_duration(nanos: i64) -> u64 {
+    Struct::new("Duration").long("Duration", Some(nanos).filter(|n| *n != 0)).0
 }
 
 fn block_device(device: &BlockDeviceMapping) -> u64 {
@@ -262,7 +340,7 @@ fn tracking(options: &ConnectionTracking) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     fn base() -> Value {
         json!({
@@ -331,6 +409,41 @@ mod tests {
             r#"{"a":{"c":2,"d":"x \u003e 1 \u0026\u0026 y"},"b":1}"#
         );
         assert_eq!(of(json!({})), "null");
+    }
+
+    /// The value for no settings is the one that Karpenter 1.0 wrote.
+    #[test]
+    fn kubelet_settings_have_the_hash_that_karpenter_1_0_gave_them() {
+        let of = |value: Value| kubelet_hash(value.as_object());
+        assert_eq!(kubelet_hash(None), "15379597991425564585");
+        assert_eq!(of(json!({})), kubelet_hash(None));
+        assert_eq!(of(json!({"maxPods": null})), kubelet_hash(None));
+        let all = json!({"clusterDNS": ["10.0.0.10", "10.0.0.11"], "maxPods": 20,
+            "kubeReserved": {"cpu": "100m", "memory": "1Gi"}, "cpuCFSQuota": false,
+            "evictionSoft": {"pid.available": "5%"},
+            "evictionSoftGracePeriod": {"pid.available": "1m"}});
+        // The order of members and of a set's elements, and how a duration is written, say nothing.
+        let same = json!({"evictionSoftGracePeriod": {"pid.available": "60s"},
+            "evictionSoft": {"pid.available": "5%"}, "cpuCFSQuota": false,
+            "kubeReserved": {"memory": "1Gi", "cpu": "100m"}, "maxPods": 20,
+            "clusterDNS": ["10.0.0.11", "10.0.0.10"]});
+        assert_eq!(of(all.clone()), of(same));
+        for (pointer, value) in [
+            ("/maxPods", json!(21)),
+            ("/maxPods", json!("cpu * 2")),
+            ("/kubeReserved/cpu", json!("200m")),
+            ("/cpuCFSQuota", json!(true)),
+            ("/clusterDNS/0", json!("10.0.0.12")),
+            ("/evictionSoftGracePeriod/pid.available", json!("2m")),
+            ("/evictionSoftGracePeriod/pid.available", json!("soon")),
+        ] {
+            let mut other = all.clone();
+            *other.pointer_mut(pointer).unwrap() = value;
+            assert_ne!(of(other), of(all.clone()), "{pointer}");
+        }
+        let mut other = all.clone();
+        other["shutdownGracePeriod"] = json!("30s");
+        assert_ne!(of(other), of(all));
     }
 
     /// Values that Karpenter 1.14.1 computes for these templates.

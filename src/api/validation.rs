@@ -226,7 +226,9 @@ pub fn node_pool(pool: &NodePool) -> Vec<Finding> {
                 );
             }
             if !seen.insert((taint.key.clone(), taint.effect.clone())) {
-                add(path, format!("duplicate taint {}:{}", taint.key, taint.effect));
+                let text =
+                    format!("duplicate taint Key/Effect pair {}={}", taint.key, taint.effect);
+                add(path, text);
             }
         }
     }

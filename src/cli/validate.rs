@@ -49,7 +49,9 @@ pub fn run(args: &Args) -> ExitCode {
             objects += 1;
             findings += found.len();
             for finding in found {
-                println!("{}: {}: {finding}", manifest.name, manifests::name_of(object));
+                // One line each: values that are cited may have several.
+                let text = finding.to_string().replace('\n', " ");
+                println!("{}: {}: {text}", manifest.name, manifests::name_of(object));
             }
         }
     }

@@ -16,7 +16,7 @@ use self::instance::Instance;
 use self::permissions::Permissions;
 use self::unavailable::UnavailableOfferings;
 use crate::api::v1::{EC2NodeClass, NodeClaim, NodePool};
-use crate::api::{annotations, conditions, hash, labels};
+use crate::api::{annotations, conditions, conversion, hash, labels};
 use crate::clock::Clock;
 use crate::cloud::{CloudProvider, Error};
 use crate::operator::events::{Event, Recorder, reference};
@@ -223,6 +223,19 @@ impl AwsProvider {
         hash::ec2_node_class_hash(class, AmiFamily::of(class).as_str(), &ca)
     }
 
+    /// The hash that a claim is stamped with. One that brings the kubelet's settings along from
+    /// v1beta1 does not depend on those of the class: what it was launched with is kept apart.
+    #[must_use]
+    pub fn claim_hash(&self, class: &EC2NodeClass, claim: &NodeClaim) -> String {
+        let marks = claim.metadata.annotations.as_ref();
+        if marks.is_some_and(|m| m.contains_key(conversion::KUBELET)) {
+            let mut class = class.clone();
+            class.spec.kubelet = None;
+            return self.class_hash(&class);
+        }
+        self.class_hash(class)
+    }
+
     async fn class_of(&self, name: &str) -> Result<Option<EC2NodeClass>, Error> {
         Api::<EC2NodeClass>::all(self.kube.clone())
             .get_opt(name)
@@ -388,11 +401,12 @@ impl CloudProvider for AwsProvider {
         let mut created = self.claim_of(&instance, Some(&class));
         created.metadata.annotations = Some(
             [
-                (annotations::EC2NODECLASS_HASH, self.class_hash(&own)),
+                (annotations::EC2NODECLASS_HASH, self.claim_hash(&own, claim)),
                 (
                     annotations::EC2NODECLASS_HASH_VERSION,
                     annotations::EC2NODECLASS_HASH_VERSION_VALUE.to_owned(),
                 ),
+                (annotations::KUBELET_DRIFT_HASH, hash::kubelet_hash(class.spec.kubelet.as_ref())),
                 (
                     annotations::INSTANCE_PROFILE_NAME,
                     class

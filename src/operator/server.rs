@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use axum::Router;
+use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State as Shared};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
-use axum::{Json, Router};
 use axum_server::tls_rustls::RustlsConfig;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -163,10 +164,18 @@ pub async fn serve_webhook(
     review: impl Fn(&Value) -> Value + Clone + Send + Sync + 'static,
 ) -> std::io::Result<RustlsConfig> {
     let config = RustlsConfig::from_pem(certificate.chain.clone(), certificate.key.clone()).await?;
-    let convert = move |Json(body): Json<Value>| async move {
+    let convert = move |body: Bytes| async move {
         // A list of thousands takes a while: not on the threads that everything else needs.
-        match tokio::task::spawn_blocking(move || review(&body)).await {
-            Ok(answer) => Json(answer).into_response(),
+        let answer =
+            tokio::task::spawn_blocking(move || conversion::review_body(&body, review)).await;
+        match answer {
+            Ok(Ok(answer)) => {
+                ([(header::CONTENT_TYPE, "application/json")], answer).into_response()
+            }
+            Ok(Err(error)) => {
+                let text = format!("expected a ConversionReview in JSON: {error}");
+                (StatusCode::BAD_REQUEST, text).into_response()
+            }
             Err(error) => {
                 tracing::error!("error" = %error, "conversion failed");
                 StatusCode::INTERNAL_SERVER_ERROR.into_response()

@@ -140,6 +140,7 @@ fn the_environment_has_karpenters_names_in_its_order() {
             "CPU_REQUESTS",
             "MEMORY_LIMIT",
             "FEATURE_GATES",
+            "AWS_FEATURE_GATES",
             "BATCH_MAX_DURATION",
             "BATCH_IDLE_DURATION",
             "PREFERENCE_POLICY",
@@ -199,6 +200,7 @@ fn every_value_has_its_effect() {
         ("CLUSTER_ENDPOINT", "https://example"),
         ("CLUSTER_CA_BUNDLE", "Q0E="),
         ("AWS_REGION", "us-east-1"),
+        ("AWS_FEATURE_GATES", "NodeClassCEL=true"),
         (
             "FEATURE_GATES",
             "ReservedCapacity=false,SpotToSpotConsolidation=true,NodeRepair=true,NodeOverlay=true,StaticCapacity=true,CapacityBuffer=true",

@@ -4,6 +4,17 @@ use serde_json::{Value, json};
 
 use super::{ExpireAfter, convert_object};
 
+/// Answers the body of a request, whatever it holds: `review` is asked about any JSON.
+///
+/// # Errors
+/// When the body is not JSON, or nests deeper than 128 levels.
+pub fn review_body(
+    body: &[u8],
+    review: impl Fn(&Value) -> Value,
+) -> Result<Vec<u8>, serde_json::Error> {
+    serde_json::to_vec(&review(&serde_json::from_slice(body)?))
+}
+
 /// Answers a ConversionReview; what is wrong with it stands in the answer's result.
 #[must_use]
 pub fn review(review: &Value, expire_after: ExpireAfter<'_>) -> Value {

@@ -3,6 +3,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod bodies;
 mod properties;
 
 fn nothing(_: &str) -> Result<Option<String>, String> {
@@ -282,4 +283,20 @@ proptest! {
             "metadata": metadata, "spec": spec, "status": status});
         let _ = convert_object(object, &format!("{group}/{desired}"), &nothing);
     }
+}
+
+/// Every field of either version comes back from the other.
+#[test]
+fn no_field_is_lost() {
+    let mut seen = 0;
+    for object in crate::api::crds::maximal::objects() {
+        if !is_convertible(&object) {
+            continue;
+        }
+        let (_, version) = object["apiVersion"].as_str().unwrap().split_once('/').unwrap();
+        let other = if version == "v1" { "v1beta1" } else { "v1" };
+        assert_eq!(to(&to(&object, other), version), object);
+        seen += 1;
+    }
+    assert_eq!(seen, 6);
 }

@@ -118,6 +118,8 @@ fn budgets(s: &mut Value) {
     one_of(s, &field("reasons[]"), &["Underutilized", "Empty", "Drifted"]);
 }
 
+/// The status keeps what is newer than v1beta1: a client that changes a spec through v1beta1 would
+/// wipe it otherwise, until the controllers come by.
 fn schema_v1beta1(mut schema: Value) -> Value {
     let s = &mut schema;
     clear_rules(s, "spec");

@@ -1,12 +1,15 @@
 //! Whether an instance still is what its node class asks for today.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::instance::{Instance, parse_provider_id};
 use super::{AwsProvider, launchtemplate};
-use crate::api::v1::{EC2NodeClass, EC2NodeClassStatus, NodeClaim};
-use crate::api::{annotations, labels};
+use crate::api::conversion::KUBELET;
+use crate::api::v1::{EC2NodeClass, EC2NodeClassStatus, NodeClaim, NodePool};
+use crate::api::{annotations, hash, labels};
 use crate::cloud::Error;
 use crate::scheduling::instance_type::InstanceType;
 
@@ -37,7 +40,9 @@ impl AwsProvider {
             self.say_class_missing(&pool);
             return Ok(None);
         };
-        if settings_changed(claim, &class) {
+        if settings_changed(claim, &class, &|| self.claim_hash(&class, claim))
+            || kubelet_changed(claim, &class, &pool).map_err(|e| drift_error("kubelet", &e))?
+        {
             return Ok(Some(NODE_CLASS));
         }
         let types = self.instance_types.list(&class).map_err(|e| drift_error("ami", &e))?;
@@ -96,16 +101,51 @@ fn label<'a>(claim: &'a NodeClaim, key: &str) -> Option<&'a str> {
     claim.metadata.labels.as_ref()?.get(key).map(String::as_str)
 }
 
-/// Hashes of one version differ; others cannot be compared.
-fn settings_changed(claim: &NodeClaim, class: &EC2NodeClass) -> bool {
-    let of_claim = |key: &str| claim.metadata.annotations.as_ref().and_then(|a| a.get(key));
-    let of_class = |key: &str| class.metadata.annotations.as_ref().and_then(|a| a.get(key));
+/// Hashes of one version differ; others cannot be compared. `today` tells what the claim would be
+/// stamped with now, which is not the class's hash when the claim has kubelet settings of its own.
+fn settings_changed(claim: &NodeClaim, class: &EC2NodeClass, today: &dyn Fn() -> String) -> bool {
     let version = annotations::EC2NODECLASS_HASH_VERSION;
     let hash = annotations::EC2NODECLASS_HASH;
-    match (of_claim(version), of_class(version), of_claim(hash), of_class(hash)) {
-        (Some(a), Some(b), Some(x), Some(y)) => a == b && x != y,
+    let (of_claim, of_class) = (&claim.metadata, &class.metadata);
+    match (mark(of_claim, version), mark(of_class, version)) {
+        (Some(a), Some(b)) if a == b => {
+            let (Some(x), Some(y)) = (mark(of_claim, hash), mark(of_class, hash)) else {
+                return false;
+            };
+            x != y && (mark(of_claim, KUBELET).is_none() || x != today())
+        }
         _ => false,
     }
+}
+
+/// The kubelet's settings that count today, be they the pool's from v1beta1 or the class's, differ
+/// from those that the claim was launched with. The same settings in another place are no change.
+/// Where only classes have such settings, their hash tells.
+fn kubelet_changed(
+    claim: &NodeClaim,
+    class: &EC2NodeClass,
+    pool: &NodePool,
+) -> Result<bool, String> {
+    let version = annotations::EC2NODECLASS_HASH_VERSION;
+    let brought = mark(&claim.metadata, KUBELET).is_some();
+    if !brought && mark(&pool.metadata, KUBELET).is_none()
+        || mark(&claim.metadata, version) != mark(&class.metadata, version)
+    {
+        return Ok(false);
+    }
+    let of = |marks: Option<&BTreeMap<String, String>>| {
+        let class = class.with_kubelet_of(marks)?;
+        Ok::<_, String>(hash::kubelet_hash(class.spec.kubelet.as_ref()))
+    };
+    let launched = match mark(&claim.metadata, annotations::KUBELET_DRIFT_HASH) {
+        Some(hash) if !brought => hash.to_owned(),
+        _ => of(claim.metadata.annotations.as_ref())?,
+    };
+    Ok(launched != of(pool.metadata.annotations.as_ref())?)
+}
+
+fn mark<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    metadata.annotations.as_ref()?.get(key).map(String::as_str)
 }
 
 fn image_changed(
@@ -186,9 +226,57 @@ mod tests {
             (false, json!({}), marks("v6", "2")),
             (false, marks("v6", "1"), json!({})),
         ] {
-            let changed = settings_changed(&claim(on_claim), &class(on_class, json!({})));
+            let class = class(on_class, json!({}));
+            let changed = settings_changed(&claim(on_claim), &class, &|| "today".to_owned());
             assert_eq!(changed, want);
         }
+        // A claim with kubelet settings of its own does not care for those of the class.
+        let mut own = marks("v6", "today");
+        own[KUBELET] = json!("{}");
+        let class = class(marks("v6", "2"), json!({}));
+        assert!(!settings_changed(&claim(own.clone()), &class, &|| "today".to_owned()));
+        assert!(settings_changed(&claim(own), &class, &|| "another".to_owned()));
+    }
+
+    #[test]
+    fn kubelet_settings_may_move_but_not_change() {
+        let changed = |of_claim: Value, of_pool: Value, of_class: Value| {
+            let pool: NodePool =
+                serde_json::from_value(json!({"metadata": {"annotations": of_pool}, "spec": {}}))
+                    .unwrap();
+            let mut class = class(json!({}), json!({}));
+            class.spec.kubelet = of_class.as_object().cloned();
+            kubelet_changed(&claim(of_claim), &class, &pool)
+        };
+        let kept = |text: &str| json!({KUBELET: text});
+        let five = r#"{"maxPods":5,"cpuCFSQuota":true}"#;
+        let moved = json!({"cpuCFSQuota": true, "maxPods": 5});
+        for (want, of_claim, of_pool, of_class) in [
+            (false, kept(five), kept(five), json!(null)),
+            (true, kept(five), kept(r#"{"maxPods":6}"#), json!(null)),
+            // Taken out of the pool and put into the class, or taken out altogether.
+            (false, kept(five), json!({}), moved.clone()),
+            (true, kept(five), json!({}), json!(null)),
+            (true, kept(five), json!({}), json!({"maxPods": 7})),
+            // What stands in the class does not count while the pool has its own.
+            (false, kept(five), kept(five), json!({"maxPods": 7})),
+            // Put into the pool after the launch: the same, something else, unknown how it was.
+            (false, json!({}), kept(five), moved.clone()),
+            (true, json!({}), kept(five), json!(null)),
+            (
+                false,
+                json!({annotations::KUBELET_DRIFT_HASH: hash::kubelet_hash(moved.as_object())}),
+                kept(five),
+                json!(null),
+            ),
+            (false, kept("{}"), json!({}), json!(null)),
+            // Only the class has settings: its hash tells.
+            (false, json!({annotations::KUBELET_DRIFT_HASH: "1"}), json!({}), moved.clone()),
+        ] {
+            let label = format!("{of_claim} {of_pool} {of_class}");
+            assert_eq!(changed(of_claim, of_pool, of_class), Ok(want), "{label}");
+        }
+        assert!(changed(kept("{"), json!({}), json!(null)).is_err());
     }
 
     #[test]

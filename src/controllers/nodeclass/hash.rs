@@ -49,7 +49,7 @@ async fn reconcile(ctx: &Context, aws: &AwsProvider, name: &str) -> Outcome {
     let marks = class.metadata.annotations.get_or_insert_default();
     let version = annotations::EC2NODECLASS_HASH_VERSION_VALUE;
     if marks.get(annotations::EC2NODECLASS_HASH_VERSION).is_none_or(|v| v != version) {
-        take_over(ctx, name, &hash).await?;
+        take_over(ctx, name, &|claim| aws.claim_hash(&before, claim)).await?;
     }
     marks.insert(annotations::EC2NODECLASS_HASH.to_owned(), hash);
     marks.insert(annotations::EC2NODECLASS_HASH_VERSION.to_owned(), version.to_owned());
@@ -59,12 +59,15 @@ async fn reconcile(ctx: &Context, aws: &AwsProvider, name: &str) -> Outcome {
     }
 }
 
+/// The hash that a claim of the class is stamped with today.
+type HashFor<'a> = &'a (dyn Fn(&NodeClaim) -> String + Sync);
+
 /// Claims stamped with another version get today's, so that an upgrade drifts nothing.
-async fn take_over(ctx: &Context, class: &str, hash: &str) -> Result<(), Error> {
+async fn take_over(ctx: &Context, class: &str, hash_for: HashFor<'_>) -> Result<(), Error> {
     let api = Api::<NodeClaim>::all(ctx.client.clone());
     let mut failures = Vec::new();
     for before in api.list(&Default::default()).await? {
-        let Some(claim) = restamped(&before, class, hash) else { continue };
+        let Some(claim) = restamped(&before, class, hash_for) else { continue };
         if let Err(error) = patch::apply(&api, &before, &claim, Lock::None).await {
             failures.push(error.to_string());
         }
@@ -73,13 +76,14 @@ async fn take_over(ctx: &Context, class: &str, hash: &str) -> Result<(), Error> 
 }
 
 /// The claim with today's version; one that is known to have drifted keeps its hash.
-fn restamped(claim: &NodeClaim, class: &str, hash: &str) -> Option<NodeClaim> {
+fn restamped(claim: &NodeClaim, class: &str, hash_for: HashFor<'_>) -> Option<NodeClaim> {
     let version = annotations::EC2NODECLASS_HASH_VERSION;
     let today = annotations::EC2NODECLASS_HASH_VERSION_VALUE;
     let stamp = claim.metadata.annotations.as_ref().and_then(|a| a.get(version));
     if claim.spec.node_class_ref.name != class || stamp.is_some_and(|v| v == today) {
         return None;
     }
+    let hash = hash_for(claim);
     let mut claim = claim.clone();
     let drifted = claim
         .status
@@ -88,7 +92,7 @@ fn restamped(claim: &NodeClaim, class: &str, hash: &str) -> Option<NodeClaim> {
     let marks = claim.metadata.annotations.get_or_insert_default();
     marks.insert(version.to_owned(), today.to_owned());
     if !drifted {
-        marks.insert(annotations::EC2NODECLASS_HASH.to_owned(), hash.to_owned());
+        marks.insert(annotations::EC2NODECLASS_HASH.to_owned(), hash);
     }
     Some(claim)
 }
@@ -114,12 +118,13 @@ mod tests {
             assert_eq!(marks[annotations::EC2NODECLASS_HASH_VERSION], "v6");
             marks[annotations::EC2NODECLASS_HASH].clone()
         };
-        let plain = restamped(&claim("a", "v5", json!([])), "a", "new").unwrap();
+        let restamped = |claim: &NodeClaim| restamped(claim, "a", &|_| "new".to_owned());
+        let plain = restamped(&claim("a", "v5", json!([]))).unwrap();
         assert_eq!(hash(&plain), "new");
         let drifted = json!([{"type": "Drifted", "status": "True", "reason": "x", "message": "",
             "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
-        assert_eq!(hash(&restamped(&claim("a", "v5", drifted), "a", "new").unwrap()), "old");
-        assert!(restamped(&claim("a", "v6", json!([])), "a", "new").is_none());
-        assert!(restamped(&claim("b", "v5", json!([])), "a", "new").is_none());
+        assert_eq!(hash(&restamped(&claim("a", "v5", drifted)).unwrap()), "old");
+        assert!(restamped(&claim("a", "v6", json!([]))).is_none());
+        assert!(restamped(&claim("b", "v5", json!([]))).is_none());
     }
 }

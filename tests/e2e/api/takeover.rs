@@ -1,10 +1,13 @@
 //! Taking over clusters that other releases of Karpenter ran.
 
+use std::time::Duration;
+
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use karpenter::api::annotations::{
-    EC2NODECLASS_HASH, EC2NODECLASS_HASH_VERSION, NODEPOOL_HASH, NODEPOOL_HASH_VERSION,
+    EC2NODECLASS_HASH, EC2NODECLASS_HASH_VERSION, KUBELET_DRIFT_HASH, NODEPOOL_HASH,
+    NODEPOOL_HASH_VERSION,
 };
-use karpenter::api::crds;
+use karpenter::api::{crds, hash};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
@@ -12,7 +15,7 @@ use serde_json::{Value, json};
 use super::api;
 use crate::chain::one_initialized;
 use crate::support::world::root;
-use crate::support::{Controller, World, until};
+use crate::support::{Controller, World, stays, until};
 
 /// The definitions as they were when there was only v1beta1.
 fn old_definitions() -> String {
@@ -69,6 +72,34 @@ async fn a_cluster_of_v1beta1_goes_on_with_its_settings() {
         })
         .await;
     }
+    the_settings_move_to_the_class(&world, name).await;
+}
+
+/// Kubelet settings that go from the pool to the class are no drift; a change of them is.
+async fn the_settings_move_to_the_class(world: &World, claim: &str) {
+    let claims = api(&world.kube, "karpenter.sh/v1", "NodeClaim");
+    let drift = async || {
+        let claim = claims.get(claim).await.unwrap();
+        let list = claim.data["status"]["conditions"].as_array().unwrap().clone();
+        list.into_iter().find(|c| c["type"] == "Drifted").map(|c| c["reason"].clone())
+    };
+    let marks = claims.get(claim).await.unwrap().metadata.annotations.unwrap();
+    let kubelet = json!({"maxPods": 9});
+    assert_eq!(marks[KUBELET_DRIFT_HASH], hash::kubelet_hash(kubelet.as_object()));
+
+    let params = PatchParams::default();
+    let classes = api(&world.kube, "karpenter.k8s.aws/v1", "EC2NodeClass");
+    let put = |kubelet: &Value| Patch::Merge(json!({"spec": {"kubelet": kubelet}}));
+    classes.patch("default", &params, &put(&kubelet)).await.unwrap();
+    let pools = api(&world.kube, "karpenter.sh/v1beta1", "NodePool");
+    let taken = json!({"spec": {"template": {"spec": {"kubelet": null}}}});
+    pools.patch("default", &params, &Patch::Merge(&taken)).await.unwrap();
+    stays(Duration::from_secs(20), "the claim's drift", None, &drift).await;
+    classes.patch("default", &params, &put(&json!({"maxPods": 8}))).await.unwrap();
+    until("drift of the class", || async {
+        drift().await.filter(|reason| reason == "NodeClassDrift")
+    })
+    .await;
 }
 
 /// Hashes of other versions are stamped anew, not compared: nothing drifts on an upgrade.
