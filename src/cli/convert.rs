@@ -89,7 +89,12 @@ fn convert_all(args: &Args) -> anyhow::Result<bool> {
                 changed = true;
             }
             if changed {
-                document.text = serde_saphyr::to_string(&document.value)?;
+                // JSON stays JSON: its file may be read by something that knows no YAML.
+                document.text = if document.text.trim_start().starts_with('{') {
+                    serde_json::to_string_pretty(&document.value)?
+                } else {
+                    serde_saphyr::to_string(&document.value)?
+                };
                 touched = true;
             }
         }
@@ -204,6 +209,21 @@ mod tests {
         assert_eq!(pool["spec"]["disruption"]["budgets"], json!([{"nodes": "10%"}]));
         let again = convert_all(&args).unwrap();
         assert!(again && std::fs::read_to_string(&path).unwrap() == text);
+    }
+
+    #[test]
+    fn json_stays_json() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pool.json");
+        let pool = json!({"apiVersion": "karpenter.sh/v1beta1", "kind": "NodePool",
+            "metadata": {"name": "p"}, "spec": {"template": {"spec": {
+                "nodeClassRef": {"name": "c"}, "requirements": []}}}});
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": [pool]});
+        std::fs::write(&path, list.to_string()).unwrap();
+        let args = Args { files: vec![path.clone()], to: Version::V1, in_place: true };
+        assert!(convert_all(&args).unwrap());
+        let read: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        assert_eq!(read["items"][0]["apiVersion"], "karpenter.sh/v1");
     }
 
     #[test]

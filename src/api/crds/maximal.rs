@@ -50,6 +50,8 @@ fn sample(schema: &Value, path: &str) -> Value {
         return choice.last().unwrap().clone();
     }
     match schema["type"].as_str() {
+        // Any text in the schema of a node class's status, whose writer is a controller.
+        Some("string") if path.ends_with(".operator") => json!("In"),
         Some("object") => {
             let mut object = Map::new();
             for (name, field) in schema["properties"].as_object().into_iter().flatten() {

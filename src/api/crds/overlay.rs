@@ -14,6 +14,12 @@ pub(super) fn tidy(schema: &mut Value) {
     {
         object.shift_remove("format");
     }
+    for key in ["minimum", "maximum"] {
+        // Derived as a float.
+        if let Some(whole) = object.get(key).and_then(Value::as_f64).filter(|n| n.fract() == 0.0) {
+            object.insert(key.to_owned(), json!(whole as i64));
+        }
+    }
     if object.get("x-kubernetes-int-or-string") == Some(&json!(true)) {
         // The derivation drops the types from below `anyOf`.
         object.insert("anyOf".to_owned(), json!([{"type": "integer"}, {"type": "string"}]));

@@ -118,6 +118,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// Every rule of the definitions: version, kind, path, message.
+#[allow(dead_code, reason = "the unit tests of the same table use it")]
 pub fn rules_of(crds: &[(&str, Value)]) -> BTreeSet<(String, String, String, String)> {
     fn walk(schema: &Value, path: &str, found: &mut Vec<(String, String)>) {
         for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
