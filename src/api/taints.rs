@@ -4,6 +4,8 @@ use k8s_openapi::api::core::v1::Taint;
 
 /// Key of the taint on nodes that are being disrupted or terminated.
 pub const DISRUPTED_KEY: &str = "karpenter.sh/disrupted";
+/// Key of the same taint in the time of v1beta1, value `disrupting`.
+pub const DISRUPTION_KEY_V1BETA1: &str = "karpenter.sh/disruption";
 /// Key of the taint from boot until registration.
 pub const UNREGISTERED_KEY: &str = "karpenter.sh/unregistered";
 /// Effect: new pods stay away.
@@ -42,6 +44,13 @@ pub fn matches(a: &Taint, b: &Taint) -> bool {
     a.key == b.key && a.effect == b.effect
 }
 
+/// True for the taint of a node that is being disrupted, as this or an older release sets it.
+#[must_use]
+pub fn marks_disruption(taint: &Taint) -> bool {
+    matches(taint, &disrupted())
+        || taint.key == DISRUPTION_KEY_V1BETA1 && taint.effect == NO_SCHEDULE
+}
+
 /// True for a taint that is expected to disappear while the node initializes.
 #[must_use]
 pub fn is_ephemeral(taint: &Taint) -> bool {
@@ -52,5 +61,19 @@ pub fn is_ephemeral(taint: &Taint) -> bool {
         "node.cloudprovider.kubernetes.io/uninitialized" => effect == NO_SCHEDULE,
         UNREGISTERED_KEY => effect == NO_EXECUTE,
         _ => key.starts_with("readiness.k8s.io/"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_of_older_releases_are_known() {
+        assert!(marks_disruption(&disrupted()));
+        let old = "karpenter.sh/disruption";
+        assert!(marks_disruption(&new(old, Some("disrupting"), NO_SCHEDULE)));
+        assert!(!marks_disruption(&new(old, Some("disrupting"), NO_EXECUTE)));
+        assert!(!marks_disruption(&unregistered()));
     }
 }

@@ -216,15 +216,15 @@ async fn clean_up(ctx: &Context, in_flight: &InFlight) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes the taint and the condition that mark a node as being disrupted.
+/// Removes the taint and the condition that mark a node as being disrupted, also those that an older
+/// release left behind.
 async fn unmark(ctx: &Context, node: &Node, claim: &NodeClaim) -> Result<(), Error> {
-    let disrupted = taints::disrupted();
     let mut changed = node.clone();
     if node.metadata.deletion_timestamp.is_none()
         && let Some(spec) = &mut changed.spec
         && let Some(list) = &mut spec.taints
     {
-        list.retain(|t| !taints::matches(t, &disrupted));
+        list.retain(|t| !taints::marks_disruption(t));
     }
     patch::apply(&Api::<Node>::all(ctx.client.clone()), node, &changed, Lock::Optimistic).await?;
     let mut changed = claim.clone();
