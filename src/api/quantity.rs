@@ -238,7 +238,8 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn printing_and_parsing_agree(value in -1_000_000_000_000_i64..1_000_000_000_000) {
-            for text in [format_milli(value), format_bytes(value), format_count(value)] {
+            // Bytes that no binary suffix divides are written without one, and read as a count.
+            for text in [format_milli(value), format_bytes(value << 10), format_count(value)] {
                 proptest::prop_assert_eq!(parse(&text).unwrap().to_string(), text);
             }
             proptest::prop_assert_eq!(parse(&format_milli(value)).unwrap().milli(), value);
