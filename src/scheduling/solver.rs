@@ -48,12 +48,17 @@ pub fn solve_while(snapshot: &Snapshot, go_on: &dyn Fn(usize) -> bool) -> Result
     let zones = if snapshot.options.count_zones { zones::count(&world) } else { BTreeMap::new() };
     let again = world.topology.clone_counts();
     let mut best = run(&mut world, go_on);
-    let alike_matter = world.topology.is_used() && !best.new_claims.is_empty();
+    let new = !best.new_claims.is_empty() || !best.errors.is_empty();
+    let all_reached = placed(&best) + best.errors.len() >= snapshot.pods.len();
     let small = snapshot.pods.len() <= FEW_PODS
         || (snapshot.pods.len() <= SOME_PODS && best.new_claims.len() <= FEW_CLAIMS);
-    if alike_matter && snapshot.options.pack_by_price && small {
-        for ties in [Ties::ByName, Ties::ByNameReversed] {
+    if new && all_reached && snapshot.options.pack_by_price && small {
+        let chances = if snapshot.pods.len() <= FEW_PODS { CHANCES } else { 0 };
+        let named = [Ties::ByPrice, Ties::ByName, Ties::ByNameReversed].into_iter();
+        for (at, ties) in named.chain((0..chances).map(Ties::Shuffled)).enumerate() {
             world.ties = ties;
+            world.careful = at % 3 != 1;
+            world.recount = at % 4 == 3;
             world.topology.counts.clone_from(&again);
             let other = run(&mut world, go_on);
             if outcome(&other) < outcome(&best) {
@@ -72,16 +77,21 @@ fn run(world: &mut Prepared<'_>, go_on: &dyn Fn(usize) -> bool) -> Results {
     round.finish()
 }
 
+fn placed(results: &Results) -> usize {
+    results.existing.iter().map(|(_, pods)| pods.len()).sum::<usize>()
+        + results.new_claims.iter().map(|c| c.pods.len()).sum::<usize>()
+}
+
 /// Pods left over, and the price an hour in billionths: the less, the better.
 fn outcome(results: &Results) -> (usize, u64) {
-    let placed = results.existing.iter().map(|(_, pods)| pods.len()).sum::<usize>()
-        + results.new_claims.iter().map(|c| c.pods.len()).sum::<usize>();
     let price: f64 = results.new_claims.iter().filter_map(|c| Some(c.cheapest()?.1.price)).sum();
-    (usize::MAX - placed, (price * 1e9).round() as u64)
+    (usize::MAX - placed(results), (price * 1e9).round() as u64)
 }
 
 /// Up to this many pods, other choices among equally good domains are tried as well.
 const FEW_PODS: usize = 500;
+/// Orders of domains by chance that are tried for few pods.
+const CHANCES: u32 = 45;
 /// Up to this many pods too, when few nodes are planned for them.
 const SOME_PODS: usize = 2500;
 const FEW_CLAIMS: usize = 64;

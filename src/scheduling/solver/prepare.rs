@@ -34,6 +34,8 @@ pub(super) enum Ties {
     ByName,
     /// The last by name.
     ByNameReversed,
+    /// Some order of the names, a different one for each number.
+    Shuffled(u32),
 }
 
 /// A snapshot in numbers.
@@ -56,6 +58,28 @@ pub(super) struct Prepared<'a> {
     pub(super) tolerate_prefer: bool,
     /// Devices, when pods have claims on some.
     pub(super) devices: Option<Arc<Inventory>>,
+    /// Pods are counted anew when a later pod settles their node's zone; upstream does not.
+    pub(super) recount: bool,
+    /// A pod stays off a planned node whose price it would raise by more than a node of its own costs.
+    pub(super) careful: bool,
+}
+
+impl Ties {
+    /// Where a domain comes whose name has this position; the lower, the better.
+    pub(super) fn order(self, position: usize) -> f64 {
+        let position = position as u32;
+        match self {
+            Self::ByPrice => 0.0,
+            Self::ByName => f64::from(position),
+            Self::ByNameReversed => -f64::from(position),
+            // Fibonacci hashing: neighbours end up far from each other.
+            Self::Shuffled(number) => {
+                let mixed =
+                    (position + 1).wrapping_mul(0x9E37_79B1) ^ number.wrapping_mul(0x85EB_CA6B);
+                f64::from(mixed.wrapping_mul(0x9E37_79B1) ^ (mixed >> 15))
+            }
+        }
+    }
 }
 
 /// Pools that may launch nodes for waiting pods, heaviest first; equal ones by name, last first.
@@ -109,6 +133,8 @@ impl<'a> Prepared<'a> {
             ties: Ties::ByPrice,
             tolerate_prefer,
             devices: super::devices::inventory(snapshot),
+            recount: false,
+            careful: false,
             interner: Interner::new(&snapshot.well_known),
             resources,
         };

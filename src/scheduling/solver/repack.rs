@@ -123,7 +123,7 @@ impl Round<'_, '_> {
         self.world.stock.shapes[self.claims[claim].shape as usize].template
     }
 
-    fn price_of(&mut self, claim: usize) -> f64 {
+    pub(super) fn price_of(&mut self, claim: usize) -> f64 {
         let of = &self.claims[claim];
         self.world.stock.cheapest(of.shape, &of.requests, &mut self.world.interner)
     }

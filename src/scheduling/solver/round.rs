@@ -14,7 +14,8 @@ use super::existing::{TakenPort, Volumes};
 use super::intern::{NONE, SetId, ValueId};
 use super::prepare::{Prepared, Ties};
 use super::stock::{MaskId, ShapeId, Template, lower};
-use super::topology::Question;
+use super::tolerance::TaintsId;
+use super::topology::{Question, Topology};
 use crate::scheduling::dra::ledger::Booked;
 use crate::scheduling::pod::HostPort;
 use crate::scheduling::resources::{Name, ResourceList};
@@ -49,6 +50,16 @@ pub(super) enum Opened {
     Refused,
     /// Reserved capacity would do but is taken; wait rather than take something else.
     Reserved,
+}
+
+/// Where a pod is, as far as topology cares.
+#[derive(Clone, Copy)]
+struct Spot {
+    set: SetId,
+    taints: TaintsId,
+    host: u32,
+    /// The name of a node that exists.
+    name: Option<ValueId>,
 }
 
 /// What a claim would become with one more pod.
@@ -487,35 +498,24 @@ impl<'p, 'a> Round<'p, 'a> {
         let entry = &self.world.existing.nodes[node];
         let alike = &self.world.existing.alike[entry.alike as usize];
         let (set, taints, name) = (alike.set, alike.taints, Some(entry.host));
-        self.record(class, set, taints, node as u32, name);
+        self.record(class, Spot { set, taints, host: node as u32, name }, false);
     }
 
-    /// Counts a placed pod in every group that it belongs to.
-    fn record(
-        &mut self,
-        class: ClassId,
-        set: SetId,
-        taints: u32,
-        host: u32,
-        name: Option<ValueId>,
-    ) {
+    /// Counts a placed pod in every group that it belongs to, or with `back` takes that back.
+    fn record(&mut self, class: ClassId, at: Spot, back: bool) {
         let world = &mut *self.world;
         let wanted = &world.classes.classes[class as usize];
+        let (topology, interner) = (&mut world.topology, &mut world.interner);
+        let Spot { set, taints, host, name } = at;
+        let change = if back { Topology::withdraw } else { Topology::record };
         for group in wanted.counted.iter() {
-            let filter = world.topology.get(*group).filter;
-            if world.topology.passes(
-                filter,
-                set,
-                taints,
-                name,
-                &mut world.interner,
-                &mut world.tolerance,
-            ) {
-                world.topology.record(*group, set, host, &world.interner);
+            let filter = topology.get(*group).filter;
+            if topology.passes(filter, set, taints, name, interner, &mut world.tolerance) {
+                change(topology, *group, set, host, interner);
             }
         }
         for group in &wanted.inverse {
-            world.topology.record(*group, set, host, &world.interner);
+            change(topology, *group, set, host, interner);
         }
     }
 
@@ -541,8 +541,8 @@ impl<'p, 'a> Round<'p, 'a> {
             let mut rank = |interner: &mut super::intern::Interner, domain: ValueId| -> f64 {
                 let Some((template, mask)) = new else { return 0.0 };
                 if ties != Ties::ByPrice {
-                    let position = interner.rank_of_value(key, domain) as f64;
-                    return if ties == Ties::ByName { position } else { -position };
+                    let position = interner.rank_of_value(key, domain);
+                    return ties.order(position);
                 }
                 let one = interner.one_of(key, &[domain]);
                 let narrowed = interner.narrow(set, one);
@@ -684,7 +684,9 @@ impl<'p, 'a> Round<'p, 'a> {
                     if self.outcome(class, shape).is_empty() {
                         let of = self.of_shape[shape as usize].as_slice();
                         mask.iter_mut().zip(of).for_each(|(m, o)| *m &= !o);
-                    } else if let Some(fit) = self.check_claim(claim, kind, class, need) {
+                    } else if let Some(fit) = self.check_claim(claim, kind, class, need)
+                        && !(self.world.careful && self.is_dear(claim, &fit, class, need))
+                    {
                         found = Some((claim, fit));
                         break 'all;
                     }
@@ -693,6 +695,24 @@ impl<'p, 'a> Round<'p, 'a> {
         }
         self.by_count = by_count;
         found
+    }
+
+    /// Whether a claim would cost more with a pod than it and a new one for the pod.
+    fn is_dear(&mut self, claim: usize, fit: &Fit, class: ClassId, need: NeedId) -> bool {
+        let before = self.price_of(claim);
+        let after = self.price_with(fit.shape, self.claims[claim].requests.clone(), need);
+        if after <= before {
+            return false;
+        }
+        match self.open(class, need) {
+            Opened::Claim(new) => after > before + self.price_with(new.shape, new.requests, need),
+            Opened::Refused | Opened::Reserved => false,
+        }
+    }
+
+    fn price_with(&mut self, shape: ShapeId, mut requests: Amounts, need: NeedId) -> f64 {
+        add(&mut requests, &self.world.classes.needs[need as usize]);
+        self.world.stock.cheapest(shape, &requests, &mut self.world.interner)
     }
 
     /// Checks one claim, and remembers a refusal that lasts.
@@ -840,6 +860,8 @@ impl<'p, 'a> Round<'p, 'a> {
     fn put_on_claim(&mut self, claim: usize, fit: Fit, pod: u32, class: ClassId, need: NeedId) {
         let before = std::mem::take(&mut self.claims[claim].reserved);
         self.hold(&before, &fit.reserved);
+        let before = self.world.stock.shapes[self.claims[claim].shape as usize].set;
+        self.recount(claim, before, fit.set);
         let of = &mut self.claims[claim];
         of.reserved = fit.reserved;
         of.min_values_relaxed |= fit.relaxed;
@@ -868,10 +890,32 @@ impl<'p, 'a> Round<'p, 'a> {
     }
 
     fn record_on_claim(&mut self, claim: usize, class: ClassId, set: SetId) {
+        let at = self.spot(claim, set);
+        self.record(class, at, false);
+    }
+
+    fn spot(&self, claim: usize, set: SetId) -> Spot {
         let shape = &self.world.stock.shapes[self.claims[claim].shape as usize];
         let taints = self.world.template_taints[shape.template as usize];
-        let host = self.world.first_claim_host + claim as u32;
-        self.record(class, set, taints, host, None);
+        Spot { set, taints, host: self.world.first_claim_host + claim as u32, name: None }
+    }
+
+    /// Counts the pods of a claim anew once it asks for more than before.
+    ///
+    /// A pod on a node that may be in any of several zones counts in none of them (and one that
+    /// others keep away from, in all); when a later pod settles the zone, both come right.
+    /// [Q] Upstream leaves the counts as they were when each pod came.
+    fn recount(&mut self, claim: usize, before: SetId, after: SetId) {
+        if !self.world.recount || before == after || !self.world.topology.is_used() {
+            return;
+        }
+        let (old, new) = (self.spot(claim, before), self.spot(claim, after));
+        for at in 0..self.claims[claim].pods.len() {
+            let pod = self.claims[claim].pods[at] as usize;
+            let class = self.placed_as[pod];
+            self.record(class, old, true);
+            self.record(class, new, false);
+        }
     }
 
     fn enter_shape(&mut self, claim: usize, shape: ShapeId) {

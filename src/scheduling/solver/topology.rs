@@ -67,6 +67,18 @@ pub(super) struct Group {
     pub(super) filter: FilterId,
 }
 
+impl Group {
+    /// Domains in which a pod on a node with these requirements counts.
+    fn counted_in<'a>(&self, set: SetId, interner: &'a Interner) -> &'a [ValueId] {
+        match interner.get(set, self.key).map(|r| interner.req(r)) {
+            Some(req) if !req.complement && (self.kind.anti() || req.values.len() == 1) => {
+                &req.values
+            }
+            _ => &[],
+        }
+    }
+}
+
 /// How many pods of a group are where.
 #[derive(Clone, Default)]
 pub(super) struct Counts {
@@ -113,6 +125,26 @@ impl Counts {
             }
         }
         self.some.grow_and_insert(at);
+    }
+
+    fn take_away(&mut self, domain: ValueId) {
+        self.counts[domain as usize] -= 1;
+        self.total -= 1;
+    }
+
+    fn take_away_host(&mut self, host: u32, max_skew: i64) {
+        let Some(count) = self.hosts.get_mut(&host) else { return };
+        *count -= 1;
+        self.total -= 1;
+        let (count, at) = (i64::from(*count), host as usize);
+        let shrink = |hosts: &mut FixedBitSet, still: bool| {
+            if !still && at < hosts.len() {
+                hosts.set(at, false);
+            }
+        };
+        shrink(&mut self.full, count >= max_skew);
+        shrink(&mut self.over, count > max_skew);
+        shrink(&mut self.some, count > 0);
     }
 }
 
@@ -216,13 +248,18 @@ impl Topology {
             counts.add_host(host, group.kind, group.max_skew);
             return;
         }
-        let Some(req) = interner.get(set, group.key).map(|r| interner.req(r)) else { return };
-        if req.complement || (!group.kind.anti() && req.values.len() != 1) {
+        group.counted_in(set, interner).iter().for_each(|domain| counts.add(*domain));
+    }
+
+    /// Takes back what [`Topology::record`] did with the same arguments.
+    pub(super) fn withdraw(&mut self, id: GroupId, set: SetId, host: u32, interner: &Interner) {
+        let group = &self.groups[id as usize];
+        let counts = &mut self.counts[id as usize];
+        if group.key == interner.hostname {
+            counts.take_away_host(host, group.max_skew);
             return;
         }
-        for domain in &req.values {
-            counts.add(*domain);
-        }
+        group.counted_in(set, interner).iter().for_each(|domain| counts.take_away(*domain));
     }
 
     /// Domains that a group leaves; nothing when there is none.

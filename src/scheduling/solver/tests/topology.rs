@@ -218,3 +218,24 @@ fn volumes_constrain_the_node_but_not_the_count() {
     input.pod_volumes = [(input.pods[0].key.clone(), Arc::new(both))].into();
     assert_eq!(by_zone(&solve(&input)), BTreeMap::from([("b".to_owned(), 1)]));
 }
+
+/// A pod anywhere, one that settles the zone of their common node, and one with an opinion.
+fn settled_late(opinion: &str) -> Results {
+    let mut pods = many(1, "web", &json!({}));
+    pods.extend(many(1, "x", &json!({"nodeSelector": {labels::ZONE: "a"}})));
+    pods.extend(many(1, "z", &affinity(opinion, labels::ZONE, "web")));
+    let results = solved(pods);
+    assert!(results.errors.is_empty(), "{:?}", results.errors);
+    results
+}
+
+#[test]
+fn a_zone_settled_by_a_later_pod_counts_for_those_there_before() {
+    assert_eq!(by_zone(&settled_late("podAffinity")), BTreeMap::from([("a".to_owned(), 3)]));
+}
+
+#[test]
+fn a_zone_that_a_node_can_no_longer_be_in_is_free_again() {
+    let zones = by_zone(&settled_late("podAntiAffinity"));
+    assert_eq!(zones, BTreeMap::from([("a".to_owned(), 2), ("b".to_owned(), 1)]));
+}
