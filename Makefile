@@ -60,8 +60,8 @@ bench: build $(PEER) $(BENCH_VENV)/complete ## both schedulers on the same scena
 	cd benches && $(BENCH_VENV)/bin/python -m harness bench --karpenter $(CURDIR)/target/release/karpenter --peer $(PEER) \
 		--work $(CACHE)/bench $(if $(filter full,$(BENCH)),--full) $(if $(ONLY),--only $(ONLY))
 
-compare: $(PEER) ## 500 random scenarios through both schedulers, and each difference's class; COUNT and SEED choose others
-	$(CARGO) bench --locked --profile dev --bench compare -- --peer $(PEER) --work $(CACHE)/compare \
+compare: build $(PEER) ## 500 random scenarios through both schedulers, and each difference's class; COUNT and SEED choose others
+	$(CARGO) bench --locked --profile dev --bench compare -- --karpenter $(CURDIR)/target/release/karpenter --peer $(PEER) --work $(CACHE)/compare \
 		$(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
 crds: ## crds/ anew, after a change of the types; the charts read them there

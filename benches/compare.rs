@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 
 use serde_json::Value;
 
@@ -14,11 +14,12 @@ mod reference;
 
 use reference::model::Document;
 use reference::outcome::Outcome;
-use reference::{problems, random, solve};
+use reference::{broken, problems, random};
 
 const USAGE: &str = "\
-usage: compare --peer FILE --work DIR [--count N] [--seed N] [--repeat N]
+usage: compare --karpenter FILE --peer FILE --work DIR [--count N] [--seed N] [--repeat N]
        compare --check SCENARIO RESULT
+  --karpenter  the binary to compare
   --peer    the program built from benches/peer
   --work    folder for scenarios and results
   --count   how many scenarios (500)
@@ -34,15 +35,18 @@ enum Class {
     FewerUnschedulable,
     Dearer,
     MoreUnschedulable,
+    /// One of the two before, against a result that breaks a rule.
+    PeerBreaksRule,
 }
 
 impl Class {
-    const ALL: [(Self, &str); 5] = [
+    const ALL: [(Self, &str); 6] = [
         (Self::Same, "same price"),
         (Self::Cheaper, "cheaper"),
         (Self::FewerUnschedulable, "fewer unschedulable"),
         (Self::Dearer, "dearer"),
         (Self::MoreUnschedulable, "more unschedulable"),
+        (Self::PeerBreaksRule, "dearer or more unschedulable than a result that breaks a rule"),
     ];
 
     fn of(ours: &Outcome, peers: &Outcome) -> Self {
@@ -68,6 +72,7 @@ impl Class {
 }
 
 struct Options {
+    karpenter: PathBuf,
     peer: PathBuf,
     work: PathBuf,
     count: u64,
@@ -77,8 +82,14 @@ struct Options {
 
 impl Options {
     fn parse(args: &[String]) -> Option<Self> {
-        let mut options =
-            Self { peer: PathBuf::new(), work: PathBuf::new(), count: 500, seed: 0, repeat: 3 };
+        let mut options = Self {
+            karpenter: PathBuf::new(),
+            peer: PathBuf::new(),
+            work: PathBuf::new(),
+            count: 500,
+            seed: 0,
+            repeat: 3,
+        };
         let mut rest = args.iter();
         while let Some(name) = rest.next() {
             // Cargo adds this one to whatever a bench gets.
@@ -87,6 +98,7 @@ impl Options {
             }
             let value = rest.next()?;
             match name.as_str() {
+                "--karpenter" => options.karpenter = value.into(),
                 "--peer" => options.peer = value.into(),
                 "--work" => options.work = value.into(),
                 "--count" => options.count = value.parse().ok()?,
@@ -95,8 +107,8 @@ impl Options {
                 _ => return None,
             }
         }
-        let named = !options.peer.as_os_str().is_empty() && !options.work.as_os_str().is_empty();
-        named.then_some(options)
+        let paths = [&options.karpenter, &options.peer, &options.work];
+        paths.iter().all(|p| !p.as_os_str().is_empty()).then_some(options)
     }
 }
 
@@ -176,13 +188,18 @@ fn compare(options: &Options) -> std::io::Result<bool> {
     let mut cases = Vec::new();
     for seed in &seeds {
         let scenario = random::scenario(*seed);
-        let result = solve(&scenario);
+        let result = simulate(&options.karpenter, &file(seed))?;
         let theirs = read(&answers.join(format!("{seed:05}.json")))?;
         let (ours, peers) = (Outcome::read(result.clone()), Outcome::read(theirs));
+        let document = Document::read(scenario);
+        let mut class = Class::of(&ours, &peers);
+        if class.bad() && !broken(&document, &peers).is_empty() {
+            class = Class::PeerBreaksRule;
+        }
         let case = Case {
             seed: *seed,
-            class: Class::of(&ours, &peers),
-            invalid: problems(&Document::read(scenario), &ours),
+            class,
+            invalid: problems(&document, &ours),
             ours: ours.total_price,
             peers: peers.total_price,
             nodes: (ours.node_claims.len(), peers.node_claims.len()),
@@ -193,6 +210,19 @@ fn compare(options: &Options) -> std::io::Result<bool> {
         cases.push(case);
     }
     Ok(report(&cases, &kept))
+}
+
+/// What the binary prints for a scenario.
+fn simulate(karpenter: &Path, scenario: &Path) -> std::io::Result<Value> {
+    let done = Command::new(karpenter)
+        .args(["simulate", "--output", "json", "--scenario"])
+        .arg(scenario)
+        .stderr(Stdio::inherit())
+        .output()?;
+    if !done.status.success() {
+        return Err(std::io::Error::other(format!("karpenter simulate: {}", done.status)));
+    }
+    Ok(serde_json::from_slice(&done.stdout)?)
 }
 
 /// Keeps a scenario that shows something wrong, with both results and what is wrong.

@@ -24,6 +24,11 @@ pub fn solve(scenario: &Value) -> Value {
     serde_json::to_value(Report::new(&results).with_left_out(&world)).expect("a report")
 }
 
+/// Rules that a result breaks.
+pub fn broken(doc: &model::Document, outcome: &outcome::Outcome) -> Vec<String> {
+    check::World::new(doc, outcome).problems()
+}
+
 /// Everything wrong with a result: broken rules, and left-over pods that would fit.
 pub fn problems(doc: &model::Document, outcome: &outcome::Outcome) -> Vec<String> {
     let world = check::World::new(doc, outcome);
