@@ -7,11 +7,23 @@ use std::process::Command;
 const GIVEN: &str = "KARPENTER_COMMIT";
 
 fn main() {
+    place_at_a_fixed_address();
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed={GIVEN}");
     let given = std::env::var(GIVEN).ok().filter(|commit| !commit.is_empty());
     if let Some(commit) = given.or_else(from_git) {
         println!("cargo::rustc-env={GIVEN}={commit}");
+    }
+}
+
+/// Links the binary to run at a fixed address, as Go's programs do.
+///
+/// A binary that may run anywhere has some hundred thousand pointers to mend at its start (most in
+/// the tables of the AWS clients): that reads and writes about 15 MB that are never needed again.
+fn place_at_a_fixed_address() {
+    let target = |what: &str| std::env::var(format!("CARGO_CFG_TARGET_{what}")).unwrap_or_default();
+    if target("OS") == "linux" && target("ENV") == "gnu" {
+        println!("cargo::rustc-link-arg-bins=-no-pie");
     }
 }
 

@@ -11,6 +11,10 @@ use smallvec::SmallVec;
 use crate::api::labels;
 use crate::api::v1::{NodeSelectorRequirementWithMinValues, Operator};
 
+mod shared;
+
+pub use shared::Sharing;
+
 /// Named values, sorted; nearly always one.
 type Values = SmallVec<[Arc<str>; 1]>;
 

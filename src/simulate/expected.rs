@@ -18,7 +18,8 @@ pub(super) enum Step {
 pub(super) fn fields<'de, T: Deserialize<'de>>(path: &[Step]) -> Option<&'static [&'static str]> {
     let found = RefCell::new(None);
     // The walk always ends in an error: there is no document behind it.
-    let _ = T::deserialize(Walk { path, found: &found });
+    let walk = &mut <dyn erased_serde::Deserializer>::erase(Walk { path, found: &found });
+    let _ = erased_serde::deserialize::<T>(walk);
     found.into_inner()
 }
 

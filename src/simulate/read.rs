@@ -25,7 +25,10 @@ where
     };
     let mut track = serde_path_to_error::Track::new();
     let located = serde_path_to_error::Deserializer::new(deserializer, &mut track);
-    let result = T::deserialize(serde_ignored::Deserializer::new(located, &mut note));
+    let noted = serde_ignored::Deserializer::new(located, &mut note);
+    // Erased, so that each type's reader is in the binary once, and not once more with each of
+    // these layers and formats inlined: that is what the process's memory consists of otherwise.
+    let result = erased_serde::deserialize(&mut <dyn erased_serde::Deserializer>::erase(noted));
     match (result, unknown) {
         // What was unknown comes first in the document, and is often the cause of the error.
         (_, Some(steps)) => Err(unknown_field::<T>(prefix, &steps)),

@@ -8,13 +8,15 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::resource::v1::{CounterSet, Device};
 use serde::Deserialize;
-use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, Deserializer, SeqAccess, Visitor};
+use serde_json::Value;
 
-use super::{ScenarioError, check, types};
+use super::{ScenarioError, check, read, types};
 use crate::api::labels;
 use crate::api::v1::{NodeClaim, Operator};
 use crate::scheduling::instance_type::InstanceType;
 use crate::scheduling::pod::{PodInfo, Sharing};
+use crate::scheduling::requirements;
 use crate::scheduling::resources::ApiQuantity;
 
 /// One situation to decide on.
@@ -32,7 +34,7 @@ pub struct Scenario {
     /// Label keys that a node may lack and still satisfy, besides the provider's own.
     pub well_known_labels: Vec<String>,
     /// NodePool objects, v1 or v1beta1.
-    pub node_pools: Vec<serde_json::Value>,
+    pub node_pools: Vec<Value>,
     /// What can be launched.
     pub instance_types: Option<TypeList>,
     /// One pod a DaemonSet.
@@ -42,7 +44,7 @@ pub struct Scenario {
     /// Pods that wait.
     pub pods: PodList,
     /// Whatever else bears on the decision.
-    pub objects: Vec<serde_json::Value>,
+    pub objects: Vec<Value>,
 }
 
 impl Scenario {
@@ -61,7 +63,7 @@ impl Scenario {
 
 /// The document form of instance types.
 #[must_use]
-pub fn describe_types(types: &[TypeEntry]) -> serde_json::Value {
+pub fn describe_types(types: &[TypeEntry]) -> Value {
     let one = |entry: &TypeEntry| {
         let mut value = types::describe(&entry.instance_type);
         if let Some(pools) = &entry.node_pools {
@@ -227,8 +229,8 @@ pub struct TypeEntry {
 }
 
 /// How the items of a list are read.
-trait Items<'de>: Sized {
-    type Raw: Deserialize<'de>;
+trait Items: Sized {
+    type Raw: DeserializeOwned;
     type Context: Default;
     const WHAT: &'static str;
 
@@ -239,7 +241,7 @@ trait Items<'de>: Sized {
     ) -> Result<Self, ScenarioError>;
 }
 
-impl<'de> Items<'de> for Arc<PodInfo> {
+impl Items for Arc<PodInfo> {
     type Raw = Pod;
     type Context = Sharing;
     const WHAT: &'static str = "a list of Pod objects";
@@ -250,13 +252,17 @@ impl<'de> Items<'de> for Arc<PodInfo> {
     }
 }
 
-impl<'de> Items<'de> for TypeEntry {
+impl Items for TypeEntry {
     type Raw = InstanceTypeSpec;
-    type Context = ();
+    type Context = requirements::Sharing;
     const WHAT: &'static str = "a list of instance types";
 
-    fn convert((): &mut (), path: &str, spec: InstanceTypeSpec) -> Result<Self, ScenarioError> {
-        let instance_type = Arc::new(types::instance_type(path, &spec)?);
+    fn convert(
+        sharing: &mut requirements::Sharing,
+        path: &str,
+        spec: InstanceTypeSpec,
+    ) -> Result<Self, ScenarioError> {
+        let instance_type = Arc::new(types::instance_type(path, &spec, sharing)?);
         Ok(Self { instance_type, node_pools: spec.node_pools })
     }
 }
@@ -272,7 +278,7 @@ struct RawNode {
     pods: PodList,
 }
 
-impl<'de> Items<'de> for NodeEntry {
+impl Items for NodeEntry {
     type Raw = RawNode;
     type Context = Sharing;
     const WHAT: &'static str = "a list of nodes, each {node, nodeClaim, pods}";
@@ -296,7 +302,7 @@ impl<'de> Items<'de> for NodeEntry {
 
 struct Reader<T>(PhantomData<T>);
 
-impl<'de, T: Items<'de>> Visitor<'de> for Reader<T> {
+impl<'de, T: Items> Visitor<'de> for Reader<T> {
     type Value = Stream<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -310,8 +316,12 @@ impl<'de, T: Items<'de>> Visitor<'de> for Reader<T> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Stream<T>, A::Error> {
         let (mut stream, mut context) = (Stream::default(), T::Context::default());
         let mut index = 0_usize;
-        while let Some(raw) = seq.next_element::<T::Raw>()? {
-            stream.push(T::convert(&mut context, &format!("[{index}]"), raw));
+        // Each item goes through one plain form, so that the readers of all the kinds are in the
+        // binary (and, once used, in memory) once, and not once more for each format.
+        while let Some(item) = seq.next_element::<Value>()? {
+            let path = format!("[{index}]");
+            let raw = read::strict::<_, T::Raw>(item, &path);
+            stream.push(raw.and_then(|raw| T::convert(&mut context, &path, raw)));
             index += 1;
         }
         stream.items.shrink_to_fit();
@@ -319,7 +329,7 @@ impl<'de, T: Items<'de>> Visitor<'de> for Reader<T> {
     }
 }
 
-impl<'de, T: Items<'de>> Deserialize<'de> for Stream<T> {
+impl<'de, T: Items> Deserialize<'de> for Stream<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Reader(PhantomData))
     }

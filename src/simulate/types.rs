@@ -14,13 +14,14 @@ use crate::api::v1::Operator;
 use crate::scheduling::dra::TypePool;
 use crate::scheduling::dra::device::{Binding, Device, counters, qualified};
 use crate::scheduling::instance_type::{InstanceType, Offering, Overhead};
-use crate::scheduling::requirements::{Requirement, Requirements};
+use crate::scheduling::requirements::{Requirement, Requirements, Sharing};
 use crate::scheduling::resources::{ApiQuantity, ResourceList};
 
 /// Converts one instance type; `path` is its place.
 pub(super) fn instance_type(
     path: &str,
     spec: &InstanceTypeSpec,
+    sharing: &mut Sharing,
 ) -> Result<InstanceType, ScenarioError> {
     if spec.name.is_empty() {
         return Err(ScenarioError::new(format!("{path}.name"), "expected a name"));
@@ -31,8 +32,8 @@ pub(super) fn instance_type(
     }
     Ok(InstanceType {
         name: Arc::from(spec.name.as_str()),
-        requirements: type_requirements(spec),
-        offerings: spec.offerings.iter().map(offering).collect(),
+        requirements: sharing.share(type_requirements(spec)),
+        offerings: spec.offerings.iter().map(|o| offering(o, sharing)).collect(),
         capacity: amounts(&format!("{path}.capacity"), &spec.capacity)?,
         overhead: Overhead {
             kube_reserved: amounts(&format!("{path}.overhead"), &spec.overhead)?,
@@ -85,7 +86,7 @@ fn type_requirements(spec: &InstanceTypeSpec) -> Requirements {
     all
 }
 
-fn offering(spec: &OfferingSpec) -> Offering {
+fn offering(spec: &OfferingSpec, sharing: &mut Sharing) -> Offering {
     let mut all: Requirements = [
         Requirement::is(labels::ZONE, &spec.zone),
         Requirement::is(labels::CAPACITY_TYPE, &spec.capacity_type),
@@ -97,7 +98,7 @@ fn offering(spec: &OfferingSpec) -> Offering {
     }
     all.merge(&requirements(&spec.requirements));
     Offering {
-        requirements: all,
+        requirements: sharing.share(all),
         price: spec.price,
         available: spec.available,
         reservation_capacity: spec.reservation_capacity,
@@ -168,7 +169,7 @@ mod tests {
         });
         let read = |value: &Value| {
             let spec: InstanceTypeSpec = serde_json::from_value(value.clone()).unwrap();
-            instance_type("", &spec).unwrap()
+            instance_type("", &spec, &mut Sharing::default()).unwrap()
         };
         let first = read(&document);
         let again = read(&describe(&first));
