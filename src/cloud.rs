@@ -1,6 +1,8 @@
 //! The cloud provider: the trait that controllers use, its error classes, and the implementations.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -34,8 +36,31 @@ pub trait CloudProvider: Send + Sync + 'static {
     /// Why the claim's instance no longer matches its node class, if so.
     async fn is_drifted(&self, claim: &NodeClaim) -> Result<Option<String>, Error>;
 
+    /// Labels that the claim gets when its Node registers; nothing while they cannot be told yet.
+    async fn registration_labels(
+        &self,
+        _claim: &NodeClaim,
+    ) -> Result<Option<BTreeMap<String, String>>, Error> {
+        Ok(Some(BTreeMap::new()))
+    }
+
+    /// Conditions that a Node is replaced for.
+    fn repair_policies(&self) -> &'static [RepairPolicy] {
+        &[]
+    }
+
     /// The provider's name, for metrics.
     fn name(&self) -> &'static str;
+}
+
+/// A condition of a Node that is not waited out for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RepairPolicy {
+    pub condition: &'static str,
+    /// The status that is bad.
+    pub status: &'static str,
+    /// How long it is waited out.
+    pub toleration: Duration,
 }
 
 /// What went wrong, by what has to be done about it.
@@ -46,16 +71,63 @@ pub enum Error {
     NodeClaimNotFound(String),
     /// No offering could be launched; the claim is given up and its pods scheduled anew.
     #[error("insufficient capacity, {0}")]
-    InsufficientCapacity(String),
+    InsufficientCapacity(Detail),
     /// The node class cannot be used yet.
     #[error("NodeClassRef not ready, {0}")]
     NodeClassNotReady(String),
     /// The launch failed; it is tried again.
     #[error("{message}")]
-    Create { reason: String, condition: String, message: String },
+    Create { reason: String, condition: String, message: Detail },
+    /// A call that does not decide about the launch failed.
+    #[error("{0}")]
+    Call(Detail),
     /// Anything else.
     #[error("{0}")]
     Other(String),
+}
+
+/// A call to the cloud that went wrong, as the log tells of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FailedCall {
+    /// The service's name, such as `EC2`.
+    pub service: &'static str,
+    /// The API's name, such as `CreateFleet`.
+    pub operation: &'static str,
+    /// Status of the answer; 0 without one.
+    pub status: u16,
+    /// The API's error code.
+    pub code: String,
+    /// The cloud's own id of the request; empty without an answer.
+    pub request_id: String,
+}
+
+/// What went wrong, and the call that did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Detail {
+    pub text: String,
+    /// Nothing where no call was made.
+    pub call: Option<Box<FailedCall>>,
+}
+
+impl std::fmt::Display for Detail {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl<T: Into<String>> From<T> for Detail {
+    fn from(text: T) -> Self {
+        Self { text: text.into(), call: None }
+    }
+}
+
+impl Detail {
+    /// The same, with the call that failed.
+    #[must_use]
+    pub fn of_call(mut self, call: FailedCall) -> Self {
+        self.call = Some(Box::new(call));
+        self
+    }
 }
 
 impl Error {
@@ -72,7 +144,18 @@ impl Error {
             Self::NodeClaimNotFound(_) => "NodeClaimNotFoundError",
             Self::InsufficientCapacity(_) => "InsufficientCapacityError",
             Self::NodeClassNotReady(_) => "NodeClassNotReadyError",
-            Self::Create { .. } | Self::Other(_) => "",
+            Self::Create { .. } | Self::Call(_) | Self::Other(_) => "",
+        }
+    }
+
+    /// The call that failed, where it was one.
+    #[must_use]
+    pub fn failed_call(&self) -> Option<FailedCall> {
+        match self {
+            Self::InsufficientCapacity(detail)
+            | Self::Create { message: detail, .. }
+            | Self::Call(detail) => detail.call.as_deref().cloned(),
+            Self::NodeClaimNotFound(_) | Self::NodeClassNotReady(_) | Self::Other(_) => None,
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::api::v1alpha1::NodeOverlay;
 use crate::scheduling::default_spread::Selectors;
 use crate::scheduling::dra;
 use crate::scheduling::node::StateNode;
-use crate::scheduling::overlay::Store;
+use crate::scheduling::overlay::InForce;
 use crate::scheduling::pod::{PodInfo, PodKey, Sharing};
 use crate::scheduling::volumes::VolumeObjects;
 
@@ -77,7 +77,6 @@ struct Inner {
     dynamic: Arc<dra::Objects>,
     selectors: Arc<Selectors>,
     overlays: BTreeMap<String, Arc<NodeOverlay>>,
-    overlay_store: Option<Arc<Store>>,
     buffers: BTreeMap<PodKey, Arc<CapacityBuffer>>,
     buffer_pods: BTreeMap<PodKey, Vec<Arc<PodInfo>>>,
     buffer_nodes: HashMap<String, usize>,
@@ -93,6 +92,7 @@ struct Inner {
 /// The cluster as the watches show it.
 pub struct State {
     inner: RwLock<Inner>,
+    overlays_in_force: InForce,
     sharing: Mutex<Sharing>,
     changes: broadcast::Sender<Change>,
 }
@@ -101,6 +101,7 @@ impl Default for State {
     fn default() -> Self {
         Self {
             inner: RwLock::default(),
+            overlays_in_force: InForce::default(),
             sharing: Mutex::default(),
             changes: broadcast::channel(CHANGES).0,
         }

@@ -9,11 +9,29 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::cloud::CloudProvider;
 use crate::cloud::aws::AwsProvider;
+use crate::cloud::{CloudProvider, FailedCall};
 use crate::cluster::State;
 use crate::operator::events::Recorder;
 use crate::operator::settings::Settings;
+
+/// Logs a failure with a message; of a failed AWS call also what AWS support asks for.
+macro_rules! tell_failure {
+    ($error:expr, $message:literal) => {{
+        let error = &$error;
+        let call = error.failed_call();
+        let call = call.as_ref();
+        tracing::error!(
+            "aws-error-code" = call.map(|c| c.code.as_str()),
+            "aws-operation-name" = call.map(|c| c.operation),
+            "aws-request-id" = call.map(|c| c.request_id.as_str()).filter(|id| !id.is_empty()),
+            "aws-service-name" = call.map(|c| c.service),
+            "aws-status-code" = call.map(|c| c.status).filter(|status| *status != 0),
+            "error" = %error,
+            $message
+        );
+    }};
+}
 
 pub mod aws;
 pub mod capacity_buffer;
@@ -21,8 +39,10 @@ pub mod device_allocation;
 pub mod disruption;
 pub mod garbage;
 pub mod hydration;
+pub mod interruption;
 pub mod migration;
 pub mod node;
+pub mod node_health;
 pub mod node_overlay;
 pub mod nodeclaim;
 pub mod nodeclass;
@@ -56,12 +76,27 @@ pub enum Error {
     /// The cloud refused.
     #[error("{0}")]
     Cloud(#[from] crate::cloud::Error),
+    /// The cloud did not launch an instance.
+    #[error("launching nodeclaim, {0}")]
+    Launch(crate::cloud::Error),
     /// AWS refused.
     #[error("{0}")]
     Aws(#[from] crate::cloud::aws::errors::AwsError),
     /// Anything else.
     #[error("{0}")]
     Other(String),
+}
+
+impl Error {
+    /// The AWS call that failed, where it was one.
+    #[must_use]
+    pub fn failed_call(&self) -> Option<FailedCall> {
+        match self {
+            Self::Cloud(error) | Self::Launch(error) => error.failed_call(),
+            Self::Aws(error) => Some(error.call()),
+            Self::Kube(_) | Self::Other(_) => None,
+        }
+    }
 }
 
 /// When to look at the object again, beside its changes.
@@ -72,9 +107,11 @@ pub async fn run_all(ctx: Arc<Context>, aws: Arc<AwsProvider>, cancel: Cancellat
     let mut tasks = JoinSet::new();
     nodeclass::start(&ctx, &aws, &mut tasks);
     aws::start(&ctx, &aws, &mut tasks);
+    interruption::start(&ctx, &aws, &mut tasks);
     nodepool::start(&ctx, &mut tasks);
     nodeclaim::start(&ctx, &mut tasks);
     node::start(&ctx, &mut tasks);
+    node_health::start(&ctx, &mut tasks);
     garbage::start(&ctx, &mut tasks);
     hydration::start(&ctx, &mut tasks);
     migration::start(&ctx, &mut tasks);

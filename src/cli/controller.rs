@@ -145,7 +145,7 @@ async fn work(
     stop: CancellationToken,
 ) {
     let aws = tokio::select! {
-        aws = reach_aws(&client, &settings, &clock) => Arc::new(aws),
+        aws = reach_aws(&client, &settings, &clock, &state) => Arc::new(aws),
         () = stop.cancelled() => return,
     };
     aws.set_recorder(recorder.clone());
@@ -163,13 +163,24 @@ async fn work(
 }
 
 /// Tries until EC2 answers: an outage of AWS must not restart the process for ever.
-async fn reach_aws(client: &kube::Client, settings: &Arc<Settings>, clock: &Clock) -> AwsProvider {
+async fn reach_aws(
+    client: &kube::Client,
+    settings: &Arc<Settings>,
+    clock: &Clock,
+    state: &State,
+) -> AwsProvider {
     let mut wait = Duration::from_secs(1);
     loop {
         let config = clients::load_config().await;
-        let made =
-            AwsProvider::new(Arc::clone(settings), client.clone(), ca(), clock.clone(), &config)
-                .await;
+        let made = AwsProvider::new(
+            Arc::clone(settings),
+            client.clone(),
+            ca(),
+            clock.clone(),
+            &config,
+            state.overlays_in_force(),
+        )
+        .await;
         match made {
             Ok(aws) => match begin(&aws).await {
                 Ok(()) => return aws,
@@ -187,6 +198,8 @@ async fn reach_aws(client: &kube::Client, settings: &Arc<Settings>, clock: &Cloc
 /// What has to be known before anything is launched.
 async fn begin(aws: &AwsProvider) -> Result<(), AwsError> {
     aws.check_connectivity().await?;
+    // A cluster that no shift can be about is a mistake in the settings.
+    aws.update_zonal_shifts().await?;
     if let Some(keeper) = &aws.price_keeper {
         keeper.restore(&aws.pricing).await;
     }

@@ -13,8 +13,7 @@ use crate::api::v1::{EC2NodeClass, EC2NodeClassStatus, NodePool, Subnet};
 use crate::clock::Clock;
 use crate::cloud::aws::clients::{self, Clients};
 use crate::cloud::aws::instancetype::{self, Options, info};
-use crate::cloud::aws::unavailable::UnavailableOfferings;
-use crate::cloud::aws::{capacityreservation, placementgroup, pricing, zonalshift};
+use crate::cloud::aws::pricing;
 use crate::scheduling::instance_type::InstanceType;
 use crate::scheduling::requirements::{Allow, Requirements};
 
@@ -161,15 +160,7 @@ fn provider(
         reserved_capacity: true,
         kubelet_expressions: args.node_class_cel,
     };
-    let parts = instancetype::Parts {
-        pricing: Arc::clone(&pricing),
-        unavailable: Arc::new(UnavailableOfferings::new(&clock)),
-        reservations: Arc::new(capacityreservation::Provider::new(clients.clone(), &clock)),
-        placement_groups: Arc::new(placementgroup::Provider::new(clients.clone(), &clock)),
-        shifts: Arc::new(zonalshift::Provider::new(clients.clone(), &clock, false)),
-        clients,
-        clock,
-    };
+    let parts = instancetype::Parts::of_prices(&clients, &clock, &pricing);
     (instancetype::Provider::new(parts, options), pricing)
 }
 

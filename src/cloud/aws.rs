@@ -1,7 +1,8 @@
 //! The EC2 provider: its parts, and how they answer the controllers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_config::SdkConfig;
@@ -13,15 +14,16 @@ use kube::api::ListParams;
 use self::ami::AmiFamily;
 use self::clients::Clients;
 use self::instance::Instance;
-use self::permissions::Permissions;
+use self::permissions::{Feature, Permissions};
 use self::unavailable::UnavailableOfferings;
 use crate::api::v1::{EC2NodeClass, NodeClaim, NodePool};
 use crate::api::{annotations, conditions, conversion, hash, labels};
 use crate::clock::Clock;
-use crate::cloud::{CloudProvider, Error};
+use crate::cloud::{CloudProvider, Error, RepairPolicy};
 use crate::operator::events::{Event, Recorder, reference};
 use crate::operator::settings::Settings;
 use crate::scheduling::instance_type::InstanceType;
+use crate::scheduling::overlay::InForce;
 
 pub mod ami;
 pub mod batcher;
@@ -74,26 +76,62 @@ pub struct AwsProvider {
     pub price_keeper: Option<pricing::Keeper>,
     /// Where events go, once there is a place.
     recorder: OnceLock<Recorder>,
+    /// Corrections of prices and capacities; nothing where the feature gate is off.
+    overlays: Option<InForce>,
 }
+
+const fn minutes(minutes: u64) -> Duration {
+    Duration::from_secs(60 * minutes)
+}
+
+const fn repair(
+    condition: &'static str,
+    status: &'static str,
+    toleration: Duration,
+) -> RepairPolicy {
+    RepairPolicy { condition, status, toleration }
+}
+
+/// What the kubelet and EKS's node monitoring agent tell of Nodes that do not recover.
+const REPAIR_POLICIES: &[RepairPolicy] = &[
+    repair("Ready", conditions::FALSE, minutes(30)),
+    repair("Ready", conditions::UNKNOWN, minutes(30)),
+    repair("AcceleratedHardwareReady", conditions::FALSE, minutes(10)),
+    repair("StorageReady", conditions::FALSE, minutes(30)),
+    repair("NetworkingReady", conditions::FALSE, minutes(30)),
+    repair("KernelReady", conditions::FALSE, minutes(30)),
+    repair("ContainerRuntimeReady", conditions::FALSE, minutes(30)),
+];
 
 impl AwsProvider {
     /// Builds the provider; asks EKS for the endpoint and the API server for its DNS Service.
+    /// `overlays` are heeded where their feature gate is on.
     ///
     /// # Errors
-    /// When the cluster's endpoint is neither set nor known to EKS.
+    /// When there is no region, or the cluster's endpoint is neither set nor known to EKS.
     pub async fn new(
         settings: Arc<Settings>,
         kube: kube::Client,
         ca: Option<Vec<u8>>,
         clock: Clock,
         config: &SdkConfig,
+        overlays: InForce,
     ) -> Result<Self, Error> {
+        let overlays = Some(overlays).filter(|_| settings.gates.node_overlay);
+        if config.region().is_none_or(|r| r.as_ref().is_empty()) {
+            return Err(Error::Other(
+                "no region: expected AWS_REGION, a region in the AWS profile, or the instance metadata service to tell it"
+                    .to_owned(),
+            ));
+        }
         let clients = Clients::new(config);
         tracing::debug!("region" = clients.region, "discovered region");
         let cluster = launchtemplate::Cluster {
             name: settings.cluster_name.clone(),
             region: clients.region.clone(),
-            endpoint: endpoint(&settings, &clients).await?,
+            endpoint: endpoint(&settings, &clients).await.inspect(|e| {
+                tracing::debug!("cluster-endpoint" = e, "discovered cluster endpoint")
+            })?,
             cidr: None,
             ca_bundle: if settings.cluster_ca_bundle.is_empty() {
                 ca.map(|pem| base64::engine::general_purpose::STANDARD.encode(pem))
@@ -123,9 +161,11 @@ impl AwsProvider {
         let launch_templates =
             Arc::new(launchtemplate::Provider::new(clients.clone(), &clock, cluster));
         let parameters = Arc::new(ssm::Provider::new(clients.clone(), &clock));
-        let placement_groups = Arc::new(placementgroup::Provider::new(clients.clone(), &clock));
+        let permissions = Arc::new(Permissions::new(&clock));
+        let placement_groups =
+            Arc::new(placementgroup::Provider::new(clients.clone(), &clock, &permissions));
         let capacity_reservations =
-            Arc::new(capacityreservation::Provider::new(clients.clone(), &clock));
+            Arc::new(capacityreservation::Provider::new(clients.clone(), &clock, &permissions));
         let shifts = Arc::new(zonalshift::Provider::new(
             clients.clone(),
             &clock,
@@ -141,6 +181,7 @@ impl AwsProvider {
                     reservations: Arc::clone(&capacity_reservations),
                     placement_groups: Arc::clone(&placement_groups),
                     shifts: Arc::clone(&shifts),
+                    overlays: overlays.clone(),
                 },
                 options,
             )),
@@ -154,6 +195,7 @@ impl AwsProvider {
             instance_profiles: Arc::new(instanceprofile::Provider::new(
                 clients.clone(),
                 &clock,
+                &permissions,
                 name,
             )),
             instances: Arc::new(instance::Provider::new(
@@ -174,7 +216,8 @@ impl AwsProvider {
                     best_effort_min_values: settings.best_effort_min_values,
                 },
             )),
-            permissions: Arc::new(Permissions::new(&clock)),
+            permissions,
+            overlays,
             price_keeper: pricing::Keeper::new(
                 kube.clone(),
                 &namespace(),
@@ -255,16 +298,11 @@ impl AwsProvider {
         let name = &claim.spec.node_class_ref.name;
         let kind = "ec2nodeclasses.karpenter.k8s.aws";
         let Some(class) = self.class_of(name).await? else {
-            self.say_class_missing(claim);
-            return Err(Error::InsufficientCapacity(format!(
-                "resolving ec2nodeclass, {kind} {name:?} not found"
-            )));
+            return Err(self.unresolved(claim, format!("{kind} {name:?} not found")));
         };
         if class.metadata.deletion_timestamp.is_some() {
-            self.say_class_missing(claim);
-            return Err(Error::InsufficientCapacity(format!(
-                "resolving ec2nodeclass, {kind} {name:?} is terminating, treating as not found"
-            )));
+            let why = format!("{kind} {name:?} is terminating, treating as not found");
+            return Err(self.unresolved(claim, why));
         }
         let list = class.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
         match conditions::get(list, conditions::READY) {
@@ -283,9 +321,34 @@ impl AwsProvider {
             _ => Err(Error::Create {
                 reason: "NodeClassReadinessUnknown".to_owned(),
                 condition: "NodeClass is in Ready=Unknown".to_owned(),
-                message: "resolving NodeClass readiness, NodeClass is in Ready=Unknown".to_owned(),
+                message: "resolving NodeClass readiness, NodeClass is in Ready=Unknown".into(),
             }),
         }
+    }
+
+    /// Types as the overlays have them for the claim's NodePool.
+    fn overlaid(
+        &self,
+        claim: &NodeClaim,
+        types: Arc<[Arc<InstanceType>]>,
+    ) -> Result<Arc<[Arc<InstanceType>]>, Error> {
+        let pool = claim.metadata.labels.as_ref().and_then(|l| l.get(labels::NODEPOOL));
+        let (Some(overlays), Some(pool)) = (&self.overlays, pool) else { return Ok(types) };
+        let changed = overlays.store().and_then(|s| s.apply(pool, &types));
+        changed.ok_or_else(|| Error::Create {
+            reason: "InstanceTypeResolutionFailed".to_owned(),
+            condition: "Error resolving instance types".to_owned(),
+            message: format!(
+                "resolving instance types, overlays of nodepool {pool:?} are not judged yet"
+            )
+            .into(),
+        })
+    }
+
+    /// The error of a claim whose node class is not there; the claim's event says so, too.
+    fn unresolved(&self, claim: &NodeClaim, why: String) -> Error {
+        self.say_class_missing(claim);
+        Error::InsufficientCapacity(format!("resolving ec2nodeclass, {why}").into())
     }
 
     /// The node class that an instance's NodePool names today.
@@ -328,6 +391,19 @@ impl AwsProvider {
             .map_err(|e| errors::AwsError::new("DescribeCluster", &e))?;
         let arn = answer.cluster().and_then(|c| c.arn()).unwrap_or_default();
         Ok(arn.to_owned())
+    }
+
+    /// Asks for the zonal shifts of the cluster, where they are heeded.
+    ///
+    /// # Errors
+    /// When the cluster is no resource that shifts can be about, or nobody can be asked.
+    pub async fn update_zonal_shifts(&self) -> Result<(), errors::AwsError> {
+        if !self.shifts.is_enabled() || self.permissions.is_off(Feature::ZonalShift) {
+            return Ok(());
+        }
+        let arn = self.cluster_arn().await?;
+        self.permissions.settle(Feature::ZonalShift, self.shifts.update(&arn).await)?;
+        Ok(())
     }
 
     /// Whether EC2 answers and lets itself be asked: a dry run that would have succeeded.
@@ -382,6 +458,14 @@ async fn dns_ip(kube: &kube::Client) -> Option<String> {
     }
 }
 
+/// The instance of a claim in a placement group whose partition is not known yet.
+fn awaits_partition(claim: &NodeClaim) -> Option<&str> {
+    let label = |key: &str| claim.metadata.labels.as_ref().and_then(|l| l.get(key));
+    label(labels::PLACEMENT_GROUP_ID)?;
+    label(labels::PLACEMENT_GROUP_PARTITION).filter(|p| p.is_empty())?;
+    instance::parse_provider_id(claim.status.as_ref()?.provider_id.as_deref()?)
+}
+
 #[async_trait]
 impl CloudProvider for AwsProvider {
     async fn create(&self, claim: &NodeClaim) -> Result<NodeClaim, Error> {
@@ -392,8 +476,9 @@ impl CloudProvider for AwsProvider {
         let types = self.instance_types.list(&class).map_err(|e| Error::Create {
             reason: "InstanceTypeResolutionFailed".to_owned(),
             condition: "Error resolving instance types".to_owned(),
-            message: format!("resolving instance types, {e}"),
+            message: format!("resolving instance types, {e}").into(),
         })?;
+        let types = self.overlaid(claim, types)?;
         let instance = self.instances.launch(&class, claim, &types).await?;
         if let Some(id) = &instance.reservation_id {
             self.capacity_reservations.mark_launched(id);
@@ -479,7 +564,43 @@ impl CloudProvider for AwsProvider {
         Ok(self.drift_reason(claim).await?.map(str::to_owned))
     }
 
+    /// The partition of a placement group that EC2 chose for an instance is known once it runs.
+    async fn registration_labels(
+        &self,
+        claim: &NodeClaim,
+    ) -> Result<Option<BTreeMap<String, String>>, Error> {
+        let Some(id) = awaits_partition(claim) else { return Ok(Some(BTreeMap::new())) };
+        let partition = self.instances.get_fresh(id).await?.placement_partition;
+        let label = |n: i32| (labels::PLACEMENT_GROUP_PARTITION.to_owned(), n.to_string());
+        Ok(partition.map(|n| BTreeMap::from([label(n)])))
+    }
+
+    fn repair_policies(&self) -> &'static [RepairPolicy] {
+        REPAIR_POLICIES
+    }
+
     fn name(&self) -> &'static str {
         "aws"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_claims_without_their_partition_wait_for_it() {
+        let claim = |labels: serde_json::Value| -> NodeClaim {
+            serde_json::from_value(serde_json::json!({
+                "metadata": {"name": "c", "labels": labels}, "spec": {},
+                "status": {"providerID": "aws:///us-east-1a/i-1"}}))
+            .unwrap()
+        };
+        let (group, partition) = (labels::PLACEMENT_GROUP_ID, labels::PLACEMENT_GROUP_PARTITION);
+        let wait = |labels| awaits_partition(&claim(labels)).map(str::to_owned);
+        assert_eq!(wait(serde_json::json!({group: "pg-1", partition: ""})).as_deref(), Some("i-1"));
+        assert_eq!(wait(serde_json::json!({group: "pg-1", partition: "2"})), None);
+        assert_eq!(wait(serde_json::json!({group: "pg-1"})), None);
+        assert_eq!(wait(serde_json::json!({partition: ""})), None);
     }
 }

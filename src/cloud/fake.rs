@@ -72,7 +72,7 @@ impl FakeProvider {
             .cloned()
             .collect();
         sort_by_price(&mut fitting, &wanted);
-        let none = || Error::InsufficientCapacity("no instance type fits".to_owned());
+        let none = || Error::InsufficientCapacity("no instance type fits".into());
         fitting.into_iter().next().ok_or_else(none)
     }
 }
@@ -95,7 +95,7 @@ impl CloudProvider for FakeProvider {
         let kind = self.choose(claim)?;
         let wanted = Requirements::from_api(&claim.spec.requirements);
         let Some(offering) = kind.cheapest(&wanted) else {
-            return Err(Error::InsufficientCapacity("no offering".to_owned()));
+            return Err(Error::InsufficientCapacity("no offering".into()));
         };
         state.launched += 1;
         let id = format!("fake:///{}/i-{:04}", offering.zone(), state.launched);

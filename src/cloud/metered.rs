@@ -1,12 +1,13 @@
 //! A provider whose calls are measured.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
 
-use super::{CloudProvider, Error};
+use super::{CloudProvider, Error, RepairPolicy};
 use crate::api::v1::{NodeClaim, NodePool};
 use crate::operator::{logging, metrics};
 use crate::scheduling::instance_type::InstanceType;
@@ -64,6 +65,17 @@ impl<P: CloudProvider> CloudProvider for Metered<P> {
 
     async fn is_drifted(&self, claim: &NodeClaim) -> Result<Option<String>, Error> {
         self.measure("IsDrifted", self.0.is_drifted(claim)).await
+    }
+
+    async fn registration_labels(
+        &self,
+        claim: &NodeClaim,
+    ) -> Result<Option<BTreeMap<String, String>>, Error> {
+        self.0.registration_labels(claim).await
+    }
+
+    fn repair_policies(&self) -> &'static [RepairPolicy] {
+        self.0.repair_policies()
     }
 
     fn name(&self) -> &'static str {

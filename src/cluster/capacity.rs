@@ -7,7 +7,7 @@ use super::{Change, State};
 use crate::api::autoscaling::CapacityBuffer;
 use crate::api::labels;
 use crate::api::v1alpha1::NodeOverlay;
-use crate::scheduling::overlay::Store;
+use crate::scheduling::overlay::{InForce, Store};
 use crate::scheduling::pod::{PodInfo, PodKey};
 
 /// NodeClaims of a pool, by how long they will stay.
@@ -124,13 +124,19 @@ impl State {
 
     /// Puts the judged overlays in force.
     pub fn set_overlay_store(&self, store: Store) {
-        self.inner.write().overlay_store = Some(Arc::new(store));
+        self.overlays_in_force.set(store);
     }
 
     /// The overlays in force; nothing before they were judged for the first time.
     #[must_use]
     pub fn overlay_store(&self) -> Option<Arc<Store>> {
-        self.inner.read().overlay_store.clone()
+        self.overlays_in_force.store()
+    }
+
+    /// The same for whoever must not know the state.
+    #[must_use]
+    pub fn overlays_in_force(&self) -> InForce {
+        self.overlays_in_force.clone()
     }
 }
 

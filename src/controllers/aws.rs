@@ -62,7 +62,7 @@ where
                     sleep(period).await;
                 }
                 Err(error) => {
-                    tracing::error!("error" = %error, "Reconciler error");
+                    tell_failure!(error, "Reconciler error");
                     sleep(Duration::from_secs(1 << failures.min(6))).await;
                     failures += 1;
                 }

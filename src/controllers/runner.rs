@@ -103,7 +103,7 @@ pub async fn run<F, R>(
                 let outcome = reconcile(ctx, name.clone()).instrument(span.clone()).await;
                 timer.stop(&outcome);
                 if let Err(error) = &outcome {
-                    span.in_scope(|| tracing::error!("error" = %error, "Reconciler error"));
+                    span.in_scope(|| tell_failure!(*error, "Reconciler error"));
                 }
                 let _ = queue.send(Wake::Done(name, outcome.map_err(|_| ()))).await;
             });

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use parking_lot::RwLock;
+
 use super::instance_type::{InstanceType, Offering};
 use super::requirements::{Allow, Requirement, Requirements};
 use super::resources::{Name, ResourceList};
@@ -89,6 +91,41 @@ struct TypeChanges {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Store {
     pools: HashMap<String, HashMap<Arc<str>, TypeChanges>>,
+    /// Prices that overlays set for types by name, for where a type has no other.
+    prices: BTreeMap<String, f64>,
+}
+
+/// The overlays in force, shared by who judges them and all who go by them.
+#[derive(Clone, Debug, Default)]
+pub struct InForce(Arc<RwLock<Judged>>);
+
+#[derive(Debug, Default)]
+struct Judged {
+    store: Option<Arc<Store>>,
+    prices: Arc<BTreeMap<String, f64>>,
+}
+
+impl InForce {
+    /// What holds now; nothing before overlays were judged for the first time.
+    #[must_use]
+    pub fn store(&self) -> Option<Arc<Store>> {
+        self.0.read().store.clone()
+    }
+
+    /// Prices that overlays set for types by name; the same map as long as they are equal.
+    #[must_use]
+    pub fn prices(&self) -> Arc<BTreeMap<String, f64>> {
+        Arc::clone(&self.0.read().prices)
+    }
+
+    /// Puts overlays in force.
+    pub fn set(&self, store: Store) {
+        let mut judged = self.0.write();
+        if *judged.prices != store.prices {
+            judged.prices = Arc::new(store.prices.clone());
+        }
+        judged.store = Some(Arc::new(store));
+    }
 }
 
 /// An overlay, read.
@@ -97,6 +134,8 @@ struct Parsed {
     requirements: Requirements,
     price: Option<PriceChange>,
     capacity: ResourceList,
+    /// Types that the overlay is about, where it names nothing but types.
+    types: Vec<String>,
 }
 
 /// Judges all overlays against all pools; tells each overlay's verdict by its name.
@@ -167,6 +206,11 @@ impl Store {
 
     /// Adds what an overlay changes; what heavier ones changed before stays.
     fn add(&mut self, overlay: &Parsed, matches: Vec<Match>) {
+        if let Some(PriceChange::Set(price)) = overlay.price {
+            for kind in &overlay.types {
+                self.prices.entry(kind.clone()).or_insert(price);
+            }
+        }
         if overlay.price.is_none() && overlay.capacity.is_empty() {
             return;
         }
@@ -284,6 +328,13 @@ impl Parsed {
                 .collect(),
             price,
             capacity,
+            types: match spec.requirements.as_slice() {
+                [only] if only.operator == Operator::In => {
+                    let of_type = labels::normalize(&only.key) == labels::INSTANCE_TYPE;
+                    only.values.iter().filter(|_| of_type).cloned().collect()
+                }
+                _ => Vec::new(),
+            },
         })
     }
 
@@ -398,6 +449,30 @@ mod tests {
         assert_eq!(prices(&[overlay("o", down)]), [0.0, 0.0, 0.5]);
         let other = json!({"requirements": only(labels::NODEPOOL, "q"), "price": "7"});
         assert_eq!(prices(&[overlay("o", other)]), [1.0, 1.0, 2.0]);
+    }
+
+    #[test]
+    fn overlays_that_name_types_alone_price_them() {
+        let overlays = [
+            overlay("t", json!({"requirements": only(labels::INSTANCE_TYPE, "a"), "price": "3"})),
+            overlay("z", json!({"requirements": only(labels::ZONE, "y"), "price": "9"})),
+            overlay(
+                "h",
+                json!({"requirements": only(labels::INSTANCE_TYPE, "a"), "price": "4", "weight": 2}),
+            ),
+            overlay(
+                "c",
+                json!({"requirements": only(labels::INSTANCE_TYPE, "b"), "priceAdjustment": "+1"}),
+            ),
+        ];
+        let (store, _) = evaluate(&overlays, &pools());
+        assert_eq!(store.prices, BTreeMap::from([("a".to_owned(), 4.0)]));
+        let in_force = InForce::default();
+        assert!(in_force.store().is_none() && in_force.prices().is_empty());
+        in_force.set(store.clone());
+        let prices = in_force.prices();
+        in_force.set(store);
+        assert!(Arc::ptr_eq(&prices, &in_force.prices()));
     }
 
     #[test]

@@ -12,8 +12,7 @@ use crate::api::v1::{EC2NodeClass, EC2NodeClassStatus, Subnet};
 use crate::clock::Clock;
 use crate::cloud::aws::clients::{self, Clients};
 use crate::cloud::aws::instancetype::{self, Options, Parts, info};
-use crate::cloud::aws::unavailable::UnavailableOfferings;
-use crate::cloud::aws::{capacityreservation, placementgroup, pricing, zonalshift};
+use crate::cloud::aws::pricing;
 
 /// The share of memory that the hypervisor keeps, where no setting says otherwise.
 const VM_MEMORY_OVERHEAD: f64 = 0.075;
@@ -121,15 +120,7 @@ fn provider(config: &SdkConfig) -> (Arc<pricing::Provider>, instancetype::Provid
         reserved_capacity: true,
         kubelet_expressions: false,
     };
-    let parts = Parts {
-        pricing: Arc::clone(&pricing),
-        unavailable: Arc::new(UnavailableOfferings::new(&clock)),
-        reservations: Arc::new(capacityreservation::Provider::new(clients.clone(), &clock)),
-        placement_groups: Arc::new(placementgroup::Provider::new(clients.clone(), &clock)),
-        shifts: Arc::new(zonalshift::Provider::new(clients.clone(), &clock, false)),
-        clients,
-        clock,
-    };
+    let parts = Parts::of_prices(&clients, &clock, &pricing);
     (pricing, instancetype::Provider::new(parts, options))
 }
 

@@ -13,7 +13,7 @@ use crate::support::{Controller, World, node_class, stays, until, within};
 const REAL: &str = "karpenter.sh%2Fnodeclaim";
 
 /// A pool of these types and capacity types.
-fn node_pool(types: &[&str], capacity_types: &[&str]) -> Value {
+pub fn node_pool(types: &[&str], capacity_types: &[&str]) -> Value {
     let is = |key: &str, values: &[&str]| json!({"key": key, "operator": "In", "values": values});
     json!({
         "apiVersion": "karpenter.sh/v1", "kind": "NodePool", "metadata": {"name": "default"},
@@ -28,7 +28,7 @@ fn node_pool(types: &[&str], capacity_types: &[&str]) -> Value {
 }
 
 /// A Deployment of pods that need a node each: no two fit on one of those used here.
-fn spread(name: &str, replicas: usize) -> Value {
+pub fn spread(name: &str, replicas: usize) -> Value {
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment",
         "metadata": {"name": name, "namespace": "default"},
@@ -51,13 +51,13 @@ fn spread(name: &str, replicas: usize) -> Value {
     })
 }
 
-async fn apply(world: &World, manifests: &[Value]) {
+pub async fn apply(world: &World, manifests: &[Value]) {
     for manifest in manifests {
         world.apply(&manifest.to_string()).await;
     }
 }
 
-async fn running(world: &World, count: usize) {
+pub async fn running(world: &World, count: usize) {
     until(&format!("{count} running pods"), || async {
         (world.running().await == count).then_some(())
     })
@@ -85,14 +85,14 @@ fn asked_types(call: &Value) -> BTreeSet<String> {
 }
 
 /// The value of a metric's sample that has all of these labels.
-async fn metric(controller: &Controller, name: &str, labels: &[&str]) -> Option<f64> {
+pub async fn metric(controller: &Controller, name: &str, labels: &[&str]) -> Option<f64> {
     let url = format!("http://127.0.0.1:{}", controller.metrics_port);
     let client = kube::Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap();
     let request = http::Request::get("/metrics").body(Vec::new()).unwrap();
     let text = client.request_text(request).await.unwrap();
-    let line = text
-        .lines()
-        .find(|l| l.split('{').next() == Some(name) && labels.iter().all(|w| l.contains(w)))?;
+    let line = text.lines().find(|l| {
+        l.split(['{', ' ']).next() == Some(name) && labels.iter().all(|w| l.contains(w))
+    })?;
     line.rsplit(' ').next()?.parse().ok()
 }
 
@@ -153,6 +153,12 @@ async fn without_spot_capacity_on_demand_is_taken() {
     controller
         .says(&["insufficient capacity, with fleet error(s), InsufficientInstanceCapacity"])
         .await;
+    let failed = &controller.logged("failed launching nodeclaim")[0];
+    assert_eq!(failed["aws-operation-name"], "CreateFleet");
+    assert_eq!(failed["aws-service-name"], "EC2");
+    assert_eq!(failed["aws-error-code"], "UnfulfillableCapacity");
+    assert_eq!(failed["aws-status-code"], 200);
+    assert_eq!(failed["aws-request-id"].as_str().map(str::len), Some(36), "{failed}");
     let claims = world.claims().await;
     assert_eq!(claims.len(), 1, "the claim of the refused launch is gone");
     let node = &world.nodes().await[0];
@@ -415,43 +421,6 @@ async fn a_reservation_that_cannot_be_fulfilled_is_left() {
     assert_eq!(said["reason"], "ReservationCapacityExceeded");
 }
 
-/// What the policy of the founding document does not allow is off, and says so once.
-#[tokio::test(flavor = "multi_thread")]
-async fn with_the_founding_policy_nodes_come_and_go() {
-    let world = World::up().await;
-    for (service, action, code) in [
-        ("ec2", "DescribeCapacityReservations", "UnauthorizedOperation"),
-        ("ec2", "DescribePlacementGroups", "UnauthorizedOperation"),
-        ("ec2", "DescribeInstanceStatus", "UnauthorizedOperation"),
-        ("iam", "ListInstanceProfiles", "AccessDenied"),
-        ("arc-zonal-shift", "GetManagedResource", "AccessDeniedException"),
-    ] {
-        world
-            .fault(json!({"service": service, "action": action, "code": code,
-                "message": "You are not authorized to perform this operation.", "status": 403}))
-            .await;
-    }
-    let controller = Controller::with(&world, &[("ENABLE_ZONAL_SHIFT", "true")]);
-    let pool = node_pool(&["t3.medium"], &["spot"]);
-    apply(&world, &[node_class("default", json!({})), pool, spread("web", 1)]).await;
-    running(&world, 1).await;
-    world.scale("web", 0);
-    until("no instance", || async { world.instances().await.is_empty().then_some(()) }).await;
-    let off = metric(
-        &controller,
-        "karpenter_cloudprovider_feature_disabled",
-        &["feature=\"zonal-shift\"", "permission=\"arc-zonal-shift:GetManagedResource\""],
-    )
-    .await;
-    assert_eq!(off, Some(1.0));
-    let warnings: Vec<String> = controller
-        .lines()
-        .into_iter()
-        .filter(|l| l.contains("zonal shifts are not heeded"))
-        .collect();
-    assert_eq!(warnings.len(), 1, "{warnings:?}");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_known_prices_outlive_the_process() {
     let world = World::up().await;
@@ -478,6 +447,12 @@ async fn the_last_known_prices_outlive_the_process() {
                 "status": 403}))
             .await;
     }
+    // With the flag off, nothing is read.
+    let mut forgetful =
+        Controller::with(&world, &[("ISOLATED_VPC", "true"), ("PRICE_CONFIG_MAP", "")]);
+    forgetful.says(&["discovered zones"]).await;
+    assert!(forgetful.logged("restored last known prices").is_empty());
+    forgetful.kill();
     let controller = Controller::with(&world, &[("ISOLATED_VPC", "true")]);
     apply(
         &world,

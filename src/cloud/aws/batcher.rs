@@ -88,7 +88,7 @@ where
 }
 
 fn no_answer(operation: &'static str) -> AwsError {
-    AwsError { operation, code: "NoAnswer".to_owned(), message: "error making call".to_owned() }
+    AwsError::local(operation, "NoAnswer", "error making call")
 }
 
 /// Opens a window for each first request, until the batcher is gone.

@@ -1,6 +1,7 @@
 //! Capacity reservations that node classes select, and how much of each is left.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_ec2::types::{CapacityReservation as Found, Filter};
@@ -10,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::cache::TtlCache;
 use super::clients::Clients;
 use super::errors::AwsError;
+use super::permissions::{Feature, Permissions};
 use super::select::{filter, tag_filters};
 use crate::api::v1::{CapacityReservation, CapacityReservationSelectorTerm};
 use crate::clock::Clock;
@@ -30,6 +32,7 @@ struct Availability {
 pub struct Provider {
     clients: Clients,
     clock: Clock,
+    permissions: Arc<Permissions>,
     queries: TtlCache<Query, Vec<Found>>,
     left: TtlCache<String, Availability>,
 }
@@ -66,30 +69,34 @@ impl Query {
 impl Provider {
     /// A provider with empty caches.
     #[must_use]
-    pub fn new(clients: Clients, clock: &Clock) -> Self {
+    pub fn new(clients: Clients, clock: &Clock, permissions: &Arc<Permissions>) -> Self {
         Self {
             clients,
             clock: clock.clone(),
+            permissions: Arc::clone(permissions),
             queries: TtlCache::new(clock.clone(), QUERY_TTL),
             left: TtlCache::new(clock.clone(), AVAILABILITY_TTL),
         }
     }
 
     /// The active reservations that the terms select, by id; those that have ended are left out.
+    /// Nothing where the policy does not allow to ask: that tells nothing of the reservations.
     ///
     /// # Errors
     /// When EC2 cannot be asked; an id that does not exist is no error.
     pub async fn list(
         &self,
         terms: &[CapacityReservationSelectorTerm],
-    ) -> Result<Vec<Found>, AwsError> {
+    ) -> Result<Option<Vec<Found>>, AwsError> {
         let mut all: BTreeMap<String, Found> = BTreeMap::new();
         for term in terms {
             let query = Query::of(term);
             let found = match self.queries.get(&query) {
                 Some(found) => found,
                 None => {
-                    let found = self.describe(&query).await?;
+                    let call = self.describe(&query);
+                    let found = self.permissions.ask(Feature::CapacityReservations, call).await?;
+                    let Some(found) = found else { return Ok(None) };
                     self.sync(&found);
                     self.queries.set(query, found.clone());
                     found
@@ -101,7 +108,7 @@ impl Provider {
             }
         }
         let now = self.clock.now();
-        Ok(all.into_values().filter(|r| end_of(r).is_none_or(|end| end > now)).collect())
+        Ok(Some(all.into_values().filter(|r| end_of(r).is_none_or(|end| end > now)).collect()))
     }
 
     async fn describe(&self, query: &Query) -> Result<Vec<Found>, AwsError> {
@@ -246,7 +253,8 @@ mod tests {
         let config = aws_config::SdkConfig::builder()
             .behavior_version(aws_config::BehaviorVersion::latest())
             .build();
-        let provider = Provider::new(Clients::new(&config), &clock);
+        let permissions = Arc::new(Permissions::new(&clock));
+        let provider = Provider::new(Clients::new(&config), &clock, &permissions);
         provider.mark_launched("cr-1");
         assert_eq!(provider.available("cr-1"), 0);
         let mut found = block(0);

@@ -1,6 +1,9 @@
 //! EC2 error codes and what they mean for a launch.
 
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_ec2::operation::RequestId as _;
+
+use crate::cloud::FailedCall;
 
 /// An AWS call that failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -12,14 +15,17 @@ pub struct AwsError {
     pub code: String,
     /// The API's message.
     pub message: String,
+    /// Status of the answer; 0 without one.
+    pub status: u16,
+    /// AWS's id of the request; empty without an answer.
+    pub request_id: String,
 }
 
 impl AwsError {
     /// Reads an SDK error.
-    pub fn new<E, R>(operation: &'static str, error: &SdkError<E, R>) -> Self
+    pub fn new<E>(operation: &'static str, error: &SdkError<E>) -> Self
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
-        R: std::fmt::Debug,
     {
         let meta = error.as_service_error().map(ProvideErrorMetadata::meta);
         let code = meta.and_then(|m| m.code()).map_or_else(
@@ -38,7 +44,27 @@ impl AwsError {
             || aws_smithy_types::error::display::DisplayErrorContext(error).to_string(),
             str::to_owned,
         );
-        Self { operation, code, message }
+        let request_id = meta.and_then(|m| m.request_id()).unwrap_or_default().to_owned();
+        let status = error.raw_response().map_or(0, |r| r.status().as_u16());
+        Self { operation, code, message, status, request_id }
+    }
+
+    /// An error that AWS knows nothing of: there was no call, or its answer made no sense.
+    pub fn local(operation: &'static str, code: &str, message: impl Into<String>) -> Self {
+        let (code, message) = (code.to_owned(), message.into());
+        Self { operation, code, message, status: 0, request_id: String::new() }
+    }
+
+    /// The call, as the log tells of it.
+    #[must_use]
+    pub fn call(&self) -> FailedCall {
+        FailedCall {
+            service: service_of(self.operation),
+            operation: self.operation,
+            status: self.status,
+            code: self.code.clone(),
+            request_id: self.request_id.clone(),
+        }
     }
 
     /// The resource does not exist.
@@ -112,6 +138,20 @@ impl AwsError {
     #[must_use]
     pub fn is_dry_run_success(&self) -> bool {
         self.code == "DryRunOperation"
+    }
+}
+
+/// The service that has an operation.
+fn service_of(operation: &str) -> &'static str {
+    match operation {
+        "DescribeCluster" => "EKS",
+        "GetManagedResource" => "ARC - Zonal Shift",
+        "GetParameter" => "SSM",
+        "GetProducts" => "Pricing",
+        _ if operation.ends_with("InstanceProfile") || operation.ends_with("InstanceProfiles") => {
+            "IAM"
+        }
+        _ => "EC2",
     }
 }
 

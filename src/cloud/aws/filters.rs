@@ -60,7 +60,7 @@ pub fn for_launch(
     }
     if kept.is_empty() {
         return Err(Error::InsufficientCapacity(
-            "all requested instance types were unavailable during launch".to_owned(),
+            "all requested instance types were unavailable during launch".into(),
         ));
     }
     sort_by_price(&mut kept, &requirements);
@@ -68,9 +68,9 @@ pub fn for_launch(
     if let Some(problem) =
         unmet_min_values(&kept, &requirements).filter(|_| !best_effort_min_values)
     {
-        return Err(Error::InsufficientCapacity(format!(
-            "truncating instance types based on the passed-in requirements, validating minValues, {problem}"
-        )));
+        let attempt =
+            "truncating instance types based on the passed-in requirements, validating minValues";
+        return Err(Error::InsufficientCapacity(format!("{attempt}, {problem}").into()));
     }
     Ok(kept)
 }

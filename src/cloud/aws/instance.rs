@@ -24,7 +24,7 @@ use super::zonalshift;
 use crate::api::labels;
 use crate::api::v1::NodeClaim;
 use crate::clock::Clock;
-use crate::cloud::Error;
+use crate::cloud::{Detail, Error};
 use crate::operator::events::{Event, Recorder, reference};
 use crate::operator::metrics;
 
@@ -165,17 +165,10 @@ impl Provider {
         let _ = self.recorder.set(recorder);
     }
 
-    fn say_spot_role_missing(&self, claim: &NodeClaim) {
+    /// Warns about a claim.
+    pub(super) fn say(&self, claim: &NodeClaim, reason: &'static str, text: String) {
         if let Some(recorder) = self.recorder.get() {
-            recorder.publish(Event::new(
-                reference(claim),
-                true,
-                "",
-                format!(
-                    "Attempted to launch a spot instance but failed due to {:?}",
-                    super::errors::SPOT_ROLE_MISSING
-                ),
-            ));
+            recorder.publish(Event::new(reference(claim), true, reason, text));
         }
     }
 
@@ -228,7 +221,7 @@ impl Provider {
                 self.known.write().remove(id);
                 Err(Error::NodeClaimNotFound(error.to_string()))
             }
-            Err(error) => Err(Error::Other(format!("failed to describe ec2 instances, {error}"))),
+            Err(error) => Err(failed("failed to describe ec2 instances", &error)),
         }
     }
 
@@ -242,10 +235,8 @@ impl Provider {
             filter("tag-key", vec![labels::EC2NODECLASS.to_owned()]),
             filter(&format!("tag:{CLUSTER_NAME}"), vec![self.cluster.clone()]),
         ];
-        let list = self
-            .describe(filters)
-            .await
-            .map_err(|e| Error::Other(format!("describing ec2 instances, {e}")))?;
+        let list =
+            self.describe(filters).await.map_err(|e| failed("describing ec2 instances", &e))?;
         let found: HashMap<String, Instance> =
             list.iter().map(|i| (i.id.clone(), i.clone())).collect();
         let mut known = self.known.write();
@@ -297,7 +288,7 @@ impl Provider {
                 metrics::INSTANCE_TERMINATION_FAILURES
                     .with_label_values(&[&instance.zone, zone_id])
                     .inc();
-                Err(Error::Other(format!("terminating instance, {error}")))
+                Err(failed("terminating instance", &error))
             }
         }
     }
@@ -319,6 +310,10 @@ impl Provider {
             Err(error) => Err(TagError::Aws(error)),
         }
     }
+}
+
+fn failed(attempt: &str, error: &AwsError) -> Error {
+    Error::Call(Detail::from(format!("{attempt}, {error}")).of_call(error.call()))
 }
 
 /// Why an instance was not tagged.

@@ -1,10 +1,12 @@
 //! Instance profiles made from a node class's role.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::cache::TtlCache;
 use super::clients::Clients;
 use super::errors::AwsError;
+use super::permissions::{Feature, Permissions};
 use super::tags::CLUSTER_NAME;
 use crate::api::hash::fnv1;
 use crate::api::labels;
@@ -21,6 +23,7 @@ const PROTECTION: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub struct Provider {
     clients: Clients,
+    permissions: Arc<Permissions>,
     cluster: String,
     /// Role of each known profile, without its path.
     roles: TtlCache<String, Option<String>>,
@@ -31,9 +34,15 @@ pub struct Provider {
 impl Provider {
     /// A provider with empty caches.
     #[must_use]
-    pub fn new(clients: Clients, clock: &Clock, cluster: &str) -> Self {
+    pub fn new(
+        clients: Clients,
+        clock: &Clock,
+        permissions: &Arc<Permissions>,
+        cluster: &str,
+    ) -> Self {
         Self {
             clients,
+            permissions: Arc::clone(permissions),
             cluster: cluster.to_owned(),
             roles: TtlCache::new(clock.clone(), PROFILE_TTL),
             missing_roles: TtlCache::new(clock.clone(), MISSING_ROLE_TTL),
@@ -252,11 +261,15 @@ impl Provider {
         self.protected.remove(&name.to_owned());
     }
 
-    /// Names of the profiles under a path.
+    /// Names of the profiles under a path; nothing where the policy does not allow to ask.
     ///
     /// # Errors
-    /// When IAM refuses.
-    pub async fn list(&self, path: &str) -> Result<Vec<String>, AwsError> {
+    /// When IAM cannot be asked.
+    pub async fn list(&self, path: &str) -> Result<Option<Vec<String>>, AwsError> {
+        self.permissions.ask(Feature::InstanceProfileCollection, self.list_under(path)).await
+    }
+
+    async fn list_under(&self, path: &str) -> Result<Vec<String>, AwsError> {
         let mut pages =
             self.clients.iam.list_instance_profiles().path_prefix(path).into_paginator().send();
         let mut names = Vec::new();
@@ -268,12 +281,17 @@ impl Provider {
         Ok(names)
     }
 
-    /// Removes every profile that was made for a node class, those of old releases too.
+    /// Removes every profile that was made for a node class, those of old releases too; where IAM
+    /// may not be asked for them, the one that the class has now.
     ///
     /// # Errors
     /// When IAM refuses; what is gone already does not count.
     pub async fn delete_all(&self, class: &EC2NodeClass) -> Result<(), AwsError> {
-        for name in self.list(&self.path(class)).await? {
+        let own = || {
+            let made = class.spec.role.is_some().then_some(class.status.as_ref()).flatten();
+            made.and_then(|s| s.instance_profile.clone()).into_iter().collect()
+        };
+        for name in self.list(&self.path(class)).await?.unwrap_or_else(own) {
             self.delete(&name).await?;
         }
         match self.legacy_name(class) {
@@ -349,6 +367,8 @@ mod tests {
             operation: "AddRoleToInstanceProfile",
             code: "NoSuchEntity".to_owned(),
             message: message.to_owned(),
+            status: 404,
+            request_id: String::new(),
         };
         assert!(is_role_missing(&error("The role with name nobody cannot be found.")));
         assert!(is_role_missing(&error("Role nobody not found")));
@@ -361,7 +381,8 @@ mod tests {
             .behavior_version(aws_config::BehaviorVersion::latest())
             .build();
         let clock = Clock::manual(jiff::Timestamp::UNIX_EPOCH);
-        let provider = Provider::new(Clients::new(&config), &clock, "weasel");
+        let permissions = Arc::new(Permissions::new(&clock));
+        let provider = Provider::new(Clients::new(&config), &clock, &permissions, "weasel");
         let class = EC2NodeClass::new("c", Default::default());
         let first = provider.next_name(&class, "a", None);
         assert_eq!(first, provider.next_name(&class, "a", None));

@@ -20,6 +20,7 @@ use super::cache::TtlCache;
 use super::capacityreservation;
 use super::clients::Clients;
 use super::errors::AwsError;
+use super::permissions::Permissions;
 use super::placementgroup;
 use super::pricing;
 use super::unavailable::UnavailableOfferings;
@@ -28,6 +29,7 @@ use crate::api::v1::EC2NodeClass;
 use crate::clock::Clock;
 use crate::operator::metrics;
 use crate::scheduling::instance_type::InstanceType;
+use crate::scheduling::overlay::InForce;
 
 pub mod capacity;
 mod compatibility;
@@ -78,6 +80,35 @@ pub struct Parts {
     pub reservations: Arc<capacityreservation::Provider>,
     pub placement_groups: Arc<placementgroup::Provider>,
     pub shifts: Arc<zonalshift::Provider>,
+    /// Overlays that set prices, where they are in use.
+    pub overlays: Option<InForce>,
+}
+
+impl Parts {
+    /// Parts that know of prices and nothing else: no refusals, reservations, groups or shifts.
+    #[must_use]
+    pub fn of_prices(clients: &Clients, clock: &Clock, pricing: &Arc<pricing::Provider>) -> Self {
+        let permissions = Arc::new(Permissions::new(clock));
+        let clients = || clients.clone();
+        Self {
+            clients: clients(),
+            clock: clock.clone(),
+            pricing: Arc::clone(pricing),
+            unavailable: Arc::new(UnavailableOfferings::new(clock)),
+            reservations: Arc::new(capacityreservation::Provider::new(
+                clients(),
+                clock,
+                &permissions,
+            )),
+            placement_groups: Arc::new(placementgroup::Provider::new(
+                clients(),
+                clock,
+                &permissions,
+            )),
+            shifts: Arc::new(zonalshift::Provider::new(clients(), clock, false)),
+            overlays: None,
+        }
+    }
 }
 
 /// Describes instance types.

@@ -157,10 +157,9 @@ impl Provider {
         let cidr = network
             .and_then(|n| n.service_ipv4_cidr().or(n.service_ipv6_cidr()))
             .filter(|c| !c.is_empty())
-            .ok_or_else(|| AwsError {
-                operation: "DescribeCluster",
-                code: "NoCIDR".to_owned(),
-                message: "no CIDR found in DescribeCluster response".to_owned(),
+            .ok_or_else(|| {
+                let text = "no CIDR found in DescribeCluster response";
+                AwsError::local("DescribeCluster", "NoCIDR", text)
             })?;
         tracing::debug!("cluster-cidr" = cidr, "discovered cluster CIDR");
         self.cluster.write().cidr = Some(cidr.to_owned());
@@ -224,14 +223,11 @@ impl Provider {
         match answer.map_err(|e| AwsError::new("DescribeLaunchTemplates", &e)) {
             Ok(answer) => match answer.launch_templates() {
                 [one] => Ok(one.launch_template_id().map(str::to_owned)),
-                other => Err(AwsError {
-                    operation: "DescribeLaunchTemplates",
-                    code: "UnreadableAnswer".to_owned(),
-                    message: format!(
-                        "expected to find one launch template, but found {}",
-                        other.len()
-                    ),
-                }),
+                other => Err(AwsError::local(
+                    "DescribeLaunchTemplates",
+                    "UnreadableAnswer",
+                    format!("expected to find one launch template, but found {}", other.len()),
+                )),
             },
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),

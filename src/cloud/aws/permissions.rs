@@ -1,6 +1,7 @@
 //! Features that the IAM policy may leave out: such a feature is turned off with one clear warning.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,7 +12,7 @@ use crate::clock::Clock;
 use crate::operator::metrics;
 
 /// A feature that is off is tried again this often: the policy may have been extended.
-const RETRY: Duration = Duration::from_secs(3600);
+pub const RETRY: Duration = Duration::from_secs(600);
 
 /// Something that works only with a permission of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,6 +33,8 @@ pub enum Feature {
     ZonalShift,
     /// Tagging instances after their launch.
     Tagging,
+    /// Acting on what AWS announces in the queue.
+    Interruptions,
 }
 
 impl Feature {
@@ -72,12 +75,27 @@ impl Feature {
             Self::ZonalShift => {
                 ("zonal-shift", "arc-zonal-shift:GetManagedResource", "zonal shifts are not heeded")
             }
+            Self::Interruptions => (
+                "interruptions",
+                "sqs:GetQueueUrl, sqs:ReceiveMessage",
+                "nodes are not drained ahead of interruptions",
+            ),
             Self::Tagging => (
                 "tagging",
                 "ec2:CreateTags",
                 "instances lack the tags Name and karpenter.sh/nodeclaim",
             ),
         }
+    }
+}
+
+impl Feature {
+    /// The error of whoever cannot do without a feature that is off.
+    #[must_use]
+    pub fn refusal(self) -> AwsError {
+        let (name, permission, _) = self.describe();
+        let text = format!("the controller's IAM policy does not allow {permission}");
+        AwsError::local(name, "UnauthorizedOperation", text)
     }
 }
 
@@ -100,6 +118,21 @@ impl Permissions {
     #[must_use]
     pub fn is_off(&self, feature: Feature) -> bool {
         self.off.lock().get(&feature).is_some_and(|retry| *retry > self.clock.now())
+    }
+
+    /// Makes a feature's call, unless the feature is off; nothing where it is, or gets, off.
+    ///
+    /// # Errors
+    /// Whatever else went wrong with the call.
+    pub async fn ask<T>(
+        &self,
+        feature: Feature,
+        call: impl Future<Output = Result<T, AwsError>>,
+    ) -> Result<Option<T>, AwsError> {
+        if self.is_off(feature) {
+            return Ok(None);
+        }
+        self.settle(feature, call.await)
     }
 
     /// Looks at how a feature's call went. A refusal turns it off, and is no error any more.
@@ -157,14 +190,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_turns_a_feature_off_for_an_hour() {
+    fn a_refusal_turns_a_feature_off_for_a_while() {
         let clock = Clock::manual(Timestamp::UNIX_EPOCH);
         let permissions = Permissions::new(&clock);
-        let error = |code: &str| AwsError {
-            operation: "DescribeInstanceStatus",
-            code: code.to_owned(),
-            message: "no".to_owned(),
-        };
+        let error = |code: &str| AwsError::local("DescribeInstanceStatus", code, "no");
         let feature = Feature::InstanceStatus;
         assert!(!permissions.is_off(feature));
         let refused = permissions.settle::<()>(feature, Err(error("UnauthorizedOperation")));
@@ -177,5 +206,27 @@ mod tests {
         assert_eq!(other.unwrap_err().code, "RequestLimitExceeded");
         assert_eq!(permissions.settle(feature, Ok(1)), Ok(Some(1)));
         assert!(!permissions.is_off(feature));
+    }
+
+    #[tokio::test]
+    async fn a_feature_that_is_off_is_not_asked() {
+        let clock = Clock::manual(Timestamp::UNIX_EPOCH);
+        let permissions = Permissions::new(&clock);
+        let feature = Feature::PlacementGroups;
+        let calls = std::cell::Cell::new(0);
+        let call = |answer: Result<u8, AwsError>| {
+            let calls = &calls;
+            async move {
+                calls.set(calls.get() + 1);
+                answer
+            }
+        };
+        let refused = || AwsError::local("DescribePlacementGroups", "UnauthorizedOperation", "no");
+        assert_eq!(permissions.ask(feature, call(Err(refused()))).await, Ok(None));
+        assert_eq!(permissions.ask(feature, call(Ok(1))).await, Ok(None));
+        assert_eq!(calls.get(), 1);
+        clock.advance(RETRY);
+        assert_eq!(permissions.ask(feature, call(Ok(1))).await, Ok(Some(1)));
+        assert_eq!(calls.get(), 2);
     }
 }

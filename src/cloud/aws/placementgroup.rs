@@ -1,10 +1,12 @@
 //! Placement groups that node classes select.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::cache::TtlCache;
 use super::clients::Clients;
 use super::errors::AwsError;
+use super::permissions::{Feature, Permissions};
 use super::select::filter;
 use crate::api::v1::{EC2NodeClass, PlacementGroupSelector};
 use crate::clock::Clock;
@@ -30,6 +32,7 @@ pub struct PlacementGroup {
 #[derive(Debug)]
 pub struct Provider {
     clients: Clients,
+    permissions: Arc<Permissions>,
     looked_up: TtlCache<String, ()>,
     found: TtlCache<String, PlacementGroup>,
 }
@@ -37,9 +40,10 @@ pub struct Provider {
 impl Provider {
     /// A provider with empty caches.
     #[must_use]
-    pub fn new(clients: Clients, clock: &Clock) -> Self {
+    pub fn new(clients: Clients, clock: &Clock, permissions: &Arc<Permissions>) -> Self {
         Self {
             clients,
+            permissions: Arc::clone(permissions),
             looked_up: TtlCache::new(clock.clone(), FRESH),
             found: TtlCache::new(clock.clone(), STALE),
         }
@@ -48,14 +52,17 @@ impl Provider {
     /// The group that a node class selects; nothing when it selects none or there is none.
     ///
     /// # Errors
-    /// When EC2 cannot be asked; [`Provider::known`] still tells what was found before.
+    /// When EC2 cannot be asked, or may not be; [`Provider::known`] still tells what was found
+    /// before.
     pub async fn get(&self, class: &EC2NodeClass) -> Result<Option<PlacementGroup>, AwsError> {
         let Some(selector) = &class.spec.placement_group_selector else { return Ok(None) };
         let key = key_of(selector);
         if self.looked_up.get(&key).is_some() {
             return Ok(self.found.get(&key));
         }
-        let found = self.describe(selector).await?;
+        let call = self.describe(selector);
+        let found = self.permissions.ask(Feature::PlacementGroups, call).await?;
+        let found = found.ok_or_else(|| Feature::PlacementGroups.refusal())?;
         self.looked_up.set(key.clone(), ());
         match &found {
             Some(group) => self.found.set(key, group.clone()),

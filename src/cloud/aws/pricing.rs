@@ -152,11 +152,8 @@ impl Provider {
         ] {
             let filter =
                 Filter::builder().field(field).r#type(FilterType::TermMatch).value(value).build();
-            let filter = filter.map_err(|e| AwsError {
-                operation: "GetProducts",
-                code: "RequestNotBuilt".to_owned(),
-                message: e.to_string(),
-            })?;
+            let filter = filter
+                .map_err(|e| AwsError::local("GetProducts", "RequestNotBuilt", e.to_string()))?;
             request = request.filters(filter);
         }
         let currency = if self.clients.region.starts_with("cn-") { "CNY" } else { "USD" };
@@ -214,7 +211,7 @@ impl Provider {
 }
 
 fn empty(operation: &'static str, message: &str) -> AwsError {
-    AwsError { operation, code: "Empty".to_owned(), message: message.to_owned() }
+    AwsError::local(operation, "Empty", message)
 }
 
 /// Type and price of an item of the price list, if it has both.

@@ -44,7 +44,7 @@ async fn run(ctx: &Context, aws: &AwsProvider) {
                 sleep(Duration::from_secs(if runs <= 20 { 10 } else { 120 })).await;
             }
             Err(error) => {
-                tracing::error!("error" = %error, "Reconciler error");
+                tell_failure!(error, "Reconciler error");
                 sleep(Duration::from_secs(5)).await;
             }
         }

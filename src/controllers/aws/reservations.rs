@@ -15,7 +15,6 @@ use crate::api::labels;
 use crate::api::v1::{CapacityReservationSelectorTerm, NodeClaim};
 use crate::cloud::aws::AwsProvider;
 use crate::cloud::aws::capacityreservation::to_status;
-use crate::cloud::aws::permissions::Feature;
 use crate::controllers::patch::{self, Lock};
 use crate::controllers::{Context, Error};
 use crate::operator::logging;
@@ -114,7 +113,7 @@ async fn expirations(ctx: &Context, aws: &AwsProvider) -> Result<(), Error> {
         .collect();
     let ids: BTreeSet<&str> =
         claims.iter().filter_map(|c| label(c, labels::CAPACITY_RESERVATION_ID)).collect();
-    if ids.is_empty() || aws.permissions.is_off(Feature::CapacityReservations) {
+    if ids.is_empty() {
         return Ok(());
     }
     let terms: Vec<CapacityReservationSelectorTerm> = ids
@@ -124,10 +123,7 @@ async fn expirations(ctx: &Context, aws: &AwsProvider) -> Result<(), Error> {
             ..CapacityReservationSelectorTerm::default()
         })
         .collect();
-    let found = aws.capacity_reservations.list(&terms).await;
-    let Some(found) = aws.permissions.settle(Feature::CapacityReservations, found)? else {
-        return Ok(());
-    };
+    let Some(found) = aws.capacity_reservations.list(&terms).await? else { return Ok(()) };
     let now = ctx.clock.now();
     let expiring: BTreeSet<String> = found
         .iter()

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Api;
+use parking_lot::Mutex;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::api::v1::NodeClaim;
 use crate::api::{annotations, labels};
@@ -20,6 +21,11 @@ use crate::controllers::{Context, Outcome};
 /// Several at once, so that the calls about them can be made together.
 const TAGGING: Identity =
     Identity { name: "nodeclaim.tagging", group: labels::GROUP, kind: "NodeClaim", workers: 50 };
+/// Every instance's tags are its own, so that each is a call: a storm of them would keep EC2 from
+/// answering about launches. So many at once, ...
+const GROUP: u32 = 20;
+/// ... and the next ones after this long.
+const PAUSE: Duration = Duration::from_secs(10);
 /// EC2 takes a little over a second to show new tags.
 const VISIBLE: Duration = Duration::from_secs(1);
 /// Where tagging is not allowed, it is tried again after this long.
@@ -27,21 +33,28 @@ const REFUSED: Duration = Duration::from_secs(3600);
 
 pub(super) fn start(ctx: &Arc<Context>, aws: &Arc<AwsProvider>, tasks: &mut JoinSet<()>) {
     let provider = Arc::clone(aws);
+    let pace = Arc::new(Pace::default());
     tasks.spawn(runner::run(
         TAGGING,
         Arc::clone(ctx),
         crate::controllers::nodeclaim::all_claims,
         runner::changed_claim,
         move |ctx, name| {
-            let aws = Arc::clone(&provider);
-            async move { reconcile(&ctx, &aws, &name).await }
+            let (aws, pace) = (Arc::clone(&provider), Arc::clone(&pace));
+            async move { reconcile(&ctx, &aws, &pace, &name).await }
         },
     ));
 }
 
 /// Tags the claim's instance once its Node is known, and says so on the claim.
-async fn reconcile(ctx: &Context, aws: &AwsProvider, name: &str) -> Outcome {
-    let Some(before) = ctx.cluster.claim(name) else { return Ok(None) };
+async fn reconcile(ctx: &Context, aws: &AwsProvider, pace: &Pace, name: &str) -> Outcome {
+    let claim = || ctx.cluster.claim(name).filter(|c| taggable(c).is_some());
+    if claim().is_none() {
+        return Ok(None);
+    }
+    // Whole groups go on together, so that one call describes their instances.
+    sleep(pace.take(Instant::now())).await;
+    let Some(before) = claim() else { return Ok(None) };
     let Some((provider_id, node)) = taggable(&before) else { return Ok(None) };
     let Some(id) = parse_provider_id(&provider_id) else {
         tracing::error!("provider-id" = provider_id, "failed parsing instance id");
@@ -74,6 +87,24 @@ async fn reconcile(ctx: &Context, aws: &AwsProvider, name: &str) -> Outcome {
     }
     patch::apply(&Api::<NodeClaim>::all(ctx.client.clone()), &before, &claim, Lock::None).await?;
     Ok(None)
+}
+
+/// Lets callers through in groups.
+#[derive(Debug, Default)]
+struct Pace(Mutex<Option<(Instant, u32)>>);
+
+impl Pace {
+    /// How long the next caller has to wait for its group.
+    fn take(&self, now: Instant) -> Duration {
+        let mut group = self.0.lock();
+        let (start, count) = match *group {
+            Some((start, count)) if count < GROUP && now < start + PAUSE => (start, count),
+            Some((start, _)) => ((start + PAUSE).max(now), 0),
+            None => (now, 0),
+        };
+        *group = Some((start, count + 1));
+        start.saturating_duration_since(now)
+    }
 }
 
 /// Provider id and node name of a claim whose instance still lacks tags.
@@ -119,6 +150,27 @@ mod tests {
         ]);
         assert_eq!(wanted, want);
         assert_eq!(missing("n", "c", "k", &BTreeMap::new()).len(), 3);
+    }
+
+    #[test]
+    fn a_storm_is_let_through_in_groups() {
+        let (pace, start) = (Pace::default(), Instant::now());
+        let waits: Vec<u64> = (0..45).map(|_| pace.take(start).as_secs()).collect();
+        let want = |n: u64| {
+            if n < 20 {
+                0
+            } else if n < 40 {
+                10
+            } else {
+                20
+            }
+        };
+        assert_eq!(waits, (0..45).map(want).collect::<Vec<_>>());
+        assert_eq!(pace.take(start + Duration::from_secs(25)), Duration::ZERO);
+        // After a quiet time nobody waits.
+        let later = start + Duration::from_secs(60);
+        assert!((0..20).all(|_| pace.take(later).is_zero()));
+        assert_eq!(pace.take(later), PAUSE);
     }
 
     #[test]

@@ -11,7 +11,6 @@ use tokio::task::JoinSet;
 use super::every;
 use crate::api::v1::{EC2NodeClass, NodePool};
 use crate::cloud::aws::AwsProvider;
-use crate::cloud::aws::permissions::Feature;
 use crate::controllers::{Context, Error};
 use crate::operator::events::{Event, reference};
 
@@ -34,12 +33,7 @@ async fn update(
     aws: &AwsProvider,
     before: &Mutex<BTreeMap<String, Timestamp>>,
 ) -> Result<(), Error> {
-    if aws.permissions.is_off(Feature::ZonalShift) {
-        return Ok(());
-    }
-    let arn = aws.cluster_arn().await?;
-    let outcome = aws.shifts.update(&arn).await;
-    aws.permissions.settle(Feature::ZonalShift, outcome)?;
+    aws.update_zonal_shifts().await?;
     let now = aws.shifts.active();
     let was = std::mem::replace(&mut *before.lock(), now.clone());
     for zone in now.keys().filter(|z| !was.contains_key(*z)) {

@@ -55,14 +55,14 @@ pub(super) async fn run(ctx: &Context, api: &Api<NodeClaim>, claim: &mut NodeCla
                 other => ("LaunchFailed".to_owned(), other.to_string()),
             };
             unknown(claim, conditions::LAUNCHED, &reason, &message, now);
-            Err(Error::Other(format!("launching nodeclaim, {error}")))
+            Err(Error::Launch(error))
         }
     }
 }
 
 /// The claim cannot be launched as it is: it is deleted, its pods are scheduled anew.
 async fn give_up(api: &Api<NodeClaim>, claim: &NodeClaim, error: &cloud::Error) -> Outcome {
-    tracing::error!("error" = %error, "failed launching nodeclaim");
+    tell_failure!(*error, "failed launching nodeclaim");
     let reason = match error {
         cloud::Error::NodeClassNotReady(_) => "nodeclass_not_ready",
         _ => "insufficient_capacity",

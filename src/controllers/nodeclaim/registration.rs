@@ -52,6 +52,12 @@ pub(super) async fn run(ctx: &Context, claim: &mut NodeClaim) -> Outcome {
     let name = node.metadata.name.clone().unwrap_or_default();
     warn_if_untainted(ctx, claim, &node);
     let api = Api::<Node>::all(ctx.client.clone());
+    let Some(more) = ctx.cloud.registration_labels(claim).await? else {
+        let text = "Awaiting what EC2 tells of the instance";
+        unknown(claim, conditions::REGISTERED, "AwaitingInstance", text, now);
+        return Ok(Some(Duration::from_secs(1)));
+    };
+    claim.metadata.labels.get_or_insert_default().extend(more);
     let mut wanted = (*node).clone();
     sync(claim, &mut wanted);
     match patch::apply(&api, &node, &wanted, Lock::Optimistic).await {

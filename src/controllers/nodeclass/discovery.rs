@@ -69,6 +69,11 @@ impl Controller {
             .list(&terms)
             .await
             .map_err(|e| Error::Other(format!("getting capacity reservations, {e}")))?;
+        let Some(found) = found else {
+            // What was known stays: reserved nodes must not seem to have left their reservations.
+            self.set_true(class, kind);
+            return Ok(Some(MINUTE));
+        };
         let now = self.now();
         let total = found.len();
         let (mut list, mut again, mut failed) = (Vec::new(), MINUTE, 0);
@@ -122,6 +127,12 @@ impl Controller {
             Ok(None) => {
                 let message = format!("Placement group {wanted:?} not found");
                 self.set(class, kind, conditions::FALSE, "PlacementGroupNotFound", &message);
+                Ok(Some(MINUTE))
+            }
+            Err(error) if error.is_unauthorized() => {
+                let message = format!("Failed to resolve placement group: {}", error.message);
+                let reason = "PlacementGroupResolutionFailed";
+                self.set(class, kind, conditions::FALSE, reason, &message);
                 Ok(Some(MINUTE))
             }
             Err(error) => {

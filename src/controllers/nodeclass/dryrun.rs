@@ -437,11 +437,7 @@ mod tests {
 
     #[test]
     fn errors_of_dry_runs_are_told_apart() {
-        let error = |code: &str, message: &str| AwsError {
-            operation: "CreateFleet",
-            code: code.to_owned(),
-            message: message.to_owned(),
-        };
+        let error = |code: &str, message: &str| AwsError::local("CreateFleet", code, message);
         assert!(matches!(CREATE_FLEET.stop(&error("RequestLimitExceeded", "")), Stop::Again(_)));
         assert!(matches!(CREATE_FLEET.stop(&error("InternalError", "")), Stop::Again(_)));
         assert!(matches!(

@@ -58,7 +58,7 @@ impl Controller {
 pub(super) async fn collect(ctx: &Context, aws: &Arc<AwsProvider>) -> Result<(), Error> {
     let profiles = &aws.instance_profiles;
     // The list comes first: a profile that is made meanwhile must not look unused.
-    let found = profiles.list(&profiles.cluster_path()).await?;
+    let Some(found) = profiles.list(&profiles.cluster_path()).await? else { return Ok(()) };
     let classes = Api::<EC2NodeClass>::all(ctx.client.clone()).list(&Default::default()).await?;
     let claims = Api::<NodeClaim>::all(ctx.client.clone()).list(&Default::default()).await?;
     let mut used: HashSet<String> =

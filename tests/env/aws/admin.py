@@ -61,6 +61,14 @@ class Admin:
             faults.add(rule)
         return faults.rules
 
+    def do_policy(self, method, given, _query):
+        policy = self.world.policy
+        if method == "DELETE":
+            policy.clear()
+        elif given is not None:
+            policy.set(given["document"], given.get("principal"))
+        return {"principal": policy.principal, "document": policy.document}
+
     def do_calls(self, method, _given, query):
         found = self.world.calls.select(query)
         if method == "DELETE":
@@ -141,6 +149,7 @@ class Admin:
         """Forgets what tests have set; what was launched stays."""
         world = self.world
         world.faults.clear()
+        world.policy.clear()
         world.catalog.reset()
         world.fleets.pools.clear()
         world.machines.health.clear()

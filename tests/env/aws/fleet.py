@@ -301,7 +301,12 @@ class Fleets:
         machine.template = (version.template.id, version.template.name, str(version.number))
         machine.pool, machine.capacity_reservation = pool, one.reservation
         placement = data.get("Placement") or {}
-        machine.placement_group = placement.get("GroupName") or placement.get("GroupId")
+        group = self.reservations.group(placement.get("GroupName") or placement.get("GroupId"))
+        machine.placement_group = group
+        if group and group["Strategy"] == "partition":
+            # Without a wish EC2 spreads instances over the partitions.
+            wish = int(placement.get("PartitionNumber") or 0)
+            machine.partition = wish or len(self.machines.by_id) % group["PartitionCount"] + 1
         machine.tenancy = placement.get("Tenancy", "default")
         machine.metadata = dict(data.get("MetadataOptions") or {})
         machine.interfaces = [n for n in nics if isinstance(n, dict)]

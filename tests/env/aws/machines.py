@@ -29,7 +29,8 @@ class Machine:
     template: tuple | None = None
     capacity_reservation: str | None = None
     capacity_reservation_type: str | None = None
-    placement_group: str | None = None
+    placement_group: dict | None = None
+    partition: int = 0
     tenancy: str = "default"
     metadata: dict = dataclasses.field(default_factory=dict)
     interfaces: list = dataclasses.field(default_factory=list)
@@ -168,7 +169,7 @@ class Machines:
             "reservation-id": [m.reservation],
             "owner-id": [ACCOUNT],
             "tenancy": [m.tenancy],
-            "placement-group-name": [m.placement_group] if m.placement_group else [],
+            "placement-group-name": [m.placement_group["GroupName"]] if m.placement_group else [],
             "capacity-reservation-id": [m.capacity_reservation] if m.capacity_reservation else [],
             "instance.group-id": groups,
             "network-interface.group-id": groups,
@@ -209,6 +210,8 @@ class Machines:
             "State": {"Code": STATES[state], "Name": state},
             "Tags": tag_list(self.tags(m)),
         }
+        if m.partition and state != "pending":
+            out["Placement"] = {**m.fixed["Placement"], "PartitionNumber": m.partition}
         if m.ended is not None:
             when = time.strftime("%F %T GMT", time.gmtime(m.ended))
             out["StateTransitionReason"] = f"{m.reason} ({when})"
@@ -255,7 +258,8 @@ class Machines:
                 "AvailabilityZone": m.zone,
                 "AvailabilityZoneId": self.zone_id(m),
                 "Tenancy": m.tenancy,
-                "GroupName": m.placement_group or "",
+                "GroupName": (m.placement_group or {}).get("GroupName", ""),
+                "GroupId": (m.placement_group or {}).get("GroupId", ""),
             },
             "MetadataOptions": {
                 "State": "applied",

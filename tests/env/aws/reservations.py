@@ -99,6 +99,11 @@ class Reservations:
         self.groups[one["GroupName"]] = one
         return one
 
+    def group(self, wanted):
+        """The group of that name or id, if there is one."""
+        found = [g for g in self.groups.values() if wanted in (g["GroupName"], g["GroupId"])]
+        return found[0] if found else None
+
     def describe_groups(self, _region, request):
         if request.get("DryRun"):
             raise dry_run()

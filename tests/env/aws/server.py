@@ -17,6 +17,7 @@ from .catalog import Catalog
 from .faults import CallLog, Faults
 from .fleet import Fleets
 from .machines import Machines
+from .policy import Policy
 from .reservations import Reservations
 from .wire import AwsError
 
@@ -29,7 +30,7 @@ class World:
     def __init__(self, settings):
         self.settings = settings
         self.lock = threading.RLock()
-        self.faults, self.calls = Faults(), CallLog()
+        self.faults, self.calls, self.policy = Faults(), CallLog(), Policy()
         self.catalog = Catalog(self.backend)
         self.machines = Machines(self.backend, settings)
         self.reservations = Reservations()
@@ -48,11 +49,31 @@ class World:
             "TerminateInstances": self.machines.terminate_call,
         }
 
+    def resource_tags(self, request, parameters):
+        """Tags of every resource that a call is about, as far as policies ask for them."""
+        if request.service == "ec2":
+            machines = [self.machines.by_id.get(i) for i in parameters.get("InstanceIds") or []]
+            return [self.machines.tags(m) for m in machines if m]
+        if request.service == "iam" and "InstanceProfileName" in parameters:
+            from moto.iam.models import iam_backends
+
+            profiles = iam_backends[ACCOUNT]["aws"].instance_profiles.values()
+            wanted = parameters["InstanceProfileName"]
+            return [dict(_pairs(p.tags)) for p in profiles if p.name == wanted]
+        return []
+
     @staticmethod
     def backend(region):
         from moto.ec2.models import ec2_backends
 
         return ec2_backends[ACCOUNT][region]
+
+
+def _pairs(tags):
+    # moto keeps a profile's tags as a map of entries, or as a list of them.
+    entries = tags.values() if isinstance(tags, dict) else tags or []
+    for entry in entries:
+        yield (entry["Key"], entry["Value"])
 
 
 class Request:
@@ -65,9 +86,10 @@ class Request:
         self.method, self.path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "/")
         self.query = dict(urllib.parse.parse_qsl(environ.get("QUERY_STRING", "")))
         signed = re.search(
-            r"Credential=[^/]+/\d+/([^/]+)/([^/]+)/", environ.get("HTTP_AUTHORIZATION", "")
+            r"Credential=([^/]+)/\d+/([^/]+)/([^/]+)/", environ.get("HTTP_AUTHORIZATION", "")
         )
-        self.region, self.service = signed.groups() if signed else ("us-east-1", "sts")
+        nobody = ("", "us-east-1", "sts")
+        self.principal, self.region, self.service = signed.groups() if signed else nobody
         self.is_json = self.service in JSON_SERVICES
         target = environ.get("HTTP_X_AMZ_TARGET")
         self.form = self.unreadable = None
@@ -124,6 +146,9 @@ class Application:
             if fault.get("code"):
                 return self._fail(start, request, record, _injected(fault))
         try:
+            self.world.policy.check(
+                request, parameters, lambda: self.world.resource_tags(request, parameters)
+            )
             answer = self._answer(request, parameters, environ, start, fault, record)
         except AwsError as error:
             answer = self._fail(start, request, record, error)

@@ -55,6 +55,24 @@ def a_token_launches_once(aws):
     assert other == "IdempotentParameterMismatch"
 
 
+def partitions_are_told_once_it_runs(aws):
+    group = {"GroupName": "parts", "Strategy": "partition", "PartitionCount": 3}
+    made = aws.admin("placement-groups", group)[0]
+    template = aws.template(Placement={"GroupId": made["GroupId"], "PartitionNumber": 2})
+    fleet = aws.fleet(template, ["t3.medium"])
+
+    def placement():
+        answer = aws.ec2.describe_instances(InstanceIds=ids(fleet))
+        return answer["Reservations"][0]["Instances"][0]["Placement"]
+
+    first = placement()
+    assert (first["GroupId"], first.get("PartitionNumber")) == (made["GroupId"], None)
+    deadline = time.monotonic() + 10
+    while placement().get("PartitionNumber") != 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def an_empty_pool_is_reported(aws):
     template = aws.template()
     aws.admin("pools", {f"{t}/*/spot": 0 for t in TWO})
@@ -188,6 +206,7 @@ CHECKS = [
     several_templates_compete,
     instances_of_one_override_are_one_group,
     a_token_launches_once,
+    partitions_are_told_once_it_runs,
     an_empty_pool_is_reported,
     a_missing_subnet_and_image_are_errors_of_the_pool,
     a_dry_run_launches_nothing,

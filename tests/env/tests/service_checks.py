@@ -253,6 +253,36 @@ def faults_are_injected(aws):
     aws.admin("faults", method="DELETE")
 
 
+def policies_are_enforced(aws):
+    owned = {"StringEquals": {"aws:RequestTag/owned": "yes"}}
+    tagged = {"StringLike": {"ec2:ResourceTag/team": "*"}}
+    document = {
+        "Statement": [
+            {"Effect": "Allow", "Action": ["ec2:Describe*", "ec2:CreateFleet"], "Resource": "*"},
+            {"Effect": "Allow", "Action": "iam:CreateInstanceProfile", "Condition": owned},
+            {"Effect": "Allow", "Action": "ec2:TerminateInstances", "Condition": tagged},
+        ]
+    }
+    template = aws.template()
+    named = [ids(aws.fleet(template, ["t3.medium"]))[0] for _ in range(2)]
+    tags = [{"Key": "team", "Value": "a"}]
+    aws.ec2.create_tags(Resources=named[:1], Tags=tags)
+    aws.admin("policy", {"document": document, "principal": "other"})
+    assert aws.sts.get_caller_identity()["Account"] == "123456789012"
+    aws.admin("policy", {"document": document, "principal": "test"})
+    aws.ec2.describe_instances()
+    assert code(aws.sts.get_caller_identity) == "AccessDenied"
+    assert code(aws.ec2.create_tags, Resources=named, Tags=tags) == "UnauthorizedOperation"
+    assert code(aws.pricing.get_products, ServiceCode="AmazonEC2") == "AccessDeniedException"
+    create = aws.iam.create_instance_profile
+    assert code(create, InstanceProfileName="p") == "AccessDenied"
+    create(InstanceProfileName="p", Tags=[{"Key": "owned", "Value": "yes"}])
+    assert code(aws.ec2.terminate_instances, InstanceIds=named) == "UnauthorizedOperation"
+    aws.ec2.terminate_instances(InstanceIds=named[:1])
+    aws.admin("policy", method="DELETE")
+    aws.ec2.terminate_instances(InstanceIds=named)
+
+
 def calls_are_logged(aws):
     aws.admin("calls", method="DELETE")
     aws.fleet(aws.template(), ["t3.medium"], count=2)
@@ -294,6 +324,7 @@ CHECKS = [
     the_cluster_is_described,
     interruptions_arrive,
     faults_are_injected,
+    policies_are_enforced,
     calls_are_logged,
     the_rest_answers,
 ]

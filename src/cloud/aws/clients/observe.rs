@@ -108,8 +108,8 @@ impl Intercept for Observer {
             metrics::AWS_REQUEST_DURATION.with_label_values(&labels).observe(time);
             if retries > 0 {
                 tracing::debug!(
-                    "aws-service" = service,
-                    "aws-operation" = action,
+                    "aws-service-name" = service,
+                    "aws-operation-name" = action,
                     "aws-status-code" = code,
                     "retries" = retries,
                     "duration" = crate::operator::logging::go_duration(call.start.elapsed()),

@@ -7,10 +7,10 @@ use super::fleet::{Answer, Placed, Refused};
 use super::launch::Attempt;
 use super::record::Instance;
 use crate::api::labels;
-use crate::cloud::Error;
 use crate::cloud::aws::errors;
 use crate::cloud::aws::instancetype::capacity::EFA;
 use crate::cloud::aws::unavailable::{Refusal, Scope};
+use crate::cloud::{Detail, Error, FailedCall};
 use crate::operator::metrics;
 use crate::scheduling::resources::Name;
 
@@ -36,16 +36,24 @@ impl Provider {
             answer.errors.iter().map(|e| format!("{}: {}", e.code, e.message)).collect();
         let text = texts.into_iter().collect::<Vec<_>>().join("; ");
         let message = format!("with fleet error(s), {text}");
+        // The call itself went well; what it could not do has a name in the log all the same.
+        let call = FailedCall {
+            service: "EC2",
+            operation: "CreateFleet",
+            status: 200,
+            code: "UnfulfillableCapacity".to_owned(),
+            request_id: answer.request_id.clone(),
+        };
         let lacking =
             |e: &Refused| errors::is_unfulfillable(&e.code) || e.code == errors::SPOT_ROLE_MISSING;
         if !answer.errors.is_empty() && answer.errors.iter().all(lacking) {
-            return Err(Error::InsufficientCapacity(message));
+            return Err(Error::InsufficientCapacity(Detail::from(message).of_call(call)));
         }
         let (reason, condition) = errors::launch_failure(&text);
         Err(Error::Create {
             reason: reason.to_owned(),
             condition: condition.to_owned(),
-            message: format!("creating instance, {message}"),
+            message: Detail::from(format!("creating instance, {message}")).of_call(call),
         })
     }
 
@@ -58,7 +66,8 @@ impl Provider {
             .inc();
         if refused.code == errors::SPOT_ROLE_MISSING {
             self.unavailable.mark_capacity_type(labels::CAPACITY_SPOT);
-            self.say_spot_role_missing(attempt.claim);
+            let text = "Attempted to launch a spot instance but failed due to";
+            self.say(attempt.claim, "", format!("{text} {:?}", errors::SPOT_ROLE_MISSING));
         }
         if refused.place.is_none() || !errors::is_unfulfillable(&refused.code) {
             return;

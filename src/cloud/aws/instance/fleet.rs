@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use aws_sdk_ec2::operation::RequestId as _;
 use aws_sdk_ec2::operation::create_fleet::CreateFleetOutput;
 use aws_sdk_ec2::types::{
     CreateFleetError, DefaultTargetCapacityType, FleetLaunchTemplateConfigRequest,
@@ -184,6 +185,8 @@ pub struct Answer {
     pub placed: Option<Placed>,
     /// Refusals of the whole fleet, also when there is an instance.
     pub errors: Arc<[Refused]>,
+    /// AWS's id of the request.
+    pub request_id: String,
 }
 
 /// A launched instance, as the fleet tells of it.
@@ -234,11 +237,13 @@ pub async fn create(clients: Clients, asks: Vec<Ask>) -> Vec<Result<Answer, AwsE
         Err(error) => asks.iter().map(|_| Err(error.clone())).collect(),
         Ok(output) => {
             let (mut dealt, errors) = deal(&output, &members);
+            let request_id = output.request_id().unwrap_or_default();
             asks.iter()
                 .map(|ask| {
                     let placed = dealt.remove(&ask.member.uid);
                     let fleet = placed.as_ref().and(output.fleet_id().map(str::to_owned));
-                    Ok(Answer { fleet, placed, errors: Arc::clone(&errors) })
+                    let request_id = request_id.to_owned();
+                    Ok(Answer { fleet, placed, errors: Arc::clone(&errors), request_id })
                 })
                 .collect()
         }

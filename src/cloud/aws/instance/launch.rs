@@ -12,13 +12,13 @@ use super::record::Instance;
 use super::{Provider, Tried};
 use crate::api::v1::{EC2NodeClass, NodeClaim};
 use crate::api::{annotations, labels};
-use crate::cloud::Error;
 use crate::cloud::aws::errors::{self, AwsError};
 use crate::cloud::aws::filters;
 use crate::cloud::aws::launchtemplate::{self, LaunchTemplate, TemplateError, tenancy};
 use crate::cloud::aws::placementgroup::PlacementGroup;
 use crate::cloud::aws::subnet::Chosen;
 use crate::cloud::aws::tags;
+use crate::cloud::{Detail, Error};
 use crate::scheduling::instance_type::InstanceType;
 use crate::scheduling::requirements::{Requirement, Requirements};
 
@@ -95,7 +95,7 @@ impl From<Failure> for Error {
             Failure::TemplateGone => Self::Create {
                 reason: "LaunchTemplateNotFound".to_owned(),
                 condition: "Error creating fleet request: Launch template used for instance launch wasn't found".to_owned(),
-                message: "creating instance, launch template not found".to_owned(),
+                message: "creating instance, launch template not found".into(),
             },
         }
     }
@@ -160,7 +160,7 @@ impl Provider {
             return Err(Error::Create {
                 reason: "LaunchFailed".to_owned(),
                 condition: format!("Error getting launch template configs: {text}"),
-                message: format!("getting launch template configs, {text}"),
+                message: format!("getting launch template configs, {text}").into(),
             }
             .into());
         }
@@ -230,7 +230,7 @@ impl Provider {
             return Err(Error::Create {
                 reason: "SubnetResolutionFailed".to_owned(),
                 condition: "Error getting subnets".to_owned(),
-                message: "getting subnets, no subnets matched selector".to_owned(),
+                message: "getting subnets, no subnets matched selector".into(),
             });
         }
         let templates = self.templates.ensure_all(&wanted).await.map_err(template_error)?;
@@ -352,20 +352,24 @@ fn create_error(prefix: &str, error: &AwsError) -> Error {
     Error::Create {
         reason: reason.to_owned(),
         condition: format!("{prefix}: {condition}"),
-        message: format!("creating instance, {error}"),
+        message: Detail::from(format!("creating instance, {error}")).of_call(error.call()),
     }
 }
 
 fn template_error(error: TemplateError) -> Error {
     let text = error.to_string();
+    let mut message = Detail::from(format!("getting launch template configs, {text}"));
     match error {
         TemplateError::NotReady(_) => Error::NodeClassNotReady(text),
         TemplateError::UserData(_) | TemplateError::Aws { .. } => {
             let (reason, condition) = errors::launch_failure(&text);
+            if let TemplateError::Aws { error, .. } = &error {
+                message = message.of_call(error.call());
+            }
             Error::Create {
                 reason: reason.to_owned(),
                 condition: format!("Error getting launch template configs: {condition}"),
-                message: format!("getting launch template configs, {text}"),
+                message,
             }
         }
     }

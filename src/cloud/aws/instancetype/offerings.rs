@@ -1,6 +1,7 @@
 //! Where a type can be had, for what price, and whether it can be had now.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::compatibility::compatible;
 use super::info::Info;
@@ -11,6 +12,7 @@ use crate::api::v1::{CapacityReservation, EC2NodeClass, Operator};
 use crate::cloud::aws::placementgroup::PlacementGroup;
 use crate::cloud::aws::unavailable::Scope;
 use crate::scheduling::instance_type::{InstanceType, Offering};
+use crate::scheduling::overlay::InForce;
 use crate::scheduling::requirements::{Requirement, Requirements};
 
 /// A reserved offering is cheaper than any other, in the order of on-demand prices.
@@ -25,6 +27,8 @@ pub(super) struct Market<'a> {
     shifted: BTreeSet<String>,
     /// Reservations and how many instances each has left.
     reservations: Vec<(&'a CapacityReservation, i64)>,
+    /// Prices that overlays set for types that have none.
+    overlaid: Arc<BTreeMap<String, f64>>,
     /// Requirements of offerings by zone and capacity type, made once.
     spot: Vec<Requirements>,
     on_demand: Vec<Requirements>,
@@ -34,6 +38,7 @@ pub(super) struct Market<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Versions {
     prices: u64,
+    overlaid: Arc<BTreeMap<String, f64>>,
     reservations: Vec<(String, i64)>,
 }
 
@@ -62,6 +67,7 @@ impl<'a> Market<'a> {
             group: parts.placement_groups.known(class),
             shifted,
             reservations,
+            overlaid: parts.overlays.as_ref().map(InForce::prices).unwrap_or_default(),
             spot: of(labels::CAPACITY_SPOT),
             on_demand: of(labels::CAPACITY_ON_DEMAND),
             zones,
@@ -84,6 +90,7 @@ impl<'a> Market<'a> {
     pub(super) fn versions(&self) -> Versions {
         Versions {
             prices: self.parts.pricing.version(),
+            overlaid: Arc::clone(&self.overlaid),
             reservations: self.reservations.iter().map(|(r, n)| (r.id.clone(), *n)).collect(),
         }
     }
@@ -134,6 +141,7 @@ impl<'a> Market<'a> {
                 } else {
                     self.parts.pricing.on_demand(name)
                 };
+                let price = price.or_else(|| self.overlaid.get(name).copied());
                 let refused = || {
                     let cache = &self.parts.unavailable;
                     cache.is_unavailable(capacity_type, name, &zone.name, &zone.subnets, scope)

@@ -69,13 +69,12 @@ fn provider_with(options: Options, clock: &Clock) -> Provider {
         .build();
     let clients = Clients::new(&config);
     let parts = Parts {
-        clock: clock.clone(),
-        pricing: Arc::new(pricing::Provider::new(clients.clone(), true)),
-        unavailable: Arc::new(UnavailableOfferings::new(clock)),
-        reservations: Arc::new(capacityreservation::Provider::new(clients.clone(), clock)),
-        placement_groups: Arc::new(placementgroup::Provider::new(clients.clone(), clock)),
         shifts: Arc::new(zonalshift::Provider::new(clients.clone(), clock, true)),
-        clients,
+        ..Parts::of_prices(
+            &clients,
+            clock,
+            &Arc::new(pricing::Provider::new(clients.clone(), true)),
+        )
     };
     let provider = Provider::new(parts, options);
     let types = catalog();
@@ -676,4 +675,30 @@ fn memory_that_nodes_have_is_believed_once_types_are_worked_out_anew() {
     other.status.as_mut().unwrap().amis.pop();
     let types = provider.list(&other).unwrap();
     assert_eq!(by_name(&types)["m5.large"].capacity.get(&Name::Memory) / MIB, 7577);
+}
+
+#[test]
+fn an_overlay_prices_a_type_that_has_no_price() {
+    use crate::api::v1::NodePool;
+    use crate::api::v1alpha1::NodeOverlay;
+    use crate::scheduling::overlay::{InForce, PoolTypes, evaluate};
+
+    let mut provider = provider();
+    let overlays = InForce::default();
+    provider.parts.overlays = Some(overlays.clone());
+    let class = family("AL2023");
+    let offers = || {
+        let types = provider.list(&class).unwrap();
+        let all: Vec<_> = by_name(&types)["g7.2xlarge"].offerings.clone();
+        let available: Vec<f64> = all.iter().filter(|o| o.available).map(|o| o.price).collect();
+        available
+    };
+    assert!(offers().is_empty(), "nobody knows what it costs");
+    let spec = json!({"price": "1.5", "requirements": [
+        {"key": labels::INSTANCE_TYPE, "operator": "In", "values": ["g7.2xlarge"]}]});
+    let overlay = NodeOverlay::new("o", serde_json::from_value(spec).unwrap());
+    let pool = NodePool::new("p", serde_json::from_value(json!({})).unwrap());
+    let pools = [PoolTypes { pool: Arc::new(pool), types: provider.list(&class).unwrap() }];
+    overlays.set(evaluate(&[Arc::new(overlay)], &pools).0);
+    assert_eq!(offers(), [1.5; 4], "in two zones, spot and on-demand");
 }

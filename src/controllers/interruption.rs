@@ -1,0 +1,141 @@
+//! What AWS announces about instances is acted upon before it happens: `interruption` reads the
+//! queue, `interruption.instancestatus` asks EC2 itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_sdk_sqs::types::{Message as Received, MessageSystemAttributeName};
+use futures::future::join_all;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tracing::Instrument as _;
+
+use super::{Context, Error};
+use crate::cloud::aws::AwsProvider;
+use crate::cloud::aws::errors::AwsError;
+use crate::cloud::aws::permissions::{self, Feature};
+use crate::operator::{logging, metrics};
+
+mod action;
+mod message;
+mod status;
+
+/// Messages that are asked for, and worked on, at once.
+const MESSAGES: i32 = 10;
+/// A poll waits this long for a message, in seconds.
+const WAIT: i32 = 20;
+/// A message that was not handled is seen again after this long, in seconds.
+const VISIBILITY: i32 = 20;
+/// The longest wait after failures.
+const BACKOFF: Duration = Duration::from_secs(60);
+
+/// Starts both controllers; the queue's only where one is named.
+pub fn start(ctx: &Arc<Context>, aws: &Arc<AwsProvider>, tasks: &mut JoinSet<()>) {
+    status::start(ctx, aws, tasks);
+    if ctx.settings.interruption_queue.is_empty() {
+        return;
+    }
+    let (ctx, aws) = (Arc::clone(ctx), Arc::clone(aws));
+    let watch = async move { Queue { ctx, aws }.watch().await };
+    tasks.spawn(watch.instrument(logging::controller_span("interruption")));
+}
+
+struct Queue {
+    ctx: Arc<Context>,
+    aws: Arc<AwsProvider>,
+}
+
+impl Queue {
+    async fn watch(&self) {
+        while !self.ctx.cluster.listed() {
+            sleep(Duration::from_millis(100)).await;
+        }
+        let (mut url, mut failures) = (None, 0_u32);
+        loop {
+            match self.poll(&mut url).await {
+                Ok(true) => failures = 0,
+                Ok(false) => sleep(permissions::RETRY).await,
+                Err(error) => {
+                    tell_failure!(error, "Reconciler error");
+                    sleep(Duration::from_secs(1 << failures.min(6)).min(BACKOFF)).await;
+                    failures += 1;
+                }
+            }
+        }
+    }
+
+    /// Reads and handles messages; false when the policy does not allow that.
+    async fn poll(&self, url: &mut Option<String>) -> Result<bool, Error> {
+        let name = &self.ctx.settings.interruption_queue;
+        let allowed = &self.aws.permissions;
+        if url.is_none() {
+            let Some(found) = allowed.ask(Feature::Interruptions, self.find(name)).await? else {
+                return Ok(false);
+            };
+            tracing::debug!("queue" = name, "watching interruption queue");
+            *url = Some(found);
+        }
+        let queue = url.as_deref().unwrap_or_default();
+        let received = match allowed.ask(Feature::Interruptions, self.receive(queue)).await {
+            Err(error) if error.is_not_found() => {
+                // Made anew, it may be somewhere else.
+                *url = None;
+                return Err(error.into());
+            }
+            other => other?,
+        };
+        let Some(received) = received else { return Ok(false) };
+        join_all(received.iter().map(|message| self.handle(queue, message))).await;
+        Ok(true)
+    }
+
+    async fn find(&self, name: &str) -> Result<String, AwsError> {
+        let answer = self.aws.clients.sqs.get_queue_url().queue_name(name).send().await;
+        let answer = answer.map_err(|e| AwsError::new("GetQueueUrl", &e))?;
+        Ok(answer.queue_url.unwrap_or_default())
+    }
+
+    async fn receive(&self, queue: &str) -> Result<Vec<Received>, AwsError> {
+        let request = self.aws.clients.sqs.receive_message().queue_url(queue);
+        let request = request
+            .max_number_of_messages(MESSAGES)
+            .wait_time_seconds(WAIT)
+            .visibility_timeout(VISIBILITY)
+            .message_system_attribute_names(MessageSystemAttributeName::SentTimestamp)
+            .message_attribute_names("All");
+        let answer = request.send().await.map_err(|e| AwsError::new("ReceiveMessage", &e))?;
+        Ok(answer.messages.unwrap_or_default())
+    }
+
+    /// Acts on a message and takes it off the queue; one that could not be acted on comes again.
+    async fn handle(&self, queue: &str, received: &Received) {
+        let told = match message::parse(received.body().unwrap_or_default()) {
+            Ok(told) => told,
+            Err(error) => {
+                tracing::error!("error" = error, "failed parsing interruption message");
+                return self.delete(queue, received).await;
+            }
+        };
+        metrics::INTERRUPTION_RECEIVED.with_label_values(&[told.kind.name()]).inc();
+        for id in &told.instances {
+            if let Err(error) = action::take(&self.ctx, &self.aws, told.kind, id).await {
+                tell_failure!(error, "failed handling interruption message");
+                return;
+            }
+        }
+        if let Some(time) = told.time {
+            let age = self.ctx.clock.now().duration_since(time).as_secs_f64().max(0.0);
+            metrics::INTERRUPTION_LATENCY.with_label_values::<&str>(&[]).observe(age);
+        }
+        self.delete(queue, received).await;
+    }
+
+    async fn delete(&self, queue: &str, received: &Received) {
+        let request = self.aws.clients.sqs.delete_message().queue_url(queue);
+        let request = request.receipt_handle(received.receipt_handle().unwrap_or_default());
+        match request.send().await.map_err(|e| AwsError::new("DeleteMessage", &e)) {
+            Ok(_) => metrics::INTERRUPTION_DELETED.with_label_values::<&str>(&[]).inc(),
+            Err(error) => tell_failure!(Error::from(error), "failed deleting interruption message"),
+        }
+    }
+}

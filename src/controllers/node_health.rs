@@ -1,0 +1,214 @@
+//! Nodes that do not recover are replaced: `node.health` (feature gate NodeRepair).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, NodeCondition};
+use kube::Api;
+use tokio::task::JoinSet;
+
+use super::node::all_nodes;
+use super::patch::{self, Lock};
+use super::runner::{self, Identity};
+use super::{Context, Error, Outcome, observability};
+use crate::api::v1::NodeClaim;
+use crate::api::{annotations, labels};
+use crate::cloud::RepairPolicy;
+use crate::operator::events::{Event, reference};
+use crate::operator::metrics;
+
+const HEALTH: Identity = Identity { name: "node.health", group: "", kind: "Node", workers: 10 };
+/// While more nodes than this share of a pool are unhealthy, something else than they is at fault.
+const MOST_UNHEALTHY: usize = 20;
+/// Time between looks at a pool with too many unhealthy nodes.
+const BLOCKED: Duration = Duration::from_secs(300);
+/// How long an event about that is not repeated.
+const BLOCKED_EVENT: Duration = Duration::from_secs(900);
+
+/// Starts the controller, if its gate is on and the provider knows what to repair.
+pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
+    if !ctx.settings.gates.node_repair || ctx.cloud.repair_policies().is_empty() {
+        return;
+    }
+    tasks.spawn(runner::run(HEALTH, Arc::clone(ctx), all_nodes, runner::changed_node, reconcile));
+}
+
+async fn reconcile(ctx: Arc<Context>, name: String) -> Outcome {
+    let Some(node) = ctx.cluster.node(&name) else { return Ok(None) };
+    let provider_id = node.spec.as_ref().and_then(|s| s.provider_id.as_deref()).unwrap_or_default();
+    let Some(claim) = ctx.cluster.claim_by_provider_id(provider_id) else { return Ok(None) };
+    let Some((policy, due)) = due(&node, ctx.cloud.repair_policies()) else { return Ok(None) };
+    let now = ctx.clock.now();
+    if let Ok(left) = Duration::try_from(due.duration_since(now))
+        && !left.is_zero()
+    {
+        return Ok(Some(left));
+    }
+    if let Some(reason) = blocked(&ctx, &claim) {
+        let mut event = Event::new(reference(&*node), true, "NodeRepairBlocked", reason.to_owned());
+        event.dedupe_for = BLOCKED_EVENT;
+        ctx.recorder.publish(event);
+        return Ok(Some(BLOCKED));
+    }
+    repair(&ctx, &claim, policy, now).await?;
+    Ok(None)
+}
+
+/// Conditions that a policy is about, with the policy.
+fn unhealthy<'a>(
+    node: &'a Node,
+    policies: &'static [RepairPolicy],
+) -> impl Iterator<Item = (&'a NodeCondition, &'static RepairPolicy)> {
+    let list = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    list.filter_map(|condition| {
+        let of = |p: &&RepairPolicy| p.condition == condition.type_ && p.status == condition.status;
+        Some((condition, policies.iter().find(of)?))
+    })
+}
+
+/// The policy whose toleration ends first, and when.
+fn due(
+    node: &Node,
+    policies: &'static [RepairPolicy],
+) -> Option<(&'static RepairPolicy, Timestamp)> {
+    let ends = unhealthy(node, policies).map(|(condition, policy)| {
+        let since = condition.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0);
+        (policy, since + policy.toleration)
+    });
+    ends.min_by_key(|(_, end)| *end)
+}
+
+/// Why nothing is repaired now, if so: too many of the claim's pool, or of all, are unhealthy.
+fn blocked(ctx: &Context, claim: &NodeClaim) -> Option<&'static str> {
+    let pool = |all: Option<&std::collections::BTreeMap<String, String>>| {
+        all.and_then(|l| l.get(labels::NODEPOOL)).cloned()
+    };
+    let own = pool(claim.metadata.labels.as_ref());
+    let nodes: Vec<Arc<Node>> = ctx
+        .cluster
+        .state_nodes()
+        .into_iter()
+        .filter_map(|n| n.node)
+        .filter(|n| own.is_none() || pool(n.metadata.labels.as_ref()) == own)
+        .collect();
+    let policies = ctx.cloud.repair_policies();
+    let bad = nodes.iter().filter(|n| unhealthy(n, policies).next().is_some()).count();
+    (bad > most_unhealthy(nodes.len())).then_some(if own.is_some() {
+        "more than 20% nodes are unhealthy in the nodepool"
+    } else {
+        "more then 20% nodes are unhealthy in the cluster"
+    })
+}
+
+/// Nodes of so many that may be unhealthy.
+fn most_unhealthy(all: usize) -> usize {
+    (all * MOST_UNHEALTHY).div_ceil(100)
+}
+
+/// Deletes the claim; its node is drained without waiting for anything.
+async fn repair(
+    ctx: &Context,
+    claim: &NodeClaim,
+    policy: &RepairPolicy,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let api = Api::<NodeClaim>::all(ctx.client.clone());
+    let key = annotations::TERMINATION_TIMESTAMP;
+    let marks = claim.metadata.annotations.as_ref();
+    let end = marks.and_then(|a| a.get(key)).and_then(|t| t.parse::<Timestamp>().ok());
+    if end.is_none_or(|end| end >= now) {
+        let mut marked = claim.clone();
+        let time = format!("{now:.0}");
+        marked.metadata.annotations.get_or_insert_default().insert(key.to_owned(), time.clone());
+        patch::apply(&api, claim, &marked, Lock::None).await?;
+        tracing::info!(
+            "karpenter.sh/nodeclaim-termination-timestamp" = time,
+            "annotated nodeclaim"
+        );
+    }
+    if claim.metadata.deletion_timestamp.is_some() {
+        return Ok(());
+    }
+    if patch::delete(&api, claim.metadata.name.as_deref().unwrap_or_default()).await? {
+        tracing::info!("deleting unhealthy node");
+        observability::disrupted_with_pods(ctx, claim, "unhealthy", "");
+        let label =
+            |key: &str| claim.metadata.labels.as_ref().and_then(|l| l.get(key)).map_or("", |v| v);
+        let image = claim.status.as_ref().and_then(|s| s.image_id.as_deref()).unwrap_or_default();
+        metrics::NODECLAIMS_UNHEALTHY
+            .with_label_values(&[
+                snake_case(policy.condition).as_str(),
+                label(labels::NODEPOOL),
+                label(labels::CAPACITY_TYPE),
+                image,
+            ])
+            .inc();
+    }
+    Ok(())
+}
+
+/// `KernelReady` as `kernel_ready`.
+fn snake_case(name: &str) -> String {
+    let mut out = String::new();
+    for c in name.chars() {
+        if c.is_uppercase() && !out.is_empty() {
+            out.push('_');
+        }
+        out.extend(c.to_lowercase());
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const POLICIES: &[RepairPolicy] = &[
+        RepairPolicy { condition: "Ready", status: "False", toleration: Duration::from_secs(1800) },
+        RepairPolicy {
+            condition: "AcceleratedHardwareReady",
+            status: "False",
+            toleration: Duration::from_secs(600),
+        },
+    ];
+
+    fn node(conditions: &[(&str, &str, &str)]) -> Node {
+        let list: Vec<_> = conditions
+            .iter()
+            .map(|(kind, status, since)| {
+                json!({"type": kind, "status": status, "lastTransitionTime": since})
+            })
+            .collect();
+        serde_json::from_value(json!({"metadata": {"name": "n"}, "status": {"conditions": list}}))
+            .unwrap()
+    }
+
+    #[test]
+    fn the_toleration_that_ends_first_counts() {
+        let found =
+            |conditions| due(&node(conditions), POLICIES).map(|(p, end)| (p.condition, end));
+        assert_eq!(found(&[("Ready", "True", "2026-01-01T00:00:00Z")]), None);
+        assert_eq!(found(&[("KernelReady", "False", "2026-01-01T00:00:00Z")]), None);
+        let both = found(&[
+            ("Ready", "False", "2026-01-01T00:00:00Z"),
+            ("AcceleratedHardwareReady", "False", "2026-01-01T00:10:00Z"),
+        ]);
+        let end = "2026-01-01T00:20:00Z".parse().unwrap();
+        assert_eq!(both, Some(("AcceleratedHardwareReady", end)));
+    }
+
+    #[test]
+    fn a_fifth_of_the_nodes_rounded_up_may_be_unhealthy() {
+        for (all, most) in [(0, 0), (1, 1), (5, 1), (6, 2), (10, 2), (11, 3)] {
+            assert_eq!(most_unhealthy(all), most, "{all}");
+        }
+    }
+
+    #[test]
+    fn conditions_are_named_as_metrics_name_things() {
+        assert_eq!(snake_case("AcceleratedHardwareReady"), "accelerated_hardware_ready");
+    }
+}
