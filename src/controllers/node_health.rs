@@ -67,14 +67,16 @@ fn unhealthy<'a>(
     })
 }
 
-/// The policy whose toleration ends first, and when.
+/// The policy whose toleration ends first, and when. What does not say since when it is so is
+/// taken to be so since the node is there.
 fn due(
     node: &Node,
     policies: &'static [RepairPolicy],
 ) -> Option<(&'static RepairPolicy, Timestamp)> {
-    let ends = unhealthy(node, policies).map(|(condition, policy)| {
-        let since = condition.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0);
-        (policy, since + policy.toleration)
+    let ends = unhealthy(node, policies).filter_map(|(condition, policy)| {
+        let since = condition.last_transition_time.as_ref();
+        let since = since.or(node.metadata.creation_timestamp.as_ref())?;
+        Some((policy, since.0 + policy.toleration))
     });
     ends.min_by_key(|(_, end)| *end)
 }
@@ -162,6 +164,7 @@ fn snake_case(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::json;
 
     use super::*;
@@ -198,6 +201,19 @@ mod tests {
         ]);
         let end = "2026-01-01T00:20:00Z".parse().unwrap();
         assert_eq!(both, Some(("AcceleratedHardwareReady", end)));
+    }
+
+    #[test]
+    fn a_new_node_that_does_not_say_since_when_it_is_not_ready_gets_its_time() {
+        let mut new = node(&[]);
+        let joined: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        new.status =
+            serde_json::from_value(json!({"conditions": [{"type": "Ready", "status": "False"}]}))
+                .unwrap();
+        assert_eq!(due(&new, POLICIES).map(|(_, end)| end), None);
+        new.metadata.creation_timestamp = Some(Time(joined));
+        let end = due(&new, POLICIES).map(|(_, end)| end);
+        assert_eq!(end, Some(joined + Duration::from_secs(1800)));
     }
 
     #[test]
