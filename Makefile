@@ -23,7 +23,8 @@ LONG := ec2:: instances:: nodeclass:: policy:: api::takeover api::certificate th
 test: ## every fast test and the end-to-end tests
 	tests/env/world prepare
 	tests/env/world check
-	$(CARGO) test --locked --no-fail-fast -- $(addprefix --skip ,$(LONG))
+	$(CARGO) test --locked --no-fail-fast --lib --bins --test architecture --test reference
+	$(CARGO) test --locked --no-fail-fast --test e2e -- $(addprefix --skip ,$(LONG))
 
 test-all: ## every test, the long end-to-end ones too
 	tests/env/world prepare
