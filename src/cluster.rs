@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Node};
@@ -32,6 +33,8 @@ mod volumes;
 pub use capacity::PoolCount;
 use pods::Pods;
 
+/// Time between looks at whether everything is listed.
+const LISTED_POLL: Duration = Duration::from_millis(50);
 /// Changes that wait for a slow listener; older ones are lost to it.
 const CHANGES: usize = 4096;
 
@@ -166,6 +169,13 @@ impl State {
     #[must_use]
     pub fn listed(&self) -> bool {
         self.inner.read().listed()
+    }
+
+    /// Waits until every watch has listed everything: before that, what is missing means nothing.
+    pub async fn until_listed(&self) {
+        while !self.listed() {
+            tokio::time::sleep(LISTED_POLL).await;
+        }
     }
 
     /// Takes in a Node.

@@ -2,11 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
 use tracing::Instrument as _;
 
 use super::Context;
@@ -26,9 +24,7 @@ pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
 
 async fn run(ctx: Arc<Context>) {
     let mut changes = ctx.cluster.subscribe();
-    while !ctx.cluster.listed() {
-        sleep(Duration::from_millis(50)).await;
-    }
+    ctx.cluster.until_listed().await;
     let mut tracked = Tracked::default();
     let all = |tracked: &mut Tracked| {
         let claims = &ctx.cluster.dynamic_resources().claims;

@@ -2,7 +2,6 @@
 //! queue, `interruption.instancestatus` asks EC2 itself.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use aws_sdk_sqs::types::{Message as Received, MessageSystemAttributeName};
 use futures::future::join_all;
@@ -10,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::Instrument as _;
 
-use super::{Context, Error};
+use super::{Context, Error, runner};
 use crate::cloud::aws::AwsProvider;
 use crate::cloud::aws::errors::AwsError;
 use crate::cloud::aws::permissions::{self, Feature};
@@ -26,8 +25,6 @@ const MESSAGES: i32 = 10;
 const WAIT: i32 = 20;
 /// A message that was not handled is seen again after this long, in seconds.
 const VISIBILITY: i32 = 20;
-/// The longest wait after failures.
-const BACKOFF: Duration = Duration::from_secs(60);
 
 /// Starts both controllers; the queue's only where one is named.
 pub fn start(ctx: &Arc<Context>, aws: &Arc<AwsProvider>, tasks: &mut JoinSet<()>) {
@@ -47,9 +44,7 @@ struct Queue {
 
 impl Queue {
     async fn watch(&self) {
-        while !self.ctx.cluster.listed() {
-            sleep(Duration::from_millis(100)).await;
-        }
+        self.ctx.cluster.until_listed().await;
         let (mut url, mut failures) = (None, 0_u32);
         loop {
             match self.poll(&mut url).await {
@@ -57,7 +52,7 @@ impl Queue {
                 Ok(false) => sleep(permissions::RETRY).await,
                 Err(error) => {
                     tell_failure!(error, "Reconciler error");
-                    sleep(Duration::from_secs(1 << failures.min(6)).min(BACKOFF)).await;
+                    sleep(runner::backoff(failures)).await;
                     failures += 1;
                 }
             }

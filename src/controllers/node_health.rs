@@ -9,9 +9,9 @@ use kube::Api;
 use tokio::task::JoinSet;
 
 use super::node::all_nodes;
-use super::patch::{self, Lock};
+use super::nodeclaim::termination::{tell_deadline, write_deadline};
 use super::runner::{self, Identity};
-use super::{Context, Error, Outcome, observability};
+use super::{Context, Error, Outcome, observability, patch};
 use crate::api::v1::NodeClaim;
 use crate::api::{annotations, labels};
 use crate::cloud::RepairPolicy;
@@ -120,14 +120,7 @@ async fn repair(
     let marks = claim.metadata.annotations.as_ref();
     let end = marks.and_then(|a| a.get(key)).and_then(|t| t.parse::<Timestamp>().ok());
     if end.is_none_or(|end| end >= now) {
-        let mut marked = claim.clone();
-        let time = format!("{now:.0}");
-        marked.metadata.annotations.get_or_insert_default().insert(key.to_owned(), time.clone());
-        patch::apply(&api, claim, &marked, Lock::None).await?;
-        tracing::info!(
-            "karpenter.sh/nodeclaim-termination-timestamp" = time,
-            "annotated nodeclaim"
-        );
+        tell_deadline(&write_deadline(&api, claim, now).await?);
     }
     if claim.metadata.deletion_timestamp.is_some() {
         return Ok(());

@@ -8,7 +8,7 @@ use futures::future::join_all;
 use kube::Api;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
 use super::patch::{self, Lock};
@@ -36,9 +36,7 @@ pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
 
 async fn run(ctx: Arc<Context>) {
     let mut changes = ctx.cluster.subscribe();
-    while !ctx.cluster.listed() {
-        sleep(Duration::from_millis(50)).await;
-    }
+    ctx.cluster.until_listed().await;
     let mut failures = 0;
     loop {
         let judged = generations(&ctx);

@@ -21,7 +21,7 @@ mod initialization;
 mod launch;
 mod liveness;
 mod registration;
-mod termination;
+pub(super) mod termination;
 
 const LIFECYCLE: Identity =
     Identity { name: "nodeclaim.lifecycle", group: labels::GROUP, kind: "NodeClaim", workers: 100 };

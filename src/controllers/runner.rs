@@ -47,7 +47,7 @@ pub fn changed_node(_: &Context, change: &Change) -> Vec<String> {
 }
 
 /// Delays of repeated failures of one object.
-fn backoff(failures: u32) -> Duration {
+pub(super) fn backoff(failures: u32) -> Duration {
     Duration::from_secs(1 << failures.min(6)).min(Duration::from_secs(60))
 }
 
@@ -63,9 +63,7 @@ pub async fn run<F, R>(
     R: Future<Output = Outcome> + Send + 'static,
 {
     let mut changes = ctx.cluster.subscribe();
-    while !ctx.cluster.listed() {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    ctx.cluster.until_listed().await;
     let (queue, mut names) = mpsc::channel::<Wake>(QUEUE);
     let reconcile = Arc::new(reconcile);
     let slots = Arc::new(Semaphore::new(identity.workers));

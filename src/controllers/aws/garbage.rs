@@ -34,9 +34,7 @@ pub(super) fn start(ctx: &Arc<Context>, aws: &Arc<AwsProvider>, tasks: &mut Join
 /// Often at first, since a crash leaves most; then rarely.
 async fn run(ctx: &Context, aws: &AwsProvider) {
     let mut runs = 0_u32;
-    while !ctx.cluster.listed() {
-        sleep(Duration::from_millis(100)).await;
-    }
+    ctx.cluster.until_listed().await;
     loop {
         match collect(ctx, aws).await {
             Ok(()) => {

@@ -10,8 +10,8 @@ use crate::api::v1::NodeClaim;
 use crate::api::{annotations, labels};
 use crate::cloud::aws::AwsProvider;
 use crate::cloud::aws::instance::parse_provider_id;
-use crate::controllers::patch::{self, Lock};
-use crate::controllers::{Context, Error, observability};
+use crate::controllers::nodeclaim::termination::write_deadline;
+use crate::controllers::{Context, Error, observability, patch};
 use crate::operator::events::{Event, reference};
 use crate::operator::logging;
 
@@ -116,8 +116,6 @@ async fn end_grace(ctx: &Context, api: &Api<NodeClaim>, claim: &NodeClaim) -> Re
     if claim.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(key)) {
         return Ok(());
     }
-    let mut marked = claim.clone();
-    let now = format!("{:.0}", ctx.clock.now());
-    marked.metadata.annotations.get_or_insert_default().insert(key.to_owned(), now);
-    Ok(patch::apply(api, claim, &marked, Lock::None).await?)
+    write_deadline(api, claim, ctx.clock.now()).await?;
+    Ok(())
 }

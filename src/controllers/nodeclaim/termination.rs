@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 
@@ -73,17 +74,41 @@ fn annotate_deadline(claim: &mut NodeClaim) -> Option<String> {
         .as_ref()
         .is_some_and(|a| a.contains_key(annotations::TERMINATION_TIMESTAMP));
     let (Some(grace), Some(start), false) = (grace, start, known) else { return None };
-    let deadline = (start + grace).strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let deadline = insert_deadline(claim, start + grace);
+    tell_deadline(&deadline);
+    Some(deadline)
+}
+
+/// Puts down when draining has to be over, in whole seconds; gives it as it is written.
+fn insert_deadline(claim: &mut NodeClaim, at: Timestamp) -> String {
+    let deadline = at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let all = claim.metadata.annotations.get_or_insert_default();
+    all.insert(annotations::TERMINATION_TIMESTAMP.to_owned(), deadline.clone());
+    deadline
+}
+
+/// Says in the log what [`write_deadline`] wrote.
+pub(in crate::controllers) fn tell_deadline(deadline: &str) {
     tracing::info!(
         "karpenter.sh/nodeclaim-termination-timestamp" = deadline,
         "annotated nodeclaim"
     );
-    claim
-        .metadata
-        .annotations
-        .get_or_insert_default()
-        .insert(annotations::TERMINATION_TIMESTAMP.to_owned(), deadline.clone());
-    Some(deadline)
+}
+
+/// Lets the drain of a claim's node be over at a time, whatever its grace period; gives the time as
+/// it is written.
+///
+/// # Errors
+/// When the API server refuses.
+pub(in crate::controllers) async fn write_deadline(
+    api: &Api<NodeClaim>,
+    claim: &NodeClaim,
+    at: Timestamp,
+) -> Result<String, kube::Error> {
+    let mut marked = claim.clone();
+    let deadline = insert_deadline(&mut marked, at);
+    patch::apply(api, claim, &marked, Lock::None).await?;
+    Ok(deadline)
 }
 
 /// Asks for the instance's end; true once it is gone.
