@@ -14,6 +14,7 @@ use rustc_hash::FxHashSet;
 use super::dra::claim::{PodClaim, pod_claims};
 use super::requirements::Requirements;
 use super::resources::{ResourceList, pod_requests};
+use super::sharing::once;
 use crate::api::annotations;
 
 /// Namespace and name of a pod.
@@ -512,26 +513,9 @@ impl Sharing {
     /// The pod, holding parts that were seen before where they are equal.
     #[must_use]
     pub fn share(&mut self, mut pod: PodInfo) -> PodInfo {
-        match self.constraints.get(&pod.constraints) {
-            Some(known) => pod.constraints = Arc::clone(known),
-            None => {
-                self.constraints.insert(Arc::clone(&pod.constraints));
-            }
-        }
-        match self.labels.get(&pod.labels) {
-            Some(known) => pod.labels = Arc::clone(known),
-            None => {
-                self.labels.insert(Arc::clone(&pod.labels));
-            }
-        }
-        if let Some(owner) = &pod.owner {
-            match self.owners.get(owner) {
-                Some(known) => pod.owner = Some(Arc::clone(known)),
-                None => {
-                    self.owners.insert(Arc::clone(owner));
-                }
-            }
-        }
+        pod.constraints = once(&mut self.constraints, pod.constraints);
+        pod.labels = once(&mut self.labels, pod.labels);
+        pod.owner = pod.owner.map(|owner| once(&mut self.owners, owner));
         pod.key.namespace = self.text(&pod.key.namespace);
         pod.node_name = pod.node_name.map(|name| self.text(&name));
         pod.invalid = pod.invalid.map(|text| self.text(&text));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashSet;
 
 use super::{Requirement, Requirements};
+use crate::scheduling::sharing::once;
 
 /// Finds what requirements have in common. Thousands of offerings differ in price alone, and
 /// instance types share most of their keys and values.
@@ -21,13 +22,7 @@ impl Sharing {
         if let Some(known) = self.whole.get(&requirements) {
             return known.clone();
         }
-        let parts = requirements.0.iter().map(|requirement| match self.single.get(requirement) {
-            Some(known) => known.clone(),
-            None => {
-                self.single.insert(requirement.clone());
-                requirement.clone()
-            }
-        });
+        let parts = requirements.0.iter().map(|r| once(&mut self.single, r.clone()));
         let shared = Requirements(Arc::new(parts.collect()));
         self.whole.insert(shared.clone());
         shared

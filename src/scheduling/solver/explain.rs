@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 
 use super::classes::{ClassId, KindId, NeedId};
 use super::intern::{NONE, SetId};
+use super::prepare::serves;
 use super::round::{Round, merge_class};
 use super::stock::{ShapeId, Template, min_values_text};
 use super::topology::Question;
@@ -18,7 +19,6 @@ use crate::scheduling::pod::PodKey;
 use crate::scheduling::requirements::{Allow, Requirement, Requirements};
 use crate::scheduling::resources::{Name, ResourceList};
 use crate::scheduling::results::{FilterError, PodError, Reason};
-use crate::scheduling::snapshot::NodePoolInput;
 use crate::scheduling::taints::tolerate_all;
 
 /// Requests from which on a missing `m` is likely.
@@ -58,10 +58,6 @@ impl Round<'_, '_> {
         }
         let of = &self.world.classes.kinds[kind as usize];
         if self.world.stock.templates.is_empty() {
-            let serves = |p: &NodePoolInput| {
-                let pool = &p.node_pool;
-                pool.spec.replicas.is_none() && pool.metadata.deletion_timestamp.is_none()
-            };
             let any = self.world.snapshot.node_pools.iter().any(serves);
             return if any { PodError::NoTemplates } else { PodError::NoPools };
         }

@@ -65,32 +65,34 @@ pub(super) struct Prepared<'a> {
 }
 
 impl Ties {
-    /// Where a domain comes whose name has this position; the lower, the better.
-    pub(super) fn order(self, position: usize) -> f64 {
-        let position = position as u32;
-        match self {
-            Self::ByPrice => 0.0,
-            Self::ByName => f64::from(position),
-            Self::ByNameReversed => -f64::from(position),
+    /// Where a domain comes whose name has this position, the lower, the better; nothing where
+    /// names do not matter.
+    pub(super) fn order(self, position: impl FnOnce() -> usize) -> Option<f64> {
+        let position = || position() as u32;
+        Some(match self {
+            Self::ByPrice => return None,
+            Self::ByName => f64::from(position()),
+            Self::ByNameReversed => -f64::from(position()),
             // Fibonacci hashing: neighbours end up far from each other.
             Self::Shuffled(number) => {
                 let mixed =
-                    (position + 1).wrapping_mul(0x9E37_79B1) ^ number.wrapping_mul(0x85EB_CA6B);
+                    (position() + 1).wrapping_mul(0x9E37_79B1) ^ number.wrapping_mul(0x85EB_CA6B);
                 f64::from(mixed.wrapping_mul(0x9E37_79B1) ^ (mixed >> 15))
             }
-        }
+        })
     }
+}
+
+/// Whether a pool is there for waiting pods: it is not static, and not being deleted.
+pub(super) fn serves(pool: &NodePoolInput) -> bool {
+    let pool = &pool.node_pool;
+    pool.spec.replicas.is_none() && pool.metadata.deletion_timestamp.is_none()
 }
 
 /// Pools that may launch nodes for waiting pods, heaviest first; equal ones by name, last first.
 fn usable_pools(snapshot: &Snapshot) -> Vec<&NodePoolInput> {
-    let mut pools: Vec<&NodePoolInput> = snapshot
-        .node_pools
-        .iter()
-        .filter(|p| p.node_pool.spec.replicas.is_none())
-        .filter(|p| p.node_pool.metadata.deletion_timestamp.is_none())
-        .filter(|p| !p.instance_types.is_empty())
-        .collect();
+    let mut pools: Vec<&NodePoolInput> =
+        snapshot.node_pools.iter().filter(|p| serves(p) && !p.instance_types.is_empty()).collect();
     pools.sort_by(|a, b| {
         let weight = |p: &NodePoolInput| p.node_pool.spec.weight.unwrap_or(0);
         weight(b)

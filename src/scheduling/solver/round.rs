@@ -12,7 +12,7 @@ use super::classes::{ClassId, KindId, NeedId};
 use super::devices::Devices;
 use super::existing::{TakenPort, Volumes};
 use super::intern::{NONE, SetId, ValueId};
-use super::prepare::{Prepared, Ties};
+use super::prepare::Prepared;
 use super::stock::{MaskId, ShapeId, Template, lower};
 use super::tolerance::TaintsId;
 use super::topology::{Question, Topology};
@@ -540,9 +540,8 @@ impl<'p, 'a> Round<'p, 'a> {
             let node = interner.get(set, key);
             let mut rank = |interner: &mut super::intern::Interner, domain: ValueId| -> f64 {
                 let Some((template, mask)) = new else { return 0.0 };
-                if ties != Ties::ByPrice {
-                    let position = interner.rank_of_value(key, domain);
-                    return ties.order(position);
+                if let Some(order) = ties.order(|| interner.rank_of_value(key, domain)) {
+                    return order;
                 }
                 let one = interner.one_of(key, &[domain]);
                 let narrowed = interner.narrow(set, one);
