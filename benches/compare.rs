@@ -12,9 +12,10 @@ use serde_json::Value;
 #[path = "../tests/reference/reference.rs"]
 mod reference;
 
+use reference::check::World;
 use reference::model::Document;
 use reference::outcome::Outcome;
-use reference::{broken, problems, random};
+use reference::{fitting, random};
 
 const USAGE: &str = "\
 usage: compare --karpenter FILE --peer FILE --work DIR [--count N] [--seed N] [--repeat N]
@@ -135,6 +136,19 @@ fn main() -> ExitCode {
 
 fn read(path: &Path) -> std::io::Result<Value> {
     Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+}
+
+/// Rules that a result breaks.
+fn broken(doc: &Document, outcome: &Outcome) -> Vec<String> {
+    World::new(doc, outcome).problems()
+}
+
+/// Everything wrong with a result: broken rules, and left-over pods that would fit.
+fn problems(doc: &Document, outcome: &Outcome) -> Vec<String> {
+    let world = World::new(doc, outcome);
+    let mut found = world.problems();
+    found.extend(fitting(&world));
+    found
 }
 
 fn check(scenario: &Path, result: &Path) -> ExitCode {

@@ -1,9 +1,22 @@
 //! What must hold for every scenario.
 
+use karpenter::scheduling;
+use karpenter::simulate::load;
+use karpenter::simulate::report::Report;
+use serde_json::Value;
+
 use super::reference::check::World;
 use super::reference::model::Document;
 use super::reference::outcome::Outcome;
-use super::reference::{fitting, random, solve};
+use super::reference::{fitting, random};
+
+/// What `karpenter simulate` would print for a scenario.
+fn solve(scenario: &Value) -> Value {
+    let read = load(scenario.to_string().as_bytes()).expect("a readable scenario");
+    let world = karpenter::simulate::World::new(read).expect("a usable scenario");
+    let results = scheduling::solve(&world.snapshot);
+    serde_json::to_value(Report::new(&results).with_left_out(&world)).expect("a report")
+}
 
 /// How many random scenarios each property is tried on; `REFERENCE_SCENARIOS` sets another number.
 fn seeds() -> std::ops::Range<u64> {

@@ -11,32 +11,6 @@ pub mod place;
 pub mod random;
 pub mod topology;
 
-use karpenter::scheduling;
-use karpenter::simulate::report::Report;
-use karpenter::simulate::{World, load};
-use serde_json::Value;
-
-/// What `karpenter simulate` would print for a scenario.
-pub fn solve(scenario: &Value) -> Value {
-    let read = load(scenario.to_string().as_bytes()).expect("a readable scenario");
-    let world = World::new(read).expect("a usable scenario");
-    let results = scheduling::solve(&world.snapshot);
-    serde_json::to_value(Report::new(&results).with_left_out(&world)).expect("a report")
-}
-
-/// Rules that a result breaks.
-pub fn broken(doc: &model::Document, outcome: &outcome::Outcome) -> Vec<String> {
-    check::World::new(doc, outcome).problems()
-}
-
-/// Everything wrong with a result: broken rules, and left-over pods that would fit.
-pub fn problems(doc: &model::Document, outcome: &outcome::Outcome) -> Vec<String> {
-    let world = check::World::new(doc, outcome);
-    let mut found = world.problems();
-    found.extend(fitting(&world));
-    found
-}
-
 /// Left-over pods that would fit somewhere.
 ///
 /// Pods that wait for reserved capacity are left out, and so are those with a rule by zone (or
