@@ -13,6 +13,7 @@ pub mod pod;
 pub mod requirements;
 pub mod resources;
 pub mod results;
+mod sharing;
 pub mod snapshot;
 pub mod solver;
 pub mod taints;

@@ -232,17 +232,6 @@ pub fn reserved_or_nothing(
 mod tests {
     use super::*;
 
-    fn variables() -> Variables<'static> {
-        Variables {
-            instance_type: "m5.large",
-            vcpus: 2,
-            memory_mib: 8192,
-            default_enis: 3,
-            ips_per_eni: 10,
-            max_pods: 29,
-        }
-    }
-
     #[test]
     fn expressions_see_the_type() {
         for (text, want) in [
@@ -253,14 +242,14 @@ mod tests {
             ("memory_mib / 1024", 8),
             ("double(vcpus) * -0.75", -1),
         ] {
-            assert_eq!(evaluate(text, &variables()), Ok(want), "{text}");
+            assert_eq!(evaluate(text, &SAMPLE), Ok(want), "{text}");
         }
         for bad in ["vcpus +", "'x'", "unknown", "1.0 / 0.0", "min()", "min(1)", "min(1, 2, 3)"] {
-            assert!(evaluate(bad, &variables()).is_err(), "{bad}");
+            assert!(evaluate(bad, &SAMPLE).is_err(), "{bad}");
         }
         // An int and a double make a double: nothing is lost before the end.
-        assert_eq!(evaluate("min(3, 4.0) / 2.0 * 2.0", &variables()), Ok(3));
-        assert_eq!(evaluate("min(3, 4) / 2 * 2", &variables()), Ok(2));
+        assert_eq!(evaluate("min(3, 4.0) / 2.0 * 2.0", &SAMPLE), Ok(3));
+        assert_eq!(evaluate("min(3, 4) / 2 * 2", &SAMPLE), Ok(2));
     }
 
     #[test]
@@ -292,15 +281,15 @@ mod tests {
 
     #[test]
     fn limits_and_amounts_are_checked() {
-        assert_eq!(max_pods("vcpus * 10", &variables()), Ok(20));
-        assert!(max_pods("-1", &variables()).unwrap_err().starts_with("resolving maxPods, "));
-        let amount = |name, text| reserved(name, text, &variables());
+        assert_eq!(max_pods("vcpus * 10", &SAMPLE), Ok(20));
+        assert!(max_pods("-1", &SAMPLE).unwrap_err().starts_with("resolving maxPods, "));
+        let amount = |name, text| reserved(name, text, &SAMPLE);
         assert_eq!(amount("cpu", "51").as_deref(), Ok("60m"));
         assert_eq!(amount("memory", "11 * max_pods + 255").as_deref(), Ok("576Mi"));
         assert_eq!(amount("ephemeral-storage", "2").as_deref(), Ok("2Gi"));
         assert_eq!(amount("pid", "1000").as_deref(), Ok("1000"));
         assert_eq!(amount("cpu", "-5"), Err("negative amount -5".to_owned()));
         assert!(amount("cpu", "nonsense(").is_err());
-        assert_eq!(reserved_or_nothing("cpu", "-5", &variables()), None);
+        assert_eq!(reserved_or_nothing("cpu", "-5", &SAMPLE), None);
     }
 }
