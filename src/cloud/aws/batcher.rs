@@ -3,16 +3,21 @@
 //! The first request opens a window; each further one keeps it open a little longer; it closes
 //! when nothing comes, when it has been open for long, or when it is full. What was collected is
 //! split by what can go together, and every part is one call.
+//!
+//! The busier EC2 is, the longer is collected: while several calls of a kind are under way, or
+//! there were many lately, those that would make a small call wait for one that ends, or for a
+//! moment. A call that is full waits for nothing.
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::hash::Hash;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
 
 use super::errors::AwsError;
 use crate::operator::metrics;
@@ -34,6 +39,10 @@ pub struct Window {
 
 /// Calls under way at once.
 const WORKERS: usize = 100;
+/// While so many calls of one key are under way, its requests wait until one of them ends, ...
+const BUSY: usize = 4;
+/// ... and after so many calls at once, further ones keep a window's longest time between them.
+const BURST: u32 = 10;
 
 type Answers<A> = Pin<Box<dyn Future<Output = Vec<Result<A, AwsError>>> + Send>>;
 type Execute<Q, A> = Arc<dyn Fn(Vec<Q>) -> Answers<A> + Send + Sync>;
@@ -76,7 +85,16 @@ where
     pub async fn request(&self, request: Q) -> Result<A, AwsError> {
         let queue = self.queue.get_or_init(|| {
             let (sender, receiver) = mpsc::unbounded_channel();
-            tokio::spawn(collect(self.window, self.key, Arc::clone(&self.execute), receiver));
+            let collector = Collector {
+                window: self.window,
+                key: self.key,
+                execute: Arc::clone(&self.execute),
+                workers: Arc::new(Semaphore::new(WORKERS)),
+                ended: Arc::default(),
+                open: None,
+                kinds: HashMap::new(),
+            };
+            tokio::spawn(collector.run(receiver));
             sender
         });
         let (sender, answer) = oneshot::channel();
@@ -91,43 +109,166 @@ fn no_answer(operation: &'static str) -> AwsError {
     AwsError::local(operation, "NoAnswer", "error making call")
 }
 
-/// Opens a window for each first request, until the batcher is gone.
-async fn collect<Q, A, K>(
+/// A window that is open.
+struct Open {
+    start: Instant,
+    last: Instant,
+    items: usize,
+}
+
+/// Requests of one key, and its calls.
+struct Kind<Q, A> {
+    waiting: Vec<Waiting<Q, A>>,
+    /// When the first of those that wait came.
+    since: Instant,
+    /// Their window has closed.
+    due: bool,
+    under_way: Arc<AtomicUsize>,
+    /// When a call would be one of an even sequence; it is ahead of now while there are many.
+    even: Instant,
+}
+
+impl<Q, A> Kind<Q, A> {
+    fn new(now: Instant) -> Self {
+        let under_way = Arc::default();
+        Self { waiting: Vec::new(), since: now, due: false, under_way, even: now }
+    }
+
+    /// When a small call may be made, as far as the calls so far are concerned.
+    fn rested(&self, every: Duration) -> Instant {
+        self.even.checked_sub(every * (BURST - 1)).unwrap_or(self.even)
+    }
+
+    /// The next call, if it may be made now.
+    fn take(&mut self, now: Instant, window: &Window) -> Option<Vec<Waiting<Q, A>>> {
+        let full = self.waiting.len() >= window.per_call;
+        let idle = self.under_way.load(Ordering::Acquire) < BUSY;
+        if !full && !(self.due && idle && self.rested(window.max) <= now) {
+            return None;
+        }
+        let rest = self.waiting.split_off(self.waiting.len().min(window.per_call));
+        let call = std::mem::replace(&mut self.waiting, rest);
+        // Full calls in a row make a small one wait for no longer than one window.
+        self.even = (self.even.max(now) + window.max).min(now + window.max * BURST);
+        self.due &= !self.waiting.is_empty();
+        Some(call).filter(|c| !c.is_empty())
+    }
+
+    /// Nothing is left to remember.
+    fn at_rest(&self, now: Instant) -> bool {
+        self.waiting.is_empty() && self.even <= now && self.under_way.load(Ordering::Acquire) == 0
+    }
+}
+
+/// Counts a call as under way for as long as it lives.
+struct UnderWay {
+    count: Arc<AtomicUsize>,
+    ended: Arc<Notify>,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::AcqRel);
+        self.ended.notify_one();
+    }
+}
+
+/// Makes calls of what comes through the queue.
+struct Collector<Q, A, K> {
     window: Window,
     key: fn(&Q) -> K,
     execute: Execute<Q, A>,
-    mut queue: mpsc::UnboundedReceiver<Waiting<Q, A>>,
-) where
+    workers: Arc<Semaphore>,
+    ended: Arc<Notify>,
+    open: Option<Open>,
+    kinds: HashMap<K, Kind<Q, A>>,
+}
+
+impl<Q, A, K> Collector<Q, A, K>
+where
     Q: Send + 'static,
     A: Send + 'static,
     K: Eq + Hash + Send + 'static,
 {
-    let workers = Arc::new(Semaphore::new(WORKERS));
-    while let Some(first) = queue.recv().await {
-        let start = Instant::now();
-        let mut batch = vec![first];
-        while batch.len() < window.items {
-            let until = (Instant::now() + window.idle).min(start + window.max);
-            match timeout_at(until, queue.recv()).await {
-                Ok(Some(next)) => batch.push(next),
-                Ok(None) | Err(_) => break,
+    /// Works until the batcher is gone.
+    async fn run(mut self, mut queue: mpsc::UnboundedReceiver<Waiting<Q, A>>) {
+        loop {
+            let next = self.next_moment();
+            let ended = Arc::clone(&self.ended);
+            tokio::select! {
+                biased;
+                one = queue.recv() => match one {
+                    Some(waiting) => self.add(waiting),
+                    // Nobody waits for an answer any more.
+                    None => return,
+                },
+                () = ended.notified() => {}
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
+            }
+            self.close_window();
+            self.make_calls();
+        }
+    }
+
+    /// When something has to be done, if nothing comes before.
+    fn next_moment(&self) -> Option<Instant> {
+        let closing = self.open.as_ref().map(|o| self.closes(o));
+        let rested = self
+            .kinds
+            .values()
+            .filter(|k| k.due && k.under_way.load(Ordering::Acquire) < BUSY)
+            .map(|k| k.rested(self.window.max));
+        rested.chain(closing).min()
+    }
+
+    fn closes(&self, open: &Open) -> Instant {
+        (open.last + self.window.idle).min(open.start + self.window.max)
+    }
+
+    fn add(&mut self, waiting: Waiting<Q, A>) {
+        let now = Instant::now();
+        let kind = self.kinds.entry((self.key)(&waiting.0)).or_insert_with(|| Kind::new(now));
+        if kind.waiting.is_empty() {
+            kind.since = now;
+        }
+        kind.waiting.push(waiting);
+        // Where a call only waits for its turn, this one goes along.
+        if !kind.due {
+            let open = self.open.get_or_insert(Open { start: now, last: now, items: 0 });
+            open.last = now;
+            open.items += 1;
+        }
+    }
+
+    fn close_window(&mut self) {
+        let now = Instant::now();
+        let over = |o: &Open| o.items >= self.window.items || self.closes(o) <= now;
+        if self.open.as_ref().is_some_and(over) {
+            self.open = None;
+            self.kinds.retain(|_, kind| !kind.at_rest(now));
+            for kind in self.kinds.values_mut() {
+                kind.due = !kind.waiting.is_empty();
             }
         }
-        metrics::BATCH_TIME
-            .with_label_values(&[window.name])
-            .observe(start.elapsed().as_secs_f64());
-        let mut buckets: HashMap<K, Vec<Waiting<Q, A>>> = HashMap::new();
-        for waiting in batch {
-            buckets.entry(key(&waiting.0)).or_default().push(waiting);
-        }
-        for mut bucket in buckets.into_values() {
-            while !bucket.is_empty() {
-                let rest = bucket.split_off(bucket.len().min(window.per_call));
-                let part = std::mem::replace(&mut bucket, rest);
-                let (execute, workers) = (Arc::clone(&execute), Arc::clone(&workers));
+    }
+
+    fn make_calls(&mut self) {
+        let now = Instant::now();
+        for kind in self.kinds.values_mut() {
+            while let Some(batch) = kind.take(now, &self.window) {
+                let since = std::mem::replace(&mut kind.since, now);
+                metrics::BATCH_TIME
+                    .with_label_values(&[self.window.name])
+                    .observe((now - since).as_secs_f64());
+                kind.under_way.fetch_add(1, Ordering::AcqRel);
+                let under_way =
+                    UnderWay { count: Arc::clone(&kind.under_way), ended: Arc::clone(&self.ended) };
+                let (name, execute) = (self.window.name, Arc::clone(&self.execute));
+                let workers = Arc::clone(&self.workers);
                 tokio::spawn(async move {
+                    let _under_way = under_way;
                     let _slot = workers.acquire().await;
-                    run(window.name, &execute, part).await;
+                    run(name, &execute, batch).await;
                 });
             }
         }
@@ -232,5 +373,95 @@ mod tests {
         let mut sizes: Vec<usize> = calls.lock().iter().map(Vec::len).collect();
         sizes.sort_unstable();
         assert_eq!(sizes, [1, 3]);
+    }
+
+    /// When calls were made, in milliseconds, and of how many requests.
+    type Log = Arc<Mutex<Vec<(u128, usize)>>>;
+
+    /// A batcher whose calls take so long.
+    fn slow(window: Window, each: Duration) -> (Arc<Batcher<u32, u32, u32>>, Log) {
+        let log = Log::default();
+        let (calls, start) = (Arc::clone(&log), Instant::now());
+        let batcher = Batcher::new(
+            window,
+            |n: &u32| n % 2,
+            move |batch: Vec<u32>| {
+                calls.lock().push((start.elapsed().as_millis(), batch.len()));
+                async move {
+                    sleep(each).await;
+                    batch.into_iter().map(Ok).collect()
+                }
+            },
+        );
+        (Arc::new(batcher), log)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_calls_are_under_way_the_next_one_grows() {
+        let (batcher, log) = slow(WINDOW, Duration::from_secs(10));
+        let mut tasks = Vec::new();
+        for n in 0..100 {
+            tasks.push(ask(&batcher, 2 * n));
+            sleep(Duration::from_millis(200)).await;
+        }
+        for task in tasks {
+            task.await.unwrap().unwrap();
+        }
+        let log = log.lock().clone();
+        assert_eq!(log[..4], [(100, 1), (300, 1), (500, 1), (700, 1)]);
+        assert_eq!(log[4], (10_100, 47), "all that came since, once the first call has ended");
+        assert_eq!(log.iter().map(|c| c.1).sum::<usize>(), 100);
+        assert_eq!(log.len(), 9, "{log:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_key_holds_up_no_other() {
+        let (batcher, log) = slow(WINDOW, Duration::from_secs(10));
+        let mut tasks = Vec::new();
+        for n in 0..6 {
+            tasks.push(ask(&batcher, 2 * n));
+            sleep(Duration::from_millis(200)).await;
+        }
+        let start = Instant::now();
+        ask(&batcher, 1).await.unwrap().unwrap();
+        assert_eq!(start.elapsed(), Duration::from_millis(10_100));
+        for task in tasks {
+            task.await.unwrap().unwrap();
+        }
+        assert_eq!(log.lock().len(), 6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_call_waits_for_nothing() {
+        let (batcher, log) = slow(Window { per_call: 10, ..WINDOW }, Duration::from_secs(10));
+        let tasks: Vec<_> = (0..65).map(|n| ask(&batcher, 2 * n)).collect();
+        for task in tasks {
+            task.await.unwrap().unwrap();
+        }
+        let mut want = vec![(0, 10); 6];
+        want.push((10_000, 5));
+        assert_eq!(*log.lock(), want);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_small_calls_keep_their_distance() {
+        let (batcher, log) = slow(WINDOW, Duration::from_millis(20));
+        let mut tasks = Vec::new();
+        for n in 0..400 {
+            let batcher = Arc::clone(&batcher);
+            tasks.push(tokio::spawn(async move {
+                let start = Instant::now();
+                batcher.request(2 * n).await.unwrap();
+                start.elapsed()
+            }));
+            sleep(Duration::from_millis(150)).await;
+        }
+        for task in tasks {
+            let waited = task.await.unwrap();
+            assert!(waited <= Duration::from_millis(1_150), "{waited:?}");
+        }
+        let log = log.lock().clone();
+        assert!(log[..10].iter().all(|c| c.1 == 1), "the first ones are not held up: {log:?}");
+        assert!(log.len() <= 72, "400 requests in a minute made {} calls", log.len());
     }
 }
