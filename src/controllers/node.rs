@@ -41,8 +41,10 @@ pub(super) fn all_nodes(ctx: &Context) -> Vec<String> {
 
 /// Starts the controller.
 pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
+    let termination =
+        Identity { workers: ctx.settings.workers(TERMINATION.workers, 5000), ..TERMINATION };
     tasks.spawn(runner::run(
-        TERMINATION,
+        termination,
         Arc::clone(ctx),
         all_nodes,
         runner::changed_node,

@@ -23,12 +23,19 @@ mod liveness;
 mod registration;
 pub(super) mod termination;
 
-const LIFECYCLE: Identity =
-    Identity { name: "nodeclaim.lifecycle", group: labels::GROUP, kind: "NodeClaim", workers: 100 };
+/// Many at once, so that launches can be made together.
+const LIFECYCLE: Identity = Identity {
+    name: "nodeclaim.lifecycle",
+    group: labels::GROUP,
+    kind: "NodeClaim",
+    workers: 1000,
+};
 
 /// Starts the controllers of NodeClaims.
 pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
-    tasks.spawn(runner::run(LIFECYCLE, Arc::clone(ctx), all_claims, claims_of_change, reconcile));
+    let lifecycle =
+        Identity { workers: ctx.settings.workers(LIFECYCLE.workers, 5000), ..LIFECYCLE };
+    tasks.spawn(runner::run(lifecycle, Arc::clone(ctx), all_claims, claims_of_change, reconcile));
     conditions_of::start(ctx, tasks);
     consistency::start(ctx, tasks);
 }
