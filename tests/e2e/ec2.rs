@@ -1,6 +1,8 @@
 //! What EC2 announces, keeps together, prices and forbids: interruptions, placement groups, shifts.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -299,4 +301,48 @@ async fn the_command_tells_what_aws_and_files_say_of_types() {
     let (code, text) = instance_types(&world, &[]).unwrap_err();
     assert_eq!(code, Some(1));
     assert!(text.contains("DescribeInstanceTypes: UnauthorizedOperation"), "{text}");
+}
+
+/// An instance metadata service that knows the region.
+fn metadata_service() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            let head: Vec<String> = lines.take_while(|l| !l.is_empty()).collect();
+            let first = head.first().map_or("", String::as_str);
+            let (status, body) = if first.starts_with("PUT /latest/api/token") {
+                ("200 OK", "token")
+            } else if first.starts_with("GET /latest/meta-data/placement/region") {
+                ("200 OK", "us-east-1")
+            } else {
+                ("404 Not Found", "")
+            };
+            let _ = write!(
+                stream,
+                "HTTP/1.1 {status}\r\nx-aws-ec2-metadata-token-ttl-seconds: 600\r\n\
+                 Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+        }
+    });
+    url
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_machine_tells_the_region_that_nothing_else_names() {
+    let mut world = World::up().await;
+    let controller = Controller::start(&world);
+    controller.says(&["discovered region"]).await;
+    assert!(controller.logged("retrieving region from IMDS").is_empty());
+    drop(controller);
+    for name in ["AWS_REGION", "AWS_DEFAULT_REGION", "AWS_EC2_METADATA_DISABLED"] {
+        world.env.remove(name);
+    }
+    let url = metadata_service();
+    let controller = Controller::with(&world, &[("AWS_EC2_METADATA_SERVICE_ENDPOINT", &url)]);
+    controller.says(&["discovered region", "us-east-1"]).await;
+    assert_eq!(controller.logged("retrieving region from IMDS").len(), 1);
 }

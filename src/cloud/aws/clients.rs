@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use aws_config::environment::EnvironmentVariableRegionProvider;
+use aws_config::meta::region::ProvideRegion as _;
+use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
@@ -48,7 +51,16 @@ pub async fn load_config() -> SdkConfig {
     if let Ok(name) = AppName::new(concat!("karpenter.sh-", env!("CARGO_PKG_VERSION"))) {
         loader = loader.app_name(name);
     }
+    if !is_region_configured().await {
+        tracing::debug!("retrieving region from IMDS");
+    }
     loader.load().await
+}
+
+/// Whether the environment or the profile names a region; otherwise the machine is asked for its.
+async fn is_region_configured() -> bool {
+    EnvironmentVariableRegionProvider::new().region().await.is_some()
+        || ProfileFileRegionProvider::new().region().await.is_some()
 }
 
 impl Clients {
