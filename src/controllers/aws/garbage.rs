@@ -39,7 +39,7 @@ async fn run(ctx: &Context, aws: &AwsProvider) {
         match collect(ctx, aws).await {
             Ok(()) => {
                 runs += 1;
-                sleep(Duration::from_secs(if runs <= 20 { 10 } else { 120 })).await;
+                sleep(pause(runs)).await;
             }
             Err(error) => {
                 tell_failure!(error, "Reconciler error");
@@ -47,6 +47,11 @@ async fn run(ctx: &Context, aws: &AwsProvider) {
             }
         }
     }
+}
+
+/// How long to wait after so many runs.
+fn pause(runs: u32) -> Duration {
+    Duration::from_secs(if runs <= 20 { 10 } else { 120 })
 }
 
 async fn collect(ctx: &Context, aws: &AwsProvider) -> Result<(), Error> {
@@ -138,6 +143,13 @@ mod tests {
             tags: tags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             ..Instance::default()
         }
+    }
+
+    #[test]
+    fn the_first_minutes_are_watched_closely() {
+        let pauses: Vec<u64> = (1..=22).map(|runs| pause(runs).as_secs()).collect();
+        assert_eq!(pauses[..20], [10; 20]);
+        assert_eq!(pauses[20..], [120; 2]);
     }
 
     #[test]

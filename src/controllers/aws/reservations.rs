@@ -9,6 +9,7 @@ use futures::stream::{self, StreamExt as _};
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use super::every;
 use crate::api::labels;
@@ -20,6 +21,8 @@ use crate::controllers::{Context, Error};
 use crate::operator::logging;
 
 const PERIOD: Duration = Duration::from_secs(60);
+/// Where somebody else wrote meanwhile, it is tried again after this long.
+const CONFLICT: Duration = Duration::from_secs(1);
 /// Claims that are deleted at once.
 const PARALLEL: usize = 10;
 
@@ -30,7 +33,12 @@ pub(super) fn start(ctx: &Arc<Context>, aws: &Arc<AwsProvider>, tasks: &mut Join
     let (context, provider) = (Arc::clone(ctx), Arc::clone(aws));
     every(tasks, "capacityreservation.capacitytype", PERIOD, move || {
         let (ctx, aws) = (Arc::clone(&context), Arc::clone(&provider));
-        async move { capacity_types(&ctx, &aws).await }
+        async move {
+            while !capacity_types(&ctx, &aws).await? {
+                sleep(CONFLICT).await;
+            }
+            Ok(())
+        }
     });
     let (context, provider) = (Arc::clone(ctx), Arc::clone(aws));
     every(tasks, "capacityreservation.expiration", PERIOD, move || {
@@ -47,11 +55,12 @@ fn is_reserved(claim: &NodeClaim) -> bool {
     label(claim, labels::CAPACITY_TYPE) == Some(labels::CAPACITY_RESERVED)
 }
 
-/// An instance whose reservation is gone runs on, as an on-demand one: its labels follow.
-async fn capacity_types(ctx: &Context, aws: &AwsProvider) -> Result<(), Error> {
+/// An instance whose reservation is gone runs on, as an on-demand one: its labels follow. False
+/// when something is left to do since it changed meanwhile.
+async fn capacity_types(ctx: &Context, aws: &AwsProvider) -> Result<bool, Error> {
     let reserved: Vec<_> = ctx.cluster.claims().into_iter().filter(|c| is_reserved(c)).collect();
     if reserved.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
     let types: HashMap<String, String> = aws
         .instances
@@ -60,18 +69,19 @@ async fn capacity_types(ctx: &Context, aws: &AwsProvider) -> Result<(), Error> {
         .into_iter()
         .map(|i| (i.provider_id(), i.capacity_type))
         .collect();
-    let mut updated = Vec::new();
+    let (mut updated, mut done) = (Vec::new(), true);
     for claim in reserved {
         let id = claim.status.as_ref().and_then(|s| s.provider_id.as_deref()).unwrap_or_default();
         if types.get(id).map(String::as_str) != Some(labels::CAPACITY_ON_DEMAND) {
             continue;
         }
-        relabel_nodes(ctx, id).await?;
-        let mut changed = (*claim).clone();
-        relabel(changed.metadata.labels.get_or_insert_default());
-        let claims = Api::<NodeClaim>::all(ctx.client.clone());
-        patch::apply(&claims, &claim, &changed, Lock::Optimistic).await?;
-        updated.push(claim.metadata.name.clone().unwrap_or_default());
+        match relabel_all(ctx, &claim, id).await {
+            Err(error) if patch::is_conflict(&error) => done = false,
+            outcome => {
+                outcome?;
+                updated.push(claim.metadata.name.clone().unwrap_or_default());
+            }
+        }
     }
     if !updated.is_empty() {
         tracing::debug!(
@@ -79,7 +89,16 @@ async fn capacity_types(ctx: &Context, aws: &AwsProvider) -> Result<(), Error> {
             "updated capacity type for nodeclaims"
         );
     }
-    Ok(())
+    Ok(done)
+}
+
+/// The claim comes last: it is what tells that something is to be done.
+async fn relabel_all(ctx: &Context, claim: &NodeClaim, id: &str) -> Result<(), kube::Error> {
+    relabel_nodes(ctx, id).await?;
+    let mut changed = claim.clone();
+    relabel(changed.metadata.labels.get_or_insert_default());
+    let claims = Api::<NodeClaim>::all(ctx.client.clone());
+    patch::apply(&claims, claim, &changed, Lock::Optimistic).await
 }
 
 fn relabel(all: &mut std::collections::BTreeMap<String, String>) {
@@ -88,7 +107,7 @@ fn relabel(all: &mut std::collections::BTreeMap<String, String>) {
     all.remove(labels::CAPACITY_RESERVATION_TYPE);
 }
 
-async fn relabel_nodes(ctx: &Context, provider_id: &str) -> Result<(), Error> {
+async fn relabel_nodes(ctx: &Context, provider_id: &str) -> Result<(), kube::Error> {
     for node in ctx.cluster.nodes_by_provider_id(provider_id) {
         let own = node.metadata.labels.clone().unwrap_or_default();
         let registered = own.get(labels::REGISTERED).is_some_and(|v| v == "true");
