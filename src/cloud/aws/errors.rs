@@ -114,13 +114,24 @@ impl AwsError {
     /// Too many calls.
     #[must_use]
     pub fn is_rate_limited(&self) -> bool {
-        self.code == "RequestLimitExceeded"
+        matches!(
+            self.code.as_str(),
+            "RequestLimitExceeded"
+                | "Throttling"
+                | "ThrottlingException"
+                | "ThrottledException"
+                | "EC2ThrottledException"
+                | "RequestThrottled"
+                | "RequestThrottledException"
+                | "TooManyRequestsException"
+                | "SlowDown"
+        )
     }
 
-    /// The service's own failure, or no answer at all.
+    /// The service's own failure, or no answer at all: whether it did what it was asked is open.
     #[must_use]
     pub fn is_server_fault(&self) -> bool {
-        matches!(
+        let by_code = matches!(
             self.code.as_str(),
             "InternalError"
                 | "InternalFailure"
@@ -131,7 +142,9 @@ impl AwsError {
                 | "RequestTimeout"
                 | "ConnectionFailed"
                 | "UnreadableAnswer"
-        )
+        );
+        // EC2 throttles with a server's status too.
+        by_code || (self.status >= 500 && !self.is_rate_limited())
     }
 
     /// A dry run that would have succeeded.
@@ -277,24 +290,4 @@ const LAUNCH_FAILURES: &[(&str, &str, &str)] = &[
 ];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn launch_failures_are_classified_by_their_text() {
-        for (text, reason) in [
-            ("UnauthorizedOperation: no", "Unauthorized"),
-            (
-                "UnauthorizedOperation: Not authorized for images: [ami-1]",
-                "AMIAuthorizationFailure",
-            ),
-            ("InvalidAMIID.NotFound: x", "AMINotFound"),
-            ("VcpuLimitExceeded: x", "VCPULimitExceeded"),
-            ("Whatever: x", "LaunchFailed"),
-        ] {
-            assert_eq!(launch_failure(text).0, reason, "{text}");
-        }
-        assert!(is_unfulfillable("InsufficientInstanceCapacity"));
-        assert!(!is_unfulfillable("UnauthorizedOperation"));
-    }
-}
+mod tests;

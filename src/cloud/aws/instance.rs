@@ -34,6 +34,8 @@ mod fleet;
 pub mod identity;
 mod launch;
 mod record;
+#[cfg(test)]
+mod stub;
 
 pub use self::record::{Instance, parse_provider_id};
 
@@ -94,7 +96,7 @@ pub struct Provider {
     started: Timestamp,
     tries: Mutex<HashMap<String, Tried>>,
     listed: tokio::sync::Mutex<Option<(Timestamp, Arc<[Instance]>)>>,
-    /// Instances by id; kept in step by [`Provider::list`].
+    /// Instances by id, from their launch on; kept in step by [`Provider::list`].
     known: RwLock<HashMap<String, Instance>>,
     recorder: OnceLock<Recorder>,
     fleets: Batcher<fleet::Ask, fleet::Answer, Arc<fleet::Content>>,

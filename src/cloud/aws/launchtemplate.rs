@@ -80,6 +80,9 @@ pub enum TemplateError {
     /// The node class is not ready for it.
     #[error("{0}")]
     NotReady(String),
+    /// The node class's status does not have what the launch needs.
+    #[error("{0}")]
+    Unsuited(String),
     /// User data cannot be made.
     #[error(transparent)]
     UserData(#[from] UserDataError),
@@ -141,7 +144,13 @@ impl Provider {
     /// # Errors
     /// When EKS cannot be asked or tells none.
     pub async fn resolve_cidr(&self) -> Result<(), AwsError> {
-        if self.cluster.read().cidr.is_some() {
+        let known = || self.cluster.read().cidr.is_some();
+        if known() {
+            return Ok(());
+        }
+        // Of many that need it, one asks.
+        let _one_at_a_time = self.changing.lock().await;
+        if known() {
             return Ok(());
         }
         let name = self.cluster.read().name.clone();
@@ -174,13 +183,13 @@ impl Provider {
         &self,
         launch: &Launch<'_>,
     ) -> Result<Vec<LaunchTemplate>, TemplateError> {
-        let _one_at_a_time = self.changing.lock().await;
         if AmiFamily::of(launch.class) == AmiFamily::Al2023 {
             self.resolve_cidr()
                 .await
                 .map_err(|e| TemplateError::NotReady(format!("resolving cluster CIDR, {e}")))?;
         }
         let specs = specs(&self.cluster(), launch)?;
+        let _one_at_a_time = self.changing.lock().await;
         let mut templates = Vec::new();
         for spec in specs {
             let id = self.ensure(launch, &spec).await?;
@@ -414,7 +423,7 @@ fn watch_size(class: &EC2NodeClass, user_data: &str) {
 pub fn specs(cluster: &Cluster, launch: &Launch<'_>) -> Result<Vec<Spec>, TemplateError> {
     let class = launch.class;
     if class.status.as_ref().is_none_or(|s| s.security_groups.is_empty()) {
-        return Err(TemplateError::NotReady(
+        return Err(TemplateError::Unsuited(
             "no security groups are present in the status".to_owned(),
         ));
     }

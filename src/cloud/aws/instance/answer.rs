@@ -148,6 +148,7 @@ impl Provider {
         let image = Some(place.image.clone()).filter(|i| !i.is_empty());
         let wants_efa = attempt.wants(EFA) || attempt.has_own_interfaces();
         let subnet = attempt.subnets.get(&place.zone);
+        let groups = attempt.class.status.iter().flat_map(|s| &s.security_groups);
         Instance {
             id: placed.id.clone(),
             instance_type: place.instance_type.clone(),
@@ -162,6 +163,7 @@ impl Provider {
             reservation_type: value(labels::CAPACITY_RESERVATION_TYPE),
             interruptible: value(labels::CAPACITY_RESERVATION_INTERRUPTIBLE).as_deref()
                 == Some("true"),
+            security_groups: groups.map(|g| g.id.clone()).collect(),
             tags: attempt.tags.clone(),
             efa: kind.filter(|_| wants_efa).map_or(0, |t| t.capacity.get(&Name::from(EFA))),
             tenancy: attempt.tenancy.to_owned(),
@@ -171,3 +173,6 @@ impl Provider {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -182,7 +182,10 @@ impl Provider {
         match answer {
             Ok(answer) => {
                 tried.generation += u32::from(answer.placed.is_none());
-                Ok(self.read_answer(&attempt, &answer)?)
+                let launched = self.read_answer(&attempt, &answer)?;
+                // What is asked about it from now on needs no call.
+                self.known.write().insert(launched.id.clone(), launched.clone());
+                Ok(launched)
             }
             Err(error) if error.is_launch_template_not_found() => {
                 tried.generation += 1;
@@ -361,7 +364,7 @@ fn template_error(error: TemplateError) -> Error {
     let mut message = Detail::from(format!("getting launch template configs, {text}"));
     match error {
         TemplateError::NotReady(_) => Error::NodeClassNotReady(text),
-        TemplateError::UserData(_) | TemplateError::Aws { .. } => {
+        TemplateError::Unsuited(_) | TemplateError::UserData(_) | TemplateError::Aws { .. } => {
             let (reason, condition) = errors::launch_failure(&text);
             if let TemplateError::Aws { error, .. } = &error {
                 message = message.of_call(error.call());
@@ -374,3 +377,6 @@ fn template_error(error: TemplateError) -> Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -102,7 +102,7 @@ pub(super) fn groups<'a>(
 ) -> Result<Vec<Group<'a>>, TemplateError> {
     let amis = launch.class.status.as_ref().map(|s| s.amis.as_slice()).unwrap_or_default();
     if amis.is_empty() {
-        return Err(TemplateError::NotReady("no amis exist given constraints".to_owned()));
+        return Err(TemplateError::Unsuited("no amis exist given constraints".to_owned()));
     }
     let wants_efa = launch.requests(EFA);
     let mut list = Vec::new();
@@ -129,7 +129,7 @@ pub(super) fn groups<'a>(
     }
     if list.is_empty() {
         let ids: Vec<&str> = amis.iter().map(|a| a.id.as_str()).collect();
-        return Err(TemplateError::NotReady(format!(
+        return Err(TemplateError::Unsuited(format!(
             "no instance types satisfy requirements of amis [{}]",
             ids.join(" ")
         )));

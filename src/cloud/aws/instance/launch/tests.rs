@@ -1,0 +1,200 @@
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use super::super::stub::{self, World};
+use super::*;
+use crate::cloud::aws::tags::NODECLAIM;
+
+async fn launch(world: &World) -> Result<Instance, Error> {
+    let claim = stub::claim(&world.clock, &["on-demand"]);
+    let types = [stub::kind("m5.large"), stub::kind("m5.xlarge")];
+    world.provider.launch(&stub::class(), &claim, &types).await
+}
+
+fn tokens(world: &World) -> Vec<String> {
+    world.stub.calls("CreateFleet").iter().map(|c| c["ClientToken"].clone()).collect()
+}
+
+/// EC2's description of an instance with a tag.
+fn described(id: &str, key: &str, value: &str) -> String {
+    format!(
+        "<DescribeInstancesResponse><reservationSet><item><instancesSet><item>\
+         <instanceId>{id}</instanceId><instanceType>m5.large</instanceType>\
+         <instanceState><name>running</name></instanceState>\
+         <placement><availabilityZone>a</availabilityZone></placement>\
+         <tagSet><item><key>{key}</key><value>{value}</value></item></tagSet>\
+         </item></instancesSet></item></reservationSet></DescribeInstancesResponse>"
+    )
+}
+
+/// Requests that EC2 refuses as a whole: code, message, status, and the reason that is reported.
+const REFUSALS: &[(&str, &str, u16, &str)] = &[
+    ("AuthFailure.ServiceLinkedRoleCreationNotPermitted", "no", 403, "SpotSLRCreationFailed"),
+    (
+        "UnauthorizedOperation",
+        "with an explicit deny in a permissions boundary",
+        403,
+        "Unauthorized",
+    ),
+    (
+        "UnauthorizedOperation",
+        "with an explicit deny in a service control policy",
+        403,
+        "Unauthorized",
+    ),
+    ("UnauthorizedOperation", "Not authorized for images: [ami-1]", 403, "AMIAuthorizationFailure"),
+    ("UnauthorizedOperation", "no policy allows it", 403, "Unauthorized"),
+    ("AccessDenied", "no", 403, "Unauthorized"),
+    ("AuthFailure", "no", 403, "Unauthorized"),
+    (
+        "InvalidParameter",
+        "sg-1 and subnet-a belong to different networks",
+        400,
+        "SecurityGroupSubnetVPCMismatch",
+    ),
+    (
+        "InvalidParameterValue",
+        "Value (p) for parameter iamInstanceProfile.name is invalid",
+        400,
+        "InstanceProfileNameInvalid",
+    ),
+    ("InvalidLaunchTemplateId.NotFound", "lt-1", 400, "LaunchTemplateNotFound"),
+    (
+        "InvalidUserData.Malformed",
+        "User data is limited to 16384 bytes",
+        400,
+        "UserDataSizeLimitExceeded",
+    ),
+    ("InvalidAMIID.Malformed", "ami", 400, "InvalidAMIID"),
+    ("InvalidAMIID.NotFound", "ami-1", 400, "AMINotFound"),
+    ("RequestLimitExceeded", "slow down", 503, "RequestLimitExceeded"),
+    ("Throttling", "Rate exceeded", 503, "LaunchFailed"),
+    ("InternalError", "sorry", 500, "InternalError"),
+    ("ServiceUnavailable", "sorry", 503, "LaunchFailed"),
+    (
+        "InvalidParameterCombination",
+        "The type is not eligible for Free Tier",
+        400,
+        "FreeTierIneligible",
+    ),
+    ("MaxFleetCountExceeded", "too many", 400, "FleetQuotaExceeded"),
+    ("PendingVerification", "wait", 400, "AccountPendingVerification"),
+    ("MaxSpotInstanceCountExceeded", "too many", 400, "SpotQuotaExceeded"),
+    ("VcpuLimitExceeded", "too many", 400, "VCPULimitExceeded"),
+    ("InsufficientInstanceCapacity", "none", 400, "LaunchFailed"),
+    ("InsufficientFreeAddressesInSubnet", "none", 400, "InsufficientFreeAddressesInSubnet"),
+    ("ReservationCapacityExceeded", "full", 400, "LaunchFailed"),
+    ("SomethingNew", "x", 400, "LaunchFailed"),
+];
+
+#[tokio::test]
+async fn each_refusal_of_a_request_is_reported_and_marks_nothing() {
+    for (code, message, status, want) in REFUSALS {
+        let world = World::new().await;
+        world.stub.fail("CreateFleet", *status, code, message);
+        let error = launch(&world).await.unwrap_err();
+        let call = error.failed_call().unwrap();
+        assert_eq!((call.code.as_str(), call.status), (*code, *status));
+        let Error::Create { reason, condition, .. } = error else { panic!("{code}: {error:?}") };
+        assert_eq!(reason, *want, "{code}: {message}");
+        let told = errors::launch_failure(&format!("{code}: {message}")).1;
+        assert_eq!(condition, format!("Error creating fleet request: {told}"));
+        assert_eq!(world.unavailable.version(), 0, "{code}");
+        // The next try gets its instance. Only where EC2 may have done what it was asked is it the
+        // same request once more, after a look for what came of the first.
+        world.stub.answer("CreateFleet", &stub::fleet(&["i-1"]));
+        assert_eq!(launch(&world).await.unwrap().id, "i-1");
+        let tokens = tokens(&world);
+        assert_eq!(tokens.len(), 2, "{code}");
+        let unsure = matches!(*code, "InternalError" | "ServiceUnavailable");
+        assert_eq!(tokens[0] == tokens[1], unsure, "{code}");
+        assert_eq!(world.stub.calls("DescribeInstances").len(), usize::from(unsure), "{code}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_launched_is_known() {
+    let world = World::new().await;
+    world.stub.answer("CreateFleet", &stub::fleet(&["i-1"]));
+    let launched = launch(&world).await.unwrap();
+    assert_eq!(world.provider.get("i-1").await.unwrap(), launched);
+    assert!(world.stub.calls("DescribeInstances").is_empty());
+}
+
+#[tokio::test]
+async fn a_launch_template_that_is_gone_is_made_anew_once() {
+    let code = "InvalidLaunchTemplateName.NotFoundException";
+    let world = World::new().await;
+    world.stub.fail("CreateFleet", 400, code, "gone");
+    world.stub.answer("CreateFleet", &stub::fleet(&["i-1"]));
+    assert_eq!(launch(&world).await.unwrap().id, "i-1");
+    assert_eq!(world.stub.calls("CreateLaunchTemplate").len(), 2);
+    assert_eq!(tokens(&world).into_iter().collect::<BTreeSet<_>>().len(), 2);
+    let world = World::new().await;
+    world.stub.fail("CreateFleet", 400, code, "gone");
+    world.stub.fail("CreateFleet", 400, code, "gone again");
+    let error = launch(&world).await.unwrap_err();
+    assert!(matches!(error, Error::Create { reason, .. } if reason == "LaunchTemplateNotFound"));
+    assert_eq!(tokens(&world).len(), 2);
+    assert_eq!(world.unavailable.version(), 0);
+}
+
+#[tokio::test]
+async fn a_used_token_leads_to_the_instance_that_it_launched() {
+    let world = World::new().await;
+    world.stub.fail("CreateFleet", 400, "IdempotentParameterMismatch", "used");
+    world.stub.answer("DescribeInstances", &described("i-earlier", NODECLAIM, "claim-1"));
+    let uid_and_name = json!({"metadata": {"name": "claim-1", "uid": "uid-1"},
+        "spec": {"nodeClassRef": {"group": "g", "kind": "k", "name": "n"}, "requirements": []}});
+    world.stub.claims.lock().push(uid_and_name);
+    assert_eq!(launch(&world).await.unwrap().id, "i-earlier");
+    assert_eq!(tokens(&world).len(), 1);
+    // Where that launch left nothing, this is another one.
+    let world = World::new().await;
+    world.stub.fail("CreateFleet", 400, "IdempotentParameterMismatch", "used");
+    world.stub.answer("CreateFleet", &stub::fleet(&["i-new"]));
+    assert_eq!(launch(&world).await.unwrap().id, "i-new");
+    let tokens = tokens(&world);
+    assert_ne!(tokens[0], tokens[1]);
+    // Twice in a row is a failure like any other.
+    let world = World::new().await;
+    world.stub.fail("CreateFleet", 400, "IdempotentParameterMismatch", "used");
+    world.stub.fail("CreateFleet", 400, "IdempotentParameterMismatch", "used");
+    let error = launch(&world).await.unwrap_err();
+    assert!(matches!(error, Error::Create { reason, .. } if reason == "LaunchFailed"));
+}
+
+#[tokio::test]
+async fn launch_templates_fail_a_launch_with_their_reason() {
+    for (action, code, status, want) in [
+        ("DescribeLaunchTemplates", "UnauthorizedOperation", 403, "Unauthorized"),
+        ("CreateLaunchTemplate", "UnauthorizedOperation", 403, "Unauthorized"),
+        ("CreateLaunchTemplate", "RequestLimitExceeded", 503, "RequestLimitExceeded"),
+        ("CreateLaunchTemplate", "InvalidAMIID.Malformed", 400, "InvalidAMIID"),
+    ] {
+        let world = World::new().await;
+        world.stub.fail(action, status, code, "x");
+        let error = launch(&world).await.unwrap_err();
+        let Error::Create { reason, condition, .. } = error else { panic!("{error:?}") };
+        assert_eq!(reason, want, "{action}: {code}");
+        assert!(condition.starts_with("Error getting launch template configs: "), "{condition}");
+        assert!(tokens(&world).is_empty());
+    }
+    // What the status lacks.
+    let world = World::new().await;
+    let claim = stub::claim(&world.clock, &["on-demand"]);
+    let types = [stub::kind("m5.large")];
+    let mut class = stub::class();
+    let status = class.status.as_mut().unwrap();
+    status.amis.clear();
+    let error = world.provider.launch(&class, &claim, &types).await.unwrap_err();
+    let Error::Create { reason, condition, message } = error else { panic!("{error:?}") };
+    assert_eq!(reason, "LaunchFailed");
+    assert_eq!(condition, "Error getting launch template configs: Instance launch failed");
+    assert_eq!(message.text, "getting launch template configs, no amis exist given constraints");
+    class.status.as_mut().unwrap().subnets.clear();
+    let error = world.provider.launch(&class, &claim, &types).await.unwrap_err();
+    assert!(matches!(error, Error::Create { reason, condition, .. }
+        if reason == "SubnetResolutionFailed" && condition == "Error getting subnets"));
+}
