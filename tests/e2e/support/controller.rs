@@ -62,6 +62,13 @@ impl Controller {
         let _ = self.child.wait();
     }
 
+    /// Keeps it from running, or lets it run on.
+    pub fn hold(&self, still: bool) {
+        let signal = if still { "-STOP" } else { "-CONT" };
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
+        assert!(sent.unwrap().success());
+    }
+
     /// True as long as the process lives.
     pub fn alive(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
