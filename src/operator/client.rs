@@ -10,10 +10,15 @@ use axum::http::{HeaderValue, Request, Response, header};
 use kube::client::{Body, ClientBuilder};
 use kube::{Client, Config};
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
 use tower::{Layer, Service};
 
 use super::metrics;
+
+/// Requests under way at once: an API server that is slow answers none of them in time when it has
+/// many more to work at. A watch counts until it has begun.
+const AT_ONCE: usize = 50;
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +53,7 @@ pub async fn config() -> Result<Config, ClientError> {
 /// When the configuration cannot be used.
 pub fn limited(config: &Config, qps: u32, burst: u32) -> Result<Client, ClientError> {
     let bucket = Arc::new(Mutex::new(Bucket::new(qps, burst, Instant::now())));
-    build(config, Some(bucket))
+    build(config, Some(Limits { bucket, slots: Arc::new(Semaphore::new(AT_ONCE)) }))
 }
 
 /// A client without limit: a busy one must not cost the lease.
@@ -59,9 +64,9 @@ pub fn unlimited(config: &Config) -> Result<Client, ClientError> {
     build(config, None)
 }
 
-fn build(config: &Config, bucket: Option<Arc<Mutex<Bucket>>>) -> Result<Client, ClientError> {
+fn build(config: &Config, limits: Option<Limits>) -> Result<Client, ClientError> {
     let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
-    let layer = Watched { bucket, host: host.into() };
+    let layer = Watched { limits, host: host.into() };
     Ok(ClientBuilder::try_from(config.clone())?.with_layer(&layer).build())
 }
 
@@ -89,10 +94,17 @@ impl Bucket {
     }
 }
 
+/// How much a client asks for.
+#[derive(Clone)]
+struct Limits {
+    bucket: Arc<Mutex<Bucket>>,
+    slots: Arc<Semaphore>,
+}
+
 /// Holds requests back, and counts their answers.
 #[derive(Clone)]
 struct Watched {
-    bucket: Option<Arc<Mutex<Bucket>>>,
+    limits: Option<Limits>,
     host: Arc<str>,
 }
 
@@ -125,7 +137,8 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let start = self.watched.bucket.as_ref().map(|b| b.lock().take(Instant::now()));
+        let limits = self.watched.limits.clone();
+        let start = limits.as_ref().map(|l| l.bucket.lock().take(Instant::now()));
         let (method, host) = (request.method().to_string(), Arc::clone(&self.watched.host));
         // The request is sent when its future is first polled.
         let answer = self.inner.call(request);
@@ -133,7 +146,12 @@ where
             if let Some(start) = start {
                 sleep_until(start).await;
             }
+            let slot = match &limits {
+                Some(limits) => limits.slots.acquire().await.ok(),
+                None => None,
+            };
             let answer = answer.await;
+            drop(slot);
             let code =
                 answer.as_ref().map_or("<error>".to_owned(), |r| r.status().as_str().to_owned());
             metrics::KUBE_REQUESTS.with_label_values(&[&code, &method, &*host]).inc();
@@ -144,7 +162,52 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::future::join_all;
+
     use super::*;
+
+    /// Takes a moment for each request, and knows how many it had at once.
+    #[derive(Default)]
+    struct Slow {
+        now: Arc<AtomicUsize>,
+        most: Arc<AtomicUsize>,
+    }
+
+    impl Service<Request<Body>> for Slow {
+        type Response = Response<()>;
+        type Error = std::convert::Infallible;
+        type Future = Pin<Box<dyn Future<Output = Result<Response<()>, Self::Error>> + Send>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<Body>) -> Self::Future {
+            let (now, most) = (Arc::clone(&self.now), Arc::clone(&self.most));
+            Box::pin(async move {
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                now.fetch_sub(1, Ordering::SeqCst);
+                Ok(Response::new(()))
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_slow_server_is_asked_for_so_much_at_once() {
+        let server = Slow::default();
+        let most = Arc::clone(&server.most);
+        let bucket = Arc::new(Mutex::new(Bucket::new(1000, 1000, Instant::now())));
+        let slots = Arc::new(Semaphore::new(AT_ONCE));
+        let mut service =
+            Watched { limits: Some(Limits { bucket, slots }), host: "h".into() }.layer(server);
+        let requests = (0..3 * AT_ONCE).map(|_| service.call(Request::new(Body::empty())));
+        let answers = join_all(requests.collect::<Vec<_>>()).await;
+        assert!(answers.iter().all(Result::is_ok));
+        assert_eq!(most.load(Ordering::SeqCst), AT_ONCE);
+    }
 
     #[test]
     fn a_burst_goes_at_once_and_then_the_rate() {
