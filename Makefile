@@ -7,7 +7,7 @@ export KARPENTER_CACHE := $(CACHE)
 # The Python that has moto: the local world's.
 MOTO_PYTHON ?= $(firstword $(wildcard $(CACHE)/venv-*/bin/python))
 
-.PHONY: help build demo test test-all fuzz bench compare data lint fmt crds
+.PHONY: help build demo test test-all fuzz bench compare layout data lint fmt crds
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
@@ -64,6 +64,15 @@ bench: build $(PEER) $(BENCH_VENV)/complete ## both schedulers on the same scena
 compare: build $(PEER) ## 500 random scenarios through both schedulers, and each difference's class; COUNT and SEED choose others
 	$(CARGO) bench --locked --profile dev --bench compare -- --karpenter $(CURDIR)/target/release/karpenter --peer $(PEER) --work $(CACHE)/compare \
 		$(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
+
+layout: $(BENCH_VENV)/complete ## layout/functions.txt anew, with valgrind; build afterwards
+	$(CARGO) rustc --release --locked --bin karpenter -- -C strip=none
+	mkdir -p $(CACHE)/layout
+	cd benches && $(BENCH_VENV)/bin/python -m harness generate diverse 1000 -o $(CACHE)/layout/diverse.json
+	cd benches && $(BENCH_VENV)/bin/python -m harness generate realistic 600 --every 16 -o $(CACHE)/layout/realistic.json
+	cd benches && $(BENCH_VENV)/bin/python -m harness generate large 40 800 600 --every 16 -o $(CACHE)/layout/large.json
+	python3 -B layout/record.py --karpenter target/release/karpenter --out layout/functions.txt \
+		$(CACHE)/layout/{diverse,realistic,large}.json examples/scenarios/*.yaml
 
 crds: ## crds/ anew, after a change of the types; the charts read them there
 	UPDATE_CRDS=1 $(CARGO) test --locked --lib the_files_are_those_of_the_types
