@@ -1,5 +1,7 @@
 //! Label keys and their well-known values.
 
+use std::collections::BTreeMap;
+
 /// API group of NodePool and NodeClaim, and the domain of the core labels.
 pub const GROUP: &str = "karpenter.sh";
 /// API group of EC2NodeClass, and the domain of the instance labels.
@@ -168,32 +170,62 @@ pub fn normalize(key: &str) -> &str {
     }
 }
 
+/// The deprecated keys that [`normalize`] turns into this one.
+fn deprecated(key: &str) -> &'static [&'static str] {
+    match key {
+        ZONE => &["failure-domain.beta.kubernetes.io/zone", EBS_ZONE],
+        REGION => &["failure-domain.beta.kubernetes.io/region"],
+        ARCH => &["beta.kubernetes.io/arch"],
+        OS => &["beta.kubernetes.io/os"],
+        INSTANCE_TYPE => &["beta.kubernetes.io/instance-type"],
+        _ => &[],
+    }
+}
+
+/// The value of a label, also where an object has it under a deprecated key alone.
+#[must_use]
+pub fn value_of<'a>(labels: &'a BTreeMap<String, String>, key: &str) -> Option<&'a String> {
+    labels.get(key).or_else(|| deprecated(key).iter().find_map(|old| labels.get(*old)))
+}
+
 /// Why a user may not set or require the label `key`, if so.
 #[must_use]
 pub fn restriction(key: &str) -> Option<String> {
     if is_well_known(key) {
         return None;
     }
-    if key == HOSTNAME {
-        return Some(format!(
-            "label {key} is restricted; specify a well known label: {:?}, or a custom label that does not use a restricted domain: {RESTRICTED_DOMAINS:?}",
-            WELL_KNOWN_CORE
-        ));
-    }
     let domain = key.split_once('/').map_or("", |(domain, _)| domain);
-    RESTRICTED_DOMAINS
-        .iter()
-        .any(|d| domain == *d || domain.strip_suffix(d).is_some_and(|rest| rest.ends_with('.')))
-        .then(|| {
-            format!(
-                "label {key} is restricted; specify a well known label: {WELL_KNOWN_CORE:?}, or a custom label that does not use a restricted domain: {RESTRICTED_DOMAINS:?}"
-            )
-        })
+    let within =
+        |d: &str| domain == d || domain.strip_suffix(d).is_some_and(|rest| rest.ends_with('.'));
+    (key == HOSTNAME || RESTRICTED_DOMAINS.iter().any(|d| within(d))).then(|| {
+        let sorted = |lists: &[&[&str]]| {
+            let mut all = lists.concat();
+            all.sort_unstable();
+            all.join(" ")
+        };
+        format!(
+            "using label {key} is not allowed as it might interfere with the internal provisioning logic; specify a well known label: [{}], or a custom label that does not use a restricted domain: [{}]",
+            sorted(&[WELL_KNOWN_CORE, WELL_KNOWN_AWS]),
+            sorted(&[RESTRICTED_DOMAINS])
+        )
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn deprecated_keys_count_as_todays() {
+        for key in [ZONE, REGION, ARCH, OS, INSTANCE_TYPE] {
+            for old in deprecated(key) {
+                assert_eq!(normalize(old), key);
+                let labels = BTreeMap::from([((*old).to_owned(), "v".to_owned())]);
+                assert_eq!(value_of(&labels, key).map(String::as_str), Some("v"));
+                assert_eq!(value_of(&labels, NODEPOOL), None);
+            }
+        }
+    }
 
     #[test]
     fn restricted_domains_need_a_dot_before_them() {
@@ -203,7 +235,12 @@ mod tests {
         assert!(restriction("karpenter.sh").is_none());
         assert!(restriction(CAPACITY_TYPE).is_none());
         assert!(restriction(EC2NODECLASS).is_some());
-        assert!(restriction(HOSTNAME).is_some());
+        let text = restriction(HOSTNAME).unwrap();
+        assert!(
+            text.starts_with("using label kubernetes.io/hostname is not allowed as it might interfere with the internal provisioning logic; specify a well known label: [karpenter.k8s.aws/capacity-reservation-id "),
+            "{text}"
+        );
+        assert!(text.ends_with(" or a custom label that does not use a restricted domain: [karpenter.k8s.aws karpenter.sh]"));
     }
 
     #[test]
