@@ -363,9 +363,13 @@ impl Requirements {
     /// The requirements of a NodePool or NodeClaim.
     #[must_use]
     pub fn from_api(list: &[NodeSelectorRequirementWithMinValues]) -> Self {
-        list.iter()
-            .map(|r| Requirement::new(&r.key, r.operator, &r.values).with_min_values(r.min_values))
-            .collect()
+        let one = |r: &NodeSelectorRequirementWithMinValues| {
+            let requirement = Requirement::new(&r.key, r.operator, &r.values);
+            // No integer is beyond the last one: that asks for no variety of values either.
+            let beyond = r.operator == Operator::Gt && !requirement.complement;
+            requirement.with_min_values(r.min_values.filter(|_| !beyond))
+        };
+        list.iter().map(one).collect()
     }
 
     /// The match expressions of a node selector term; unknown operators match nothing.

@@ -30,6 +30,13 @@ fn worked_intersections() {
         assert_eq!(a.intersection(&b).to_string(), want, "{a} with {b}");
         assert_eq!(b.intersection(&a).to_string(), want, "{b} with {a}");
     }
+    let beyond = NodeSelectorRequirementWithMinValues {
+        key: "k".into(),
+        operator: Gt,
+        values: vec![i64::MAX.to_string()],
+        min_values: Some(2),
+    };
+    assert_eq!(Requirements::from_api(&[beyond]).to_string(), "k DoesNotExist");
     let varied = req(In, &["A", "B"]).with_min_values(Some(2));
     assert_eq!(varied.intersection(&req(In, &["A"])).to_string(), "k In [A] minValues 2");
 }
