@@ -26,7 +26,7 @@ impl fmt::Display for Finding {
 }
 
 /// Resources of the instance types themselves, which overlays may not change.
-pub const INSTANCE_RESOURCES: &[&str] = &[
+const INSTANCE_RESOURCES: &[&str] = &[
     "cpu",
     "memory",
     "ephemeral-storage",

@@ -10,8 +10,8 @@ use super::requirements::{Allow, Requirement, Requirements};
 use super::resources::{Name, ResourceList};
 use crate::api::labels;
 use crate::api::v1::{NodePool, Operator};
-use crate::api::v1alpha1::{NodeOverlay, OverlayRequirement};
-use crate::api::validation::{INSTANCE_RESOURCES, is_label_value, is_qualified_name};
+use crate::api::v1alpha1::NodeOverlay;
+use crate::api::validation;
 
 /// What an overlay does to a price.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -293,18 +293,10 @@ fn identity(offering: &Offering) -> String {
 impl Parsed {
     fn new(overlay: &NodeOverlay) -> Result<Self, String> {
         let spec = &overlay.spec;
-        let problems: Vec<String> = spec
-            .requirements
-            .iter()
-            .filter_map(|r| problem(r))
-            .chain(spec.capacity.iter().flatten().filter_map(|(name, _)| {
-                INSTANCE_RESOURCES
-                    .contains(&name.as_str())
-                    .then(|| format!("invalid capacity, resource {name:?} is restricted"))
-            }))
-            .collect();
+        let problems = validation::node_overlay(overlay);
         if !problems.is_empty() {
-            return Err(problems.join("; "));
+            let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            return Err(texts.join("; "));
         }
         let price = match (&spec.price, &spec.price_adjustment) {
             (Some(text), _) => {
@@ -350,35 +342,6 @@ impl Parsed {
         let matching =
             kind.offerings.iter().filter(|o| o.requirements.intersects(&self.requirements).is_ok());
         matching.map(identity).collect()
-    }
-}
-
-/// What is wrong with a requirement of an overlay, if anything.
-fn problem(requirement: &OverlayRequirement) -> Option<String> {
-    let key = labels::normalize(&requirement.key);
-    if let Some(problem) = labels::restriction(key) {
-        return Some(problem);
-    }
-    if !is_qualified_name(key) {
-        return Some(format!("invalid key {key:?}, expected [prefix/]name"));
-    }
-    if let Some(value) = requirement.values.iter().find(|v| !is_label_value(v)) {
-        return Some(format!("invalid value {value:?} for key {key}, expected a label value"));
-    }
-    let operator = requirement.operator.as_str();
-    match requirement.operator {
-        Operator::In | Operator::NotIn if requirement.values.is_empty() => {
-            Some(format!("key {key} with operator {operator} must have a value defined"))
-        }
-        Operator::Gt | Operator::Lt | Operator::Gte | Operator::Lte => {
-            let number = requirement.values.first().and_then(|v| v.parse::<i64>().ok());
-            (requirement.values.len() != 1 || number.is_none_or(|n| n < 0)).then(|| {
-                format!(
-                    "key {key} with operator {operator} must have a single positive integer value"
-                )
-            })
-        }
-        _ => None,
     }
 }
 
@@ -525,6 +488,7 @@ mod tests {
             json!({"requirements": [], "priceAdjustment": "-150%"}),
             json!({"requirements": [{"key": "a", "operator": "NotIn"}]}),
             json!({"requirements": only("kubernetes.io/hostname", "h")}),
+            json!({"requirements": only("karpenter.sh/capacity-type", "cheap")}),
         ] {
             assert!(matches!(told(bad.clone()), Verdict::Invalid(_)), "{bad}");
         }
