@@ -138,7 +138,7 @@ async fn provision(ctx: &Context, shared: &Shared, warnings: &waiting::Warnings)
     if ctx.settings.gates.capacity_buffer {
         super::capacity_buffer::placed(ctx, &results, &pods).await;
     }
-    create::all(ctx, &shared.decisions, &results, &pods).await;
+    create::all(ctx, &shared.decisions, &results, &by_key).await;
 }
 
 /// Schedules the pods; nothing when there is nothing to do or nothing to do it with.

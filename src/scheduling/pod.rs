@@ -425,6 +425,19 @@ impl Constraints {
         }
     }
 
+    /// The constraints without what they say about other pods.
+    #[must_use]
+    pub fn without_topology(&self) -> Self {
+        Self {
+            affinity: Vec::new(),
+            preferred_affinity: Vec::new(),
+            anti_affinity: Vec::new(),
+            preferred_anti_affinity: Vec::new(),
+            spread: Vec::new(),
+            ..self.clone()
+        }
+    }
+
     /// Node requirements without preferences: selector and the first required term.
     #[must_use]
     pub fn strict_requirements(&self) -> Requirements {

@@ -1,7 +1,5 @@
 //! From planned NodeClaims to real ones.
 
-use std::sync::Arc;
-
 use futures::future::join_all;
 use kube::Api;
 use kube::api::PostParams;
@@ -11,7 +9,6 @@ use super::decisions::Decisions;
 use super::{listed, record};
 use crate::api::v1::{NodeClaim, NodePool};
 use crate::operator::{logging, metrics};
-use crate::scheduling::pod::PodInfo;
 use crate::scheduling::resources::ResourceList;
 use crate::scheduling::results::{PlannedClaim, Results};
 
@@ -20,17 +17,15 @@ pub(super) async fn all(
     ctx: &Context,
     decisions: &Decisions,
     results: &Results,
-    pods: &[Arc<PodInfo>],
+    pods: &record::Pods<'_>,
 ) {
     join_all(results.new_claims.iter().map(|planned| async move {
         match launch(ctx, planned, "provisioned").await {
             Ok(claim) => {
                 let name = claim.metadata.name.unwrap_or_default();
-                for pod in pods.iter().filter(|p| planned.pods.contains(&p.key)) {
-                    if pod.buffer.is_none() {
-                        decisions.claimed(&pod.key, &name);
-                        record::nominated(ctx, pod, &format!("nodeclaim/{name}"));
-                    }
+                for pod in planned.pods.iter().filter_map(|key| pods.real(key)) {
+                    decisions.claimed(&pod.key, &name);
+                    record::nominated(ctx, pod, &format!("nodeclaim/{name}"));
                 }
             }
             Err(error) => {

@@ -1,5 +1,6 @@
 //! From the cluster's state to the snapshot that the solver reads.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::super::Context;
@@ -70,12 +71,15 @@ pub(super) fn build(
 }
 
 /// Looks up what the volumes of pods ask for.
+///
+/// As upstream, a pod for which that fails is placed nevertheless, without regard to other pods.
 pub(super) fn add_volumes(
     snapshot: &mut Snapshot,
     pods: &[Arc<PodInfo>],
     objects: &VolumeObjects,
     tell: bool,
 ) {
+    let mut unresolved = HashSet::new();
     for pod in pods.iter().filter(|p| !p.claims.is_empty()) {
         let found = match volumes::resolve(pod, objects) {
             Ok(found) => found,
@@ -94,6 +98,7 @@ pub(super) fn add_volumes(
                         );
                     }
                 }
+                unresolved.insert(&pod.key);
                 failure.volumes
             }
         };
@@ -108,6 +113,10 @@ pub(super) fn add_volumes(
         if !found.is_free() {
             snapshot.pod_volumes.insert(pod.key.clone(), Arc::new(found));
         }
+    }
+    for pod in snapshot.pods.iter_mut().filter(|p| unresolved.contains(&p.key)) {
+        let constraints = Arc::new(pod.constraints.without_topology());
+        Arc::make_mut(pod).constraints = constraints;
     }
 }
 
@@ -139,12 +148,13 @@ impl Unusable {
     }
 }
 
-/// NodePools that are ready, with what they may launch; tells of those that are not.
+/// NodePools that are ready, with what they may launch: nothing where that is not known for now.
+/// Tells of what is not as it should be.
 pub(super) async fn usable_pools(ctx: &Context) -> Vec<NodePoolInput> {
     inputs(ctx, true).await
 }
 
-/// The same without a word, for those that look often.
+/// Those with something to launch, without a word, for those that look often.
 pub(in crate::controllers) async fn pools(ctx: &Context) -> Vec<NodePoolInput> {
     inputs(ctx, false).await
 }
@@ -156,10 +166,15 @@ async fn inputs(ctx: &Context, tell: bool) -> Vec<NodePoolInput> {
             continue;
         }
         let name = pool.metadata.name.clone().unwrap_or_default();
-        match input(ctx, pool, &name).await {
+        match input(ctx, Arc::clone(&pool), &name).await {
             Ok(input) => inputs.push(input),
-            Err(why) if tell => why.tell(&name),
-            Err(_) => {}
+            Err(_) if !tell => {}
+            Err(why) => {
+                why.tell(&name);
+                if !matches!(why, Unusable::NotReady) {
+                    inputs.push(NodePoolInput { node_pool: pool, instance_types: Arc::new([]) });
+                }
+            }
         }
     }
     inputs
@@ -180,4 +195,31 @@ async fn input(ctx: &Context, pool: Arc<NodePool>, name: &str) -> Result<NodePoo
         instance_types = store.apply(name, &instance_types).ok_or(Unusable::NotEvaluated)?;
     }
     Ok(NodePoolInput { node_pool: pool, instance_types })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_pod_whose_volumes_cannot_be_looked_up_is_placed_without_regard_to_others() {
+        let pod = |name: &str, claims: bool| {
+            let mut value = json!({"metadata": {"name": name, "namespace": "n"},
+                "spec": {"containers": [], "nodeSelector": {"team": "a"},
+                    "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "z",
+                        "whenUnsatisfiable": "DoNotSchedule"}]}});
+            if claims {
+                value["spec"]["volumes"] =
+                    json!([{"name": "v", "persistentVolumeClaim": {"claimName": "gone"}}]);
+            }
+            Arc::new(PodInfo::from_pod(&serde_json::from_value(value).unwrap()))
+        };
+        let pods = vec![pod("a", true), pod("b", false)];
+        let mut snapshot = Snapshot { pods: pods.clone(), ..Snapshot::default() };
+        add_volumes(&mut snapshot, &pods, &VolumeObjects::default(), false);
+        let left = |at: usize| &snapshot.pods[at].constraints;
+        assert!(left(0).spread.is_empty() && left(0).node_selector.has("team"));
+        assert_eq!(left(1).spread.len(), 1);
+    }
 }

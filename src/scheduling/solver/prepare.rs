@@ -106,7 +106,7 @@ impl<'a> Prepared<'a> {
     /// Prepares a snapshot for the placing of its pods.
     pub(super) fn new(snapshot: &'a Snapshot) -> Self {
         let pools = usable_pools(snapshot);
-        let tolerate_prefer = pools.iter().any(|p| {
+        let tolerate_prefer = snapshot.node_pools.iter().filter(|p| serves(p)).any(|p| {
             let list = p.node_pool.spec.template.spec.taints.as_deref().unwrap_or_default();
             list.iter().any(|t| t.effect == taints::PREFER_NO_SCHEDULE)
         });
