@@ -352,6 +352,31 @@ mod tests {
     }
 
     #[test]
+    fn what_the_kubelet_granted_counts_until_a_resize_is_found_impossible() {
+        use serde_json::json;
+        let of = |granted: serde_json::Value, reason: Option<&str>| {
+            let spec = json!({"containers": [{"name": "c",
+                "resources": {"requests": {"cpu": "2"}}}]});
+            let conditions = reason
+                .map(|r| json!([{"type": "PodResizePending", "status": "True", "reason": r}]));
+            let status = json!({"containerStatuses": [granted], "conditions": conditions});
+            let status = serde_json::from_value(status).unwrap();
+            pod_requests(&serde_json::from_value(spec).unwrap(), Some(&status)).get(&Name::Cpu)
+        };
+        let granted = |cpu: &str, allocated: &str| {
+            json!({"name": "c", "resources": {"requests": {"cpu": cpu}},
+                "allocatedResources": {"cpu": allocated}})
+        };
+        assert_eq!(of(granted("1", "1"), None), 2000);
+        assert_eq!(of(granted("3", "1"), None), 3000);
+        assert_eq!(of(granted("1", "4"), None), 4000);
+        assert_eq!(of(granted("1", "1"), Some("Infeasible")), 1000);
+        assert_eq!(of(granted("1", "1"), Some("Deferred")), 2000);
+        // A status that does not tell resources does not count.
+        assert_eq!(of(json!({"name": "c", "allocatedResources": {"cpu": "4"}}), None), 2000);
+    }
+
+    #[test]
     fn amounts_print_in_canonical_form() {
         let all = list(&[("memory", 870 << 20), ("cpu", 430), ("pods", 8)]);
         assert_eq!(all.to_string(), r#"{"cpu":"430m","memory":"870Mi","pods":"8"}"#);

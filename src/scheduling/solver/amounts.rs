@@ -7,6 +7,9 @@ use crate::scheduling::resources::{Name, ResourceList};
 /// One amount a resource, in the order of [`Resources`].
 pub(super) type Amounts = SmallVec<[i64; 6]>;
 
+/// The most that any one amount counts for, so that sums of a few are no larger than a number may be.
+const MOST: i64 = i64::MAX / 4;
+
 /// The resources that something in this round requests.
 #[derive(Debug, Default)]
 pub(super) struct Resources {
@@ -49,7 +52,7 @@ impl Resources {
     pub(super) fn add_to(&self, amounts: &mut [i64], list: &ResourceList, sign: i64) {
         for (name, value) in list.iter() {
             if let Some(at) = self.position(name) {
-                amounts[at] = amounts[at].saturating_add(value.saturating_mul(sign));
+                amounts[at] = amounts[at].saturating_add(value.clamp(-MOST, MOST) * sign);
             }
         }
     }
@@ -76,7 +79,7 @@ pub(super) fn fits(a: &[i64], total: &[i64]) -> bool {
 #[inline]
 pub(super) fn add(a: &mut [i64], b: &[i64]) {
     for (x, y) in a.iter_mut().zip(b) {
-        *x += y;
+        *x = x.saturating_add(*y);
     }
 }
 
@@ -84,6 +87,6 @@ pub(super) fn add(a: &mut [i64], b: &[i64]) {
 #[inline]
 pub(super) fn subtract(a: &mut [i64], b: &[i64]) {
     for (x, y) in a.iter_mut().zip(b) {
-        *x -= y;
+        *x = x.saturating_sub(*y);
     }
 }

@@ -117,10 +117,9 @@ pub(super) fn signature(
     names: &[Arc<str>],
     setting: &mut Setting<'_>,
 ) -> (SetId, TaintsId) {
-    let labels = state.labels();
     let mut reqs: SmallVec<[ReqId; 12]> = SmallVec::new();
     for (key, name) in setting.keys.iter().zip(names) {
-        if let Some(text) = labels.get(&**name) {
+        if let Some(text) = labels::value_of(state.labels(), name) {
             let value = setting.interner.value(*key, text);
             reqs.push(setting.interner.one_of(*key, &[value]));
         }
@@ -196,7 +195,9 @@ fn room(
     let allocatable = state.allocatable();
     let mut room = setting.resources.vector(&allocatable);
     let mut need = daemons.of(set, taints, host, setting);
+    let mut more = false;
     for pod in state.pods.iter().filter(|p| !p.terminal) {
+        more |= pod.requests.iter().any(|(n, _)| setting.resources.position(n).is_none());
         setting.resources.add_to(&mut room, &pod.requests, -1);
         if pod.owners.daemon_set {
             setting.resources.add_to(&mut need, &pod.requests, -1);
@@ -211,7 +212,9 @@ fn room(
     let full = room
         .iter()
         .zip(setting.resources.names())
-        .any(|(amount, name)| *amount < 0 && allocatable.find(name).is_some());
+        .any(|(amount, name)| *amount < 0 && allocatable.find(name).is_some())
+        // Also in what nobody asks for in this round.
+        || (more && state.available().iter().any(|(_, amount)| amount < 0));
     for amount in &mut room {
         *amount = (*amount).max(0);
     }

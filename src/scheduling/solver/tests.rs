@@ -9,7 +9,7 @@ use crate::scheduling::instance_type::{InstanceType, Offering, Overhead};
 use crate::scheduling::node::StateNode;
 use crate::scheduling::pod::PodInfo;
 use crate::scheduling::requirements::Requirement;
-use crate::scheduling::resources::Name;
+use crate::scheduling::resources::{Name, ResourceList};
 use crate::scheduling::snapshot::NodePoolInput;
 
 fn instance_type(name: &str, cpu: i64, memory_gib: i64, price: f64) -> Arc<InstanceType> {
@@ -100,6 +100,32 @@ fn heavier_pools_come_first_and_limits_hold() {
         results.new_claims.iter().map(|c| c.node_pool.metadata.name.clone().unwrap()).collect();
     assert_eq!(used.iter().filter(|n| *n == "heavy").count(), 1, "{used:?}");
     assert!(results.errors.is_empty());
+}
+
+#[test]
+fn an_offering_may_be_of_another_size_than_its_type() {
+    let with = |available: bool| {
+        let mut kind = (*instance_type("small", 2, 4, 0.1)).clone();
+        let more: ResourceList = [(Name::Cpu, 8000)].into_iter().collect();
+        let reserve: ResourceList = [(Name::Cpu, 1000)].into_iter().collect();
+        kind.offerings.push(Offering {
+            capacity_override: Some(Arc::new(more)),
+            overhead_override: Some(Arc::new(reserve)),
+            available,
+            ..kind.offerings[0].clone()
+        });
+        let mut pool = pool("p", json!({}));
+        pool.instance_types = [Arc::new(kind)].into();
+        pool
+    };
+    let placed = |pool: NodePoolInput, cpu: &str, spec: serde_json::Value| {
+        solve(&snapshot(vec![pool], vec![pod("a", cpu, spec)])).errors.is_empty()
+    };
+    assert!(placed(with(true), "7", json!({})) && !placed(with(true), "7500m", json!({})));
+    assert!(placed(with(false), "2", json!({})) && !placed(with(false), "3", json!({})));
+    // What is large enough must also be where the pod may go.
+    let elsewhere = json!({"nodeSelector": {"topology.kubernetes.io/zone": "b"}});
+    assert!(!placed(with(true), "7", elsewhere.clone()) && placed(with(true), "2", elsewhere));
 }
 
 #[test]
