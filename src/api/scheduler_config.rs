@@ -62,8 +62,10 @@ impl SchedulerConfig {
         if text.trim().is_empty() {
             return Ok(Self::default());
         }
-        let raw: RawConfig =
-            serde_saphyr::from_str(text).map_err(|e| ConfigError::Decoding(e.to_string()))?;
+        // Told in one line, as it goes to logs and after a place in a document.
+        let options = serde_saphyr::options! { with_snippet: false };
+        let raw: RawConfig = serde_saphyr::from_str_with_options(text, options)
+            .map_err(|e| ConfigError::Decoding(e.to_string()))?;
         let list = raw.pod_topology_spread.default_constraints;
         for (index, item) in list.iter().enumerate() {
             check(item, &list[..index])

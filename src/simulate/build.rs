@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::objects::{Objects, Settings};
 use super::scenario::{NodeEntry, Scenario, TypeEntry};
-use super::{ScenarioError, read};
+use super::{ScenarioError, check, read};
 use crate::api::scheduler_config::SchedulerConfig;
 use crate::api::v1::{NodeClaim, NodeClaimSpec, NodePool};
 use crate::api::{conditions, conversion, labels};
@@ -95,10 +95,11 @@ impl World {
         snapshot.node_pools = inputs(pools, &types);
         snapshot.daemonset_pods = scenario.daemon_set_pods.into_items("daemonSetPods")?;
         snapshot.pods = scenario.pods.into_items("pods")?;
-        check_unique(&snapshot.pods)?;
         for (index, entry) in scenario.nodes.into_items("nodes")?.into_iter().enumerate() {
             snapshot.nodes.push(state_node(index, entry)?);
         }
+        check_waiting(&snapshot.pods)?;
+        check_unique(&snapshot.pods, &snapshot.nodes)?;
         let mut objects = Objects::default();
         for (index, object) in scenario.objects.into_iter().enumerate() {
             objects.add(&format!("objects[{index}]"), object)?;
@@ -152,12 +153,11 @@ fn node_pools(values: Vec<Value>) -> Result<Vec<NodePool>, ScenarioError> {
             return Err(ScenarioError::new(format!("{path}.apiVersion"), message));
         }
         let pool: NodePool = typed(&path, value)?;
+        check::node_pool(&path, &pool)?;
         let name = pool.metadata.name.as_deref().unwrap_or_default();
-        if name.is_empty() {
-            return Err(ScenarioError::new(format!("{path}.metadata.name"), "expected a name"));
-        }
         if pools.iter().any(|p| p.metadata.name.as_deref() == Some(name)) {
-            return Err(ScenarioError::new(path, format!("second NodePool {name:?}")));
+            let place = format!("{path}.metadata.name");
+            return Err(ScenarioError::new(place, format!("second NodePool {name:?}")));
         }
         pools.push(pool);
     }
@@ -186,15 +186,42 @@ fn check_types(types: &[TypeEntry], pools: &BTreeSet<String>) -> Result<(), Scen
     Ok(())
 }
 
-fn check_unique(pods: &[Arc<PodInfo>]) -> Result<(), ScenarioError> {
-    let mut seen = FxHashSet::with_capacity_and_hasher(pods.len(), Default::default());
-    match pods.iter().position(|p| !seen.insert(&p.key)) {
+/// Pods with a node stand with that node.
+fn check_waiting(pods: &[Arc<PodInfo>]) -> Result<(), ScenarioError> {
+    match pods.iter().position(|p| p.node_name.is_some()) {
         None => Ok(()),
         Some(index) => Err(ScenarioError::new(
-            format!("pods[{index}].metadata.name"),
-            format!("second pod {}", pods[index].key),
+            format!("pods[{index}].spec.nodeName"),
+            "expected a pod that waits: those that have a node stand in that node's pods",
         )),
     }
+}
+
+/// No pod, Node or NodeClaim twice.
+fn check_unique(pods: &[Arc<PodInfo>], nodes: &[StateNode]) -> Result<(), ScenarioError> {
+    let bound: usize = nodes.iter().map(|n| n.pods.len()).sum();
+    let mut seen = FxHashSet::with_capacity_and_hasher(pods.len() + bound, Default::default());
+    let second = |path: String, what: &str, name: &dyn std::fmt::Display| {
+        Err(ScenarioError::new(format!("{path}.metadata.name"), format!("second {what} {name}")))
+    };
+    if let Some(index) = pods.iter().position(|p| !seen.insert(&p.key)) {
+        return second(format!("pods[{index}]"), "pod", &pods[index].key);
+    }
+    let (mut names, mut claims) = (FxHashSet::default(), FxHashSet::default());
+    for (index, state) in nodes.iter().enumerate() {
+        if let Some(at) = state.pods.iter().position(|p| !seen.insert(&p.key)) {
+            return second(format!("nodes[{index}].pods[{at}]"), "pod", &state.pods[at].key);
+        }
+        let name = state.node.as_ref().and_then(|n| n.metadata.name.as_deref());
+        if let Some(name) = name.filter(|n| !names.insert(*n)) {
+            return second(format!("nodes[{index}].node"), "Node", &name);
+        }
+        let claim = state.node_claim.as_ref().and_then(|c| c.metadata.name.as_deref());
+        if let Some(name) = claim.filter(|n| !claims.insert(*n)) {
+            return second(format!("nodes[{index}].nodeClaim"), "NodeClaim", &name);
+        }
+    }
+    Ok(())
 }
 
 /// The usable pools, each with what it may launch.
@@ -227,14 +254,9 @@ fn inputs(pools: Vec<NodePool>, types: &[TypeEntry]) -> Vec<NodePoolInput> {
 }
 
 fn state_node(index: usize, entry: NodeEntry) -> Result<StateNode, ScenarioError> {
-    let named = |name: &Option<String>| name.as_deref().is_some_and(|n| !n.is_empty());
-    let node_named = entry.node.as_ref().is_some_and(|n| named(&n.metadata.name));
-    let claim_named = entry.node_claim.as_ref().is_some_and(|c| named(&c.metadata.name));
-    if !node_named && !claim_named {
-        return Err(ScenarioError::new(
-            format!("nodes[{index}]"),
-            "expected a node or a nodeClaim with a name",
-        ));
+    if entry.node.is_none() && entry.node_claim.is_none() {
+        let message = "expected a node, a nodeClaim, or both";
+        return Err(ScenarioError::new(format!("nodes[{index}]"), message));
     }
     Ok(StateNode {
         node: entry.node,

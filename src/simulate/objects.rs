@@ -1,6 +1,6 @@
 //! The objects of a scenario that bear on its pods and instance types, and what comes of them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
@@ -44,6 +44,8 @@ pub(super) struct Settings {
 /// Objects by what reads them.
 #[derive(Default)]
 pub(super) struct Objects {
+    /// Group, kind, namespace and name of each.
+    seen: HashSet<(String, String, String, String)>,
     pub(super) namespaces: BTreeMap<String, BTreeMap<String, String>>,
     pub(super) pdbs: Vec<Arc<PodDisruptionBudget>>,
     volumes: VolumeObjects,
@@ -67,8 +69,20 @@ impl Objects {
     /// Takes in an object; a kind that nothing reads is passed over.
     pub(super) fn add(&mut self, path: &str, object: Value) -> Result<(), ScenarioError> {
         let Some(kind) = object["kind"].as_str().map(str::to_owned) else {
-            return Err(ScenarioError::new(path, "expected an object with a kind"));
+            return Err(ScenarioError::new(format!("{path}.kind"), "expected an object's kind"));
         };
+        let meta = &object["metadata"];
+        let Some(name) = meta["name"].as_str().filter(|n| !n.is_empty()) else {
+            return Err(ScenarioError::new(format!("{path}.metadata.name"), "expected a name"));
+        };
+        let namespace = meta["namespace"].as_str().unwrap_or_default();
+        let group = object["apiVersion"].as_str().and_then(|v| v.rsplit_once('/'));
+        let group = group.map_or("", |(group, _)| group).to_owned();
+        let whole = (group, kind.clone(), namespace.to_owned(), name.to_owned());
+        if !self.seen.insert(whole) {
+            let message = format!("second {kind} {name:?}");
+            return Err(ScenarioError::new(format!("{path}.metadata.name"), message));
+        }
         match kind.as_str() {
             "Namespace" => {
                 let namespace: Namespace = typed(path, object)?;

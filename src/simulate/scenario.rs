@@ -287,6 +287,9 @@ impl Items for NodeEntry {
         if let Some(node) = &raw.node {
             check::node(&format!("{path}.node"), node)?;
         }
+        if let Some(claim) = &raw.node_claim {
+            check::node_claim(&format!("{path}.nodeClaim"), claim)?;
+        }
         let name = raw.node.as_ref().and_then(|n| n.metadata.name.clone());
         let bound = raw.pods.into_items(&format!("{path}.pods"))?;
         let mut pods: Vec<Arc<PodInfo>> = Vec::with_capacity(bound.len());

@@ -6,6 +6,8 @@ use crate::scheduling;
 
 mod devices;
 mod facts;
+mod input;
+mod placement;
 
 fn base() -> Value {
     json!({

@@ -26,9 +26,8 @@ pub(super) fn instance_type(
     if spec.name.is_empty() {
         return Err(ScenarioError::new(format!("{path}.name"), "expected a name"));
     }
-    if let Some(at) = spec.offerings.iter().position(|o| !o.price.is_finite() || o.price < 0.0) {
-        let place = format!("{path}.offerings[{at}].price");
-        return Err(ScenarioError::new(place, "expected a price of zero or more"));
+    for (at, offering) in spec.offerings.iter().enumerate() {
+        check_offering(&format!("{path}.offerings[{at}]"), offering)?;
     }
     Ok(InstanceType {
         name: Arc::from(spec.name.as_str()),
@@ -42,6 +41,27 @@ pub(super) fn instance_type(
         devices: spec.resource_slices.iter().map(type_pool).collect(),
         ..InstanceType::default()
     })
+}
+
+fn check_offering(path: &str, offering: &OfferingSpec) -> Result<(), ScenarioError> {
+    let wrong =
+        |field: &str, message: String| Err(ScenarioError::new(format!("{path}.{field}"), message));
+    let (price, left) = (offering.price, offering.reservation_capacity);
+    if !price.is_finite() || price < 0.0 {
+        return wrong("price", format!("expected a price of zero or more, found {price}"));
+    }
+    if left < 0 {
+        return wrong("reservationCapacity", format!("expected zero or more, found {left}"));
+    }
+    if offering.zone.is_empty() {
+        return wrong("zone", "expected a zone's name".to_owned());
+    }
+    let known = [labels::CAPACITY_ON_DEMAND, labels::CAPACITY_SPOT, labels::CAPACITY_RESERVED];
+    if !known.contains(&offering.capacity_type.as_str()) {
+        let (found, known) = (&offering.capacity_type, known.join(", "));
+        return wrong("capacityType", format!("unknown value {found:?}, expected one of {known}"));
+    }
+    Ok(())
 }
 
 fn type_pool(spec: &TypeSliceSpec) -> TypePool {

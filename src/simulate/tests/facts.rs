@@ -4,22 +4,22 @@ use serde_json::{Value, json};
 
 use super::{base, pod, solved};
 
-fn error(out: &Value) -> &str {
+pub(super) fn error(out: &Value) -> &str {
     out["unschedulable"][0]["error"].as_str().unwrap_or_default()
 }
 
-fn pods(out: &Value) -> Vec<Value> {
+pub(super) fn pods(out: &Value) -> Vec<Value> {
     let claims = out["nodeClaims"].as_array().unwrap();
     claims.iter().map(|c| c["pods"].clone()).collect()
 }
 
-fn requirement<'a>(claim: &'a Value, key: &str) -> &'a Value {
+pub(super) fn requirement<'a>(claim: &'a Value, key: &str) -> &'a Value {
     let list = claim["requirements"].as_array().unwrap();
     list.iter().find(|r| r["key"] == key).unwrap_or(&Value::Null)
 }
 
 /// The base with one small pod that asks for this besides.
-fn asking(spec: Value) -> Value {
+pub(super) fn asking(spec: Value) -> Value {
     let mut document = base();
     let mut one = pod("a", "100m");
     one["metadata"]["labels"] = json!({"app": "a"});
@@ -28,7 +28,7 @@ fn asking(spec: Value) -> Value {
     document
 }
 
-fn required(expressions: Value) -> Value {
+pub(super) fn required(expressions: Value) -> Value {
     json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
         {"nodeSelectorTerms": [{"matchExpressions": expressions}]}}}})
 }
