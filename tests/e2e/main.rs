@@ -16,4 +16,5 @@ mod instances;
 mod nodeclass;
 mod operator;
 mod policy;
+mod simulate;
 mod volumes;
