@@ -8,6 +8,7 @@
 
 mod amounts;
 mod catalog;
+mod choices;
 mod classes;
 mod devices;
 mod existing;
@@ -31,7 +32,8 @@ use std::collections::BTreeMap;
 
 use super::results::Results;
 use super::snapshot::Snapshot;
-use prepare::{Prepared, Ties};
+use choices::{play, search};
+use prepare::Prepared;
 use round::Round;
 
 /// Places the snapshot's pods.
@@ -46,55 +48,20 @@ pub fn solve(snapshot: &Snapshot) -> Results {
 pub fn solve_while(snapshot: &Snapshot, go_on: &dyn Fn(usize) -> bool) -> Results {
     let mut world = Prepared::new(snapshot);
     let zones = if snapshot.options.count_zones { zones::count(&world) } else { BTreeMap::new() };
-    let again = world.topology.clone_counts();
-    let mut best = run(&mut world, go_on);
-    let new = !best.new_claims.is_empty() || !best.errors.is_empty();
-    let all_reached = placed(&best) + best.errors.len() >= snapshot.pods.len();
-    let small = snapshot.pods.len() <= FEW_PODS
-        || (snapshot.pods.len() <= SOME_PODS && best.new_claims.len() <= FEW_CLAIMS);
-    if new && all_reached && snapshot.options.pack_by_price && small {
-        let chances = if snapshot.pods.len() <= FEW_PODS { CHANCES } else { 0 };
-        let named = [Ties::ByPrice, Ties::ByName, Ties::ByNameReversed].into_iter();
-        for (at, ties) in named.chain((0..chances).map(Ties::Shuffled)).enumerate() {
-            world.ties = ties;
-            world.careful = at % 3 != 1;
-            world.recount = at % 4 == 3;
-            world.topology.counts.clone_from(&again);
-            let other = run(&mut world, go_on);
-            if outcome(&other) < outcome(&best) {
-                best = other;
-            }
-        }
-    }
-    best.skipped_pools = std::mem::take(&mut world.skipped);
-    best.zones = zones;
-    best
-}
-
-fn run(world: &mut Prepared<'_>, go_on: &dyn Fn(usize) -> bool) -> Results {
-    let mut round = Round::new(world);
+    let counts = choices::worth_a_search(snapshot).then(|| world.topology.counts.clone());
+    let mut round = Round::new(&mut world);
     round.run(go_on);
-    round.finish()
+    let tries = choices::tries(&round);
+    if let Some(counts) = counts.filter(|_| tries > 0) {
+        let plain = round.worth();
+        let choices = search(&mut world, tries, plain, &counts, go_on);
+        round = play(&mut world, choices, &counts, go_on);
+    }
+    let mut results = round.finish();
+    results.skipped_pools = std::mem::take(&mut world.skipped);
+    results.zones = zones;
+    results
 }
-
-fn placed(results: &Results) -> usize {
-    results.existing.iter().map(|(_, pods)| pods.len()).sum::<usize>()
-        + results.new_claims.iter().map(|c| c.pods.len()).sum::<usize>()
-}
-
-/// Pods left over, and the price an hour in billionths: the less, the better.
-fn outcome(results: &Results) -> (usize, u64) {
-    let price: f64 = results.new_claims.iter().filter_map(|c| Some(c.cheapest()?.1.price)).sum();
-    (usize::MAX - placed(results), (price * 1e9).round() as u64)
-}
-
-/// Up to this many pods, other choices among equally good domains are tried as well.
-const FEW_PODS: usize = 500;
-/// Orders of domains by chance that are tried for few pods.
-const CHANCES: u32 = 45;
-/// Up to this many pods too, when few nodes are planned for them.
-const SOME_PODS: usize = 2500;
-const FEW_CLAIMS: usize = 64;
 
 #[cfg(test)]
 mod tests;

@@ -56,12 +56,20 @@ struct Searcher<'a> {
 
 impl<'a> Searcher<'a> {
     fn new(world: &'a World<'a>, pod: &'a Pod) -> Self {
-        let soft = world.doc.node_pools.iter().flat_map(place::pool_taints);
-        let ignore_soft_taints = soft.into_iter().any(|t| t.effect == "PreferNoSchedule");
+        let ignore_soft_taints = place::has_soft_taints(world.doc);
         let mut terms = model::node_terms(pod);
         if model::has_preferences(pod) || ignore_soft_taints {
             // Terms are given up before preferences, so that only the last is tried without them.
             terms.drain(..terms.len() - 1);
+        }
+        // A pod that is left over was tried past soft taints in the end, and counted so as well.
+        let mut rules = topology::rules(pod, &world.objects);
+        for rule in &mut rules {
+            if let RuleKind::Spread { filter, .. } = &mut rule.kind
+                && let Some(past) = filter.past_soft_taints(world.doc)
+            {
+                *filter = past;
+            }
         }
         Self {
             world,
@@ -69,7 +77,7 @@ impl<'a> Searcher<'a> {
             requests: model::requests(pod),
             terms,
             volumes: world.objects.volume_terms(pod),
-            rules: topology::rules(pod, &world.objects),
+            rules,
             ignore_soft_taints,
         }
     }

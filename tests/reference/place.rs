@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{Pod, Taint};
+use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
 use karpenter::api::v1::NodePool;
 
 use super::label::Label;
@@ -145,7 +145,28 @@ impl<'a> Place<'a> {
 #[derive(Clone, Default, PartialEq, Debug)]
 pub struct Filter {
     pub terms: Vec<Vec<Expression>>,
-    pub tolerations: Option<Vec<k8s_openapi::api::core::v1::Toleration>>,
+    pub tolerations: Option<Vec<Toleration>>,
+}
+
+impl Filter {
+    /// The same for pods that have come to tolerate soft taints, if that makes a difference.
+    pub fn past_soft_taints(&self, doc: &Document) -> Option<Self> {
+        let mut tolerations = self.tolerations.clone()?;
+        if !has_soft_taints(doc) {
+            return None;
+        }
+        tolerations.push(Toleration {
+            operator: Some("Exists".to_owned()),
+            effect: Some("PreferNoSchedule".to_owned()),
+            ..Toleration::default()
+        });
+        Some(Self { terms: self.terms.clone(), tolerations: Some(tolerations) })
+    }
+}
+
+/// Whether some pool has taints that pods come to tolerate when nothing else is left.
+pub fn has_soft_taints(doc: &Document) -> bool {
+    doc.node_pools.iter().flat_map(pool_taints).any(|t| t.effect == "PreferNoSchedule")
 }
 
 /// The expressions of a pool's new nodes.

@@ -166,8 +166,17 @@ pub fn broken(doc: &Document, objects: &Objects, places: &[Place<'_>]) -> Vec<St
                             }
                         }
                     }
-                    Kind::Spread { .. } if placed => {
-                        found.extend(skewed(doc, objects, places, at, pod, &rule));
+                    Kind::Spread { filter, .. } if placed => {
+                        // Soft taints kept nodes from counting for as long as they were respected.
+                        let views = [Some(filter.clone()), filter.past_soft_taints(doc)];
+                        let problems: Vec<_> = views
+                            .iter()
+                            .flatten()
+                            .map(|filter| skewed(doc, objects, places, at, pod, &rule, filter))
+                            .collect();
+                        if problems.iter().all(Option::is_some) {
+                            found.extend(problems.into_iter().flatten().next());
+                        }
                     }
                     _ => {}
                 }
@@ -245,8 +254,9 @@ fn skewed(
     at: usize,
     pod: &Pod,
     rule: &Rule,
+    filter: &Filter,
 ) -> Option<String> {
-    let Kind::Spread { skew, min_domains, filter } = &rule.kind else { return None };
+    let Kind::Spread { skew, min_domains, .. } = &rule.kind else { return None };
     let name = model::name(pod);
     let Some(domain) = places[at].domain(doc, &rule.key) else {
         return Some(format!("{name} is to be spread by {} and its domain is open", rule.key));

@@ -3,6 +3,7 @@
 //! Nothing of this runs in a round without such pods. What devices a place has is asked of the
 //! ledger ([`crate::scheduling::dra`]) after every cheaper question, and booked with the placement.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use fixedbitset::FixedBitSet;
@@ -19,8 +20,6 @@ use crate::scheduling::dra::{ClaimPlan, Error, Inventory, Ledger, NodePlan, Type
 use crate::scheduling::node::StateNode;
 use crate::scheduling::requirements::{Allow, Requirement, Requirements};
 use crate::scheduling::snapshot::Snapshot;
-
-const WORD: usize = usize::BITS as usize;
 
 /// What a round has decided about devices.
 pub(super) struct Devices {
@@ -129,9 +128,11 @@ impl Round<'_, '_> {
         mask: &[usize],
     ) -> Option<(usize, Fit)> {
         let mut order: Vec<usize> = Vec::new();
-        for claims in self.by_count.values() {
-            let fits = |c: &usize| mask.get(c / WORD).is_some_and(|w| w >> (c % WORD) & 1 == 1);
-            order.extend(claims.ones().filter(fits));
+        if let Some(by_count) = &self.by_count {
+            by_count.visit(self.version, &mut mask.to_vec(), |claim, _| {
+                order.push(claim);
+                ControlFlow::Continue(())
+            });
         }
         order.into_iter().find_map(|claim| {
             let of = &self.claims[claim];

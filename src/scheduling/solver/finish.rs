@@ -46,6 +46,7 @@ impl Round<'_, '_> {
         self.tell_devices();
         if self.world.snapshot.options.pack_by_price {
             self.improve();
+            self.move_pods();
         }
         let mut shared = Shared::default();
         for index in 0..self.claims.len() {

@@ -7,6 +7,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::amounts::Resources;
 use super::catalog::Catalog;
+use super::choices::Choices;
 use super::classes::{Builder, ClassIndex, Classes, KindId, Sort, Work};
 use super::existing::{Existing, Setting, signature};
 use super::intern::{Interner, KeyId, SetId, ValueId};
@@ -25,19 +26,6 @@ pub(super) struct Waiting {
     pub(super) kind: KindId,
 }
 
-/// Which of several equally good domains is taken. Upstream takes any.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ties {
-    /// The one where nodes are cheapest.
-    ByPrice,
-    /// The first by name.
-    ByName,
-    /// The last by name.
-    ByNameReversed,
-    /// Some order of the names, a different one for each number.
-    Shuffled(u32),
-}
-
 /// A snapshot in numbers.
 pub(super) struct Prepared<'a> {
     pub(super) snapshot: &'a Snapshot,
@@ -53,34 +41,11 @@ pub(super) struct Prepared<'a> {
     pub(super) existing: Existing,
     /// Hosts that stand for nodes which pods are counted on; planned nodes come after these.
     pub(super) first_claim_host: u32,
-    pub(super) ties: Ties,
+    pub(super) choices: Choices,
     /// Pods may come to tolerate PreferNoSchedule taints.
     pub(super) tolerate_prefer: bool,
     /// Devices, when pods have claims on some.
     pub(super) devices: Option<Arc<Inventory>>,
-    /// Pods are counted anew when a later pod settles their node's zone; upstream does not.
-    pub(super) recount: bool,
-    /// A pod stays off a planned node whose price it would raise by more than a node of its own costs.
-    pub(super) careful: bool,
-}
-
-impl Ties {
-    /// Where a domain comes whose name has this position, the lower, the better; nothing where
-    /// names do not matter.
-    pub(super) fn order(self, position: impl FnOnce() -> usize) -> Option<f64> {
-        let position = || position() as u32;
-        Some(match self {
-            Self::ByPrice => return None,
-            Self::ByName => f64::from(position()),
-            Self::ByNameReversed => -f64::from(position()),
-            // Fibonacci hashing: neighbours end up far from each other.
-            Self::Shuffled(number) => {
-                let mixed =
-                    (position() + 1).wrapping_mul(0x9E37_79B1) ^ number.wrapping_mul(0x85EB_CA6B);
-                f64::from(mixed.wrapping_mul(0x9E37_79B1) ^ (mixed >> 15))
-            }
-        })
-    }
 }
 
 /// Whether a pool is there for waiting pods: it is not static, and not being deleted.
@@ -132,11 +97,9 @@ impl<'a> Prepared<'a> {
             waiting: Vec::with_capacity(snapshot.pods.len()),
             existing: Existing::default(),
             first_claim_host: 0,
-            ties: Ties::ByPrice,
+            choices: Choices::default(),
             tolerate_prefer,
             devices: super::devices::inventory(snapshot),
-            recount: false,
-            careful: false,
             interner: Interner::new(&snapshot.well_known),
             resources,
         };

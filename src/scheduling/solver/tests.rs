@@ -238,3 +238,14 @@ fn limits_and_relaxations_are_told() {
         "removing: spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0]={\"weight\":1,\"preference\":{\"matchExpressions\":[{\"key\":\"topology.kubernetes.io/zone\",\"operator\":\"In\",\"values\":[\"gone\"]}]}}"
     );
 }
+
+#[test]
+fn pods_that_must_be_apart_by_zone_are_placed_in_one_round() {
+    let apart = json!({"affinity": {"podAntiAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": [{
+            "topologyKey": "topology.kubernetes.io/zone", "labelSelector": {}}]}}});
+    let pods = (0..3).map(|i| pod(&format!("p{i}"), "1", apart.clone())).collect();
+    let results = solve(&snapshot(vec![pool("p", json!({}))], pods));
+    // There are two zones: upstream, which settles none, places one pod a round.
+    assert_eq!((results.new_claims.len(), results.errors.len()), (2, 1));
+}

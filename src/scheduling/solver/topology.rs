@@ -165,6 +165,8 @@ pub(super) struct Question<'a> {
     pub(super) node: Option<ReqId>,
     /// Whether the group's selector selects the pod itself.
     pub(super) own: bool,
+    /// Whether one of the domains is settled for where upstream leaves several.
+    pub(super) settle: bool,
     /// Orders domains that are equally good: the lower, the better.
     pub(super) rank: &'a mut dyn FnMut(&mut Interner, ValueId) -> f64,
 }
@@ -191,11 +193,6 @@ impl Topology {
     /// Whether topology has a say at all.
     pub(super) fn is_used(&self) -> bool {
         !self.groups.is_empty()
-    }
-
-    /// The counts as they are, to go back to.
-    pub(super) fn clone_counts(&self) -> Vec<Counts> {
-        self.counts.clone()
     }
 
     /// Makes a domain known, without any pod in it.
@@ -291,12 +288,19 @@ impl Topology {
                     usable.iter().filter(|(n, _)| *n == fewest).map(|(_, d)| *d).collect();
                 best(ties, question, group.key, interner)
             }
-            Kind::AntiAffinity | Kind::Inverse => counts
-                .known
-                .ones()
-                .map(|d| d as ValueId)
-                .filter(|d| counts.count(*d) == 0 && open(interner, *d))
-                .collect(),
+            Kind::AntiAffinity | Kind::Inverse => {
+                let empty: Domains = counts
+                    .known
+                    .ones()
+                    .map(|d| d as ValueId)
+                    .filter(|d| counts.count(*d) == 0 && open(interner, *d))
+                    .collect();
+                if question.settle && group.kind == Kind::AntiAffinity {
+                    best(empty, question, group.key, interner)
+                } else {
+                    empty
+                }
+            }
             Kind::Affinity => {
                 let with: Domains = counts
                     .known

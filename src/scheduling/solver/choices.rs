@@ -1,0 +1,211 @@
+//! Choices that the rules leave open, and the search among them for few pods.
+//!
+//! Karpenter makes these choices by chance or by an order that has no meaning: Go's maps come in
+//! another order every time. Each answer is right; some are cheaper, and where limits are near some
+//! place more pods. So for few pods the round is played with several, the same ones every time, and
+//! the best outcome is kept.
+
+use super::prepare::Prepared;
+use super::round::Round;
+use super::topology::Counts;
+use crate::scheduling::snapshot::Snapshot;
+
+/// How a round decides what the rules leave open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Choices {
+    pub(super) ties: Ties,
+    pub(super) turns: Turns,
+    /// A pod stays off a planned node whose price it would raise by more than a node of its own costs.
+    pub(super) careful: bool,
+    /// Pods are counted anew when a later pod settles their node's zone; upstream does not.
+    pub(super) recount: bool,
+    /// The first of pods that must share a host looks for one with room for all of them.
+    pub(super) roomy: bool,
+    /// Pods that must be apart settle for one domain each, so that the others are left for the next
+    /// ones; upstream leaves the choice to the launch, and the next pods to the next round.
+    pub(super) apart: bool,
+    /// Pods that must be spread over hosts, or keep to or from others there, come before the rest.
+    pub(super) owners_first: bool,
+    /// Nodes are packed anew beginning with pods whose zone (or other domain) is settled.
+    pub(super) settled_first: bool,
+}
+
+/// Which of several equally good domains is taken. Upstream takes any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ties {
+    /// The one where nodes are cheapest.
+    ByPrice,
+    /// The first by name.
+    ByName,
+    /// The last by name.
+    ByNameReversed,
+    /// Some order of the names, a different one for each number.
+    Shuffled(u32),
+    /// Some order of the names, a different one for each number and each pod.
+    ByChance(u32),
+}
+
+/// Which of several planned nodes with equally many pods is tried first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turns {
+    /// The one that was planned first.
+    Oldest,
+    /// The one that was last to get as many pods, as in upstream's list, which is sorted in place:
+    /// a node that gets a pod comes before those that have as many already, a new one after them.
+    Latest,
+    /// Some order, a different one for each number and each pod.
+    ByChance(u32),
+}
+
+impl Default for Choices {
+    fn default() -> Self {
+        Self {
+            ties: Ties::ByPrice,
+            turns: Turns::Oldest,
+            careful: false,
+            recount: false,
+            roomy: false,
+            apart: false,
+            owners_first: false,
+            settled_first: false,
+        }
+    }
+}
+
+impl Choices {
+    /// The choices of the try with a number.
+    ///
+    /// One in four is as upstream, but for what is left to chance; the others mix all there is.
+    fn of_try(number: u32) -> Self {
+        let plain = Self::default();
+        let mixed = mix(number, 0x51ED);
+        let bit = |at: u32| mixed >> at & 1 == 1;
+        match number {
+            0 => Self { careful: true, ..plain },
+            1 => Self { ties: Ties::ByName, turns: Turns::Latest, ..plain },
+            2 => Self { ties: Ties::ByNameReversed, careful: true, roomy: true, ..plain },
+            3 => Self { turns: Turns::Latest, careful: true, settled_first: true, ..plain },
+            4 => Self { apart: true, careful: true, ..plain },
+            5 => Self { owners_first: true, careful: true, roomy: true, ..plain },
+            n if n % 4 == 0 => Self {
+                ties: Ties::ByChance(n),
+                turns: Turns::Latest,
+                settled_first: bit(4),
+                ..plain
+            },
+            n => Self {
+                ties: if bit(0) { Ties::Shuffled(n) } else { Ties::ByChance(n) },
+                turns: match mixed >> 16 & 3 {
+                    0 => Turns::Oldest,
+                    1 => Turns::ByChance(n),
+                    _ => Turns::Latest,
+                },
+                careful: mixed >> 12 & 3 != 0,
+                recount: bit(1) && bit(2),
+                roomy: bit(3),
+                apart: bit(5),
+                owners_first: bit(6) && bit(7),
+                settled_first: bit(4),
+            },
+        }
+    }
+}
+
+impl Ties {
+    /// Where a domain comes whose name has this position, the lower, the better; nothing where
+    /// names do not matter. `moment` grows with every pod that is placed.
+    pub(super) fn order(self, moment: u64, position: impl FnOnce() -> usize) -> Option<f64> {
+        let position = || position() as u32;
+        Some(match self {
+            Self::ByPrice => return None,
+            Self::ByName => f64::from(position()),
+            Self::ByNameReversed => -f64::from(position()),
+            Self::Shuffled(number) => f64::from(mix(position(), number)),
+            Self::ByChance(number) => f64::from(mix(position(), mix(number, moment as u32))),
+        })
+    }
+}
+
+/// A number that depends on two others without any pattern that matters (Fibonacci hashing).
+pub(super) fn mix(one: u32, other: u32) -> u32 {
+    let mixed = (one.wrapping_add(1).wrapping_mul(0x9E37_79B1)
+        ^ other.wrapping_add(1).wrapping_mul(0x85EB_CA6B))
+    .wrapping_mul(0xC2B2_AE35);
+    (mixed ^ mixed >> 15).wrapping_mul(0x9E37_79B1) ^ mixed >> 13
+}
+
+/// What a round came to: pods without a place, and the price an hour in billionths. The less, the
+/// better.
+pub(super) type Worth = (usize, u64);
+
+/// Whether there may be anything to try.
+pub(super) fn worth_a_search(snapshot: &Snapshot) -> bool {
+    snapshot.options.pack_by_price && snapshot.pods.len() <= SOME_PODS
+}
+
+/// How many choices are tried, given what came of the plain ones.
+pub(super) fn tries(plain: &Round<'_, '_>) -> u32 {
+    let pods = plain.places.len();
+    let new = !plain.claims.is_empty() || !plain.failed.is_empty();
+    if !new || !plain.reached_all() {
+        0
+    } else if pods <= FEW_PODS {
+        (MOST_WORK / pods.max(1)).clamp(LEAST_TRIES, MOST_TRIES) as u32
+    } else if plain.claims.len() <= FEW_CLAIMS {
+        FEW_TRIES
+    } else {
+        0
+    }
+}
+
+/// The choices with the best outcome, given what came of the plain ones.
+pub(super) fn search(
+    world: &mut Prepared<'_>,
+    tries: u32,
+    plain: Worth,
+    counts: &[Counts],
+    go_on: &dyn Fn(usize) -> bool,
+) -> Choices {
+    let mut best = (plain, Choices::default());
+    let mut last = 0;
+    for number in 0..tries {
+        if number > PATIENCE + 2 * last {
+            break;
+        }
+        let choices = Choices::of_try(number);
+        let worth = play(world, choices, counts, go_on).worth();
+        if worth < best.0 {
+            best = (worth, choices);
+            last = number;
+        }
+    }
+    best.1
+}
+
+/// A round that is played to its end.
+pub(super) fn play<'p, 'a>(
+    world: &'p mut Prepared<'a>,
+    choices: Choices,
+    counts: &[Counts],
+    go_on: &dyn Fn(usize) -> bool,
+) -> Round<'p, 'a> {
+    world.choices = choices;
+    world.topology.counts.clone_from_slice(counts);
+    let mut round = Round::new(world);
+    round.run(go_on);
+    round
+}
+
+/// Up to this many pods, choices are tried.
+const FEW_PODS: usize = 500;
+/// How many: so many that this many pods are placed in all, within these bounds.
+const MOST_WORK: usize = 20_000;
+const LEAST_TRIES: usize = 48;
+const MOST_TRIES: usize = 400;
+/// So many tries in a row, and twice as many as the best outcome so far took, without a better one
+/// are the end.
+const PATIENCE: u32 = 24;
+/// Up to this many pods too, when few nodes are planned for them.
+const SOME_PODS: usize = 2500;
+const FEW_CLAIMS: usize = 64;
+const FEW_TRIES: u32 = 3;

@@ -1,0 +1,123 @@
+//! Topology during a round: which domains it leaves a pod, and counting the pods that were placed.
+
+use super::{Round, Spot};
+use crate::scheduling::solver::classes::ClassId;
+use crate::scheduling::solver::intern::{Interner, NONE, SetId, ValueId};
+use crate::scheduling::solver::stock::MaskId;
+use crate::scheduling::solver::topology::{Question, Topology};
+
+impl Round<'_, '_> {
+    /// A candidate's requirements narrowed to the domains that topology leaves, if it leaves some.
+    /// `new` is the template and mask of a planned node.
+    pub(in crate::scheduling::solver) fn zones(
+        &mut self,
+        class: ClassId,
+        set: SetId,
+        new: Option<(u32, MaskId)>,
+    ) -> Option<SetId> {
+        let says = self.world.classes.classes[class as usize].says.clone();
+        let strict = self.world.classes.classes[class as usize].strict;
+        let world = &mut *self.world;
+        let (interner, topology, stock) = (&mut world.interner, &world.topology, &mut world.stock);
+        let (ties, moment) = (world.choices.ties, self.version);
+        let mut result = set;
+        for say in says.iter().filter(|s| !s.host) {
+            let key = topology.get(say.group).key;
+            let node = interner.get(set, key);
+            let mut rank = |interner: &mut Interner, domain: ValueId| -> f64 {
+                let Some((template, mask)) = new else { return 0.0 };
+                if let Some(order) = ties.order(moment, || interner.rank_of_value(key, domain)) {
+                    return order;
+                }
+                let one = interner.one_of(key, &[domain]);
+                let narrowed = interner.narrow(set, one);
+                let shape = stock.shape(template, narrowed, mask, interner);
+                stock.unit_price(shape, interner)
+            };
+            let mut question = Question {
+                pod: interner.get(strict, key),
+                node,
+                own: say.own,
+                settle: world.choices.apart && new.is_some(),
+                rank: &mut rank,
+            };
+            let domains = topology.domains(say.group, &mut question, interner)?;
+            if node.is_none() && !(new.is_some() && interner.well_known(key)) {
+                return None;
+            }
+            let req = interner.one_of(key, &domains);
+            result = interner.narrow(result, req);
+            let left = interner.get(result, key).map(|r| interner.req(r));
+            if left.is_some_and(|r| !r.complement && r.values.is_empty()) {
+                return None;
+            }
+        }
+        Some(result)
+    }
+
+    /// Takes hosts out of a mask that groups of host names rule out.
+    pub(super) fn rule_out(&mut self, class: ClassId, first: usize, mask: &mut [usize]) {
+        let world = &*self.world;
+        let wanted = &world.classes.classes[class as usize];
+        let strict = wanted.strict_host;
+        let name_of = |host: u32| -> Option<ValueId> {
+            world.existing.nodes.get(host as usize).map(|n| n.host)
+        };
+        let admits = |host: u32| match name_of(host) {
+            Some(name) => world.interner.has(strict, name),
+            None => world.interner.req(strict).complement,
+        };
+        for say in wanted.says.iter().filter(|s| s.host) {
+            let names: Option<&dyn Fn(u32) -> bool> =
+                if strict == NONE { None } else { Some(&admits) };
+            world.topology.rule_out_hosts(say.group, say.own, names, first, mask);
+        }
+    }
+
+    /// Counts a placed pod in every group that it belongs to, or with `back` takes that back.
+    pub(super) fn record(&mut self, class: ClassId, at: Spot, back: bool) {
+        let world = &mut *self.world;
+        let wanted = &world.classes.classes[class as usize];
+        let (topology, interner) = (&mut world.topology, &mut world.interner);
+        let Spot { set, taints, host, name } = at;
+        let change = if back { Topology::withdraw } else { Topology::record };
+        for group in wanted.counted.iter() {
+            let filter = topology.get(*group).filter;
+            if topology.passes(filter, set, taints, name, interner, &mut world.tolerance) {
+                change(topology, *group, set, host, interner);
+            }
+        }
+        for group in &wanted.inverse {
+            change(topology, *group, set, host, interner);
+        }
+    }
+
+    pub(super) fn record_on_claim(&mut self, claim: usize, class: ClassId, set: SetId) {
+        let at = self.spot(claim, set);
+        self.record(class, at, false);
+    }
+
+    fn spot(&self, claim: usize, set: SetId) -> Spot {
+        let shape = &self.world.stock.shapes[self.claims[claim].shape as usize];
+        let taints = self.world.template_taints[shape.template as usize];
+        Spot { set, taints, host: self.world.first_claim_host + claim as u32, name: None }
+    }
+
+    /// Counts the pods of a claim anew once it asks for more than before.
+    ///
+    /// A pod on a node that may be in any of several zones counts in none of them (and one that
+    /// others keep away from, in all); when a later pod settles the zone, both come right.
+    /// [Q] Upstream leaves the counts as they were when each pod came.
+    pub(super) fn recount(&mut self, claim: usize, before: SetId, after: SetId) {
+        if !self.world.choices.recount || before == after || !self.world.topology.is_used() {
+            return;
+        }
+        let (old, new) = (self.spot(claim, before), self.spot(claim, after));
+        for at in 0..self.claims[claim].pods.len() {
+            let pod = self.claims[claim].pods[at] as usize;
+            let class = self.placed_as[pod];
+            self.record(class, old, true);
+            self.record(class, new, false);
+        }
+    }
+}
