@@ -208,4 +208,4 @@ const PATIENCE: u32 = 24;
 /// Up to this many pods too, when few nodes are planned for them.
 const SOME_PODS: usize = 2500;
 const FEW_CLAIMS: usize = 64;
-const FEW_TRIES: u32 = 3;
+const FEW_TRIES: u32 = 2;
