@@ -249,3 +249,21 @@ fn pods_that_must_be_apart_by_zone_are_placed_in_one_round() {
     // There are two zones: upstream, which settles none, places one pod a round.
     assert_eq!((results.new_claims.len(), results.errors.len()), (2, 1));
 }
+
+#[test]
+fn pods_that_must_share_a_host_start_on_one_with_room_for_all() {
+    let node = serde_json::from_value(json!({
+        "metadata": {"name": "n1", "labels": {"kubernetes.io/hostname": "n1"}},
+        "status": {"allocatable": {"cpu": "1", "memory": "8Gi", "pods": "10"}}}))
+    .unwrap();
+    let near = json!({"affinity": {"podAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": [{
+            "topologyKey": "kubernetes.io/hostname", "labelSelector": {}}]}}});
+    let pods = (0..3).map(|i| pod(&format!("p{i}"), "1", near.clone())).collect();
+    let mut input = snapshot(vec![pool("p", json!({}))], pods);
+    input.nodes = vec![StateNode { node: Some(Arc::new(node)), ..StateNode::default() }];
+    let results = solve(&input);
+    // Upstream puts the first on the node that is there, and leaves the others.
+    assert_eq!(results.errors.len(), 0);
+    assert_eq!(results.new_claims[0].pods.len(), 3);
+}
