@@ -21,9 +21,6 @@ pub(super) struct Choices {
     pub(super) recount: bool,
     /// The first of pods that must share a host looks for one with room for all of them.
     pub(super) roomy: bool,
-    /// Pods that must be apart settle for one domain each, so that the others are left for the next
-    /// ones; upstream leaves the choice to the launch, and the next pods to the next round.
-    pub(super) apart: bool,
     /// Pods that must be spread over hosts, or keep to or from others there, come before the rest.
     pub(super) owners_first: bool,
     /// Nodes are packed anew beginning with pods whose zone (or other domain) is settled.
@@ -65,7 +62,6 @@ impl Default for Choices {
             careful: false,
             recount: false,
             roomy: false,
-            apart: false,
             owners_first: false,
             settled_first: false,
         }
@@ -85,8 +81,7 @@ impl Choices {
             1 => Self { ties: Ties::ByName, turns: Turns::Latest, ..plain },
             2 => Self { ties: Ties::ByNameReversed, careful: true, roomy: true, ..plain },
             3 => Self { turns: Turns::Latest, careful: true, settled_first: true, ..plain },
-            4 => Self { apart: true, careful: true, ..plain },
-            5 => Self { owners_first: true, careful: true, roomy: true, ..plain },
+            4 => Self { owners_first: true, careful: true, roomy: true, ..plain },
             n if n % 4 == 0 => Self {
                 ties: Ties::ByChance(n),
                 turns: Turns::Latest,
@@ -103,7 +98,6 @@ impl Choices {
                 careful: mixed >> 12 & 3 != 0,
                 recount: bit(1) && bit(2),
                 roomy: bit(3),
-                apart: bit(5),
                 owners_first: bit(6) && bit(7),
                 settled_first: bit(4),
             },

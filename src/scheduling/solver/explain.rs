@@ -256,8 +256,7 @@ impl Round<'_, '_> {
                 world.topology.takes_new_host(say.group, say.own, false)
             } else {
                 let mut rank = |_: &mut super::intern::Interner, _: u32| 0.0;
-                let mut question =
-                    Question { pod, node, own: say.own, settle: false, rank: &mut rank };
+                let mut question = Question { pod, node, own: say.own, rank: &mut rank };
                 world.topology.domains(say.group, &mut question, &mut world.interner).is_some()
             };
             if satisfied {

@@ -240,17 +240,6 @@ fn limits_and_relaxations_are_told() {
 }
 
 #[test]
-fn pods_that_must_be_apart_by_zone_are_placed_in_one_round() {
-    let apart = json!({"affinity": {"podAntiAffinity": {
-        "requiredDuringSchedulingIgnoredDuringExecution": [{
-            "topologyKey": "topology.kubernetes.io/zone", "labelSelector": {}}]}}});
-    let pods = (0..3).map(|i| pod(&format!("p{i}"), "1", apart.clone())).collect();
-    let results = solve(&snapshot(vec![pool("p", json!({}))], pods));
-    // There are two zones: upstream, which settles none, places one pod a round.
-    assert_eq!((results.new_claims.len(), results.errors.len()), (2, 1));
-}
-
-#[test]
 fn pods_that_must_share_a_host_start_on_one_with_room_for_all() {
     let node = serde_json::from_value(json!({
         "metadata": {"name": "n1", "labels": {"kubernetes.io/hostname": "n1"}},

@@ -165,8 +165,6 @@ pub(super) struct Question<'a> {
     pub(super) node: Option<ReqId>,
     /// Whether the group's selector selects the pod itself.
     pub(super) own: bool,
-    /// Whether one of the domains is settled for where upstream leaves several.
-    pub(super) settle: bool,
     /// Orders domains that are equally good: the lower, the better.
     pub(super) rank: &'a mut dyn FnMut(&mut Interner, ValueId) -> f64,
 }
@@ -288,19 +286,12 @@ impl Topology {
                     usable.iter().filter(|(n, _)| *n == fewest).map(|(_, d)| *d).collect();
                 best(ties, question, group.key, interner)
             }
-            Kind::AntiAffinity | Kind::Inverse => {
-                let empty: Domains = counts
-                    .known
-                    .ones()
-                    .map(|d| d as ValueId)
-                    .filter(|d| counts.count(*d) == 0 && open(interner, *d))
-                    .collect();
-                if question.settle && group.kind == Kind::AntiAffinity {
-                    best(empty, question, group.key, interner)
-                } else {
-                    empty
-                }
-            }
+            Kind::AntiAffinity | Kind::Inverse => counts
+                .known
+                .ones()
+                .map(|d| d as ValueId)
+                .filter(|d| counts.count(*d) == 0 && open(interner, *d))
+                .collect(),
             Kind::Affinity => {
                 let with: Domains = counts
                     .known

@@ -34,13 +34,8 @@ impl Round<'_, '_> {
                 let shape = stock.shape(template, narrowed, mask, interner);
                 stock.unit_price(shape, interner)
             };
-            let mut question = Question {
-                pod: interner.get(strict, key),
-                node,
-                own: say.own,
-                settle: world.choices.apart && new.is_some(),
-                rank: &mut rank,
-            };
+            let mut question =
+                Question { pod: interner.get(strict, key), node, own: say.own, rank: &mut rank };
             let domains = topology.domains(say.group, &mut question, interner)?;
             if node.is_none() && !(new.is_some() && interner.well_known(key)) {
                 return None;
