@@ -23,17 +23,23 @@ def called(karpenter, arguments):
         return NAMES.findall(out.read_text(encoding="utf-8"))
 
 
+def defined(karpenter):
+    """Names of the functions in the binary itself, and not in the libraries that it loads."""
+    lines = subprocess.run(["nm", karpenter], stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+    return {name for _, kind, name in (line.rsplit(maxsplit=2) for line in lines if len(line.split()) == 3) if kind in "tTwW"}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--karpenter", required=True, help="a release binary with its symbols")
     parser.add_argument("--out", required=True)
     parser.add_argument("scenarios", nargs="+")
     options = parser.parse_args()
-    names = {}
+    names, known = {}, defined(options.karpenter)
     for scenario in options.scenarios:
         for form in ("json", "table"):
             found = called(options.karpenter, ["simulate", "--scenario", scenario, "--output", form])
-            names.update(dict.fromkeys(found))
+            names.update(dict.fromkeys(name for name in found if name in known))
     pathlib.Path(options.out).write_text(HEAD + "".join(f"{name}\n" for name in names), encoding="utf-8")
     print(f"{len(names)} functions")
 
