@@ -145,23 +145,33 @@ impl Round<'_, '_> {
     fn movable(&self, claim: usize) -> bool {
         let of = &self.claims[claim];
         let shape = &self.world.stock.shapes[of.shape as usize];
-        of.ports.is_empty()
-            && of.reserved.is_empty()
-            && of.devices.is_none()
-            && !of.min_values_relaxed
+        let bound = |pod: &u32| {
+            let class = &self.world.classes.classes[self.placed_as[*pod as usize] as usize];
+            !class.volumes.is_empty() || self.must_stay(*pod)
+        };
+        self.may_change(claim)
+            && of.ports.is_empty()
             && shape.min_values.is_empty()
             && shape.mask == 0
-            && of.pods.iter().all(|pod| {
-                let class = &self.world.classes.classes[self.placed_as[*pod as usize] as usize];
-                let near = |group: GroupId| {
-                    let group = self.world.topology.get(group);
-                    group.kind == Kind::Affinity && group.key == self.world.interner.hostname
-                };
-                class.volumes.is_empty()
-                    && class.host == NONE
-                    && !class.says.iter().any(|s| near(s.group))
-                    && !class.counted.iter().any(|g| near(*g))
-            })
+            && !of.pods.iter().any(bound)
+    }
+
+    /// Whether pods may come to a node and go.
+    fn may_change(&self, claim: usize) -> bool {
+        let of = &self.claims[claim];
+        of.reserved.is_empty() && of.devices.is_none() && !of.min_values_relaxed
+    }
+
+    /// Whether a pod is bound to the host that it is on.
+    fn must_stay(&self, pod: u32) -> bool {
+        let class = &self.world.classes.classes[self.placed_as[pod as usize] as usize];
+        let near = |group: GroupId| {
+            let group = self.world.topology.get(group);
+            group.kind == Kind::Affinity && group.key == self.world.interner.hostname
+        };
+        class.host != NONE
+            || class.says.iter().any(|s| near(s.group))
+            || class.counted.iter().any(|g| near(*g))
     }
 
     /// A new packing of these claims' pods that costs less than `old`, if one is found.
@@ -242,6 +252,11 @@ impl Round<'_, '_> {
             .map(|(_, claim)| claim)
             .chain(new)
             .collect();
+        self.renumber();
+    }
+
+    /// Tells pods the numbers that their planned nodes have now.
+    fn renumber(&mut self) {
         for (at, claim) in self.claims.iter().enumerate() {
             for pod in &claim.pods {
                 self.places[*pod as usize] = Place::Claim(at as u32);

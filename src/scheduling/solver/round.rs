@@ -141,6 +141,11 @@ pub(super) struct Round<'p, 'a> {
     pub(super) limited: BTreeMap<u32, (usize, usize)>,
 }
 
+/// Leaves the nodes of a set out of a mask.
+fn take_out(mask: &mut [usize], set: &FixedBitSet) {
+    mask.iter_mut().zip(set.as_slice()).for_each(|(m, o)| *m &= !o);
+}
+
 /// Not worked out yet.
 const UNKNOWN: SetId = NONE - 1;
 

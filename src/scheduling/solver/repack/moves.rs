@@ -12,7 +12,7 @@ use super::items::pins;
 use crate::scheduling::resources::ResourceList;
 use crate::scheduling::solver::amounts::add;
 use crate::scheduling::solver::intern::NONE;
-use crate::scheduling::solver::round::{Claim, Place, Round, merge_class, merge_volumes};
+use crate::scheduling::solver::round::{Claim, Round, merge_class, merge_volumes};
 use crate::scheduling::solver::stock::MaskId;
 use crate::scheduling::solver::topology::{GroupId, Kind};
 
@@ -67,29 +67,7 @@ impl Round<'_, '_> {
                 break;
             }
         }
-        for (at, claim) in self.claims.iter().enumerate() {
-            for pod in &claim.pods {
-                self.places[*pod as usize] = Place::Claim(at as u32);
-            }
-        }
-    }
-
-    /// Whether pods may come to a node and go.
-    fn may_change(&self, claim: usize) -> bool {
-        let of = &self.claims[claim];
-        of.reserved.is_empty() && of.devices.is_none() && !of.min_values_relaxed
-    }
-
-    /// Whether a pod is bound to the host that it is on.
-    fn must_stay(&self, pod: u32) -> bool {
-        let class = &self.world.classes.classes[self.placed_as[pod as usize] as usize];
-        let near = |group: GroupId| {
-            let group = self.world.topology.get(group);
-            group.kind == Kind::Affinity && group.key == self.world.interner.hostname
-        };
-        class.host != NONE
-            || class.says.iter().any(|s| near(s.group))
-            || class.counted.iter().any(|g| near(*g))
+        self.renumber();
     }
 
     /// The best way found to take pods off a node, if one saves something.
@@ -143,16 +121,10 @@ impl Round<'_, '_> {
             };
             let saved = before - added - rest.as_ref().map_or(0.0, |(_, price)| *price);
             if saved > best.as_ref().map_or(SAVING, |b| b.saved + SAVING) {
-                let copy = |(claim, price): &Priced| (claim.clone(), *price);
-                let mut list: Vec<(usize, Priced)> =
-                    changed.iter().map(|(at, priced)| (*at, copy(priced))).collect();
-                list.sort_unstable_by_key(|(at, _)| *at);
-                best = Some(Plan {
-                    from: rest,
-                    changed: list,
-                    new: new.iter().map(copy).collect(),
-                    saved,
-                });
+                let mut changed: Vec<(usize, Priced)> =
+                    changed.iter().map(|(at, priced)| (*at, priced.clone())).collect();
+                changed.sort_unstable_by_key(|(at, _)| *at);
+                best = Some(Plan { from: rest, changed, new: new.clone(), saved });
             }
         }
         best

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use fixedbitset::FixedBitSet;
 use smallvec::SmallVec;
 
-use super::{Fit, Opened, Refusal, Round, WORD};
+use super::{Fit, Opened, Refusal, Round, WORD, take_out};
 use crate::scheduling::solver::amounts::{Amounts, add};
 use crate::scheduling::solver::classes::{ClassId, KindId, NeedId};
 use crate::scheduling::solver::intern::{NONE, SetId};
@@ -30,10 +30,10 @@ impl Round<'_, '_> {
         mask.resize(words, 0);
         self.shapes_that_suit(class, &mut mask);
         for out in [&self.need_out[room as usize], &self.class_out[class as usize]] {
-            mask.iter_mut().zip(out.as_slice()).for_each(|(m, o)| *m &= !o);
+            take_out(&mut mask, out);
         }
         if let Some(out) = self.kind_out.get(&(kind, class)) {
-            mask.iter_mut().zip(out.as_slice()).for_each(|(m, o)| *m &= !o);
+            take_out(&mut mask, out);
         }
         if mask.iter().any(|w| *w != 0) {
             let first = self.world.first_claim_host as usize;
@@ -95,8 +95,7 @@ impl Round<'_, '_> {
         by_count.visit(self.version, mask, |claim, mask| {
             let shape = self.claims[claim].shape;
             if self.outcome(class, shape).is_empty() {
-                let of = self.of_shape[shape as usize].as_slice();
-                mask.iter_mut().zip(of).for_each(|(m, o)| *m &= !o);
+                take_out(mask, &self.of_shape[shape as usize]);
             } else if let Some(fit) = self.check_claim(claim, kind, class, need)
                 && !(self.world.choices.careful && self.is_dear(claim, &fit, class, need))
             {

@@ -2,7 +2,7 @@
 
 use fixedbitset::FixedBitSet;
 
-use super::{Round, Spot, WORD};
+use super::{Round, Spot, WORD, take_out};
 use crate::scheduling::solver::amounts::{fits, subtract};
 use crate::scheduling::solver::classes::{ClassId, NeedId};
 use crate::scheduling::solver::existing::Volumes;
@@ -91,8 +91,7 @@ impl Round<'_, '_> {
             let any = alike.nodes.as_slice().iter().zip(&*mask).any(|(a, m)| a & m != 0);
             let set = alike.set;
             if any && self.zones(class, set, None).is_none() {
-                let out = self.world.existing.alike[at].nodes.as_slice();
-                mask.iter_mut().zip(out).for_each(|(m, o)| *m &= !o);
+                take_out(mask, &self.world.existing.alike[at].nodes);
             }
         }
     }
