@@ -41,8 +41,7 @@ pub(super) fn all_nodes(ctx: &Context) -> Vec<String> {
 
 /// Starts the controller.
 pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
-    let termination =
-        Identity { workers: ctx.settings.workers(TERMINATION.workers, 5000), ..TERMINATION };
+    let termination = TERMINATION.scaled(&ctx.settings, 5000);
     tasks.spawn(runner::run(
         termination,
         Arc::clone(ctx),

@@ -33,8 +33,7 @@ const LIFECYCLE: Identity = Identity {
 
 /// Starts the controllers of NodeClaims.
 pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
-    let lifecycle =
-        Identity { workers: ctx.settings.workers(LIFECYCLE.workers, 5000), ..LIFECYCLE };
+    let lifecycle = LIFECYCLE.scaled(&ctx.settings, 5000);
     tasks.spawn(runner::run(lifecycle, Arc::clone(ctx), all_claims, claims_of_change, reconcile));
     conditions_of::start(ctx, tasks);
     consistency::start(ctx, tasks);

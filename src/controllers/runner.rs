@@ -13,6 +13,7 @@ use super::{Context, Outcome};
 use crate::cluster::Change;
 use crate::operator::logging;
 use crate::operator::metrics::{self, Reconciled};
+use crate::operator::settings::Settings;
 
 /// Names waiting to be reconciled; a full queue holds back whoever adds to it.
 const QUEUE: usize = 4096;
@@ -28,6 +29,13 @@ pub struct Identity {
     pub kind: &'static str,
     /// Reconciles that may run side by side.
     pub workers: usize,
+}
+
+impl Identity {
+    /// The same with workers that grow with the cpu request, up to so many.
+    pub(super) fn scaled(self, settings: &Settings, most: usize) -> Self {
+        Self { workers: settings.workers(self.workers, most), ..self }
+    }
 }
 
 /// Selects the NodeClaim that changed.

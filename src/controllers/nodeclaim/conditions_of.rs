@@ -28,8 +28,7 @@ const POD_EVENT_DEDUPE: Duration = Duration::from_secs(10);
 
 /// Starts both controllers.
 pub(super) fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
-    let disruption =
-        Identity { workers: ctx.settings.workers(DISRUPTION.workers, 1000), ..DISRUPTION };
+    let disruption = DISRUPTION.scaled(&ctx.settings, 1000);
     tasks.spawn(runner::run(disruption, Arc::clone(ctx), all_claims, select, reconcile));
     tasks.spawn(runner::run(POD_EVENTS, Arc::clone(ctx), |_| Vec::new(), claims_of_pod, pod_event));
 }
