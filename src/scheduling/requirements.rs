@@ -441,6 +441,17 @@ impl Requirements {
         self.find(key).ok().map(|at| &self.0[at])
     }
 
+    /// As [`Requirements::get`], looking first where it was found in a similar value.
+    pub(super) fn get_near(&self, key: &str, place: &mut usize) -> Option<&Requirement> {
+        match self.0.get(*place) {
+            Some(there) if &*there.key == key => Some(there),
+            _ => {
+                *place = self.find(key).ok()?;
+                self.0.get(*place)
+            }
+        }
+    }
+
     /// True when there is a requirement on the key.
     #[must_use]
     pub fn has(&self, key: &str) -> bool {

@@ -7,6 +7,7 @@
 //! NodeClaims ([`finish`]) and reasons ([`explain`]).
 
 mod amounts;
+mod bound;
 mod catalog;
 mod choices;
 mod classes;
@@ -15,6 +16,7 @@ mod existing;
 mod explain;
 mod finish;
 mod intern;
+mod ladder;
 mod prepare;
 mod relax;
 mod repack;

@@ -121,3 +121,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_requirement_is_found_wherever_it_is_looked_for_first() {
+    let list: Requirements =
+        ["a", "b", "c"].map(|key| Requirement::is(key, key)).into_iter().collect();
+    for mut place in 0..5 {
+        for key in ["c", "a", "b"] {
+            assert_eq!(list.get_near(key, &mut place), list.get(key));
+        }
+        assert!(list.get_near("d", &mut place).is_none());
+    }
+}

@@ -37,7 +37,7 @@ impl Resources {
     }
 
     /// Where a resource stands, if it matters.
-    pub(super) fn position(&self, name: &Name) -> Option<usize> {
+    fn position(&self, name: &Name) -> Option<usize> {
         self.names.iter().position(|n| n == name)
     }
 
@@ -48,13 +48,18 @@ impl Resources {
         amounts
     }
 
-    /// Adds a list `sign` times.
-    pub(super) fn add_to(&self, amounts: &mut [i64], list: &ResourceList, sign: i64) {
+    /// Adds a list `sign` times; tells whether all that it names matters.
+    pub(super) fn add_to(&self, amounts: &mut [i64], list: &ResourceList, sign: i64) -> bool {
+        let mut all = true;
         for (name, value) in list.iter() {
-            if let Some(at) = self.position(name) {
-                amounts[at] = amounts[at].saturating_add(value.clamp(-MOST, MOST) * sign);
+            match self.position(name) {
+                Some(at) => {
+                    amounts[at] = amounts[at].saturating_add(value.clamp(-MOST, MOST) * sign);
+                }
+                None => all = false,
             }
         }
+        all
     }
 
     /// Nothing of anything.

@@ -109,11 +109,15 @@ impl Catalog {
     fn add_offers(&mut self, row_of_offer: &[u32], interner: &mut Interner) {
         let rows = self.rows();
         let mut index: FxHashMap<SetId, usize> = FxHashMap::default();
+        let mut reserved: FxHashMap<SetId, bool> = FxHashMap::default();
         let types = Arc::clone(&self.types);
         let mut row_of_offer = row_of_offer.iter();
         for offering in types.iter().flat_map(|t| &t.offerings) {
             let Some(row) = row_of_offer.next().map(|r| *r as usize) else { break };
-            let reserved = offering.capacity_type() == labels::CAPACITY_RESERVED;
+            let (set, _) = interner.intern_all(&offering.requirements);
+            let reserved = *reserved
+                .entry(set)
+                .or_insert_with(|| offering.capacity_type() == labels::CAPACITY_RESERVED);
             if reserved {
                 let left = offering.reservation_capacity;
                 self.reservations
@@ -124,7 +128,6 @@ impl Catalog {
             if !offering.available {
                 continue;
             }
-            let (set, _) = interner.intern_all(&offering.requirements);
             let at = *index.entry(set).or_insert_with(|| {
                 self.offers.push(Offers {
                     set,
@@ -152,9 +155,10 @@ impl Catalog {
             let mut column =
                 Column { absent: FixedBitSet::with_capacity(rows), values: Vec::new() };
             let mut index: FxHashMap<ReqId, usize> = FxHashMap::default();
+            let mut place = 0;
             for row in 0..rows {
                 let kind = &self.types[self.row_type[row] as usize];
-                let Some(requirement) = kind.requirements.get(&name) else {
+                let Some(requirement) = kind.requirements.get_near(&name, &mut place) else {
                     column.absent.insert(row);
                     continue;
                 };

@@ -134,19 +134,15 @@ pub(super) type Worth = (usize, u64);
 
 /// Whether there may be anything to try.
 pub(super) fn worth_a_search(snapshot: &Snapshot) -> bool {
-    snapshot.options.pack_by_price && snapshot.pods.len() <= SOME_PODS
+    snapshot.options.pack_by_price && snapshot.pods.len() <= FEW_PODS
 }
 
 /// How many choices are tried, given what came of the plain ones.
 pub(super) fn tries(plain: &Round<'_, '_>) -> u32 {
     let pods = plain.places.len();
     let new = !plain.claims.is_empty() || !plain.failed.is_empty();
-    if !new || !plain.reached_all() {
-        0
-    } else if pods <= FEW_PODS {
+    if new && plain.reached_all() {
         (MOST_WORK / pods.max(1)).clamp(LEAST_TRIES, MOST_TRIES) as u32
-    } else if plain.claims.len() <= FEW_CLAIMS {
-        FEW_TRIES
     } else {
         0
     }
@@ -199,7 +195,3 @@ const MOST_TRIES: usize = 400;
 /// So many tries in a row, and twice as many as the best outcome so far took, without a better one
 /// are the end.
 const PATIENCE: u32 = 24;
-/// Up to this many pods too, when few nodes are planned for them.
-const SOME_PODS: usize = 2500;
-const FEW_CLAIMS: usize = 64;
-const FEW_TRIES: u32 = 2;

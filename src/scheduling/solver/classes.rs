@@ -75,6 +75,16 @@ pub(super) struct Classes {
 
 type Labels = BTreeMap<String, String>;
 
+/// Some groups.
+pub(super) type Groups = SmallVec<[GroupId; 4]>;
+
+/// Groups that select pods of one namespace, by a label that all these pods have.
+#[derive(Default)]
+struct BySelector {
+    by_landmark: FxHashMap<String, FxHashMap<String, Vec<GroupId>>>,
+    without_landmark: Vec<GroupId>,
+}
+
 /// Works out classes and the topology groups that they need.
 pub(super) struct Builder<'a> {
     snapshot: &'a Snapshot,
@@ -92,8 +102,8 @@ pub(super) struct Builder<'a> {
     /// Groups that select pods with these labels: those that count, and inverse ones.
     selected: Vec<Option<(Arc<[GroupId]>, Arc<[GroupId]>)>>,
     lists: FxHashMap<(Arc<[GroupId]>, Arc<[GroupId]>), u32>,
-    by_landmark: FxHashMap<(u32, String, String), Vec<GroupId>>,
-    without_landmark: FxHashMap<u32, Vec<GroupId>>,
+    /// Groups by the namespaces of the pods that they select.
+    by_selector: FxHashMap<u32, BySelector>,
 }
 
 /// What tells pods apart before groups are known.
@@ -120,8 +130,7 @@ impl<'a> Builder<'a> {
             label_index: FxHashMap::default(),
             selected: Vec::new(),
             lists: FxHashMap::default(),
-            by_landmark: FxHashMap::default(),
-            without_landmark: FxHashMap::default(),
+            by_selector: FxHashMap::default(),
         }
     }
 
@@ -189,12 +198,6 @@ impl<'a> Builder<'a> {
         };
         self.label_address.insert(address, id);
         id
-    }
-
-    /// The labels' class of a pod that is only counted.
-    pub(super) fn labels_of(&mut self, pod: &PodInfo) -> u32 {
-        let namespace = self.namespace(&pod.key.namespace);
-        self.label_class(namespace, &pod.labels)
     }
 
     fn own_labels_matter(constraints: &Constraints) -> bool {
@@ -357,16 +360,15 @@ impl<'a> Builder<'a> {
     pub(super) fn index_groups(&mut self, topology: &Topology) {
         for (id, group) in topology.groups.iter().enumerate() {
             for namespace in group.namespaces.iter() {
-                match group.selector.landmark() {
-                    Some((key, value)) => self
-                        .by_landmark
-                        .entry((*namespace, key.to_owned(), value.to_owned()))
-                        .or_default()
-                        .push(id as GroupId),
-                    None => {
-                        self.without_landmark.entry(*namespace).or_default().push(id as GroupId);
+                let index = self.by_selector.entry(*namespace).or_default();
+                let list = match group.selector.landmark() {
+                    Some((key, value)) => {
+                        let values = index.by_landmark.entry(key.to_owned()).or_default();
+                        values.entry(value.to_owned()).or_default()
                     }
-                }
+                    None => &mut index.without_landmark,
+                };
+                list.push(id as GroupId);
             }
         }
     }
@@ -382,21 +384,34 @@ impl<'a> Builder<'a> {
             return known.clone();
         }
         let (namespace, content) = self.labels[labels as usize].clone();
-        let mut found: Vec<GroupId> =
-            self.without_landmark.get(&namespace).cloned().unwrap_or_default();
-        if !self.by_landmark.is_empty() {
-            for (key, value) in content.iter() {
-                let place = (namespace, key.clone(), value.clone());
-                found.extend(self.by_landmark.get(&place).into_iter().flatten());
-            }
-        }
-        found.retain(|id| topology.get(*id).selector.selects(&content));
-        found.sort_unstable();
-        let (inverse, counted): (Vec<GroupId>, Vec<GroupId>) =
-            found.into_iter().partition(|id| topology.get(*id).kind == Kind::Inverse);
-        let lists: (Arc<[GroupId]>, Arc<[GroupId]>) = (counted.into(), inverse.into());
+        let (counted, inverse) = self.select(namespace, &content, topology);
+        let lists: (Arc<[GroupId]>, Arc<[GroupId]>) = (counted[..].into(), inverse[..].into());
         self.selected[labels as usize] = Some(lists.clone());
         lists
+    }
+
+    /// Groups that count a pod which is on a node.
+    pub(super) fn counted_by(&mut self, pod: &PodInfo, topology: &Topology) -> Groups {
+        let namespace = self.namespace(&pod.key.namespace);
+        self.select(namespace, &pod.labels, topology).0
+    }
+
+    /// Groups that select labels: those that count pods with them, and inverse ones.
+    fn select(&self, namespace: u32, labels: &Labels, topology: &Topology) -> (Groups, Groups) {
+        let mut found = Groups::new();
+        if let Some(index) = self.by_selector.get(&namespace) {
+            found.extend_from_slice(&index.without_landmark);
+            if !index.by_landmark.is_empty() {
+                for (key, value) in labels {
+                    let with_key = index.by_landmark.get(key.as_str());
+                    let with_value = with_key.and_then(|values| values.get(value.as_str()));
+                    found.extend(with_value.into_iter().flatten().copied());
+                }
+            }
+        }
+        found.retain(|id| topology.get(*id).selector.selects(labels));
+        found.sort_unstable();
+        found.into_iter().partition(|id| topology.get(*id).kind != Kind::Inverse)
     }
 
     fn list_id(&mut self, lists: &(Arc<[GroupId]>, Arc<[GroupId]>)) -> u32 {

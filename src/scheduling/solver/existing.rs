@@ -8,11 +8,13 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use super::amounts::{Amounts, Resources, subtract};
+use super::bound::Bound;
 use super::intern::{Interner, KeyId, NONE, ReqId, SetId, ValueId};
 use super::tolerance::{TaintsId, Tolerance};
 use crate::api::labels;
 use crate::scheduling::node::StateNode;
 use crate::scheduling::pod::{HostPort, PodInfo, PodKey};
+use crate::scheduling::resources::ResourceList;
 use crate::scheduling::taints::prefer_no_schedule;
 
 /// A host port and the pod that has it.
@@ -48,6 +50,8 @@ pub(super) struct Existing {
     pub(super) alike: Vec<Alike>,
     /// Node by name in the snapshot's order.
     pub(super) by_index: FxHashMap<usize, usize>,
+    /// What the nodes of each pool have, where a pool is limited.
+    pub(super) used: FxHashMap<String, ResourceList>,
 }
 
 /// What turning nodes into numbers needs.
@@ -61,7 +65,12 @@ pub(super) struct Setting<'a> {
 }
 
 impl Existing {
-    pub(super) fn new(nodes: &[StateNode], setting: &mut Setting<'_>) -> Self {
+    pub(super) fn new(
+        nodes: &[StateNode],
+        bound: &Bound<'_>,
+        limited: bool,
+        setting: &mut Setting<'_>,
+    ) -> Self {
         let mut order: Vec<(bool, &str, usize)> = nodes
             .iter()
             .enumerate()
@@ -86,7 +95,11 @@ impl Existing {
             let hostname = state.labels().get(labels::HOSTNAME).map_or(name, String::as_str);
             let host_key = setting.interner.hostname;
             let host = setting.interner.value(host_key, hostname);
-            let (room, full) = room(state, set, taints, host, &mut daemons, setting);
+            let need = daemons.of(set, taints, host, setting);
+            let (room, full) = room(state, need, (at, bound), setting.resources);
+            if let Some(pool) = state.node_pool().filter(|_| limited) {
+                existing.use_capacity(pool, &state.capacity());
+            }
             existing.by_index.insert(at, position);
             existing.nodes.push(ExistingNode {
                 name: name.to_owned(),
@@ -95,20 +108,18 @@ impl Existing {
                 host,
                 room,
                 full,
-                ports: taken_ports(state),
+                ports: bound.ports(at).to_vec(),
             });
         }
         existing
     }
-}
 
-fn taken_ports(state: &StateNode) -> Vec<TakenPort> {
-    state
-        .pods
-        .iter()
-        .filter(|p| !p.terminal)
-        .flat_map(|p| p.constraints.host_ports.iter().map(|h| (p.key.clone(), h.clone())))
-        .collect()
+    fn use_capacity(&mut self, pool: &str, capacity: &ResourceList) {
+        match self.used.get_mut(pool) {
+            Some(used) => used.add(capacity),
+            None => drop(self.used.insert(pool.to_owned(), capacity.clone())),
+        }
+    }
 }
 
 /// The labels that matter, and the taints.
@@ -186,23 +197,14 @@ impl DaemonNeeds {
 /// DaemonSet pods that are there already request.
 fn room(
     state: &StateNode,
-    set: SetId,
-    taints: TaintsId,
-    host: ValueId,
-    daemons: &mut DaemonNeeds,
-    setting: &mut Setting<'_>,
+    mut need: Amounts,
+    (at, bound): (usize, &Bound<'_>),
+    resources: &Resources,
 ) -> (Amounts, bool) {
     let allocatable = state.allocatable();
-    let mut room = setting.resources.vector(&allocatable);
-    let mut need = daemons.of(set, taints, host, setting);
-    let mut more = false;
-    for pod in state.pods.iter().filter(|p| !p.terminal) {
-        more |= pod.requests.iter().any(|(n, _)| setting.resources.position(n).is_none());
-        setting.resources.add_to(&mut room, &pod.requests, -1);
-        if pod.owners.daemon_set {
-            setting.resources.add_to(&mut need, &pod.requests, -1);
-        }
-    }
+    let mut room = resources.vector(&allocatable);
+    subtract(&mut room, bound.requests(at));
+    subtract(&mut need, bound.of_daemons(at));
     for amount in &mut need {
         *amount = (*amount).max(0);
     }
@@ -211,10 +213,10 @@ fn room(
     subtract(&mut room, &need);
     let full = room
         .iter()
-        .zip(setting.resources.names())
+        .zip(resources.names())
         .any(|(amount, name)| *amount < 0 && allocatable.find(name).is_some())
         // Also in what nobody asks for in this round.
-        || (more && state.available().iter().any(|(_, amount)| amount < 0));
+        || (bound.requests_others(at) && state.available().iter().any(|(_, amount)| amount < 0));
     for amount in &mut room {
         *amount = (*amount).max(0);
     }

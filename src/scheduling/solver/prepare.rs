@@ -6,17 +6,19 @@ use fixedbitset::FixedBitSet;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::amounts::Resources;
+use super::bound::Bound;
 use super::catalog::Catalog;
 use super::choices::Choices;
-use super::classes::{Builder, ClassIndex, Classes, KindId, Sort, Work};
+use super::classes::{Builder, ClassIndex, Classes, Groups, KindId, Sort, Work};
 use super::existing::{Existing, Setting, signature};
 use super::intern::{Interner, KeyId, SetId, ValueId};
-use super::stock::{Stock, pool_requirements};
+use super::stock::{Stock, Template, pool_requirements};
 use super::tolerance::{TaintsId, Tolerance};
-use super::topology::{Counts, Topology};
+use super::topology::{Counts, GroupId, Topology};
 use crate::api::{labels, taints};
 use crate::scheduling::dra::Inventory;
-use crate::scheduling::pod::{PodInfo, PodKey};
+use crate::scheduling::pod::PodInfo;
+use crate::scheduling::resources::ResourceList;
 use crate::scheduling::results::SkippedPool;
 use crate::scheduling::snapshot::{NodePoolInput, Snapshot};
 
@@ -39,6 +41,8 @@ pub(super) struct Prepared<'a> {
     pub(super) classes: Classes,
     pub(super) waiting: Vec<Waiting>,
     pub(super) existing: Existing,
+    /// What the pool of each template may still use: its limits less the capacity of its nodes.
+    pub(super) limits: Vec<Option<ResourceList>>,
     /// Hosts that stand for nodes which pods are counted on; planned nodes come after these.
     pub(super) first_claim_host: u32,
     pub(super) choices: Choices,
@@ -96,6 +100,7 @@ impl<'a> Prepared<'a> {
             classes: Classes::default(),
             waiting: Vec::with_capacity(snapshot.pods.len()),
             existing: Existing::default(),
+            limits: Vec::new(),
             first_claim_host: 0,
             choices: Choices::default(),
             tolerate_prefer,
@@ -108,8 +113,20 @@ impl<'a> Prepared<'a> {
             prepared.add_pool(input, &daemons);
         }
         let counting = prepared.add_pods(tolerate_prefer);
-        prepared.add_nodes(&daemons, &pools, counting);
+        prepared.add_nodes(&daemons, &pools, &counting);
+        prepared.limits = prepared.limits_left();
         prepared
+    }
+
+    fn limits_left(&self) -> Vec<Option<ResourceList>> {
+        let left = |t: &Template| {
+            let mut left = t.limits.clone()?;
+            if let Some(used) = self.existing.used.get(&*t.name) {
+                left.sub(used);
+            }
+            Some(left)
+        };
+        self.stock.templates.iter().map(left).collect()
     }
 
     fn add_pool(&mut self, input: &NodePoolInput, daemons: &[Arc<PodInfo>]) {
@@ -143,20 +160,14 @@ impl<'a> Prepared<'a> {
                 builder.make_groups(*sort, &mut work);
             }
         }
-        let batch: FxHashSet<&PodKey> = if snapshot.nodes.is_empty() {
-            FxHashSet::default()
-        } else {
-            snapshot.pods.iter().map(|p| &p.key).collect()
-        };
-        let mut inverse = FxHashMap::default();
-        for (index, state) in snapshot.nodes.iter().enumerate() {
-            for (at, pod) in state.pods.iter().enumerate() {
-                if !pod.constraints.anti_affinity.is_empty() && counts(pod, &batch) {
-                    inverse.insert((index, at), builder.inverse_groups(pod, &mut work));
-                }
-            }
+        let bound = Bound::new(snapshot, &self.resources);
+        let mut inverse: FxHashMap<usize, Vec<GroupId>> = FxHashMap::default();
+        for (node, pod) in &bound.apart {
+            inverse.entry(*node).or_default().extend(builder.inverse_groups(pod, &mut work));
         }
         builder.index_groups(work.topology);
+        let selected =
+            bound.labelled.iter().map(|pod| builder.counted_by(pod, work.topology)).collect();
         let mut index = ClassIndex::default();
         for (at, (pod, sort)) in snapshot.pods.iter().zip(&sorts).enumerate() {
             let volumes = if snapshot.pod_volumes.is_empty() {
@@ -174,7 +185,7 @@ impl<'a> Prepared<'a> {
                 self.classes.kind_of(pod, *sort, volumes, own, &mut index, &mut builder, &mut work);
             self.waiting.push(Waiting { pod: Arc::clone(pod), kind });
         }
-        Counting { builder, batch, inverse }
+        Counting { bound, selected, inverse }
     }
 
     /// Keys on which a node's labels make a difference.
@@ -206,7 +217,7 @@ impl<'a> Prepared<'a> {
         &mut self,
         daemons: &[Arc<PodInfo>],
         pools: &[&NodePoolInput],
-        mut counting: Counting<'a>,
+        counting: &Counting<'_>,
     ) {
         self.topology.counts.resize(self.topology.groups.len(), Counts::default());
         self.know_domains(pools);
@@ -219,7 +230,8 @@ impl<'a> Prepared<'a> {
             daemons,
         };
         let nodes = &self.snapshot.nodes;
-        self.existing = Existing::new(nodes, &mut setting);
+        let limited = self.stock.templates.iter().any(|t| t.limits.is_some());
+        self.existing = Existing::new(nodes, &counting.bound, limited, &mut setting);
         let mut host = self.existing.nodes.len() as u32;
         if !self.topology.groups.is_empty() {
             let names: Vec<Arc<str>> =
@@ -240,7 +252,7 @@ impl<'a> Prepared<'a> {
                 if joined && known.insert((set, taints)) {
                     self.know_domains_of(set, taints, name);
                 }
-                self.count_node(index, here, (set, taints, name), &mut counting);
+                self.count_node(index, here, (set, taints, name), counting);
             }
         }
         self.first_claim_host = host.next_multiple_of(64);
@@ -344,16 +356,10 @@ impl<'a> Prepared<'a> {
         index: usize,
         host: u32,
         (set, node_taints, host_name): (SetId, TaintsId, ValueId),
-        counting: &mut Counting<'a>,
+        counting: &Counting<'_>,
     ) {
-        let state = &self.snapshot.nodes[index];
-        for (at, pod) in state.pods.iter().enumerate() {
-            if !counts(pod, &counting.batch) {
-                continue;
-            }
-            let labels = counting.builder.labels_of(pod);
-            let (counted, _) = counting.builder.selected(labels, &self.topology);
-            for id in counted.iter() {
+        for like in counting.bound.counted(index) {
+            for id in &counting.selected[*like as usize] {
                 let filter = self.topology.get(*id).filter;
                 let pass = self.topology.passes(
                     filter,
@@ -367,22 +373,18 @@ impl<'a> Prepared<'a> {
                     self.topology.record(*id, set, host, &self.interner);
                 }
             }
-            for id in counting.inverse.get(&(index, at)).into_iter().flatten() {
-                self.topology.record(*id, set, host, &self.interner);
-            }
+        }
+        for id in counting.inverse.get(&index).into_iter().flatten() {
+            self.topology.record(*id, set, host, &self.interner);
         }
     }
 }
 
-/// Whether a bound pod counts: it runs, and is not about to be placed anew.
-fn counts(pod: &PodInfo, batch: &FxHashSet<&PodKey>) -> bool {
-    pod.is_active() && !batch.contains(&pod.key)
-}
-
 /// What counting bound pods needs.
 struct Counting<'a> {
-    builder: Builder<'a>,
-    batch: FxHashSet<&'a PodKey>,
-    /// Inverse groups of bound pods, by node and place.
-    inverse: FxHashMap<(usize, usize), smallvec::SmallVec<[u32; 1]>>,
+    bound: Bound<'a>,
+    /// Groups that count the pods that are like each labelled one.
+    selected: Vec<Groups>,
+    /// Inverse groups that bound pods own, by node.
+    inverse: FxHashMap<usize, Vec<GroupId>>,
 }

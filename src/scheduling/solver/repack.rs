@@ -113,7 +113,7 @@ impl Round<'_, '_> {
         if self.claims.len() < 2 && self.claims.iter().all(|c| c.pods.len() < 2) {
             return;
         }
-        let started = self.limits();
+        let started = self.world.limits.clone();
         for template in 0..self.world.stock.templates.len() as u32 {
             if self.limit_mask(template) != Some(0) {
                 continue;

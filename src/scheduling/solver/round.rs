@@ -23,7 +23,7 @@ use super::devices::Devices;
 use super::existing::{TakenPort, Volumes};
 use super::intern::{NONE, SetId, ValueId};
 use super::prepare::Prepared;
-use super::stock::{MaskId, ShapeId, Template};
+use super::stock::{MaskId, ShapeId};
 use super::tolerance::TaintsId;
 use super::topology::Kind;
 use crate::scheduling::dra::ledger::Booked;
@@ -169,7 +169,7 @@ impl<'p, 'a> Round<'p, 'a> {
                 }
             }
         }
-        let mut round = Self {
+        Self {
             room,
             node_pods: vec![Vec::new(); nodes],
             new_ports: FxHashMap::default(),
@@ -184,7 +184,7 @@ impl<'p, 'a> Round<'p, 'a> {
             class_out: vec![FixedBitSet::new(); classes],
             kind_out: FxHashMap::default(),
             merged: vec![Vec::new(); classes],
-            remaining: Vec::new(),
+            remaining: world.limits.clone(),
             limit_masks: vec![None; world.stock.templates.len()],
             charges: FxHashMap::default(),
             reservations,
@@ -200,28 +200,7 @@ impl<'p, 'a> Round<'p, 'a> {
             limited: BTreeMap::new(),
             devices: world.devices.as_ref().map(|d| Box::new(Devices::new(d))),
             world,
-        };
-        round.remaining = round.limits();
-        round
-    }
-
-    /// What each pool may still use: its limits less the capacity of its nodes.
-    pub(super) fn limits(&self) -> Vec<Option<ResourceList>> {
-        let mut by_pool: FxHashMap<&str, ResourceList> = FxHashMap::default();
-        let limited = self.world.stock.templates.iter().any(|t| t.limits.is_some());
-        for state in self.world.snapshot.nodes.iter().filter(|n| limited && !n.deleting()) {
-            if let Some(pool) = state.node_pool() {
-                by_pool.entry(pool).or_default().add(&state.capacity());
-            }
         }
-        let left = |t: &Template| {
-            let mut left = t.limits.clone()?;
-            if let Some(used) = by_pool.get(&*t.name) {
-                left.sub(used);
-            }
-            Some(left)
-        };
-        self.world.stock.templates.iter().map(left).collect()
     }
 
     /// Places pods in their order for as long as `go_on` says so.

@@ -10,6 +10,7 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 use super::amounts::{Amounts, Resources, add, fits, sum_fits};
 use super::catalog::Catalog;
 use super::intern::{Interner, KeyId, SetId};
+use super::ladder::Ladder;
 use crate::api::labels;
 use crate::api::v1::NodePool;
 use crate::scheduling::pod::{HostPort, PodInfo};
@@ -84,6 +85,8 @@ pub(super) struct Stock {
     /// Rows left by each mask.
     masks: IndexSet<FixedBitSet, FxBuildHasher>,
     unit_prices: FxHashMap<ShapeId, f64>,
+    /// How often each shape's price was asked for, and its ladder once that was often.
+    ladders: FxHashMap<ShapeId, (u32, Option<Ladder>)>,
     width: usize,
 }
 
@@ -114,6 +117,7 @@ impl Stock {
             index: FxHashMap::default(),
             masks,
             unit_prices: FxHashMap::default(),
+            ladders: FxHashMap::default(),
             width,
         }
     }
@@ -321,17 +325,28 @@ impl Stock {
         interner: &mut Interner,
     ) -> f64 {
         let width = self.width;
-        let shape = &self.shapes[shape as usize];
-        let mould = &self.templates[shape.template as usize];
-        let prices = self.catalogs[mould.catalog].prices(shape.set, interner);
-        shape
-            .rows
+        let of = &self.shapes[shape as usize];
+        let mould = &self.templates[of.template as usize];
+        let (asked, ladder) = self.ladders.entry(shape).or_default();
+        *asked += 1;
+        if *asked > ASKED_OFTEN {
+            let ladder = ladder.get_or_insert_with(|| {
+                let prices = self.catalogs[mould.catalog].prices(of.set, interner);
+                Ladder::new(&of.rows, &prices, &mould.net, width)
+            });
+            return ladder.cheapest(requests);
+        }
+        let prices = self.catalogs[mould.catalog].prices(of.set, interner);
+        of.rows
             .ones()
             .filter(|row| fits(requests, &mould.net[row * width..(row + 1) * width]))
             .map(|row| prices[row])
             .fold(f64::INFINITY, f64::min)
     }
 }
+
+/// How often the price of a shape is worked out from all rows before its ladder is made.
+const ASKED_OFTEN: u32 = 8;
 
 /// Lowers minValues to what can be had.
 pub(super) fn lower(set: SetId, unmet: &[(KeyId, i64)], interner: &mut Interner) -> SetId {
@@ -504,7 +519,7 @@ impl Template {
 
     /// Whether the number of nodes, or anything else, is limited.
     pub(super) fn node_limit_reached(left: &ResourceList) -> bool {
-        left.find(&Name::from("nodes")) == Some(0)
+        left.iter().any(|(name, amount)| name.as_str() == "nodes" && amount == 0)
     }
 }
 

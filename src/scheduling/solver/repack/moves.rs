@@ -50,7 +50,7 @@ impl Round<'_, '_> {
                 kept.insert(*pod, pins(self.world, self.placed_as[*pod as usize], set));
             }
         }
-        let limits = self.limits();
+        let limits = self.world.limits.clone();
         for _ in 0..ROUNDS {
             let mut better = false;
             let mut at = 0;
