@@ -1,5 +1,7 @@
 //! Dependencies between the modules point one way: down ARCHITECTURE.md's table.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests may")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 

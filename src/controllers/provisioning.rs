@@ -128,10 +128,8 @@ async fn provision(ctx: &Context, shared: &Shared, warnings: &waiting::Warnings)
     let leaving = waiting::leaving(ctx, &nodes);
     let counts = (pods.len(), leaving.len());
     pods.extend(leaving);
-    let results = match solve(ctx, &shared.decisions, nodes, &pods, counts, started).await {
-        Some(results) => results,
-        None => Results::default(),
-    };
+    let results: Results =
+        solve(ctx, &shared.decisions, nodes, &pods, counts, started).await.unwrap_or_default();
     let by_key = record::Pods::new(&pods);
     record::remember(ctx, &shared.decisions, &results, &ignored, &by_key);
     record::tell(ctx, &results, &by_key);

@@ -163,7 +163,7 @@ impl Requirement {
             (Some(x), Some(y)) => Some(x.min(y)),
             (x, y) => x.or(y),
         };
-        (gte, lte, !gte.zip(lte).is_some_and(|(g, l)| g > l))
+        (gte, lte, gte.zip(lte).is_none_or(|(g, l)| g <= l))
     }
 
     /// The operator that describes the set.
@@ -501,7 +501,9 @@ impl Requirements {
             };
             let negative =
                 |r: &Requirement| matches!(r.operator(), Operator::NotIn | Operator::DoesNotExist);
-            if !existing.has_intersection(incoming) && !(negative(existing) && negative(incoming)) {
+            let agree =
+                existing.has_intersection(incoming) || (negative(existing) && negative(incoming));
+            if !agree {
                 return Err(Incompatible::Disjoint {
                     existing: Box::new(existing.clone()),
                     incoming: Box::new(incoming.clone()),

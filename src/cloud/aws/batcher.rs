@@ -143,7 +143,8 @@ impl<Q, A> Kind<Q, A> {
     fn take(&mut self, now: Instant, window: &Window) -> Option<Vec<Waiting<Q, A>>> {
         let full = self.waiting.len() >= window.per_call;
         let idle = self.under_way.load(Ordering::Acquire) < BUSY;
-        if !full && !(self.due && idle && self.rested(window.max) <= now) {
+        let at_rest = self.due && idle && self.rested(window.max) <= now;
+        if !full && !at_rest {
             return None;
         }
         let rest = self.waiting.split_off(self.waiting.len().min(window.per_call));
@@ -349,7 +350,7 @@ mod tests {
         let first = ask(&batcher, 0);
         for n in 1..20 {
             sleep(Duration::from_millis(90)).await;
-            let _ = ask(&batcher, 2 * n);
+            drop(ask(&batcher, 2 * n));
         }
         first.await.unwrap().unwrap();
         assert_eq!(calls.lock()[0].len(), 12, "11 more fit into a second, 90 ms apart");

@@ -55,7 +55,7 @@ async fn take_for(
     }
     mark(aws, kind, claim);
     let action = kind.action();
-    if action == Action::NoAction {
+    if action == Action::Nothing {
         return Ok(());
     }
     let api = Api::<NodeClaim>::all(ctx.client.clone());

@@ -26,7 +26,7 @@ pub(super) enum Kind {
 /// What is done about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    NoAction,
+    Nothing,
     CordonAndDrain,
     /// Without waiting for anything.
     ForcefulTermination,
@@ -51,7 +51,7 @@ impl Kind {
 
     pub(super) fn action(self) -> Action {
         match self {
-            Self::NoOp | Self::RebalanceRecommendation => Action::NoAction,
+            Self::NoOp | Self::RebalanceRecommendation => Action::Nothing,
             Self::InstanceStatus | Self::SystemStatus => Action::ForcefulTermination,
             Self::SpotInterrupted
             | Self::InstanceStopped

@@ -164,7 +164,7 @@ impl Inventory {
         nodes: &[StateNode],
         types: impl IntoIterator<Item = &'a Arc<[TypePool]>>,
     ) -> Self {
-        let mut inventory = Self { sets: vec![0..0], ..Self::default() };
+        let mut inventory = Self { sets: Vec::from([Range::default()]), ..Self::default() };
         inventory.add_cluster(objects, nodes);
         for pools in types {
             inventory.add_types(pools);

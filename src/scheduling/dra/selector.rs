@@ -145,7 +145,7 @@ impl Val for Domains {
 
 impl StaticVal for Domains {}
 
-fn text<'b>(value: &'b dyn Val) -> Option<&'b str> {
+fn text(value: &dyn Val) -> Option<&str> {
     value.downcast_ref::<CelString<'_>>().map(|s| s.inner())
 }
 

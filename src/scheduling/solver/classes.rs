@@ -75,6 +75,8 @@ pub(super) struct Classes {
 
 type Labels = BTreeMap<String, String>;
 
+/// Groups that count pods with some labels, and inverse ones that select them.
+type Selected = (Arc<[GroupId]>, Arc<[GroupId]>);
 /// Some groups.
 pub(super) type Groups = SmallVec<[GroupId; 4]>;
 
@@ -100,8 +102,8 @@ pub(super) struct Builder<'a> {
     label_address: FxHashMap<(u32, usize), u32>,
     label_index: FxHashMap<(u32, Arc<Labels>), u32>,
     /// Groups that select pods with these labels: those that count, and inverse ones.
-    selected: Vec<Option<(Arc<[GroupId]>, Arc<[GroupId]>)>>,
-    lists: FxHashMap<(Arc<[GroupId]>, Arc<[GroupId]>), u32>,
+    selected: Vec<Option<Selected>>,
+    lists: FxHashMap<Selected, u32>,
     /// Groups by the namespaces of the pods that they select.
     by_selector: FxHashMap<u32, BySelector>,
 }
@@ -374,18 +376,14 @@ impl<'a> Builder<'a> {
     }
 
     /// Groups that select pods of a labels' class: those that count them, and inverse ones.
-    pub(super) fn selected(
-        &mut self,
-        labels: u32,
-        topology: &Topology,
-    ) -> (Arc<[GroupId]>, Arc<[GroupId]>) {
+    fn selected(&mut self, labels: u32, topology: &Topology) -> Selected {
         self.selected.resize(self.labels.len(), None);
         if let Some(known) = &self.selected[labels as usize] {
             return known.clone();
         }
         let (namespace, content) = self.labels[labels as usize].clone();
         let (counted, inverse) = self.select(namespace, &content, topology);
-        let lists: (Arc<[GroupId]>, Arc<[GroupId]>) = (counted[..].into(), inverse[..].into());
+        let lists: Selected = (counted[..].into(), inverse[..].into());
         self.selected[labels as usize] = Some(lists.clone());
         lists
     }
@@ -414,7 +412,7 @@ impl<'a> Builder<'a> {
         found.into_iter().partition(|id| topology.get(*id).kind != Kind::Inverse)
     }
 
-    fn list_id(&mut self, lists: &(Arc<[GroupId]>, Arc<[GroupId]>)) -> u32 {
+    fn list_id(&mut self, lists: &Selected) -> u32 {
         let next = self.lists.len() as u32;
         *self.lists.entry(lists.clone()).or_insert(next)
     }

@@ -237,7 +237,7 @@ impl<'a> Prepared<'a> {
             let names: Vec<Arc<str>> =
                 keys.iter().map(|k| Arc::clone(self.interner.key_name(*k))).collect();
             let mut known = FxHashSet::default();
-            for index in 0..nodes.len() {
+            for (index, state) in nodes.iter().enumerate() {
                 let position = self.existing.by_index.get(&index).copied();
                 let here = position.map_or_else(
                     || {
@@ -248,7 +248,7 @@ impl<'a> Prepared<'a> {
                 );
                 let setting = (&keys[..], &names[..], daemons);
                 let (set, taints, name) = self.place_of(index, here, setting);
-                let joined = position.is_some() && nodes[index].node.is_some();
+                let joined = position.is_some() && state.node.is_some();
                 if joined && known.insert((set, taints)) {
                     self.know_domains_of(set, taints, name);
                 }
@@ -269,13 +269,12 @@ impl<'a> Prepared<'a> {
             if key == self.interner.hostname {
                 continue;
             }
-            if !by_key.contains_key(&key) {
-                let of_pools = pools.iter().map(|p| self.domains_of(p, key)).collect();
-                by_key.insert(key, of_pools);
-            }
+            let of_pools = by_key
+                .entry(key)
+                .or_insert_with(|| pools.iter().map(|p| self.domains_of(p, key)).collect());
             let tolerations =
                 self.topology.filters.get_index(filter as usize).and_then(|f| f.tolerations);
-            for (taints, domains) in &by_key[&key] {
+            for (taints, domains) in of_pools {
                 if tolerations.is_none_or(|t| self.tolerance.tolerates(t, *taints)) {
                     for domain in domains.ones() {
                         self.topology.know(id as u32, domain as ValueId);

@@ -44,6 +44,8 @@ const PREFER_ALIKE: f64 = 1.25;
 /// Requirements on topology keys that must stay as they are; [`NONE`] where there is none.
 type Pins = SmallVec<[(KeyId, ReqId); 2]>;
 type StateId = u32;
+/// Items by what each of their pods needs.
+type ByNeed = Vec<(NeedId, Vec<u32>)>;
 
 /// What a new node is so far, or what an item asks of it.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -95,7 +97,7 @@ struct Packing<'w, 'a> {
     shapes: FxHashMap<StateId, ShapeId>,
     items: Vec<Item>,
     /// Items with pods left, by state and need.
-    open: Vec<(StateId, Vec<(NeedId, Vec<u32>)>)>,
+    open: Vec<(StateId, ByNeed)>,
     weights: Vec<f64>,
 }
 
@@ -200,7 +202,7 @@ impl Round<'_, '_> {
         if price >= old * WORTHWHILE {
             return None;
         }
-        Some(bins.into_iter().map(|(bin, _)| packing.to_claim(bin, &self.rank)).collect())
+        Some(bins.into_iter().map(|(bin, _)| packing.take_out(bin, &self.rank)).collect())
     }
 
     /// Whether a pool's limits allow its claims, each charged with the largest type that it lists.

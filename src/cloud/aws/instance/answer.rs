@@ -169,7 +169,6 @@ impl Provider {
             tenancy: attempt.tenancy.to_owned(),
             placement_group_id: attempt.placement.as_ref().map(|g| g.id.clone()),
             placement_partition: attempt.partition.as_deref().and_then(|p| p.parse().ok()),
-            ..Instance::default()
         }
     }
 }

@@ -246,7 +246,7 @@ impl Packing<'_, '_> {
         prices[row] <= price
     }
 
-    pub(super) fn to_claim(&mut self, bin: Bin, rank: &[u32]) -> Claim {
+    pub(super) fn take_out(&mut self, bin: Bin, rank: &[u32]) -> Claim {
         let shape = self.shape(bin.state);
         let mut pods = Vec::new();
         for (item, count) in &bin.content {

@@ -90,7 +90,7 @@ impl Round<'_, '_> {
         mask: &mut [usize],
     ) -> Option<(usize, Fit)> {
         self.attempt += 1;
-        let Some(by_count) = self.by_count.take() else { return None };
+        let by_count = self.by_count.take()?;
         let mut found = None;
         by_count.visit(self.version, mask, |claim, mask| {
             let shape = self.claims[claim].shape;
