@@ -65,7 +65,7 @@ compare: build $(PEER) ## 500 random scenarios through both schedulers, and each
 	$(CARGO) bench --locked --profile dev --bench compare -- --karpenter $(CURDIR)/target/release/karpenter --peer $(PEER) --work $(CACHE)/compare \
 		$(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
-layout: $(BENCH_VENV)/complete ## layout/functions.txt anew, with valgrind; build afterwards
+layout: $(BENCH_VENV)/complete ## layout/functions.txt anew, with valgrind, and the release binary by it
 	$(CARGO) rustc --release --locked --bin karpenter -- -C strip=none
 	mkdir -p $(CACHE)/layout
 	cd benches && $(BENCH_VENV)/bin/python -m harness generate diverse 1000 -o $(CACHE)/layout/diverse.json
@@ -73,6 +73,8 @@ layout: $(BENCH_VENV)/complete ## layout/functions.txt anew, with valgrind; buil
 	cd benches && $(BENCH_VENV)/bin/python -m harness generate large 40 800 600 --every 16 -o $(CACHE)/layout/large.json
 	python3 -B layout/record.py --karpenter target/release/karpenter --out layout/functions.txt \
 		$(CACHE)/layout/{diverse,realistic,large}.json examples/scenarios/*.yaml
+	find target/release/deps -maxdepth 1 -name 'karpenter-*' ! -name '*.*' -delete # linked by the list before
+	$(CARGO) build --release --locked
 
 crds: ## crds/ anew, after a change of the types; the charts read them there
 	UPDATE_CRDS=1 $(CARGO) test --locked --lib the_files_are_those_of_the_types

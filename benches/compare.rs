@@ -271,7 +271,8 @@ fn report(cases: &[Case], kept: &Path) -> bool {
     println!("|---|---:|---:|---:|---:|---:|");
     for (class, name) in Class::ALL {
         let members = classes.remove(&class).unwrap_or_default();
-        let sum = |price: fn(&&Case) -> f64| members.iter().map(price).sum::<f64>();
+        let sum =
+            |price: fn(&&Case) -> f64| members.iter().map(price).fold(0.0, |all, one| all + one);
         let count = |nodes: fn(&&Case) -> usize| members.iter().map(nodes).sum::<usize>();
         println!(
             "| {name} | {} | {:.2} | {:.2} | {} | {} |",
