@@ -246,9 +246,13 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// The group of a spread constraint, given what the pod asks for in full and at this stage.
+    ///
+    /// Nodes count by every term of the node affinity. [Q] Upstream counts them by the terms that
+    /// are left at the stage, so that a pod may go where Kubernetes' scheduler will not put it.
     fn spread_group(
         constraint: &TopologySpreadConstraint,
-        of: &Constraints,
+        (full, of): (&Constraints, &Constraints),
         namespace: u32,
         labels: &Labels,
         work: &mut Work<'_>,
@@ -260,14 +264,14 @@ impl<'a> Builder<'a> {
         };
         let mut filter = Filter::default();
         if honour(&constraint.node_affinity_policy, true) {
-            filter.terms = of
+            filter.terms = full
                 .alternatives()
                 .iter()
                 .map(|term| work.interner.intern_once(term))
                 .filter(|term| *term != (EMPTY, NONE))
                 .collect();
             // An alternative without requirements lets every node pass.
-            if filter.terms.len() < of.required_terms.len().max(1) {
+            if filter.terms.len() < full.required_terms.len().max(1) {
                 filter.terms.clear();
             }
         }
@@ -297,10 +301,11 @@ impl<'a> Builder<'a> {
         let mut owned = SmallVec::new();
         let mut inverse = SmallVec::new();
         let labels = Arc::clone(&self.labels[sort.labels as usize].1);
+        let full = Arc::clone(&self.constraints[sort.constraints as usize][0]);
         for constraint in &constraints.spread {
             if respect || constraint.when_unsatisfiable == "DoNotSchedule" {
-                let group =
-                    Self::spread_group(constraint, constraints, sort.namespace, &labels, work);
+                let of = (&*full, constraints);
+                let group = Self::spread_group(constraint, of, sort.namespace, &labels, work);
                 owned.push(work.topology.group(group));
             }
         }

@@ -239,3 +239,25 @@ fn a_zone_that_a_node_can_no_longer_be_in_is_free_again() {
     let zones = by_zone(&settled_late("podAntiAffinity"));
     assert_eq!(zones, BTreeMap::from([("a".to_owned(), 2), ("b".to_owned(), 1)]));
 }
+
+#[test]
+fn nodes_count_by_every_term_of_the_affinity_whichever_a_pod_is_placed_by() {
+    // Spot is a domain, though only a pool that the pods do not tolerate has it.
+    let kind = |name: &str| {
+        json!({"template": {"spec": {"requirements": [
+            {"key": labels::CAPACITY_TYPE, "operator": "In", "values": [name]}]}}})
+    };
+    let mut tainted = kind("spot");
+    tainted["template"]["spec"]["taints"] =
+        json!([{"key": "team", "value": "x", "effect": "NoSchedule"}]);
+    let zone = |name: &str| {
+        json!({"matchExpressions": [
+            {"key": labels::ZONE, "operator": "In", "values": [name]}]})
+    };
+    let mut spec = spread(labels::CAPACITY_TYPE, "a", json!({}));
+    spec["affinity"] = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+        {"nodeSelectorTerms": [zone("a"), zone("b")]}}});
+    let pools = vec![pool("p", kind("on-demand")), pool("q", tainted)];
+    let results = solve(&snapshot(pools, many(2, "a", &spec)));
+    assert_eq!(results.errors.len(), 1, "a second pod on demand is two more than on spot");
+}
