@@ -158,8 +158,10 @@ pub(super) fn search(
 ) -> Choices {
     let mut best = (plain, Choices::default());
     let mut last = 0;
+    let pods = world.waiting.len().max(1);
+    let patience = (PATIENT_WORK / pods).clamp(LEAST_PATIENCE, MOST_PATIENCE) as u32;
     for number in 0..tries {
-        if number > PATIENCE + 2 * last {
+        if number > patience + 2 * last {
             break;
         }
         let choices = Choices::of_try(number);
@@ -192,6 +194,8 @@ const FEW_PODS: usize = 500;
 const MOST_WORK: usize = 20_000;
 const LEAST_TRIES: usize = 48;
 const MOST_TRIES: usize = 400;
-/// So many tries in a row, and twice as many as the best outcome so far took, without a better one
-/// are the end.
-const PATIENCE: u32 = 24;
+/// Tries in a row without a better outcome that are the end, besides twice as many as the best one
+/// so far took: so many that this many pods are placed by them, within these bounds.
+const PATIENT_WORK: usize = 4_500;
+const LEAST_PATIENCE: usize = 24;
+const MOST_PATIENCE: usize = 96;
