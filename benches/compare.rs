@@ -271,8 +271,8 @@ fn report(cases: &[Case], kept: &Path) -> bool {
     println!("|---|---:|---:|---:|---:|---:|");
     for (class, name) in Class::ALL {
         let members = classes.remove(&class).unwrap_or_default();
-        let sum =
-            |price: fn(&&Case) -> f64| members.iter().map(price).fold(0.0, |all, one| all + one);
+        // The sum of nothing is -0, which would be printed with its sign.
+        let sum = |price: fn(&&Case) -> f64| members.iter().map(price).sum::<f64>() + 0.0;
         let count = |nodes: fn(&&Case) -> usize| members.iter().map(nodes).sum::<usize>();
         println!(
             "| {name} | {} | {:.2} | {:.2} | {} | {} |",

@@ -566,46 +566,4 @@ impl Sharing {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pod(value: serde_json::Value) -> PodInfo {
-        PodInfo::from_pod(&serde_json::from_value(value).unwrap())
-    }
-
-    #[test]
-    fn only_pods_that_were_refused_are_provisionable() {
-        let condition = |reason: &str| {
-            serde_json::json!({"conditions": [
-                {"type": "PodScheduled", "status": "False", "reason": reason}]})
-        };
-        let base = |status: serde_json::Value| {
-            serde_json::json!({"metadata": {"name": "a", "namespace": "n"},
-                "spec": {"containers": []}, "status": status})
-        };
-        assert!(pod(base(condition("Unschedulable"))).is_provisionable());
-        assert!(!pod(base(condition("SchedulingGated"))).is_provisionable());
-        let mut bound = base(condition("Unschedulable"));
-        bound["spec"]["nodeName"] = "x".into();
-        assert!(!pod(bound).is_provisionable());
-        let mut daemon = base(condition("Unschedulable"));
-        daemon["metadata"]["ownerReferences"] = serde_json::json!([
-            {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "u"}]);
-        assert!(!pod(daemon).is_provisionable());
-    }
-
-    #[test]
-    fn do_not_disrupt_may_be_a_time() {
-        let mut info = PodInfo { do_not_disrupt: Some("10m".into()), ..PodInfo::default() };
-        assert!(info.do_not_disrupt_active(Timestamp::UNIX_EPOCH));
-        info.started = Some(Timestamp::UNIX_EPOCH);
-        let later = Timestamp::UNIX_EPOCH + std::time::Duration::from_secs(601);
-        assert!(!info.do_not_disrupt_active(later));
-        assert_eq!(info.do_not_disrupt_problem(), None);
-        info.do_not_disrupt = Some("0s".into());
-        assert!(info.do_not_disrupt_problem().unwrap().contains("not positive"));
-        info.do_not_disrupt = Some("soon".into());
-        assert!(info.do_not_disrupt_problem().unwrap().contains("soon"));
-        assert!(!info.do_not_disrupt_active(Timestamp::UNIX_EPOCH));
-    }
-}
+mod tests;

@@ -56,7 +56,7 @@ impl<'a> Bound<'a> {
         for (node, state) in snapshot.nodes.iter().enumerate() {
             // A look at all of them first: the processor fetches many at once, and the loop after it
             // does not wait for each.
-            let active = state.pods.iter().filter(|p| !(p.terminal | p.terminating)).count();
+            let active = state.pods.iter().filter(|p| p.is_active()).count();
             bound.like.reserve(active);
             for pod in &state.pods {
                 if !pod.terminal {
@@ -155,11 +155,8 @@ mod tests {
         let daemon = json!({"ownerReferences": [
             {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "u"}]});
         let stays = on_node("stays", "Running", &json!({}));
-        let again = PodInfo { key: PodKey::new("default", "again"), ..(*stays).clone() };
-        let again = PodInfo {
-            key: PodKey { namespace: Arc::clone(&stays.key.namespace), ..again.key },
-            ..again
-        };
+        let again = PodKey { name: Arc::from("again"), ..stays.key.clone() };
+        let again = PodInfo { key: again, ..(*stays).clone() };
         let moves = on_node("moves", "Running", &json!({}));
         let pods = vec![
             Arc::clone(&stays),

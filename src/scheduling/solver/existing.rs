@@ -98,7 +98,7 @@ impl Existing {
             let need = daemons.of(set, taints, host, setting);
             let (room, full) = room(state, need, (at, bound), setting.resources);
             if let Some(pool) = state.node_pool().filter(|_| limited) {
-                existing.use_capacity(pool, &state.capacity());
+                existing.used.entry(pool.to_owned()).or_default().add(&state.capacity());
             }
             existing.by_index.insert(at, position);
             existing.nodes.push(ExistingNode {
@@ -112,13 +112,6 @@ impl Existing {
             });
         }
         existing
-    }
-
-    fn use_capacity(&mut self, pool: &str, capacity: &ResourceList) {
-        match self.used.get_mut(pool) {
-            Some(used) => used.add(capacity),
-            None => drop(self.used.insert(pool.to_owned(), capacity.clone())),
-        }
     }
 }
 

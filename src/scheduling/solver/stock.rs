@@ -517,7 +517,7 @@ impl Template {
         least.unwrap_or_default()
     }
 
-    /// Whether the number of nodes, or anything else, is limited.
+    /// Whether no node more may be added to a pool that may still use this.
     pub(super) fn node_limit_reached(left: &ResourceList) -> bool {
         left.iter().any(|(name, amount)| name.as_str() == "nodes" && amount == 0)
     }
