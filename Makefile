@@ -7,7 +7,7 @@ export KARPENTER_CACHE := $(CACHE)
 # The Python that has moto: the local world's.
 MOTO_PYTHON ?= $(firstword $(wildcard $(CACHE)/venv-*/bin/python))
 
-.PHONY: help build demo test test-all fuzz bench compare layout data lint fmt crds
+.PHONY: help build demo test test-all fuzz bench compare data lint fmt crds
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
@@ -23,12 +23,12 @@ LONG := ec2:: instances:: nodeclass:: policy:: api::takeover api::certificate th
 test: ## every fast test and the end-to-end tests
 	tests/env/world prepare
 	tests/env/world check
-	$(CARGO) test --locked --no-fail-fast --lib --bins --test architecture --test reference
+	$(CARGO) test --locked --no-fail-fast -p karpenter -p karpenter-api -p karpenter-core --lib --bins --test reference
 	$(CARGO) test --locked --no-fail-fast --test e2e -- $(addprefix --skip ,$(LONG))
 
 test-all: ## every test, the long end-to-end ones too
 	tests/env/world prepare
-	$(CARGO) test --locked --no-fail-fast
+	$(CARGO) test --locked --no-fail-fast -p karpenter -p karpenter-api -p karpenter-core
 
 # Coverage for libFuzzer as cargo-fuzz switches it on; without a sanitizer it needs no nightly toolchain.
 FUZZ_FLAGS := --cfg fuzzing -Ccodegen-units=1 -Cpasses=sancov-module $(addprefix -Cllvm-args=-sanitizer-coverage-,\
@@ -38,8 +38,8 @@ HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 
 fuzz: ## conversion and its webhook's bodies under libFuzzer; SECONDS_EACH=300
 	mkdir -p $(FUZZ)/conversion
-	RUSTFLAGS="$(FUZZ_FLAGS)" CARGO_TARGET_DIR=$(FUZZ)/target $(CARGO) build --locked --release --manifest-path fuzz/Cargo.toml --target $(HOST)
-	$(FUZZ)/target/$(HOST)/release/conversion $(FUZZ)/conversion fuzz/corpus/conversion -dict=fuzz/conversion.dict \
+	RUSTFLAGS="$(FUZZ_FLAGS)" CARGO_TARGET_DIR=$(FUZZ)/target $(CARGO) build --locked --profile fuzz -p karpenter-fuzz --target $(HOST)
+	$(FUZZ)/target/$(HOST)/fuzz/conversion $(FUZZ)/conversion fuzz/corpus/conversion -dict=fuzz/conversion.dict \
 		-artifact_prefix=$(FUZZ)/ -max_total_time=$(or $(SECONDS_EACH),300) -max_len=8192 -timeout=10 -print_final_stats=1
 
 # The peer is Karpenter's own scheduler, built from its Go module; the tables need scipy, and moto's list of EC2's types.
@@ -65,19 +65,8 @@ compare: build $(PEER) ## 500 random scenarios through both schedulers, and each
 	$(CARGO) bench --locked --profile dev --bench compare -- --karpenter $(CURDIR)/target/release/karpenter --peer $(PEER) --work $(CACHE)/compare \
 		$(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
-layout: $(BENCH_VENV)/complete ## layout/functions.txt anew, with valgrind, and the release binary by it
-	$(CARGO) rustc --release --locked --bin karpenter -- -C strip=none
-	mkdir -p $(CACHE)/layout
-	cd benches && $(BENCH_VENV)/bin/python -m harness generate diverse 1000 -o $(CACHE)/layout/diverse.json
-	cd benches && $(BENCH_VENV)/bin/python -m harness generate realistic 600 --every 16 -o $(CACHE)/layout/realistic.json
-	cd benches && $(BENCH_VENV)/bin/python -m harness generate large 40 800 600 --every 16 -o $(CACHE)/layout/large.json
-	python3 -B layout/record.py --karpenter target/release/karpenter --out layout/functions.txt \
-		$(CACHE)/layout/{diverse,realistic,large}.json examples/scenarios/*.yaml
-	find target/release/deps -maxdepth 1 -name 'karpenter-*' ! -name '*.*' -delete # linked by the list before
-	$(CARGO) build --release --locked
-
 crds: ## crds/ anew, after a change of the types; the charts read them there
-	UPDATE_CRDS=1 $(CARGO) test --locked --lib the_files_are_those_of_the_types
+	UPDATE_CRDS=1 $(CARGO) test --locked -p karpenter-api --lib the_files_are_those_of_the_types
 
 lint: ## formatting and clippy, warnings denied
 	$(CARGO) fmt --all --check

@@ -7,40 +7,11 @@ use std::process::Command;
 const GIVEN: &str = "KARPENTER_COMMIT";
 
 fn main() {
-    place_at_a_fixed_address();
-    lay_out();
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed={GIVEN}");
     let given = std::env::var(GIVEN).ok().filter(|commit| !commit.is_empty());
     if let Some(commit) = given.or_else(from_git) {
         println!("cargo::rustc-env={GIVEN}={commit}");
-    }
-}
-
-/// Lays the functions that `karpenter simulate` calls side by side (`layout/README.md`).
-///
-/// Only where the linker is the one that rustc brings along: others do not know the option. The list
-/// is no reason to run this again, since only linking reads it.
-fn lay_out() {
-    let set = |name: &str| std::env::var(name).unwrap_or_default();
-    let target = (set("TARGET"), set("PROFILE"));
-    let other_linker = std::env::var_os("RUSTC_LINKER").is_some()
-        || set("CARGO_ENCODED_RUSTFLAGS").contains("link");
-    if target == ("x86_64-unknown-linux-gnu".into(), "release".into()) && !other_linker {
-        let list = Path::new(&set("CARGO_MANIFEST_DIR")).join("layout/functions.txt");
-        println!("cargo::rustc-link-arg-bins=-Wl,--symbol-ordering-file={}", list.display());
-        println!("cargo::rustc-link-arg-bins=-Wl,--no-warn-symbol-ordering");
-    }
-}
-
-/// Links the binary to run at a fixed address, as Go's programs do.
-///
-/// A binary that may run anywhere has some hundred thousand pointers to mend at its start (most in
-/// the tables of the AWS clients): that reads and writes about 15 MB that are never needed again.
-fn place_at_a_fixed_address() {
-    let target = |what: &str| std::env::var(format!("CARGO_CFG_TARGET_{what}")).unwrap_or_default();
-    if target("OS") == "linux" && target("ENV") == "gnu" {
-        println!("cargo::rustc-link-arg-bins=-no-pie");
     }
 }
 
@@ -57,7 +28,9 @@ fn from_git() -> Option<String> {
                 println!("cargo::rerun-if-changed={path}");
             }
         }
-        println!("cargo::rerun-if-changed=src");
+        for folder in ["src", "crates"] {
+            println!("cargo::rerun-if-changed={folder}");
+        }
     }
     let changes = git(&["status", "--porcelain", "--untracked-files=no"])?;
     Some(if changes.is_empty() { commit } else { format!("{commit}-dirty") })

@@ -54,7 +54,6 @@ pub mod provisioning;
 pub mod runner;
 pub mod state_metrics;
 pub mod static_pool;
-pub mod vpa;
 
 /// What every controller works with.
 pub struct Context {
@@ -125,7 +124,6 @@ pub async fn run_all(ctx: Arc<Context>, aws: Arc<AwsProvider>, cancel: Cancellat
     device_allocation::start(&ctx, &mut tasks);
     disruption::start(&ctx, &mut tasks);
     observability::start(&ctx, &mut tasks);
-    vpa::start(&ctx, &mut tasks);
     cancel.cancelled().await;
     tasks.shutdown().await;
 }

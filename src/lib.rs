@@ -4,13 +4,13 @@
 //! [`disruption`] (pure decisions), [`cluster`] (state fed by watches), [`cloud`] (the provider),
 //! [`operator`] (settings, logs, metrics, leadership), [`controllers`] (thin reconcilers), [`cli`].
 
-pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod cloud;
 pub mod cluster;
 pub mod controllers;
-pub mod disruption;
 pub mod operator;
-pub mod scheduling;
 pub mod simulate;
+
+pub use karpenter_api as api;
+pub use karpenter_core::{disruption, scheduling};

@@ -15,17 +15,17 @@ def mib(value):
 
 
 def speed(results):
-    headings = ["scenario", "pods", "ours", "pods/s", "memory", "peer", "pods/s", "memory", "faster", "leaner"]
+    headings = ["scenario", "pods", "ours", "pods/s", "memory", "peer", "pods/s", "memory", "solving alone", "faster", "leaner"]
     rows = []
     for r in results:
         us, peer = r.ours, r.peer
         row = [r.name, str(r.pods), seconds(us.seconds), f"{r.pods / us.seconds:,.0f}", mib(us.peak)]
         if peer:
             slow = "> " if peer.timed_out else ""
-            row += [slow + seconds(peer.seconds), f"{r.pods / peer.seconds:,.0f}", mib(peer.peak),
+            row += [slow + seconds(peer.seconds), f"{r.pods / peer.seconds:,.0f}", mib(peer.peak), mib(peer.solving),
                     f"{slow}{peer.seconds / us.seconds:.0f} x", f"{peer.peak / us.peak:.1f} x"]
         else:
-            row += ["not run"] + [""] * 4
+            row += ["not run"] + [""] * 5
         rows.append(row)
     return markdown(headings, rows)
 

@@ -5,16 +5,8 @@
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
 
-/// The kinds alone: the rest of the package would have the EC2 SDK built anew for fuzzing.
-#[allow(dead_code)]
-#[path = "../../src"]
-mod source {
-    pub mod api;
-}
-use source::api;
-
-use api::admission::Admission;
-use api::conversion;
+use karpenter_api::admission::Admission;
+use karpenter_api::conversion;
 
 fn no_pool(_: &str) -> Result<Option<String>, String> {
     Ok(None)

@@ -289,7 +289,7 @@ proptest! {
 #[test]
 fn no_field_is_lost() {
     let mut seen = 0;
-    for object in crate::api::crds::maximal::objects() {
+    for object in crate::crds::maximal::objects() {
         if !is_convertible(&object) {
             continue;
         }

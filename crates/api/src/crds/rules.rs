@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::overlay::{at, clear, clear_rules, one_of, rule, set};
-use crate::api::labels;
-use crate::api::schema::{LABEL_VALUE, QUALIFIED_NAME};
+use crate::labels;
+use crate::schema::{LABEL_VALUE, QUALIFIED_NAME};
 
 /// Operators of v1.
 const OPERATORS: &[&str] = &["Gte", "Lte", "In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"];
@@ -300,7 +300,7 @@ pub(super) fn kubelet_v1beta1() -> Value {
         json!({
             "type": "object",
             "description": "Resources kept from pods.",
-            "additionalProperties": {"type": "string", "pattern": crate::api::schema::QUANTITY},
+            "additionalProperties": {"type": "string", "pattern": crate::schema::QUANTITY},
             "x-kubernetes-validations": [
                 keys(field, KUBELET_RESERVED),
                 {"message": format!("{field} value cannot be a negative resource quantity"),

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::overlay::{rule, set};
 use super::rules::{self, Namer};
 use super::{AGE_PATH, READY_PATH, Version, column, derived};
-use crate::api::v1alpha1::NodeOverlay;
+use crate::v1alpha1::NodeOverlay;
 
 const PRICE: &str = r"^\d+(\.\d+)?$";
 const ADJUSTMENT: &str =

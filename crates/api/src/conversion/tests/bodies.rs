@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{any_json, class, founding_pool, nothing};
-use crate::api::conversion::{KEPT_V1, KEPT_V1BETA1, review, review_body};
+use crate::conversion::{KEPT_V1, KEPT_V1BETA1, review, review_body};
 
 fn ask(body: &[u8]) -> Result<Value, serde_json::Error> {
     let answer = review_body(body, |question| review(question, &nothing))?;

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::{nothing, to};
-use crate::api::admission::Admission;
-use crate::api::conversion::{
+use crate::admission::Admission;
+use crate::conversion::{
     ALIAS_VERSION, CLASS_REFERENCE, KUBELET, STORED_VERSION_MIGRATED, UBUNTU, convert_object,
 };
 

@@ -6,8 +6,8 @@ use super::{
     CLASS_REFERENCE, ConversionError, ExpireAfter, KUBELET, STORED_VERSION_MIGRATED, annotation,
     compact, put, remove_annotation, set_annotation_text, take,
 };
-use crate::api::labels;
-use crate::api::v1::KUBELET_FIELDS;
+use crate::labels;
+use crate::v1::KUBELET_FIELDS;
 
 const NEVER: &str = "Never";
 

@@ -82,7 +82,7 @@ impl Kind {
 /// The webhook's path for the kinds of an API group.
 #[must_use]
 pub fn path_of(group: &str) -> &'static str {
-    if group == crate::api::labels::AWS_GROUP { PATH_AWS } else { PATH }
+    if group == crate::labels::AWS_GROUP { PATH_AWS } else { PATH }
 }
 
 /// True for objects that [`convert_object`] knows, in either version.

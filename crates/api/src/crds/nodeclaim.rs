@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::overlay::{add, clear_rules, remove, rule, set};
 use super::rules::{self, Namer};
 use super::{AGE_PATH, READY_PATH, Version, column, derived};
-use crate::api::schema::CONDITION_REASON_V1BETA1;
-use crate::api::v1;
+use crate::schema::CONDITION_REASON_V1BETA1;
+use crate::v1;
 
 pub(super) fn versions() -> Vec<Version> {
     let label = |key: &str| format!(".metadata.labels.{}", key.replace('.', r"\."));

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::overlay::{add, clear, clear_rules, one_of, remove, rule, set};
 use super::rules::{self, Namer};
 use super::{AGE_PATH, READY_PATH, Version, column, derived};
-use crate::api::schema::{DURATION_OR_NEVER_V1BETA1, QUANTITY};
-use crate::api::v1;
+use crate::schema::{DURATION_OR_NEVER_V1BETA1, QUANTITY};
+use crate::v1;
 
 const BUDGET_DURATION: &str = "^((([0-9]+(h|m))|([0-9]+h[0-9]+m))(0s)?)$";
 const BUDGET_NODES: &str = "^((100|[0-9]{1,2})%|[0-9]+)$";

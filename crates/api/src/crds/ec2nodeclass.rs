@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::overlay::{at, clear, clear_rules, one_of, remove, rule, set};
 use super::{AGE_PATH, READY_PATH, Version, column, derived};
-use crate::api::v1;
+use crate::v1;
 
 const VOLUME_SIZE: &str = r"^((?:[1-9][0-9]{0,3}|[1-4][0-9]{4}|[5][0-8][0-9]{3}|59000)Gi|(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|[6][0-3][0-9]{3}|64000)G|([1-9]||[1-5][0-7]|58)Ti|([1-9]||[1-5][0-9]|6[0-3]|64)T)$";
 const FAMILIES: &[&str] =

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::nodeclaim::Operator;
-use crate::api::schema;
+use crate::schema;
 
 /// How EC2 instances of this class are launched.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -105,7 +105,7 @@ impl EC2NodeClass {
         &self,
         annotations: Option<&BTreeMap<String, String>>,
     ) -> Result<Cow<'_, Self>, String> {
-        let key = crate::api::conversion::KUBELET;
+        let key = crate::conversion::KUBELET;
         let Some(text) = annotations.and_then(|a| a.get(key)) else {
             return Ok(Cow::Borrowed(self));
         };

@@ -2,12 +2,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::*;
-use crate::api::{autoscaling, v1alpha1};
+use crate::{autoscaling, v1alpha1};
 
 /// Set `UPDATE_CRDS=1` to write the files anew.
 #[test]
 fn the_files_are_those_of_the_types() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/crds");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../crds");
     for (name, definition) in all() {
         let path = format!("{folder}/{name}");
         let fresh = to_yaml(&definition);
@@ -15,7 +15,7 @@ fn the_files_are_those_of_the_types() {
             std::fs::write(&path, &fresh).unwrap();
         }
         let stored = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(stored == fresh, "crds/{name} is stale: run UPDATE_CRDS=1 cargo test --lib crds");
+        assert!(stored == fresh, "crds/{name} is stale: run make crds");
     }
 }
 

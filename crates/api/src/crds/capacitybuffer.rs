@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::overlay::{rule, set};
 use super::{AGE_PATH, Version, column, derived};
-use crate::api::autoscaling::{ACTIVE_CAPACITY, CapacityBuffer};
+use crate::autoscaling::{ACTIVE_CAPACITY, CapacityBuffer};
 
 pub(super) fn versions() -> Vec<Version> {
     vec![Version {

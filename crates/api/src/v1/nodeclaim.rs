@@ -9,8 +9,8 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::duration::NillableDuration;
-use crate::api::schema;
+use crate::duration::NillableDuration;
+use crate::schema;
 
 /// What a node must be.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

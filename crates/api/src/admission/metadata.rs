@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{Finding, member};
-use crate::api::validation::{is_label_value, is_qualified_name, is_subdomain};
+use crate::validation::{is_label_value, is_qualified_name, is_subdomain};
 
 /// The most that all annotations may take together, in bytes.
 const ANNOTATIONS_LIMIT: usize = 256 << 10;

@@ -10,8 +10,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::nodeclaim::{NodeClassReference, NodeSelectorRequirementWithMinValues};
-use crate::api::duration::NillableDuration;
-use crate::api::schema;
+use crate::duration::NillableDuration;
+use crate::schema;
 
 /// Which nodes may be launched, how many, and when they may be disrupted.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
