@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-#[path = "../../../tests/e2e/api/table.rs"]
+#[path = "../../../../tests/e2e/api/table.rs"]
 mod table;
 
 fn overlay(spec: Value) -> Value {
