@@ -77,6 +77,7 @@ struct Inner {
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     pdbs: BTreeMap<(String, String), Arc<PodDisruptionBudget>>,
     volumes: Arc<VolumeObjects>,
+    attachments: volumes::Attachments,
     dynamic: Arc<dra::Objects>,
     selectors: Arc<Selectors>,
     overlays: BTreeMap<String, Arc<NodeOverlay>>,
@@ -125,6 +126,7 @@ const SOURCES: &[&str] = &[
     "persistentvolumes",
     "storageclasses",
     "csinodes",
+    "volumeattachments",
 ];
 
 impl State {

@@ -102,7 +102,14 @@ impl Error {
 pub type Outcome = Result<Option<Duration>, Error>;
 
 /// Runs every controller until cancelled.
-pub async fn run_all(ctx: Arc<Context>, aws: Arc<AwsProvider>, cancel: CancellationToken) {
+///
+/// # Errors
+/// When a controller ends by itself: the process must not go on without it.
+pub async fn run_all(
+    ctx: Arc<Context>,
+    aws: Arc<AwsProvider>,
+    cancel: CancellationToken,
+) -> Result<(), Error> {
     let mut tasks = JoinSet::new();
     nodeclass::start(&ctx, &aws, &mut tasks);
     aws::start(&ctx, &aws, &mut tasks);
@@ -124,6 +131,13 @@ pub async fn run_all(ctx: Arc<Context>, aws: Arc<AwsProvider>, cancel: Cancellat
     device_allocation::start(&ctx, &mut tasks);
     disruption::start(&ctx, &mut tasks);
     observability::start(&ctx, &mut tasks);
-    cancel.cancelled().await;
+    let ended = tokio::select! {
+        () = cancel.cancelled() => Ok(()),
+        Some(ended) = tasks.join_next() => Err(Error::Other(match ended {
+            Ok(()) => "a controller ended".to_owned(),
+            Err(error) => format!("a controller ended, {error}"),
+        })),
+    };
     tasks.shutdown().await;
+    ended
 }

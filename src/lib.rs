@@ -2,8 +2,9 @@
 //!
 //! Layers, each using only the ones before it: [`api`] (the custom resources), [`scheduling`] and
 //! [`disruption`] (pure decisions), [`cluster`] (state fed by watches), [`cloud`] (the provider),
-//! [`operator`] (settings, logs, metrics, leadership), [`controllers`] (thin reconcilers), [`cli`].
+//! [`operator`] (settings, logs, metrics, leadership), [`controllers`] (thin reconcilers), [`app`] (the wiring), [`cli`].
 
+pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod cloud;

@@ -220,7 +220,7 @@ impl AwsProvider {
             overlays,
             price_keeper: pricing::Keeper::new(
                 kube.clone(),
-                &namespace(),
+                &crate::operator::namespace(),
                 &settings.price_config_map,
             ),
             version: version::Provider::new(
@@ -417,12 +417,6 @@ impl AwsProvider {
             _ => Ok(()),
         }
     }
-}
-
-/// The namespace that the process lives in.
-fn namespace() -> String {
-    let from_env = std::env::var("SYSTEM_NAMESPACE").ok().filter(|n| !n.is_empty());
-    from_env.unwrap_or_else(|| "kube-system".to_owned())
 }
 
 async fn endpoint(settings: &Settings, clients: &Clients) -> Result<String, Error> {

@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
-use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
+use k8s_openapi::api::storage::v1::{CSINode, StorageClass, VolumeAttachment};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -169,6 +169,13 @@ fn storage(feed: &Feed, tasks: &mut JoinSet<()>) {
         |n: &CSINode| n.name_any(),
         |state, node| state.apply_csi_node(&node),
         |state, name: &String| state.delete_csi_node(name),
+    ));
+    tasks.spawn(feed.watch(
+        Api::<VolumeAttachment>::all(client.clone()),
+        "volumeattachments",
+        |a: &VolumeAttachment| a.name_any(),
+        State::apply_attachment,
+        |state, name: &String| state.delete_attachment(name),
     ));
 }
 

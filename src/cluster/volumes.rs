@@ -1,13 +1,13 @@
 //! Claims, volumes, classes and driver limits, and the selectors that default spread is deduced from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{
     PersistentVolume, PersistentVolumeClaim, ReplicationController, Service,
 };
-use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
+use k8s_openapi::api::storage::v1::{CSINode, StorageClass, VolumeAttachment};
 use kube::api::ObjectMeta;
 
 use super::State;
@@ -18,6 +18,35 @@ use crate::scheduling::volumes::VolumeObjects;
 /// Namespace and name.
 pub(super) fn key_of(meta: &ObjectMeta) -> (String, String) {
     (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+}
+
+/// VolumeAttachments by the Node that they are for.
+#[derive(Default)]
+pub(super) struct Attachments {
+    nodes: HashMap<String, String>,
+    volumes: HashMap<String, BTreeMap<String, String>>,
+}
+
+impl Attachments {
+    fn set(&mut self, name: String, node: String, volume: String) {
+        self.volumes.entry(node.clone()).or_default().insert(name.clone(), volume);
+        self.nodes.insert(name, node);
+    }
+
+    fn remove(&mut self, name: &str) {
+        let Some(node) = self.nodes.remove(name) else { return };
+        if let Some(volumes) = self.volumes.get_mut(&node) {
+            volumes.remove(name);
+            if volumes.is_empty() {
+                self.volumes.remove(&node);
+            }
+        }
+    }
+
+    fn on(&self, node: &str) -> Vec<(String, String)> {
+        let volumes = self.volumes.get(node).into_iter().flatten();
+        volumes.map(|(name, volume)| (name.clone(), volume.clone())).collect()
+    }
 }
 
 impl State {
@@ -69,6 +98,28 @@ impl State {
     /// Forgets a CSINode.
     pub fn delete_csi_node(&self, name: &str) {
         self.change_volumes(|v| v.remove_csi_node(name));
+    }
+
+    /// Takes in a VolumeAttachment; only those of PersistentVolumes count.
+    pub fn apply_attachment(&self, object: VolumeAttachment) {
+        let name = object.metadata.name.unwrap_or_default();
+        let volume = object.spec.source.persistent_volume_name;
+        let mut inner = self.inner.write();
+        inner.attachments.remove(&name);
+        if let Some(volume) = volume {
+            inner.attachments.set(name, object.spec.node_name, volume);
+        }
+    }
+
+    /// Forgets a VolumeAttachment.
+    pub fn delete_attachment(&self, name: &str) {
+        self.inner.write().attachments.remove(name);
+    }
+
+    /// VolumeAttachments of a Node: their names, and the PersistentVolumes that they are about.
+    #[must_use]
+    pub fn attachments(&self, node: &str) -> Vec<(String, String)> {
+        self.inner.read().attachments.on(node)
     }
 
     /// The selectors of Services and workloads; empty unless they are watched.

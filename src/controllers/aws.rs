@@ -1,16 +1,14 @@
 //! Upkeep of the EC2 provider: what it knows, and what it left lying about.
 
-use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::sleep;
-use tracing::Instrument as _;
 
-use super::{Context, Error};
+pub(super) use super::runner::every;
+use super::{Context, Outcome, runner};
 use crate::cloud::aws::AwsProvider;
-use crate::operator::logging;
 
 mod capacity;
 mod catalog;
@@ -32,42 +30,20 @@ pub fn start(ctx: &Arc<Context>, aws: &Arc<AwsProvider>, tasks: &mut JoinSet<()>
     offerings::start(ctx, tasks);
     reservations::start(ctx, aws, tasks);
     zonalshift::start(ctx, aws, tasks);
-    let provider = Arc::clone(aws);
-    tasks.spawn(
-        async move {
-            if let Err(error) = provider.launch_templates.hydrate().await {
-                tracing::error!("error" = %error, "unable to hydrate the AWS launch template cache");
-            }
-            loop {
-                sleep(TEMPLATE_PERIOD).await;
-                provider.launch_templates.delete_expired().await;
-            }
-        }
-        .instrument(logging::controller_span("launchtemplate")),
-    );
+    let (provider, hydrated) = (Arc::clone(aws), Arc::new(AtomicBool::new(false)));
+    runner::repeat(tasks, "launchtemplate", move || {
+        let (aws, hydrated) = (Arc::clone(&provider), Arc::clone(&hydrated));
+        async move { launch_templates(&aws, &hydrated).await }
+    });
 }
 
-/// Runs a refresh again and again, sooner after a failure.
-pub(super) fn every<F, R>(tasks: &mut JoinSet<()>, name: &'static str, period: Duration, refresh: F)
-where
-    F: Fn() -> R + Send + 'static,
-    R: Future<Output = Result<(), Error>> + Send,
-{
-    let run = async move {
-        let mut failures = 0_u32;
-        loop {
-            match refresh().await {
-                Ok(()) => {
-                    failures = 0;
-                    sleep(period).await;
-                }
-                Err(error) => {
-                    tell_failure!(error, "Reconciler error");
-                    sleep(Duration::from_secs(1 << failures.min(6))).await;
-                    failures += 1;
-                }
-            }
-        }
-    };
-    tasks.spawn(run.instrument(logging::controller_span(name)));
+/// Deletes unused launch templates, those of an earlier process too.
+async fn launch_templates(aws: &AwsProvider, hydrated: &AtomicBool) -> Outcome {
+    if hydrated.load(Ordering::Relaxed) {
+        aws.launch_templates.delete_expired().await;
+    } else {
+        aws.launch_templates.hydrate().await?;
+        hydrated.store(true, Ordering::Relaxed);
+    }
+    Ok(Some(TEMPLATE_PERIOD))
 }

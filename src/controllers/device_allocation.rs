@@ -3,48 +3,54 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tokio::sync::broadcast::error::RecvError;
+use parking_lot::Mutex;
 use tokio::task::JoinSet;
-use tracing::Instrument as _;
 
 use super::Context;
+use super::runner::{self, Identity};
 use crate::cluster::Change;
 use crate::operator::logging;
 use crate::scheduling::dra::{Claim, ClaimKey, DeviceId};
+
+const ALLOCATION: Identity = Identity {
+    name: "dynamicresources.deviceallocation",
+    group: "resource.k8s.io",
+    kind: "ResourceClaim",
+    workers: 1,
+};
 
 /// Starts the controller, unless dynamic resources are ignored.
 pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
     if ctx.settings.ignore_dra_requests {
         return;
     }
-    let ctx = Arc::clone(ctx);
-    let span = logging::controller_span("dynamicresources.deviceallocation");
-    tasks.spawn(async move { run(ctx).await }.instrument(span));
-}
-
-async fn run(ctx: Arc<Context>) {
-    let mut changes = ctx.cluster.subscribe();
-    ctx.cluster.until_listed().await;
-    let mut tracked = Tracked::default();
-    let all = |tracked: &mut Tracked| {
-        let claims = &ctx.cluster.dynamic_resources().claims;
-        let gone: Vec<ClaimKey> = tracked.known().filter(|k| !claims.contains_key(k)).collect();
-        for key in claims.keys().chain(&gone) {
-            tell(key, tracked.update(key, claims.get(key).map(|c| &**c)));
-        }
-    };
-    all(&mut tracked);
-    loop {
-        match changes.recv().await {
-            Ok(Change::ResourceClaim(key)) => {
+    let tracked = Arc::new(Mutex::new(Tracked::default()));
+    let known = Arc::clone(&tracked);
+    tasks.spawn(runner::run(
+        ALLOCATION,
+        Arc::clone(ctx),
+        move |ctx| {
+            let claims = &ctx.cluster.dynamic_resources().claims;
+            // A claim that went unseen still holds devices here.
+            let gone = known.lock().known().filter(|k| !claims.contains_key(k)).collect::<Vec<_>>();
+            claims.keys().chain(&gone).map(ToString::to_string).collect()
+        },
+        |_, change| match change {
+            Change::ResourceClaim(key) => vec![key.to_string()],
+            _ => Vec::new(),
+        },
+        move |ctx, name| {
+            let tracked = Arc::clone(&tracked);
+            async move {
+                let Some((namespace, name)) = name.split_once('/') else { return Ok(None) };
+                let key = ClaimKey::new(namespace, name);
                 let claim = ctx.cluster.dynamic_resources().claims.get(&key).cloned();
-                tell(&key, tracked.update(&key, claim.as_deref()));
+                let moved = tracked.lock().update(&key, claim.as_deref());
+                tell(&key, moved);
+                Ok(None)
             }
-            Ok(_) => {}
-            Err(RecvError::Lagged(_)) => all(&mut tracked),
-            Err(RecvError::Closed) => return,
-        }
-    }
+        },
+    ));
 }
 
 fn tell(key: &ClaimKey, moved: Option<Moved>) {

@@ -8,15 +8,14 @@ use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
-use tracing::Instrument as _;
 
 use super::patch::{self, Lock};
-use super::{Context, Error, provisioning};
+use super::{Context, Error, provisioning, runner};
 use crate::api::v1::NodeClaim;
 use crate::api::{annotations, conditions, taints};
+use crate::cluster::Change;
 use crate::disruption::{self, Command, Decision, Input, Method};
 use crate::operator::events::{Event, reference};
-use crate::operator::logging;
 use crate::scheduling::node::StateNode;
 use crate::scheduling::snapshot::Snapshot;
 
@@ -24,6 +23,11 @@ mod queue;
 
 /// The cluster is looked at again after this long when there is nothing to do.
 const PERIOD: Duration = Duration::from_secs(10);
+/// A NodeClaim that became consolidatable is looked at at once, others that do within this time when
+/// the loop comes by again.
+const WAKE: Duration = Duration::from_secs(3);
+/// An incomplete state is looked at again after this long.
+const UNSYNCED: Duration = Duration::from_secs(1);
 /// A consolidation must still hold after this long before it is carried out.
 const VALIDATION: Duration = Duration::from_secs(15);
 /// Time that each kind of consolidation may take.
@@ -39,29 +43,42 @@ pub(super) struct InFlight {
 
 /// Starts the loop.
 pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
-    let ctx = Arc::clone(ctx);
-    tasks.spawn(async move { run(ctx).await }.instrument(logging::controller_span("disruption")));
+    let (ctx, in_flight) = (Arc::clone(ctx), Arc::new(InFlight::default()));
+    // Ends with the controller, and with it the commands that are being carried out.
+    let commands = Arc::new(tokio::sync::Mutex::new(JoinSet::new()));
+    let context = Arc::clone(&ctx);
+    runner::singleton(tasks, "disruption", &context, ripe(), move || {
+        let (ctx, in_flight) = (Arc::clone(&ctx), Arc::clone(&in_flight));
+        let commands = Arc::clone(&commands);
+        async move {
+            let mut commands = commands.lock().await;
+            while commands.try_join_next().is_some() {}
+            if !ctx.cluster.synced() {
+                return Ok(Some(UNSYNCED));
+            }
+            let started = pass(&ctx, &in_flight, &mut commands).await?;
+            Ok(Some(if started { Duration::ZERO } else { PERIOD }))
+        }
+    });
 }
 
-async fn run(ctx: Arc<Context>) {
-    let in_flight = Arc::new(InFlight::default());
-    let mut commands = JoinSet::new();
-    loop {
-        while commands.try_join_next().is_some() {}
-        if !ctx.cluster.synced() {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            continue;
+/// Wakes the loop when a NodeClaim becomes consolidatable, so that `consolidateAfter` and the time
+/// for validation are all that a command waits for; in a storm of them not too often.
+fn ripe() -> impl Fn(&Context, &Change) -> bool + Send + 'static {
+    let last = Mutex::new(Instant::now());
+    move |ctx, change| {
+        let Change::NodeClaim(name) = change else { return false };
+        let Some(claim) = ctx.cluster.claim(name) else { return false };
+        let list = claim.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+        let since = conditions::get(list, conditions::CONSOLIDATABLE)
+            .filter(|c| c.status == conditions::TRUE)
+            .map(|c| ctx.clock.since(c.last_transition_time.0));
+        let mut last = last.lock();
+        if since.is_none_or(|since| since > WAKE) || last.elapsed() < WAKE {
+            return false;
         }
-        let started = match pass(&ctx, &in_flight, &mut commands).await {
-            Ok(started) => started,
-            Err(error) => {
-                tracing::error!("error" = %error, "Reconciler error");
-                false
-            }
-        };
-        if !started {
-            tokio::time::sleep(PERIOD).await;
-        }
+        *last = Instant::now();
+        true
     }
 }
 

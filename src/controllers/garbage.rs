@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use kube::Api;
 use tokio::task::JoinSet;
-use tracing::Instrument as _;
 
 use super::observability;
 use super::patch;
@@ -31,16 +30,17 @@ pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
         runner::changed_claim,
         expire,
     ));
-    let ctx = Arc::clone(ctx);
-    let run = async move {
-        loop {
-            tokio::time::sleep(PERIOD).await;
-            if let Err(error) = collect(&ctx).await {
-                tracing::error!("error" = %error, "Reconciler error");
-            }
-        }
-    };
-    tasks.spawn(run.instrument(logging::controller_span("nodeclaim.garbagecollection")));
+    let context = Arc::clone(ctx);
+    runner::singleton(
+        tasks,
+        "nodeclaim.garbagecollection",
+        ctx,
+        |_, _| false,
+        move || {
+            let ctx = Arc::clone(&context);
+            async move { collect(&ctx).await.map(|()| Some(PERIOD)) }
+        },
+    );
 }
 
 async fn expire(ctx: Arc<Context>, name: String) -> Outcome {

@@ -2,18 +2,18 @@
 //! queue, `interruption.instancestatus` asks EC2 itself.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_sdk_sqs::types::{Message as Received, MessageSystemAttributeName};
 use futures::future::join_all;
+use parking_lot::Mutex;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
-use tracing::Instrument as _;
 
 use super::{Context, Error, runner};
 use crate::cloud::aws::AwsProvider;
 use crate::cloud::aws::errors::AwsError;
 use crate::cloud::aws::permissions::{self, Feature};
-use crate::operator::{logging, metrics};
+use crate::operator::metrics;
 
 mod action;
 mod message;
@@ -32,49 +32,48 @@ pub fn start(ctx: &Arc<Context>, aws: &Arc<AwsProvider>, tasks: &mut JoinSet<()>
     if ctx.settings.interruption_queue.is_empty() {
         return;
     }
-    let (ctx, aws) = (Arc::clone(ctx), Arc::clone(aws));
-    let watch = async move { Queue { ctx, aws }.watch().await };
-    tasks.spawn(watch.instrument(logging::controller_span("interruption")));
+    let queue = Queue { ctx: Arc::clone(ctx), aws: Arc::clone(aws), url: Mutex::default() };
+    let queue = Arc::new(queue);
+    runner::singleton(
+        tasks,
+        "interruption",
+        ctx,
+        |_, _| false,
+        move || {
+            let queue = Arc::clone(&queue);
+            async move {
+                Ok(Some(if queue.poll().await? { Duration::ZERO } else { permissions::RETRY }))
+            }
+        },
+    );
 }
 
 struct Queue {
     ctx: Arc<Context>,
     aws: Arc<AwsProvider>,
+    /// Where the queue is, once that is known.
+    url: Mutex<Option<String>>,
 }
 
 impl Queue {
-    async fn watch(&self) {
-        self.ctx.cluster.until_listed().await;
-        let (mut url, mut failures) = (None, 0_u32);
-        loop {
-            match self.poll(&mut url).await {
-                Ok(true) => failures = 0,
-                Ok(false) => sleep(permissions::RETRY).await,
-                Err(error) => {
-                    tell_failure!(error, "Reconciler error");
-                    sleep(runner::backoff(failures)).await;
-                    failures += 1;
-                }
-            }
-        }
-    }
-
     /// Reads and handles messages; false when the policy does not allow that.
-    async fn poll(&self, url: &mut Option<String>) -> Result<bool, Error> {
+    async fn poll(&self) -> Result<bool, Error> {
         let name = &self.ctx.settings.interruption_queue;
         let allowed = &self.aws.permissions;
+        let mut url = self.url.lock().clone();
         if url.is_none() {
             let Some(found) = allowed.ask(Feature::Interruptions, self.find(name)).await? else {
                 return Ok(false);
             };
             tracing::debug!("queue" = name, "watching interruption queue");
-            *url = Some(found);
+            *self.url.lock() = Some(found.clone());
+            url = Some(found);
         }
         let queue = url.as_deref().unwrap_or_default();
         let received = match allowed.ask(Feature::Interruptions, self.receive(queue)).await {
             Err(error) if error.is_not_found() => {
                 // Made anew, it may be somewhere else.
-                *url = None;
+                *self.url.lock() = None;
                 return Err(error.into());
             }
             other => other?,

@@ -11,12 +11,17 @@ use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::json;
 use tokio::task::JoinSet;
-use tracing::Instrument as _;
 
+use super::runner::{self, Identity};
 use super::{Context, Error};
 use crate::api::conversion::STORED_VERSION_MIGRATED;
-use crate::operator::logging;
 
+const MIGRATION: Identity = Identity {
+    name: "migration.crd",
+    group: "apiextensions.k8s.io",
+    kind: "CustomResourceDefinition",
+    workers: 3,
+};
 /// The definitions with two versions.
 const CRDS: [&str; 3] =
     ["nodepools.karpenter.sh", "nodeclaims.karpenter.sh", "ec2nodeclasses.karpenter.k8s.aws"];
@@ -31,30 +36,17 @@ const WORKERS: usize = 10;
 /// Objects read at once.
 const PAGE: u32 = 500;
 
-/// Starts one task a definition; each ends when nothing is left to store anew.
+/// Starts the controller; it is done with a definition when nothing is left to store anew.
 pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
     if ctx.settings.webhook_port == 0 {
         // Without the webhook nothing can be read that is stored as v1beta1.
         return;
     }
-    for name in CRDS {
-        let client = ctx.client.clone();
-        let run = async move {
-            loop {
-                match migrate(&client, name).await {
-                    Ok(true) => return,
-                    Ok(false) => {}
-                    Err(error) => tracing::error!(
-                        "CustomResourceDefinition" = name,
-                        "error" = %error,
-                        "failed to migrate stored objects"
-                    ),
-                }
-                tokio::time::sleep(AGAIN).await;
-            }
-        };
-        tasks.spawn(run.instrument(logging::controller_span("migration.crd")));
-    }
+    let client = ctx.client.clone();
+    runner::each(tasks, MIGRATION, CRDS, move |name| {
+        let client = client.clone();
+        async move { Ok((!migrate(&client, &name).await?).then_some(AGAIN)) }
+    });
 }
 
 /// Writes every object that is not marked, then takes the old version out of the definition's

@@ -6,69 +6,44 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use kube::Api;
-use tokio::sync::broadcast::error::RecvError;
+use parking_lot::Mutex;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
-use tracing::Instrument as _;
 
 use super::patch::{self, Lock};
-use super::{Context, Error};
+use super::{Context, Error, runner};
 use crate::api::conditions;
 use crate::api::v1alpha1::NodeOverlay;
 use crate::cluster::Change;
-use crate::operator::logging;
 use crate::scheduling::overlay::{self, PoolTypes, Verdict};
 
 /// Overlays are judged anew after this long, whatever happens.
 const PERIOD: Duration = Duration::from_secs(6 * 3600);
-/// The longest wait after failures.
-const RETRY: Duration = Duration::from_secs(60);
 
 /// Starts the controller, if the gate is on.
 pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
     if !ctx.settings.gates.node_overlay {
         return;
     }
-    let ctx = Arc::clone(ctx);
-    let span = logging::controller_span("nodeoverlay.controller");
-    tasks.spawn(async move { run(ctx).await }.instrument(span));
+    let (context, judged) = (Arc::clone(ctx), Arc::new(Mutex::default()));
+    let before: Arc<Mutex<Generations>> = Arc::clone(&judged);
+    let concerns = move |ctx: &Context, change: &Change| {
+        matches!(change, Change::NodeOverlay(_) | Change::NodePool(_) | Change::NodeClass(_))
+            && generations(ctx) != *before.lock()
+    };
+    runner::singleton(tasks, "nodeoverlay.controller", ctx, concerns, move || {
+        let (ctx, judged) = (Arc::clone(&context), Arc::clone(&judged));
+        async move {
+            *judged.lock() = generations(&ctx);
+            judge(&ctx).await.map(|()| Some(PERIOD))
+        }
+    });
 }
 
-async fn run(ctx: Arc<Context>) {
-    let mut changes = ctx.cluster.subscribe();
-    ctx.cluster.until_listed().await;
-    let mut failures = 0;
-    loop {
-        let judged = generations(&ctx);
-        let wait = match judge(&ctx).await {
-            Ok(()) => {
-                failures = 0;
-                PERIOD
-            }
-            Err(error) => {
-                tracing::error!("error" = %error, "Reconciler error");
-                failures += 1;
-                Duration::from_millis(100 << failures.min(10)).min(RETRY)
-            }
-        };
-        let until = Instant::now() + wait;
-        loop {
-            match timeout_at(until, changes.recv()).await {
-                Err(_) | Ok(Err(RecvError::Lagged(_))) => break,
-                Ok(Err(RecvError::Closed)) => return,
-                Ok(Ok(Change::NodeOverlay(_) | Change::NodePool(_) | Change::NodeClass(_)))
-                    if generations(&ctx) != judged =>
-                {
-                    break;
-                }
-                Ok(Ok(_)) => {}
-            }
-        }
-    }
-}
+/// Name, UID and generation of each object.
+type Generations = Vec<(Option<String>, Option<String>, Option<i64>)>;
 
 /// What is judged, so far that a change of it changes the judgement.
-fn generations(ctx: &Context) -> Vec<(Option<String>, Option<String>, Option<i64>)> {
+fn generations(ctx: &Context) -> Generations {
     let of = |meta: &kube::api::ObjectMeta| (meta.name.clone(), meta.uid.clone(), meta.generation);
     let overlays = ctx.cluster.overlays();
     let (pools, classes) = (ctx.cluster.pools(), ctx.cluster.classes());

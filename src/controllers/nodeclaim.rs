@@ -57,13 +57,15 @@ fn claims_of_change(ctx: &Context, change: &Change) -> Vec<String> {
                     .and_then(|c| c.metadata.name.clone())
                     .into_iter()
                     .collect(),
-                // A Node that is gone no longer tells its provider id.
+                // A Node that is gone no longer says which claim it belonged to: its name is on one,
+                // and a claim that is being deleted waits for any of its Nodes.
                 None => ctx
                     .cluster
                     .claims()
                     .iter()
                     .filter(|c| {
-                        c.status.as_ref().and_then(|s| s.node_name.as_deref()) == Some(name)
+                        c.metadata.deletion_timestamp.is_some()
+                            || c.status.as_ref().and_then(|s| s.node_name.as_deref()) == Some(name)
                     })
                     .filter_map(|c| c.metadata.name.clone())
                     .collect(),
@@ -100,7 +102,7 @@ async fn reconcile(ctx: Arc<Context>, name: String) -> Outcome {
     note(initialization::run(&ctx, &mut claim).await);
     note(liveness::run(&ctx, &api, &claim).await);
     set_ready(&mut claim, ctx.clock.now());
-    patch::apply(&api, &before, &claim, Lock::None).await?;
+    patch::merge(&api, &before, &claim).await?;
     if claim != before {
         ctx.cluster.apply_claim_if_known(&claim);
     }

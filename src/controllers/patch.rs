@@ -1,7 +1,8 @@
 //! Writes: merge patches of exactly what changed.
 
+use axum::http::{Request, header};
 use k8s_openapi::NamespaceResourceScope;
-use kube::api::{Patch, PatchParams};
+use kube::api::{ObjectMeta, Patch, PatchParams};
 use kube::{Api, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -46,6 +47,11 @@ pub fn diff(before: &Value, after: &Value) -> Option<Value> {
 
 fn is_gone(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+/// True when a JSON patch did not find what it tests for.
+fn is_stale(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 422)
 }
 
 /// True when the object changed since it was read.
@@ -95,6 +101,184 @@ where
     Ok(())
 }
 
+/// Attempts of a write that meets conflicts; each but the first is made on the live object.
+const ATTEMPTS: usize = 5;
+
+/// Changes an object that others write, too: the write must find what it was made from, and where it
+/// does not, it is made again at once from the live object. True when something was written; an
+/// object that is gone is fine.
+///
+/// # Errors
+/// When the API server refuses, or when the object changes faster than it can be read.
+pub async fn edit<K>(api: &Api<K>, seen: &K, change: impl Fn(&mut K)) -> Result<bool, kube::Error>
+where
+    K: Resource + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
+{
+    let mut before = seen.clone();
+    let mut left = ATTEMPTS;
+    loop {
+        let mut after = before.clone();
+        change(&mut after);
+        if to_value(&before) == to_value(&after) {
+            return Ok(false);
+        }
+        left -= 1;
+        match apply(api, &before, &after, Lock::Optimistic).await {
+            Ok(()) => return Ok(true),
+            Err(error) if is_conflict(&error) && left > 0 => {}
+            Err(error) => return Err(error),
+        }
+        match read_live(api, seen).await? {
+            Some(live) => before = live,
+            None => return Ok(false),
+        }
+    }
+}
+
+/// Writes what changed from `before` to `after`, whatever else changes of the object meanwhile: where
+/// the object is not as it was read, the change is made to what it is now. Conditions are merged one
+/// by one. An object that is gone is fine.
+///
+/// A merge patch without a lock would not do: it replaces a list whole, and so takes back the
+/// conditions that other controllers have set since.
+///
+/// # Errors
+/// When the API server refuses, or when the object changes faster than it can be read.
+pub async fn merge<K>(api: &Api<K>, before: &K, after: &K) -> Result<(), kube::Error>
+where
+    K: Resource + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
+{
+    let (base, changed) = (to_value(before), to_value(after));
+    let (mut found, mut wanted) = (before.clone(), after.clone());
+    let mut left = ATTEMPTS;
+    loop {
+        left -= 1;
+        match apply(api, &found, &wanted, Lock::Optimistic).await {
+            Err(error) if is_conflict(&error) && left > 0 => {}
+            other => return other,
+        }
+        let Some(live) = read_live(api, before).await? else { return Ok(()) };
+        let rebased = rebase(&base, &changed, &to_value(&live));
+        wanted = serde_json::from_value(rebased).map_err(kube::Error::SerdeError)?;
+        // The live version is what the next write must find.
+        wanted.meta_mut().resource_version.clone_from(&live.meta().resource_version);
+        found = live;
+    }
+}
+
+/// `live` with the changes that lead from `before` to `after`. Lists whose entries have a `type` are
+/// merged entry by entry, other lists are one value.
+fn rebase(before: &Value, after: &Value, live: &Value) -> Value {
+    if before == after {
+        return live.clone();
+    }
+    match (before, after, live) {
+        (Value::Object(b), Value::Object(a), Value::Object(l)) => {
+            let mut merged = l.clone();
+            for key in b.keys().chain(a.keys().filter(|k| !b.contains_key(*k))) {
+                let of = |map: &Map<String, Value>| map.get(key).cloned().unwrap_or_default();
+                match rebase(&of(b), &of(a), &of(l)) {
+                    Value::Null => drop(merged.remove(key)),
+                    value => drop(merged.insert(key.clone(), value)),
+                }
+            }
+            Value::Object(merged)
+        }
+        (_, Value::Array(a), Value::Array(l)) if a.iter().chain(l).all(|v| kind(v).is_some()) => {
+            let none = Vec::new();
+            let b = before.as_array().unwrap_or(&none);
+            Value::Array(rebase_by_kind(b, a, l))
+        }
+        _ => after.clone(),
+    }
+}
+
+fn kind(entry: &Value) -> Option<&str> {
+    entry.get("type")?.as_str()
+}
+
+fn rebase_by_kind(before: &[Value], after: &[Value], live: &[Value]) -> Vec<Value> {
+    let find = |list: &[Value], name: &str| {
+        list.iter().find(|v| kind(v) == Some(name)).cloned().unwrap_or_default()
+    };
+    let mut names: Vec<&str> = live.iter().filter_map(kind).collect();
+    for name in after.iter().filter_map(kind) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    let merged = names.into_iter().map(|name| {
+        let (b, a) = (find(before, name), find(after, name));
+        // A condition is one value: its fields belong together.
+        if b == a { find(live, name) } else { a }
+    });
+    merged.filter(|v| !v.is_null()).collect()
+}
+
+/// Removes a finalizer, whatever else changes of the object meanwhile: only the list of finalizers
+/// itself has to be as it was read, since another finalizer must not be lost. True when it was there;
+/// an object that is gone is fine.
+///
+/// # Errors
+/// When the API server refuses.
+pub async fn release<K>(api: &Api<K>, seen: &K, finalizer: &str) -> Result<bool, kube::Error>
+where
+    K: Resource + DeserializeOwned + Clone + std::fmt::Debug,
+{
+    let mut found = seen.clone();
+    let mut left = ATTEMPTS;
+    loop {
+        let Some(patch) = without_finalizer(found.meta(), finalizer) else { return Ok(false) };
+        left -= 1;
+        let name = found.meta().name.clone().unwrap_or_default();
+        match json_patch(api, &name, &patch).await {
+            Ok(()) => return Ok(true),
+            Err(error) if is_gone(&error) => return Ok(true),
+            // The list is another one by now.
+            Err(error) if is_stale(&error) && left > 0 => {}
+            Err(error) => return Err(error),
+        }
+        match read_live(api, seen).await? {
+            Some(live) => found = live,
+            None => return Ok(true),
+        }
+    }
+}
+
+/// The operations that remove a finalizer of the object with that UID, if it has it.
+fn without_finalizer(meta: &ObjectMeta, finalizer: &str) -> Option<Value> {
+    let index = meta.finalizers.iter().flatten().position(|f| f == finalizer)?;
+    let path = format!("/metadata/finalizers/{index}");
+    Some(json!([
+        {"op": "test", "path": "/metadata/uid", "value": meta.uid},
+        {"op": "test", "path": path, "value": finalizer},
+        {"op": "remove", "path": path},
+    ]))
+}
+
+/// The object as the API server has it, unless it is gone or another one of that name.
+async fn read_live<K>(api: &Api<K>, seen: &K) -> Result<Option<K>, kube::Error>
+where
+    K: Resource + DeserializeOwned + Clone + std::fmt::Debug,
+{
+    let live = api.get_opt(seen.meta().name.as_deref().unwrap_or_default()).await?;
+    Ok(live.filter(|l| l.meta().uid == seen.meta().uid))
+}
+
+/// Sends a JSON patch (RFC 6902), the one kind of patch that can test what it finds.
+async fn json_patch<K: Resource + Clone>(
+    api: &Api<K>,
+    name: &str,
+    patch: &Value,
+) -> Result<(), kube::Error> {
+    let request = Request::patch(format!("{}/{name}?", api.resource_url()))
+        .header(header::ACCEPT, "application/json")
+        .header(header::CONTENT_TYPE, "application/json-patch+json")
+        .body(patch.to_string().into_bytes())
+        .map_err(|e| kube::Error::BuildRequest(kube::core::request::Error::BuildRequest(e)))?;
+    api.clone().into_client().request::<Value>(request).await.map(drop)
+}
+
 fn to_value<K: Serialize>(object: &K) -> Value {
     serde_json::to_value(object).unwrap_or_default()
 }
@@ -133,5 +317,56 @@ mod tests {
         let after = json!({"a": 1, "b": {"c": 4}, "e": [1, 2]});
         assert_eq!(diff(&before, &after), Some(json!({"b": {"c": 4, "d": null}, "e": [1, 2]})));
         assert_eq!(diff(&before, &before), None);
+    }
+
+    #[test]
+    fn a_change_is_made_to_what_the_object_is_now() {
+        let condition = |kind: &str, status: &str| json!({"type": kind, "status": status});
+        let object = |version: &str, label: &str, conditions: Value| {
+            json!({"metadata": {"resourceVersion": version, "labels": {"a": label}},
+                "status": {"conditions": conditions}})
+        };
+        let before = object("1", "x", json!([condition("Launched", "Unknown")]));
+        let mut after = object("1", "x", json!([condition("Launched", "True")]));
+        after["status"]["providerID"] = json!("i-1");
+        // Meanwhile another controller has set a condition, and somebody a label.
+        let live = object(
+            "2",
+            "y",
+            json!([condition("Launched", "Unknown"), condition("Drifted", "True")]),
+        );
+        let merged = rebase(&before, &after, &live);
+        let mut expected = live.clone();
+        expected["status"] = json!({"providerID": "i-1",
+            "conditions": [condition("Launched", "True"), condition("Drifted", "True")]});
+        assert_eq!(merged, expected);
+    }
+
+    #[test]
+    fn a_condition_that_is_taken_away_goes_and_one_that_is_new_comes() {
+        let list = |kinds: &[&str]| json!({"c": kinds.iter().map(|k| json!({"type": k})).collect::<Vec<_>>()});
+        let merged = rebase(&list(&["A", "B"]), &list(&["B", "C"]), &list(&["A", "B", "D"]));
+        assert_eq!(merged, list(&["B", "D", "C"]));
+        assert_eq!(rebase(&json!({}), &list(&["A"]), &list(&["B"])), list(&["B", "A"]));
+        // Lists without types are one value.
+        let (one, two, three) = (json!({"l": [1]}), json!({"l": [1, 2]}), json!({"l": [3]}));
+        assert_eq!(rebase(&one, &two, &three), two);
+        assert_eq!(rebase(&one, &json!({}), &one), json!({}));
+    }
+
+    #[test]
+    fn a_finalizer_is_removed_from_the_list_that_was_read() {
+        let meta = ObjectMeta {
+            uid: Some("u".into()),
+            finalizers: Some(vec!["other".into(), "ours".into()]),
+            ..ObjectMeta::default()
+        };
+        let patch = without_finalizer(&meta, "ours").unwrap();
+        assert_eq!(
+            patch[1],
+            json!({"op": "test", "path": "/metadata/finalizers/1", "value": "ours"})
+        );
+        assert_eq!(patch[2], json!({"op": "remove", "path": "/metadata/finalizers/1"}));
+        assert_eq!(without_finalizer(&meta, "third"), None);
     }
 }

@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::ObjectReference;
 use prometheus::Gauge;
 use tokio::task::JoinSet;
-use tracing::Instrument as _;
 
-use super::Context;
+use super::{Context, runner};
 use crate::operator::{logging, metrics};
 use crate::scheduling::node::StateNode;
 use crate::scheduling::pod::PodInfo;
@@ -57,31 +56,32 @@ impl Shared {
 
 /// Starts the provisioner and its triggers.
 pub fn start(ctx: &Arc<Context>, shared: &Shared, tasks: &mut JoinSet<()>) {
-    let triggers =
-        triggers::run(Arc::clone(ctx), Arc::clone(&shared.batcher), Arc::clone(&shared.decisions));
-    tasks.spawn(triggers.instrument(logging::controller_span("provisioner.trigger.pod")));
+    triggers::start(ctx, shared, tasks);
     let (ctx, shared) = (Arc::clone(ctx), shared.clone());
-    tasks.spawn(
-        async move { run(ctx, shared).await }.instrument(logging::controller_span(CONTROLLER)),
-    );
+    let warnings = Arc::new(waiting::Warnings::default());
+    runner::repeat(tasks, CONTROLLER, move || {
+        let (ctx, shared, warnings) = (Arc::clone(&ctx), shared.clone(), Arc::clone(&warnings));
+        async move {
+            round(&ctx, &shared, &warnings).await;
+            Ok(Some(Duration::ZERO))
+        }
+    });
 }
 
-async fn run(ctx: Arc<Context>, shared: Shared) {
-    let warnings = waiting::Warnings::default();
-    let mut patience = Patience::default();
-    loop {
-        if !shared.batcher.wait().await {
-            continue;
-        }
-        // A batch that finds the state incomplete is kept until it is complete: what comes
-        // meanwhile is part of the round, as pods are listed when it begins.
-        while !ctx.cluster.synced() {
-            patience.waiting();
-            tokio::time::sleep(SYNC_POLL).await;
-        }
-        patience.done();
-        provision(&ctx, &shared, &warnings).await;
+/// Waits for a batch and schedules it.
+async fn round(ctx: &Context, shared: &Shared, warnings: &waiting::Warnings) {
+    if !shared.batcher.wait().await {
+        return;
     }
+    // A batch that finds the state incomplete is kept until it is complete: what comes meanwhile is
+    // part of the round, as pods are listed when it begins.
+    let mut patience = Patience::default();
+    while !ctx.cluster.synced() {
+        patience.waiting();
+        tokio::time::sleep(SYNC_POLL).await;
+    }
+    patience.done();
+    provision(ctx, shared, warnings).await;
 }
 
 /// Tells of a state that stays incomplete.

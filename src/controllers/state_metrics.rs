@@ -5,11 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
-use tracing::Instrument as _;
 
-use super::Context;
+use super::{Context, runner};
 use crate::api::labels;
 use crate::api::v1::{NodeClaim, NodePool};
 use crate::operator::logging;
@@ -28,24 +27,20 @@ pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
     if ctx.settings.disable_cluster_state_observability {
         return;
     }
-    let of_nodes = Arc::clone(ctx);
-    let work = async move {
-        let series = Series::default();
-        loop {
-            nodes(&of_nodes, &series);
-            sleep(NODES_EVERY).await;
+    let (of_nodes, series) = (Arc::clone(ctx), Series::default());
+    runner::repeat(tasks, "metrics.node", move || {
+        nodes(&of_nodes, &series);
+        std::future::ready(Ok(Some(NODES_EVERY)))
+    });
+    let (of_pools, kept) = (Arc::clone(ctx), Arc::new(Mutex::default()));
+    runner::repeat(tasks, "metrics.nodepool", move || {
+        let (ctx, kept) = (Arc::clone(&of_pools), Arc::clone(&kept));
+        async move {
+            let (series, unknown) = &mut *kept.lock().await;
+            pools(&ctx, series, unknown).await;
+            Ok(Some(POOLS_EVERY))
         }
-    };
-    tasks.spawn(work.instrument(logging::controller_span("metrics.node")));
-    let of_pools = Arc::clone(ctx);
-    let work = async move {
-        let (series, mut unknown) = (Series::default(), HashMap::new());
-        loop {
-            pools(&of_pools, &series, &mut unknown).await;
-            sleep(POOLS_EVERY).await;
-        }
-    };
-    tasks.spawn(work.instrument(logging::controller_span("metrics.nodepool")));
+    });
 }
 
 /// An amount as metrics show it: cores, bytes, pieces.

@@ -10,15 +10,15 @@ use axum::http::{HeaderValue, Request, Response, header};
 use kube::client::{Body, ClientBuilder};
 use kube::{Client, Config};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep_until};
-use tower::{Layer, Service};
+use tokio::time::{Instant, sleep_until, timeout};
+use tower::{BoxError, Layer, Service};
 
 use super::metrics;
+use super::rate::RateLimit;
 
-/// Requests under way at once: an API server that is slow answers none of them in time when it has
-/// many more to work at. A watch counts until it has begun.
-const AT_ONCE: usize = 50;
+mod lanes;
+
+use lanes::{Lane, Lanes};
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -47,13 +47,14 @@ pub async fn config() -> Result<Config, ClientError> {
     Ok(config)
 }
 
-/// A client that asks for `qps` answers a second on average and for `burst` at once.
+/// A client that asks for `qps` answers a second on average and for `burst` at once, whose classes
+/// of calls do not starve each other.
 ///
 /// # Errors
 /// When the configuration cannot be used.
 pub fn limited(config: &Config, qps: u32, burst: u32) -> Result<Client, ClientError> {
-    let bucket = Arc::new(Mutex::new(Bucket::new(qps, burst, Instant::now())));
-    build(config, Some(Limits { bucket, slots: Arc::new(Semaphore::new(AT_ONCE)) }))
+    let rate = Arc::new(Mutex::new(RateLimit::new(qps, burst, Instant::now())));
+    build(config, Some(Limits { rate, lanes: Lanes::new() }))
 }
 
 /// A client without limit: a busy one must not cost the lease.
@@ -67,39 +68,24 @@ pub fn unlimited(config: &Config) -> Result<Client, ClientError> {
 fn build(config: &Config, limits: Option<Limits>) -> Result<Client, ClientError> {
     let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
     let layer = Watched { limits, host: host.into() };
-    Ok(ClientBuilder::try_from(config.clone())?.with_layer(&layer).build())
-}
-
-/// When requests may start: `burst` at once, then `qps` a second.
-#[derive(Debug)]
-struct Bucket {
-    /// Time that one request takes of the bucket.
-    each: Duration,
-    /// Time that the whole bucket holds.
-    all: Duration,
-    /// Until when the bucket is used up, if nothing more comes.
-    used: Instant,
-}
-
-impl Bucket {
-    fn new(qps: u32, burst: u32, now: Instant) -> Self {
-        let each = Duration::from_secs(1) / qps.max(1);
-        Self { each, all: each * burst.max(1), used: now }
-    }
-
-    /// Takes one request's share; gives the time at which it may start.
-    fn take(&mut self, now: Instant) -> Instant {
-        self.used = self.used.max(now) + self.each;
-        now.max(self.used.checked_sub(self.all).unwrap_or(now))
-    }
+    let mut config = config.clone();
+    // The client would repeat a call that is answered by 429 up to 15 times within, for minutes, and
+    // hold its slot meanwhile. An answer goes to the caller, who knows what to do about it.
+    config.default_retry = false;
+    Ok(ClientBuilder::try_from(config)?.with_layer(&layer).build())
 }
 
 /// How much a client asks for.
 #[derive(Clone)]
 struct Limits {
-    bucket: Arc<Mutex<Bucket>>,
-    slots: Arc<Semaphore>,
+    rate: Arc<Mutex<RateLimit>>,
+    lanes: Lanes,
 }
+
+/// The API server did not begin to answer in time.
+#[derive(Debug, thiserror::Error)]
+#[error("the API server did not answer within {0:?}")]
+struct NoAnswer(Duration);
 
 /// Holds requests back, and counts their answers.
 #[derive(Clone)]
@@ -123,34 +109,42 @@ struct WatchedService<S> {
 
 impl<S, B> Service<Request<Body>> for WatchedService<S>
 where
-    S: Service<Request<Body>, Response = Response<B>>,
+    S: Service<Request<Body>, Response = Response<B>, Error = BoxError>,
     S::Future: Send + 'static,
-    S::Error: Send + 'static,
     B: 'static,
 {
     type Response = Response<B>;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<B>, S::Error>> + Send>>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<B>, BoxError>> + Send>>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let limits = self.watched.limits.clone();
-        let start = limits.as_ref().map(|l| l.bucket.lock().take(Instant::now()));
+        let lane = Lane::of(&request);
         let (method, host) = (request.method().to_string(), Arc::clone(&self.watched.host));
         // The request is sent when its future is first polled.
         let answer = self.inner.call(request);
         Box::pin(async move {
+            let slot = match &limits {
+                Some(limits) => limits.lanes.slots(lane).acquire().await.ok(),
+                None => None,
+            };
+            // The rate after the slot: a class of which thousands wait has taken no more of the rate
+            // than its slots can use.
+            let start = limits.as_ref().map(|l| l.rate.lock().take(Instant::now()));
             if let Some(start) = start {
                 sleep_until(start).await;
             }
-            let slot = match &limits {
-                Some(limits) => limits.slots.acquire().await.ok(),
-                None => None,
+            let answer = match lane.patience() {
+                Some(patience) => match timeout(patience, answer).await {
+                    Ok(answer) => answer,
+                    Err(_) => Err(BoxError::from(NoAnswer(patience))),
+                },
+                None => answer.await,
             };
-            let answer = answer.await;
             drop(slot);
             let code =
                 answer.as_ref().map_or("<error>".to_owned(), |r| r.status().as_str().to_owned());
@@ -164,20 +158,22 @@ where
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use futures::FutureExt as _;
     use futures::future::join_all;
 
     use super::*;
 
-    /// Takes a moment for each request, and knows how many it had at once.
+    /// Takes a while for each request, and knows how many it had at once.
     #[derive(Default)]
     struct Slow {
+        time: Duration,
         now: Arc<AtomicUsize>,
         most: Arc<AtomicUsize>,
     }
 
     impl Service<Request<Body>> for Slow {
         type Response = Response<()>;
-        type Error = std::convert::Infallible;
+        type Error = BoxError;
         type Future = Pin<Box<dyn Future<Output = Result<Response<()>, Self::Error>> + Send>>;
 
         fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
@@ -185,39 +181,61 @@ mod tests {
         }
 
         fn call(&mut self, _: Request<Body>) -> Self::Future {
-            let (now, most) = (Arc::clone(&self.now), Arc::clone(&self.most));
+            let (now, most, time) = (Arc::clone(&self.now), Arc::clone(&self.most), self.time);
             Box::pin(async move {
                 most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                tokio::time::sleep(time).await;
                 now.fetch_sub(1, Ordering::SeqCst);
                 Ok(Response::new(()))
             })
         }
     }
 
-    #[tokio::test]
-    async fn a_slow_server_is_asked_for_so_much_at_once() {
-        let server = Slow::default();
+    fn service(time: Duration) -> (WatchedService<Slow>, Arc<AtomicUsize>) {
+        let server = Slow { time, ..Slow::default() };
         let most = Arc::clone(&server.most);
-        let bucket = Arc::new(Mutex::new(Bucket::new(1000, 1000, Instant::now())));
-        let slots = Arc::new(Semaphore::new(AT_ONCE));
-        let mut service =
-            Watched { limits: Some(Limits { bucket, slots }), host: "h".into() }.layer(server);
-        let requests = (0..3 * AT_ONCE).map(|_| service.call(Request::new(Body::empty())));
-        let answers = join_all(requests.collect::<Vec<_>>()).await;
-        assert!(answers.iter().all(Result::is_ok));
-        assert_eq!(most.load(Ordering::SeqCst), AT_ONCE);
+        let rate = Arc::new(Mutex::new(RateLimit::new(1000, 1000, Instant::now())));
+        let limits = Some(Limits { rate, lanes: Lanes::new() });
+        (Watched { limits, host: "h".into() }.layer(server), most)
     }
 
-    #[test]
-    fn a_burst_goes_at_once_and_then_the_rate() {
-        let start = Instant::now();
-        let mut bucket = Bucket::new(10, 3, start);
-        let waits: Vec<u128> = (0..6).map(|_| (bucket.take(start) - start).as_millis()).collect();
-        assert_eq!(waits, [0, 0, 0, 100, 200, 300]);
-        // After a pause the whole burst is there again, and no more.
-        let later = start + Duration::from_secs(60);
-        let waits: Vec<u128> = (0..4).map(|_| (bucket.take(later) - later).as_millis()).collect();
-        assert_eq!(waits, [0, 0, 0, 100]);
+    fn request(method: &str, uri: &str) -> Request<Body> {
+        Request::builder().method(method).uri(uri).body(Body::empty()).unwrap()
+    }
+
+    const EVICTION: &str = "/api/v1/namespaces/n/pods/p/eviction";
+    const CLAIM: &str = "/apis/karpenter.sh/v1/nodeclaims";
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_server_is_asked_for_so_much_at_once() {
+        let (mut service, most) = service(Duration::from_millis(20));
+        let requests = (0..200).map(|_| service.call(request("POST", CLAIM)));
+        let answers = join_all(requests.collect::<Vec<_>>()).await;
+        assert!(answers.iter().all(Result::is_ok));
+        assert_eq!(most.load(Ordering::SeqCst), Lane::ALL[0].1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_launch_does_not_wait_for_thousands_of_evictions() {
+        let (mut service, _) = service(Duration::from_secs(1));
+        let evictions: Vec<_> =
+            (0..3000).map(|_| tokio::spawn(service.call(request("POST", EVICTION)))).collect();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let begun = Instant::now();
+        service.call(request("POST", CLAIM)).await.unwrap();
+        let time = begun.elapsed();
+        assert!(time < Duration::from_millis(1100), "{time:?}");
+        evictions.iter().for_each(|e| e.abort());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_never_answers_does_not_hold_a_slot_for_ever() {
+        let (mut service, _) = service(Duration::from_secs(3600));
+        let error = service.call(request("POST", CLAIM)).await.err().unwrap();
+        assert_eq!(error.to_string(), "the API server did not answer within 70s");
+        // A watch has to wait until something happens.
+        let watch = service.call(request("GET", "/api/v1/pods?watch=true"));
+        tokio::time::sleep(Duration::from_secs(200)).await;
+        assert!(watch.now_or_never().is_none());
     }
 }

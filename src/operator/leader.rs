@@ -1,38 +1,68 @@
 //! Leader election by a Lease: only one replica decides.
+//!
+//! A leader that cannot renew has stopped acting ten seconds after it sent its last renewal, whatever
+//! hangs; others take over no earlier than fifteen seconds after they saw it.
 
+use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
-use tokio::time::{Instant, sleep, timeout};
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::events::{Event, Recorder, reference};
 use super::metrics;
 
-/// A lease that was not renewed for this long is free.
-const DURATION: Duration = Duration::from_secs(15);
+mod lease;
+
+use lease::{Decision, Seen};
+
 /// A leader that cannot renew for this long gives up.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// The process ends this long after the last renewal if it is still there: something has kept it from
+/// giving up. Others may take over after 15 s.
+const LAST_RESORT: Duration = Duration::from_secs(12);
 const RETRY: Duration = Duration::from_secs(2);
 /// Limit of one request: half the deadline.
 const REQUEST: Duration = Duration::from_secs(5);
 
-/// A candidate.
-pub struct Election {
-    api: Api<Lease>,
-    recorder: Recorder,
-    name: String,
-    identity: String,
+/// Where the Lease is kept.
+trait Store: Send + Sync {
+    fn get(&self) -> impl Future<Output = Result<Option<Lease>, kube::Error>> + Send;
+    fn create(&self, lease: &Lease) -> impl Future<Output = Result<Lease, kube::Error>> + Send;
+    /// Replaces the Lease if nobody changed it since it was read.
+    fn replace(&self, lease: &Lease) -> impl Future<Output = Result<Lease, kube::Error>> + Send;
 }
 
-/// The lease as this process last saw it change.
-struct Seen {
-    holder: String,
-    renewed: Option<MicroTime>,
-    at: Instant,
+/// The Lease of a name in the API server.
+struct Live {
+    api: Api<Lease>,
+    name: String,
+}
+
+impl Store for Live {
+    async fn get(&self) -> Result<Option<Lease>, kube::Error> {
+        self.api.get_opt(&self.name).await
+    }
+
+    async fn create(&self, lease: &Lease) -> Result<Lease, kube::Error> {
+        self.api.create(&PostParams::default(), lease).await
+    }
+
+    async fn replace(&self, lease: &Lease) -> Result<Lease, kube::Error> {
+        self.api.replace(&self.name, &PostParams::default(), lease).await
+    }
+}
+
+/// A candidate.
+pub struct Election {
+    candidate: Candidate<Live>,
+    recorder: Recorder,
 }
 
 impl Election {
@@ -43,116 +73,342 @@ impl Election {
             .ok()
             .or_else(|| std::fs::read_to_string("/etc/hostname").ok())
             .unwrap_or_default();
-        Self {
-            api: Api::namespaced(client, namespace),
-            recorder,
-            name: name.to_owned(),
-            identity: format!("{}_{}", host.trim(), uuid::Uuid::new_v4()),
-        }
+        let identity = format!("{}_{}", host.trim(), uuid::Uuid::new_v4());
+        let store = Live { api: Api::namespaced(client, namespace), name: name.to_owned() };
+        Self { candidate: Candidate::new(store, name, identity), recorder }
     }
 
     /// Waits until this process leads.
     pub async fn acquire(&self) {
-        let gauge = metrics::LEADER.with_label_values(&[&self.name]);
+        let name = &self.candidate.name;
+        let gauge = metrics::LEADER.with_label_values(&[name]);
         gauge.set(0.0);
-        tracing::info!("attempting to acquire leader lease {}", self.name);
-        let mut seen: Option<Seen> = None;
-        while !self.try_acquire(&mut seen).await {
-            sleep(RETRY).await;
-        }
+        metrics::LEADER_SLOWPATH.with_label_values(&[name]);
+        tracing::info!("attempting to acquire leader lease {name}");
+        self.candidate.acquire().await;
         gauge.set(1.0);
-        tracing::info!("successfully acquired lease {}", self.name);
-        self.tell("became leader").await;
+        tracing::info!("successfully acquired lease {name}");
+        let renewed = Arc::clone(&self.candidate.renewed);
+        std::thread::spawn(move || {
+            watch(&renewed, || {
+                // Nothing that may hang stands between here and the end.
+                eprintln!("leader election lost, and the process did not stop");
+                std::process::exit(1);
+            });
+        });
+        self.report("became leader");
     }
 
-    /// Keeps the lease; returns once it is lost.
+    /// Keeps the lease; returns once this process must not act any more.
     pub async fn keep(&self) {
-        let mut last = Instant::now();
-        loop {
-            sleep(RETRY).await;
-            let mut seen = None;
-            if self.try_acquire(&mut seen).await {
-                last = Instant::now();
-            } else if last.elapsed() > DEADLINE {
-                metrics::LEADER.with_label_values(&[&self.name]).set(0.0);
-                self.tell("stopped leading").await;
-                return;
-            }
-        }
+        self.candidate.keep().await;
+        metrics::LEADER.with_label_values(&[&self.candidate.name]).set(0.0);
+        self.report("stopped leading");
     }
 
-    /// An event on the Lease.
-    async fn tell(&self, what: &str) {
-        if let Ok(Ok(Some(lease))) = timeout(REQUEST, self.api.get_opt(&self.name)).await {
-            let message = format!("{} {what}", self.identity);
-            let event = Event::new(reference(&lease), false, "LeaderElection", message);
+    /// Publishes an event on the Lease.
+    fn report(&self, what: &str) {
+        if let Some(lease) = &*self.candidate.held.lock() {
+            let message = format!("{} {what}", self.candidate.identity);
+            let event = Event::new(reference(lease), false, "LeaderElection", message);
             self.recorder.publish(event.by_message());
         }
     }
 
     /// Gives the lease up, so that another replica need not wait.
     pub async fn release(&self) {
-        if let Ok(Ok(Some(mut lease))) = timeout(REQUEST, self.api.get_opt(&self.name)).await
-            && let Some(spec) = &mut lease.spec
+        self.candidate.release().await;
+    }
+}
+
+/// Ends when the last renewal is too long ago. Runs in a thread of its own: a runtime whose threads
+/// are all busy runs no timer.
+fn watch(renewed: &Mutex<Option<Instant>>, end: impl FnOnce()) {
+    loop {
+        let Some(last) = *renewed.lock() else { return };
+        let left = LAST_RESORT.saturating_sub(last.elapsed());
+        if left.is_zero() {
+            return end();
+        }
+        std::thread::sleep(left.min(Duration::from_secs(1)));
+    }
+}
+
+struct Candidate<S> {
+    store: S,
+    name: String,
+    identity: String,
+    /// The Lease as this process last wrote it.
+    held: Mutex<Option<Lease>>,
+    /// When the last renewal that succeeded was sent; nothing once the lease is given up.
+    renewed: Arc<Mutex<Option<Instant>>>,
+}
+
+impl<S: Store> Candidate<S> {
+    fn new(store: S, name: &str, identity: String) -> Self {
+        let (held, renewed) = (Mutex::default(), Arc::default());
+        Self { store, name: name.to_owned(), identity, held, renewed }
+    }
+
+    async fn acquire(&self) {
+        let mut seen = None;
+        while !self.attempt(self.slow(&mut seen)).await {
+            sleep(RETRY).await;
+        }
+    }
+
+    /// Renews until that has failed for too long. The deadline holds while a request hangs, too.
+    async fn keep(&self) {
+        loop {
+            let last = self.renewed.lock().unwrap_or_else(Instant::now);
+            let renewal = async {
+                sleep(RETRY).await;
+                while !self.attempt(self.renew()).await {
+                    sleep(RETRY).await;
+                }
+            };
+            if timeout_at(last + DEADLINE, renewal).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn release(&self) {
+        *self.renewed.lock() = None;
+        if let Ok(Ok(Some(mut lease))) = timeout(REQUEST, self.store.get()).await
+            && let Some(spec) = &lease.spec
             && spec.holder_identity.as_deref() == Some(&self.identity)
         {
-            spec.holder_identity = Some(String::new());
-            spec.lease_duration_seconds = Some(1);
-            let _ = timeout(REQUEST, self.api.replace(&self.name, &PostParams::default(), &lease))
-                .await;
+            lease.spec = Some(lease::released(spec));
+            let _ = timeout(REQUEST, self.store.replace(&lease)).await;
         }
     }
 
-    async fn try_acquire(&self, seen: &mut Option<Seen>) -> bool {
-        match timeout(REQUEST, self.step(seen)).await {
-            Ok(Ok(leads)) => leads,
-            Ok(Err(kube::Error::Api(status))) if status.code == 409 => false,
+    /// One attempt to get or keep the lease, within its time; true when it is held now.
+    async fn attempt(
+        &self,
+        write: impl Future<Output = Result<Option<Lease>, kube::Error>>,
+    ) -> bool {
+        // The holder's time runs from when the renewal was sent: nobody knows when it arrived.
+        let sent = Instant::now();
+        match timeout(REQUEST, write).await {
+            Ok(Ok(Some(lease))) => {
+                *self.held.lock() = Some(lease);
+                *self.renewed.lock() = Some(sent);
+                return true;
+            }
+            Ok(Ok(None)) => {}
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 => {}
             Ok(Err(error)) => {
                 tracing::error!("error" = %error, "error retrieving resource lock {}", self.name);
-                false
             }
-            Err(_) => false,
+            Err(_) => tracing::error!(
+                "error" = "timed out",
+                "error retrieving resource lock {}",
+                self.name
+            ),
         }
+        false
     }
 
-    async fn step(&self, seen: &mut Option<Seen>) -> Result<bool, kube::Error> {
-        let now = MicroTime(Timestamp::now());
-        let Some(mut lease) = self.api.get_opt(&self.name).await? else {
-            let lease = Lease {
-                metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
-                spec: Some(self.claimed(None, now)),
-            };
-            self.api.create(&PostParams::default(), &lease).await?;
-            return Ok(true);
+    /// Renews the lease as it was last written; if that fails, what is there now is read first.
+    async fn renew(&self) -> Result<Option<Lease>, kube::Error> {
+        let held = self.held.lock().clone();
+        if let Some(mut lease) = held {
+            let now = MicroTime(Timestamp::now());
+            lease.spec = Some(lease::held(lease.spec.as_ref(), &self.identity, now));
+            if let Ok(lease) = self.store.replace(&lease).await {
+                return Ok(Some(lease));
+            }
+        }
+        metrics::LEADER_SLOWPATH.with_label_values(&[&self.name]).inc();
+        self.slow(&mut None).await
+    }
+
+    /// Reads the lease, and takes or renews it if that may be done.
+    async fn slow(&self, seen: &mut Option<Seen>) -> Result<Option<Lease>, kube::Error> {
+        let written = |old| lease::held(old, &self.identity, MicroTime(Timestamp::now()));
+        let Some(mut lease) = self.store.get().await? else {
+            let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
+            let lease = Lease { metadata, spec: Some(written(None)) };
+            return self.store.create(&lease).await.map(Some);
         };
         let spec = lease.spec.clone().unwrap_or_default();
-        let holder = spec.holder_identity.clone().unwrap_or_default();
-        let changed =
-            seen.as_ref().is_none_or(|s| s.holder != holder || s.renewed != spec.renew_time);
-        if changed {
-            let renewed = spec.renew_time.clone();
-            *seen = Some(Seen { holder: holder.clone(), renewed, at: Instant::now() });
+        let now = Instant::now();
+        let known = Seen::update(seen.take(), &spec, now);
+        let known = seen.insert(known);
+        match lease::decide(&spec, known, &self.identity, now) {
+            Decision::Wait => Ok(None),
+            Decision::Take | Decision::Renew => {
+                lease.spec = Some(written(Some(&spec)));
+                self.store.replace(&lease).await.map(Some)
+            }
         }
-        // Clocks differ: what counts is how long this process has seen no renewal.
-        let expired = seen.as_ref().is_none_or(|s| s.at.elapsed() > DURATION);
-        if !holder.is_empty() && holder != self.identity && !expired {
-            return Ok(false);
-        }
-        lease.spec = Some(self.claimed(Some(spec), now));
-        self.api.replace(&self.name, &PostParams::default(), &lease).await?;
-        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// One Lease for all candidates; a candidate can be cut off from it.
+    #[derive(Default)]
+    struct Shared(Mutex<Option<Lease>>);
+
+    struct Fake {
+        shared: Arc<Shared>,
+        hangs: Arc<AtomicBool>,
+        calls: Arc<AtomicUsize>,
     }
 
-    fn claimed(&self, old: Option<LeaseSpec>, now: MicroTime) -> LeaseSpec {
-        let old = old.unwrap_or_default();
-        let mine = old.holder_identity.as_deref() == Some(&self.identity);
-        LeaseSpec {
-            acquire_time: if mine { old.acquire_time } else { Some(now.clone()) },
-            holder_identity: Some(self.identity.clone()),
-            lease_duration_seconds: Some(15),
-            lease_transitions: Some(old.lease_transitions.unwrap_or(0) + i32::from(!mine)),
-            renew_time: Some(now),
-            ..LeaseSpec::default()
+    impl Fake {
+        async fn reach(&self) {
+            self.calls.fetch_add(1, Ordering::SeqCst);
+            if self.hangs.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
+            }
         }
+    }
+
+    fn conflict() -> kube::Error {
+        kube::Error::Api(Box::new(kube::core::Status {
+            code: 409,
+            ..kube::core::Status::failure("conflict", "Conflict")
+        }))
+    }
+
+    impl Store for Fake {
+        async fn get(&self) -> Result<Option<Lease>, kube::Error> {
+            self.reach().await;
+            Ok(self.shared.0.lock().clone())
+        }
+
+        async fn create(&self, lease: &Lease) -> Result<Lease, kube::Error> {
+            self.reach().await;
+            let mut kept = self.shared.0.lock();
+            if kept.is_some() {
+                return Err(conflict());
+            }
+            let mut lease = lease.clone();
+            lease.metadata.resource_version = Some("1".into());
+            Ok(kept.insert(lease).clone())
+        }
+
+        async fn replace(&self, lease: &Lease) -> Result<Lease, kube::Error> {
+            self.reach().await;
+            let mut kept = self.shared.0.lock();
+            let version = kept.as_ref().and_then(|l| l.metadata.resource_version.clone());
+            if version != lease.metadata.resource_version {
+                return Err(conflict());
+            }
+            let mut lease = lease.clone();
+            let next = version.map_or(1, |v| v.parse::<u64>().unwrap() + 1);
+            lease.metadata.resource_version = Some(next.to_string());
+            Ok(kept.insert(lease).clone())
+        }
+    }
+
+    fn candidate(shared: &Arc<Shared>, name: &str) -> (Candidate<Fake>, Arc<AtomicBool>) {
+        let hangs = Arc::new(AtomicBool::new(false));
+        let shared = Arc::clone(shared);
+        let fake = Fake { shared, hangs: Arc::clone(&hangs), calls: Arc::default() };
+        (Candidate::new(fake, "test", name.to_owned()), hangs)
+    }
+
+    fn holder(shared: &Shared) -> Option<String> {
+        shared.0.lock().as_ref()?.spec.as_ref()?.holder_identity.clone()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_is_cut_off_stops_within_ten_seconds_of_its_last_renewal() {
+        let shared = Arc::default();
+        let (a, hangs) = candidate(&shared, "a");
+        let (b, _) = candidate(&shared, "b");
+        a.acquire().await;
+        let start = Instant::now();
+        let standby = async {
+            b.acquire().await;
+            start.elapsed()
+        };
+        let leader = async {
+            let cut = async {
+                sleep(Duration::from_secs(31)).await;
+                // Every request hangs from now on.
+                hangs.store(true, Ordering::SeqCst);
+                std::future::pending::<()>().await;
+            };
+            tokio::select! { () = a.keep() => {} () = cut => {} }
+            start.elapsed()
+        };
+        let (stopped, took_over) = tokio::join!(leader, standby);
+        // The last renewal was sent at 30 s.
+        assert_eq!(stopped.as_secs(), 40);
+        assert!(took_over >= Duration::from_secs(45), "{took_over:?}");
+        assert!(took_over <= Duration::from_secs(49), "{took_over:?}");
+        assert_eq!(holder(&shared).as_deref(), Some("b"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_is_one_request_and_the_other_way_is_counted() {
+        let shared: Arc<Shared> = Arc::default();
+        let (a, _) = candidate(&shared, "a");
+        a.acquire().await;
+        let slow = metrics::LEADER_SLOWPATH.with_label_values(&["test"]);
+        let (calls, before) = (a.store.calls.load(Ordering::SeqCst), slow.get());
+        assert!(timeout(Duration::from_secs(21), a.keep()).await.is_err());
+        assert_eq!(a.store.calls.load(Ordering::SeqCst) - calls, 10);
+        // Somebody touches the Lease: the next renewal has to read it first.
+        if let Some(lease) = &mut *shared.0.lock() {
+            lease.metadata.resource_version = Some("1000".into());
+        }
+        assert!(timeout(Duration::from_secs(3), a.keep()).await.is_err());
+        assert!(slow.get() > before);
+        assert_eq!(holder(&shared).as_deref(), Some("a"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_short_outage_does_not_cost_the_lease() {
+        let shared = Arc::default();
+        let (a, hangs) = candidate(&shared, "a");
+        a.acquire().await;
+        let outage = async {
+            sleep(Duration::from_secs(5)).await;
+            hangs.store(true, Ordering::SeqCst);
+            sleep(Duration::from_millis(2500)).await;
+            hangs.store(false, Ordering::SeqCst);
+            sleep(Duration::from_secs(60)).await;
+        };
+        tokio::select! {
+            () = a.keep() => panic!("the lease was given up"),
+            () = outage => {}
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_is_given_up_is_taken_at_once() {
+        let shared = Arc::default();
+        let (a, _) = candidate(&shared, "a");
+        let (b, _) = candidate(&shared, "b");
+        a.acquire().await;
+        let start = Instant::now();
+        tokio::join!(b.acquire(), async {
+            sleep(Duration::from_secs(3)).await;
+            a.release().await;
+        });
+        assert!(start.elapsed() <= Duration::from_secs(5));
+        assert_eq!(holder(&shared).as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn a_process_whose_runtime_hangs_is_ended() {
+        let now = Instant::now();
+        let long_ago = now.checked_sub(LAST_RESORT).unwrap_or(now);
+        let ended = AtomicBool::new(false);
+        watch(&Mutex::new(Some(long_ago)), || ended.store(true, Ordering::SeqCst));
+        assert!(ended.load(Ordering::SeqCst));
+        // One that has given its lease up is not.
+        watch(&Mutex::new(None), || panic!("ended"));
     }
 }

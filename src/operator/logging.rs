@@ -93,6 +93,21 @@ pub fn reconcile_span(
     )
 }
 
+/// Logs every panic as the other lines are, with its place and the context that it happened in.
+pub fn report_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let text = info.payload_as_str().unwrap_or("unknown");
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        let trace = std::backtrace::Backtrace::force_capture().to_string();
+        tracing::error!(
+            "panic" = text,
+            "location" = place,
+            "stacktrace" = trace,
+            "Observed a panic"
+        );
+    }));
+}
+
 /// The controller whose context this is called in, if any.
 #[must_use]
 pub fn current_controller() -> Option<String> {

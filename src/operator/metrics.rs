@@ -1,7 +1,6 @@
 //! Prometheus metrics, by Karpenter's names.
 
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::{
@@ -10,11 +9,13 @@ use prometheus::{
 
 use crate::api::labels;
 
+mod controller;
 mod list;
 pub mod series;
 pub mod status;
 mod summary;
 
+pub use controller::{ControllerMetrics, Reconciled};
 pub use list::*;
 pub use summary::SummaryVec;
 
@@ -85,37 +86,10 @@ pub fn init(commit: Option<&str>) {
     let version = env!("CARGO_PKG_VERSION");
     // There is no Go version; dashboards expect the label all the same.
     BUILD_INFO.with_label_values(&[version, "", arch, commit.unwrap_or_default()]).set(1.0);
+    CONVERSION_PANICS.with_label_values::<&str>(&[]);
     for kind in ["multi", "single"] {
         CONSOLIDATION_TIMEOUTS.with_label_values(&[kind]);
     }
-}
-
-/// How a reconcile ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reconciled {
-    /// Nothing more to do until something changes.
-    Success,
-    /// To be looked at again after a time.
-    RequeueAfter,
-    /// To be tried again.
-    Error,
-}
-
-/// Counts a finished reconcile.
-pub fn reconciled(controller: &str, time: Duration, how: Reconciled) {
-    let result = match how {
-        Reconciled::Success => "success",
-        Reconciled::RequeueAfter => "requeue_after",
-        Reconciled::Error => "error",
-    };
-    RECONCILES.with_label_values(&[controller, result]).inc();
-    let errors = RECONCILE_ERRORS.with_label_values(&[controller]);
-    if how == Reconciled::Error {
-        errors.inc();
-        QUEUE_RETRIES.with_label_values(&[controller, controller]).inc();
-    }
-    RECONCILE_TIME.with_label_values(&[controller]).observe(time.as_secs_f64());
-    QUEUE_WORK.with_label_values(&[controller, controller]).observe(time.as_secs_f64());
 }
 
 /// All metrics in the text format.
@@ -147,12 +121,9 @@ mod tests {
     #[test]
     fn every_metric_registers_and_shows() {
         init(Some("abcdef0"));
-        reconciled("nodeclass", Duration::from_millis(20), Reconciled::Error);
         let text = render();
         assert!(text.contains("karpenter_build_info{"));
-        assert!(
-            text.contains(r#"controller_runtime_reconcile_errors_total{controller="nodeclass"} 1"#)
-        );
+        assert!(text.contains("controller_runtime_conversion_webhook_panics_total 0"));
         assert!(text.contains(
             r#"karpenter_voluntary_disruption_consolidation_timeouts_total{consolidation_type="multi"} 0"#
         ));

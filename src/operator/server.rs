@@ -17,6 +17,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use super::certs::Certificate;
 use super::metrics;
@@ -63,7 +64,7 @@ fn everywhere(port: u16) -> SocketAddr {
 ///
 /// # Errors
 /// When the port cannot be taken.
-pub async fn serve_metrics(port: u16) -> std::io::Result<()> {
+pub async fn serve_metrics(port: u16, background: &mut JoinSet<()>) -> std::io::Result<()> {
     if port == 0 {
         return Ok(());
     }
@@ -76,7 +77,7 @@ pub async fn serve_metrics(port: u16) -> std::io::Result<()> {
     );
     let listener = TcpListener::bind(everywhere(port)).await?;
     tracing::info!("bindAddress" = format!(":{port}"), "secure" = false, "Serving metrics server");
-    tokio::spawn(async move { axum::serve(listener, app).await });
+    serve(listener, app, background);
     Ok(())
 }
 
@@ -84,7 +85,11 @@ pub async fn serve_metrics(port: u16) -> std::io::Result<()> {
 ///
 /// # Errors
 /// When the port cannot be taken.
-pub async fn serve_health(port: u16, ready: Vec<(&'static str, Check)>) -> std::io::Result<()> {
+pub async fn serve_health(
+    port: u16,
+    ready: Vec<(&'static str, Check)>,
+    background: &mut JoinSet<()>,
+) -> std::io::Result<()> {
     if port == 0 {
         return Ok(());
     }
@@ -95,8 +100,17 @@ pub async fn serve_health(port: u16, ready: Vec<(&'static str, Check)>) -> std::
     let app = Router::new().merge(probe("/healthz", alive)).merge(probe("/readyz", Checks(list)));
     let listener = TcpListener::bind(everywhere(port)).await?;
     tracing::info!("name" = "health probe", "addr" = format!("[::]:{port}"), "starting server");
-    tokio::spawn(async move { axum::serve(listener, app).await });
+    serve(listener, app, background);
     Ok(())
+}
+
+/// Serves for as long as the process lives.
+fn serve(listener: TcpListener, app: Router, background: &mut JoinSet<()>) {
+    background.spawn(async move {
+        if let Err(error) = axum::serve(listener, app).await {
+            tracing::error!("error" = %error, "server stopped");
+        }
+    });
 }
 
 #[derive(Clone)]
@@ -162,6 +176,7 @@ pub async fn serve_webhook(
     port: u16,
     certificate: &Certificate,
     review: impl Fn(&Value) -> Value + Clone + Send + Sync + 'static,
+    background: &mut JoinSet<()>,
 ) -> std::io::Result<RustlsConfig> {
     let config = RustlsConfig::from_pem(certificate.chain.clone(), certificate.key.clone()).await?;
     let convert = move |body: Bytes| async move {
@@ -177,6 +192,7 @@ pub async fn serve_webhook(
                 (StatusCode::BAD_REQUEST, text).into_response()
             }
             Err(error) => {
+                metrics::CONVERSION_PANICS.with_label_values::<&str>(&[]).inc();
                 tracing::error!("error" = %error, "conversion failed");
                 StatusCode::INTERNAL_SERVER_ERROR.into_response()
             }
@@ -188,7 +204,7 @@ pub async fn serve_webhook(
         .layer(axum::extract::DefaultBodyLimit::max(REVIEW_LIMIT));
     tracing::info!("port" = port, "Serving webhook server");
     let served = config.clone();
-    tokio::spawn(async move {
+    background.spawn(async move {
         let served =
             axum_server::bind_rustls(everywhere(port), served).serve(app.into_make_service()).await;
         if let Err(error) = served {

@@ -60,7 +60,7 @@ pub async fn start(
         url,
     };
     let certificate = webhook.store.ensure(None, clock.now()).await?;
-    let server = server::serve_webhook(port, &certificate, review).await?;
+    let server = server::serve_webhook(port, &certificate, review, background).await?;
     background.spawn(webhook.look_after(certificate, server));
     Ok(())
 }

@@ -19,4 +19,5 @@ mod nodeclass;
 mod operator;
 mod policy;
 mod simulate;
+mod timing;
 mod volumes;

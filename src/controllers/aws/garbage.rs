@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
@@ -9,13 +10,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
-use tracing::Instrument as _;
 
 use crate::api::v1::NodeClaim;
 use crate::cloud::aws::instance::{Instance, identity};
 use crate::cloud::aws::{AwsProvider, tags};
-use crate::controllers::{Context, Error, patch};
+use crate::controllers::{Context, Error, patch, runner};
 use crate::operator::logging;
 
 /// Instances without a NodeClaim are left alone while they are younger than this.
@@ -23,30 +22,22 @@ const ORPHAN_AGE: Duration = Duration::from_secs(30);
 /// Orphans that are removed at once.
 const PARALLEL: usize = 100;
 
-pub(super) fn start(ctx: &Arc<Context>, aws: &Arc<AwsProvider>, tasks: &mut JoinSet<()>) {
-    let (ctx, aws) = (Arc::clone(ctx), Arc::clone(aws));
-    tasks.spawn(
-        async move { run(&ctx, &aws).await }
-            .instrument(logging::controller_span("instance.garbagecollection")),
-    );
-}
-
 /// Often at first, since a crash leaves most; then rarely.
-async fn run(ctx: &Context, aws: &AwsProvider) {
-    let mut runs = 0_u32;
-    ctx.cluster.until_listed().await;
-    loop {
-        match collect(ctx, aws).await {
-            Ok(()) => {
-                runs += 1;
-                sleep(pause(runs)).await;
+pub(super) fn start(ctx: &Arc<Context>, aws: &Arc<AwsProvider>, tasks: &mut JoinSet<()>) {
+    let (context, aws, runs) = (Arc::clone(ctx), Arc::clone(aws), Arc::new(AtomicU32::new(0)));
+    runner::singleton(
+        tasks,
+        "instance.garbagecollection",
+        ctx,
+        |_, _| false,
+        move || {
+            let (ctx, aws, runs) = (Arc::clone(&context), Arc::clone(&aws), Arc::clone(&runs));
+            async move {
+                collect(&ctx, &aws).await?;
+                Ok(Some(pause(runs.fetch_add(1, Ordering::Relaxed).saturating_add(1))))
             }
-            Err(error) => {
-                tell_failure!(error, "Reconciler error");
-                sleep(Duration::from_secs(5)).await;
-            }
-        }
-    }
+        },
+    );
 }
 
 /// How long to wait after so many runs.

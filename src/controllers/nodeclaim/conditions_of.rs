@@ -96,10 +96,7 @@ async fn reconcile(ctx: Arc<Context>, name: String) -> Outcome {
     };
     drifted(&ctx, &mut claim, &pool).await?;
     let api = Api::<NodeClaim>::all(ctx.client.clone());
-    match patch::apply(&api, &before, &claim, Lock::Optimistic).await {
-        Err(error) if patch::is_conflict(&error) => return Ok(Some(Duration::from_secs(1))),
-        other => other?,
-    }
+    patch::merge(&api, &before, &claim).await?;
     Ok(Some(again.map_or(DRIFT_PERIOD, |a| a.min(DRIFT_PERIOD))))
 }
 

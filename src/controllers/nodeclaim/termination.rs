@@ -40,21 +40,17 @@ pub(super) async fn finalize(ctx: &Context, api: &Api<NodeClaim>, before: NodeCl
             patch::delete(&node_api, node.metadata.name.as_deref().unwrap_or("")).await?;
         }
         if !nodes.is_empty() {
-            return Ok(None);
+            // The last Node's end wakes this up; the time is for a change that was missed.
+            return Ok(Some(POLL));
         }
     }
     if !provider_id.is_empty() && !instance_gone(ctx, api, &before, &mut claim).await? {
         return Ok(Some(POLL));
     }
-    let latest = api.get_opt(before.metadata.name.as_deref().unwrap_or("")).await?;
-    let Some(latest) = latest else { return Ok(None) };
-    let mut released = latest.clone();
-    released.metadata.finalizers.get_or_insert_default().retain(|f| f != finalizers::TERMINATION);
-    let outcome = written(patch::apply(api, &latest, &released, Lock::Optimistic).await);
-    if matches!(outcome, Ok(None)) {
+    if patch::release(api, &before, finalizers::TERMINATION).await? {
         tracing::info!("provider-id" = provider_id, "deleted nodeclaim");
     }
-    outcome
+    Ok(None)
 }
 
 fn written(outcome: Result<(), kube::Error>) -> Outcome {

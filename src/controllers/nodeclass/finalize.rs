@@ -6,7 +6,7 @@ use kube::Api;
 use kube::api::ListParams;
 
 use super::super::Outcome;
-use super::super::patch::{self, Lock};
+use super::super::patch;
 use super::Controller;
 use crate::api::v1::{EC2NodeClass, NodeClaim};
 use crate::api::{finalizers, labels};
@@ -38,16 +38,7 @@ impl Controller {
             self.aws.instance_profiles.delete_all(before).await?;
         }
         self.aws.launch_templates.delete_all(before).await?;
-        let mut class = before.clone();
-        class
-            .metadata
-            .finalizers
-            .get_or_insert_default()
-            .retain(|f| f != finalizers::NODECLASS_TERMINATION);
-        match patch::apply(api, before, &class, Lock::Optimistic).await {
-            Err(error) if patch::is_conflict(&error) => return Ok(Some(Duration::from_secs(1))),
-            other => other?,
-        }
+        patch::release(api, before, finalizers::NODECLASS_TERMINATION).await?;
         self.verdicts.forget(before);
         Ok(None)
     }

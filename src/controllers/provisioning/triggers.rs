@@ -1,14 +1,14 @@
 //! What opens a batch: pods that fit nowhere, and nodes that are being disrupted.
 
-use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
-use tokio::sync::broadcast::error::RecvError;
-use tokio::time::{Instant, sleep_until};
+use tokio::task::JoinSet;
 
 use super::super::Context;
+use super::super::runner::{self, Identity};
+use super::Shared;
 use super::batcher::Batcher;
 use super::decisions::Decisions;
 use crate::api::taints;
@@ -18,99 +18,52 @@ use crate::scheduling::pod::PodKey;
 /// A trigger is repeated after this long for as long as its cause stands.
 const REPEAT: Duration = Duration::from_secs(10);
 
-/// A cause of a batch.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Cause {
-    Pod(PodKey),
-    Node(String),
-}
+const PODS: Identity =
+    Identity { name: "provisioner.trigger.pod", group: "", kind: "Pod", workers: 10 };
+const NODES: Identity =
+    Identity { name: "provisioner.trigger.node", group: "", kind: "Node", workers: 10 };
 
-/// When each cause is looked at again.
-#[derive(Default)]
-struct Due {
-    at: HashMap<Cause, Instant>,
-    order: BTreeSet<(Instant, Cause)>,
-}
-
-impl Due {
-    fn set(&mut self, cause: &Cause, at: Option<Instant>) {
-        let before = match at {
-            Some(at) => self.at.insert(cause.clone(), at),
-            None => self.at.remove(cause),
-        };
-        if let Some(before) = before {
-            self.order.remove(&(before, cause.clone()));
-        }
-        if let Some(at) = at {
-            self.order.insert((at, cause.clone()));
-        }
-    }
-
-    fn next(&self) -> Option<Instant> {
-        self.order.first().map(|(at, _)| *at)
-    }
-
-    fn take(&mut self, now: Instant) -> Vec<Cause> {
-        let mut causes = Vec::new();
-        while let Some((at, cause)) = self.order.pop_first() {
-            if at > now {
-                self.order.insert((at, cause));
-                break;
+/// Starts what triggers the batcher for every cause, and again every ten seconds while it stands.
+pub(super) fn start(ctx: &Arc<Context>, shared: &Shared, tasks: &mut JoinSet<()>) {
+    let pods = shared.clone();
+    tasks.spawn(runner::run(
+        PODS,
+        Arc::clone(ctx),
+        |ctx| ctx.cluster.provisionable_pods().iter().map(|p| p.key.to_string()).collect(),
+        waiting_pod,
+        move |ctx, name| {
+            let stands = name.split_once('/').is_some_and(|(namespace, name)| {
+                pod(&ctx, &pods.batcher, &pods.decisions, &PodKey::new(namespace, name))
+            });
+            std::future::ready(Ok(stands.then_some(REPEAT)))
+        },
+    ));
+    let nodes = shared.clone();
+    tasks.spawn(runner::run(
+        NODES,
+        Arc::clone(ctx),
+        |ctx| ctx.cluster.node_names(),
+        |ctx, change| match change {
+            Change::Node(name) if ctx.cluster.node(name).is_some_and(|n| disrupted(&n)) => {
+                vec![name.clone()]
             }
-            self.at.remove(&cause);
-            causes.push(cause);
-        }
-        causes
-    }
+            _ => Vec::new(),
+        },
+        move |ctx, name| {
+            let stands = node(&ctx, &nodes.batcher, &name);
+            std::future::ready(Ok(stands.then_some(REPEAT)))
+        },
+    ));
 }
 
-/// Triggers the batcher for every cause, and again every ten seconds while the cause stands.
-pub(super) async fn run(ctx: Arc<Context>, batcher: Arc<Batcher>, decisions: Arc<Decisions>) {
-    let mut changes = ctx.cluster.subscribe();
-    let mut due = Due::default();
-    let look = |due: &mut Due, cause: Cause| {
-        let stands = match &cause {
-            Cause::Pod(key) => pod(&ctx, &batcher, &decisions, key),
-            Cause::Node(name) => node(&ctx, &batcher, name),
-        };
-        due.set(&cause, stands.then(|| Instant::now() + REPEAT));
-    };
-    for cause in everything(&ctx) {
-        look(&mut due, cause);
-    }
-    loop {
-        let next = due.next();
-        let timer = async move {
-            match next {
-                Some(at) => sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            change = changes.recv() => match change {
-                Ok(Change::Pod(key)) => look(&mut due, Cause::Pod(key)),
-                Ok(Change::Node(name)) => look(&mut due, Cause::Node(name)),
-                Ok(_) => {}
-                Err(RecvError::Lagged(_)) => {
-                    for cause in everything(&ctx) {
-                        look(&mut due, cause);
-                    }
-                }
-                Err(RecvError::Closed) => return,
-            },
-            () = timer => {
-                for cause in due.take(Instant::now()) {
-                    look(&mut due, cause);
-                }
-            }
+/// Pods that wait, and those that are gone; what else happens to pods triggers nothing.
+fn waiting_pod(ctx: &Context, change: &Change) -> Vec<String> {
+    match change {
+        Change::Pod(key) if ctx.cluster.pod(key).is_none_or(|p| p.is_provisionable()) => {
+            vec![key.to_string()]
         }
+        _ => Vec::new(),
     }
-}
-
-fn everything(ctx: &Context) -> Vec<Cause> {
-    let pods = ctx.cluster.provisionable_pods().into_iter().map(|p| Cause::Pod(p.key.clone()));
-    let nodes = ctx.cluster.node_names().into_iter().map(Cause::Node);
-    pods.chain(nodes).collect()
 }
 
 fn pod(ctx: &Context, batcher: &Batcher, decisions: &Decisions, key: &PodKey) -> bool {
@@ -140,24 +93,4 @@ fn disrupted(node: &Node) -> bool {
         .as_ref()
         .and_then(|s| s.taints.as_ref())
         .is_some_and(|list| list.iter().any(|t| taints::matches(t, &taint)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn causes_come_due_once_each() {
-        let mut due = Due::default();
-        let now = Instant::now();
-        let cause = |name: &str| Cause::Node(name.to_owned());
-        due.set(&cause("a"), Some(now + REPEAT));
-        due.set(&cause("b"), Some(now + 2 * REPEAT));
-        due.set(&cause("a"), Some(now + 3 * REPEAT));
-        assert_eq!(due.next(), Some(now + 2 * REPEAT));
-        assert_eq!(due.take(now + 2 * REPEAT), [cause("b")]);
-        due.set(&cause("a"), None);
-        assert_eq!(due.next(), None);
-        assert!(due.take(now + 9 * REPEAT).is_empty());
-    }
 }

@@ -196,6 +196,12 @@ metrics! {
     RECONCILE_ERRORS: CounterVec = counter("controller_runtime_reconcile_errors_total", "Total number of reconciliation errors per controller.", &["controller"]);
     /// Failed reconciles that are not tried again before something changes.
     TERMINAL_ERRORS: CounterVec = counter("controller_runtime_terminal_reconcile_errors_total", "Total number of terminal reconciliation errors per controller.", &["controller"]);
+    /// Reconciles that panicked.
+    RECONCILE_PANICS: CounterVec = counter("controller_runtime_reconcile_panics_total", "Total number of reconciliation panics per controller.", &["controller"]);
+    /// Reconciles that took longer than they may; none here has such a limit.
+    RECONCILE_TIMEOUTS: CounterVec = counter("controller_runtime_reconcile_timeouts_total", "Total number of reconciliation timeouts per controller.", &["controller"]);
+    /// Conversions that panicked.
+    CONVERSION_PANICS: CounterVec = counter("controller_runtime_conversion_webhook_panics_total", "Total number of conversion webhook panics.", &[]);
     /// Time of reconciles.
     RECONCILE_TIME: HistogramVec = histogram("controller_runtime_reconcile_time_seconds", "Length of time per reconciliation per controller.", &["controller"], RECONCILE_TIMES);
     /// Reconciles that may run side by side.
@@ -203,7 +209,7 @@ metrics! {
     /// Reconciles that run now.
     ACTIVE_WORKERS: GaugeVec = gauge("controller_runtime_active_workers", "Number of currently used workers per controller.", &["controller"]);
     /// Names that wait.
-    QUEUE_DEPTH: GaugeVec = gauge("workqueue_depth", "Current depth of workqueue.", QUEUE);
+    QUEUE_DEPTH: GaugeVec = gauge("workqueue_depth", "Current depth of workqueue by workqueue and priority.", &["controller", "name", "priority"]);
     /// Names that came.
     QUEUE_ADDS: CounterVec = counter("workqueue_adds_total", "Total number of adds handled by workqueue.", QUEUE);
     /// How long names wait.
@@ -212,8 +218,14 @@ metrics! {
     QUEUE_WORK: HistogramVec = histogram("workqueue_work_duration_seconds", "How long in seconds processing an item from workqueue takes.", QUEUE, QUEUE_TIMES);
     /// Names that are tried again.
     QUEUE_RETRIES: CounterVec = counter("workqueue_retries_total", "Total number of retries handled by workqueue.", QUEUE);
+    /// For how long the names being worked on have been, together.
+    QUEUE_UNFINISHED: GaugeVec = gauge("workqueue_unfinished_work_seconds", "How many seconds of work has been done that is in progress and hasn't been observed by work_duration.", QUEUE);
+    /// For how long the oldest of them has been.
+    QUEUE_LONGEST: GaugeVec = gauge("workqueue_longest_running_processor_seconds", "How many seconds has the longest running processor for workqueue been running.", QUEUE);
     /// Requests to the API server.
     KUBE_REQUESTS: CounterVec = counter("rest_client_requests_total", "Number of HTTP requests, partitioned by status code, method, and host.", &["code", "method", "host"]);
+    /// Renewals of the lease that did not succeed at the first attempt.
+    LEADER_SLOWPATH: CounterVec = counter("leader_election_slowpath_total", "Total number of slow path exercised in renewing leader leases. 'name' is the string used to identify the lease.", &["name"]);
     /// 1 while this process leads.
     LEADER: GaugeVec = gauge("leader_election_master_status", "Gauge of if the reporting system is master of the relevant lease, 0 indicates backup, 1 indicates master. 'name' is the string used to identify the lease.", &["name"]);
 }

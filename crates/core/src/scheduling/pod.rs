@@ -208,6 +208,12 @@ pub struct PodInfo {
     pub priority: i32,
     /// `controller.kubernetes.io/pod-deletion-cost`.
     pub deletion_cost: i32,
+    /// `metadata.deletionTimestamp`: when it is to be gone, its grace period included.
+    pub deletion: Option<Timestamp>,
+    /// `spec.terminationGracePeriodSeconds`.
+    pub grace: Option<u32>,
+    /// Its priority class is one of the two that Kubernetes keeps for what a cluster needs.
+    pub critical: bool,
     /// Phase Pending.
     pub pending: bool,
     /// Kubernetes' scheduler has said that it fits nowhere.
@@ -255,6 +261,14 @@ impl PodInfo {
             do_not_disrupt: annotation(annotations::DO_NOT_DISRUPT).map(Arc::from),
             terminal: matches!(phase, "Failed" | "Succeeded"),
             terminating: meta.deletion_timestamp.is_some(),
+            deletion: meta.deletion_timestamp.as_ref().map(|t| t.0),
+            grace: spec
+                .termination_grace_period_seconds
+                .map(|seconds| u32::try_from(seconds).unwrap_or_default()),
+            critical: matches!(
+                spec.priority_class_name.as_deref(),
+                Some("system-cluster-critical" | "system-node-critical")
+            ),
             pending: phase == "Pending",
             unschedulable: conditions
                 .iter()

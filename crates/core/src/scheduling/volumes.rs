@@ -145,6 +145,12 @@ impl VolumeObjects {
         self.claims.remove(claim_key(namespace, name).as_str());
     }
 
+    /// The PersistentVolume that a claim is bound to.
+    #[must_use]
+    pub fn volume_of(&self, namespace: &str, claim: &str) -> Option<&str> {
+        self.claims.get(claim_key(namespace, claim).as_str())?.volume.as_deref()
+    }
+
     /// Takes in a PersistentVolume.
     pub fn set_volume(&mut self, object: &PersistentVolume) {
         let spec = object.spec.as_ref();
