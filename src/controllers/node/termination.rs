@@ -53,11 +53,12 @@ pub(super) fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
     ));
 }
 
-/// Nodes that changed, and draining nodes that a pod has left.
+/// Nodes on their way out that changed, or that a pod has left.
 fn concerned(ctx: &Context, change: &Change) -> Vec<String> {
     match change {
-        Change::Node(name) => vec![name.clone()],
-        Change::Bound(name) if ctx.cluster.node(name).is_some_and(|n| is_ours(&n)) => {
+        Change::Node(name) | Change::Bound(name)
+            if ctx.cluster.node(name).is_some_and(|n| is_ours(&n)) =>
+        {
             vec![name.clone()]
         }
         _ => Vec::new(),
