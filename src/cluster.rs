@@ -479,7 +479,7 @@ impl Inner {
         let Some(name) = name else { return };
         state.node = self.nodes.get(name).cloned();
         state.pods = self.pods.on(name);
-        volumes::fill_in(state, &self.volumes);
+        self.volumes.fill_in(state);
     }
 
     /// A Node of a pool does not count before it says which instance it is, and of which type.

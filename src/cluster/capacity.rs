@@ -39,6 +39,17 @@ impl State {
         granted
     }
 
+    /// Reserves one node of a pool that may have `limit` nodes, those that are on their way out apart:
+    /// they make room for what takes their place. Tells whether there was room.
+    pub fn reserve_node(&self, pool: &str, limit: i64) -> bool {
+        let mut inner = self.inner.write();
+        let active = inner.count_claims(pool).active;
+        let reserved = inner.reserved.entry(pool.to_owned()).or_default();
+        let room = active + *reserved < limit;
+        *reserved += i64::from(room);
+        room
+    }
+
     /// Gives reserved nodes back, once their claims were made or could not be.
     pub fn release_nodes(&self, pool: &str, count: i64) {
         let mut inner = self.inner.write();
@@ -184,5 +195,18 @@ mod tests {
         state.release_nodes("p", 9);
         assert_eq!(state.reserve_nodes("p", i64::MAX, 4), 4);
         assert_eq!(state.reserve_nodes("q", 0, 4), 0);
+    }
+
+    #[test]
+    fn a_node_on_its_way_out_makes_room_for_another() {
+        let state = State::default();
+        let value = json!({"metadata": {"name": "a", "labels": {"karpenter.sh/nodepool": "p"}},
+            "spec": {}});
+        state.apply_claim(serde_json::from_value(value).unwrap());
+        assert!(!state.reserve_node("p", 1));
+        assert!(state.reserve_node("p", 2) && !state.reserve_node("p", 2));
+        state.release_nodes("p", 1);
+        state.mark_for_deletion(&["a".to_owned()]);
+        assert!(state.reserve_node("p", 1) && !state.reserve_node("p", 1));
     }
 }

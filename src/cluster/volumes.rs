@@ -12,7 +12,6 @@ use kube::api::ObjectMeta;
 
 use super::State;
 use crate::scheduling::default_spread::Selectors;
-use crate::scheduling::node::StateNode;
 use crate::scheduling::volumes::VolumeObjects;
 
 /// Namespace and name.
@@ -176,12 +175,4 @@ fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
         Some(value) => drop(map.insert(key, value)),
         None => drop(map.remove(&key)),
     }
-}
-
-/// Fills in how many volumes a node takes, and which it has.
-pub(super) fn fill_in(node: &mut StateNode, volumes: &VolumeObjects) {
-    let name = node.node.as_ref().and_then(|n| n.metadata.name.as_deref());
-    let Some(limits) = name.and_then(|name| volumes.limits(name)) else { return };
-    node.volume_limits.clone_from(limits);
-    node.attached = volumes.attached(&node.pods);
 }

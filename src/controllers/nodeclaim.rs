@@ -20,6 +20,7 @@ mod consistency;
 mod initialization;
 mod launch;
 mod liveness;
+mod lost;
 mod registration;
 pub(super) mod termination;
 
@@ -37,6 +38,7 @@ pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
     tasks.spawn(runner::run(lifecycle, Arc::clone(ctx), all_claims, claims_of_change, reconcile));
     conditions_of::start(ctx, tasks);
     consistency::start(ctx, tasks);
+    lost::start(ctx, tasks);
 }
 
 /// Names of all NodeClaims.

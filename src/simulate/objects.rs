@@ -195,11 +195,7 @@ impl Objects {
         default_spread::apply(&mut snapshot.pods, &settings.spread, &self.selectors);
         for node in &mut snapshot.nodes {
             default_spread::apply(&mut node.pods, &settings.spread, &self.selectors);
-            let name = node.node.as_ref().and_then(|n| n.metadata.name.as_deref());
-            if let Some(limits) = name.and_then(|n| self.volumes.limits(n)) {
-                node.volume_limits.clone_from(limits);
-                node.attached = self.volumes.attached(&node.pods);
-            }
+            self.volumes.fill_in(node);
         }
         let bound = snapshot.nodes.iter().flat_map(|n| &n.pods);
         let with_claims = snapshot.pods.iter().chain(bound).filter(|p| !p.claims.is_empty());

@@ -38,7 +38,7 @@ pub(super) fn instance_type(
             kube_reserved: amounts(&format!("{path}.overhead"), &spec.overhead)?,
             ..Overhead::default()
         },
-        devices: spec.resource_slices.iter().map(type_pool).collect(),
+        devices: type_pools(&format!("{path}.resourceSlices"), &spec.resource_slices)?.into(),
         ..InstanceType::default()
     })
 }
@@ -62,6 +62,28 @@ fn check_offering(path: &str, offering: &OfferingSpec) -> Result<(), ScenarioErr
         return wrong("capacityType", format!("unknown value {found:?}, expected one of {known}"));
     }
     Ok(())
+}
+
+/// Pools of devices; what several entries say about one pool is put together.
+fn type_pools(path: &str, specs: &[TypeSliceSpec]) -> Result<Vec<TypePool>, ScenarioError> {
+    let mut pools: Vec<TypePool> = Vec::new();
+    for (at, spec) in specs.iter().enumerate() {
+        let more = type_pool(spec);
+        let same = |p: &&mut TypePool| p.driver == more.driver && p.pool == more.pool;
+        let Some(pool) = pools.iter_mut().find(same) else {
+            pools.push(more);
+            continue;
+        };
+        let known = |d: &&Arc<Device>| pool.devices.iter().any(|other| other.name == d.name);
+        if let Some(again) = more.devices.iter().find(known) {
+            let message = format!("second device {:?} of pool {:?}", again.name, spec.pool);
+            return Err(ScenarioError::new(format!("{path}[{at}].devices"), message));
+        }
+        pool.devices.extend(more.devices);
+        pool.counters.extend(more.counters);
+        pool.bindings.extend(more.bindings);
+    }
+    Ok(pools)
 }
 
 fn type_pool(spec: &TypeSliceSpec) -> TypePool {

@@ -230,12 +230,13 @@ impl<'a> World<'a> {
                 let Kind::New { types, pool, .. } = &place.kind else { continue };
                 if pool == name {
                     model::add(&mut used, &largest(types));
+                    model::add(&mut used, &one_node());
                     grows = true;
                 }
             }
             for (resource, limit) in limits {
                 let over = used.get(resource).copied().unwrap_or(0) > model::quantity(&limit.0);
-                if grows && over && resource != "nodes" {
+                if grows && over {
                     found.push(format!("NodePool {name} exceeds its limit of {resource}"));
                 }
             }
@@ -264,6 +265,11 @@ pub fn largest(types: &[&TypeDoc]) -> Amounts {
     most
 }
 
+/// What a node takes of the limit on nodes.
+pub fn one_node() -> Amounts {
+    [("nodes".to_owned(), 1_000_000_000)].into()
+}
+
 pub fn used_by_nodes(doc: &Document, pool: &str) -> Amounts {
     let mut used = Amounts::new();
     for entry in &doc.nodes {
@@ -276,7 +282,7 @@ pub fn used_by_nodes(doc: &Document, pool: &str) -> Amounts {
                 .map(|(k, v)| (k.clone(), model::quantity(&v.0)))
                 .collect();
             model::add(&mut used, &of_node);
-            model::add(&mut used, &[("nodes".to_owned(), 1_000_000_000)].into());
+            model::add(&mut used, &one_node());
         }
     }
     used
@@ -307,18 +313,28 @@ pub fn unmet_min_values(
     let unmet: Vec<String> = claim
         .requirements
         .iter()
-        .filter(|w| strict && values_of(types, &w.expression.key) < w.min_values.unwrap_or(0))
+        .filter(|w| {
+            let asked = std::slice::from_ref(&w.expression);
+            strict && values_of(types, &w.expression.key, asked) < w.min_values.unwrap_or(0)
+        })
         .map(|w| w.expression.key.clone())
         .collect();
     unmet.into_iter()
 }
 
-pub fn values_of(types: &[&TypeDoc], key: &str) -> usize {
+/// How many values the types have for a key, of those that all that is asked for allows.
+pub fn values_of<'a>(
+    types: &[&TypeDoc],
+    key: &str,
+    asked: impl IntoIterator<Item = &'a Expression>,
+) -> usize {
+    let asked: Vec<&Expression> = asked.into_iter().filter(|e| normal(&e.key) == key).collect();
     let values: BTreeSet<String> = types
         .iter()
         .flat_map(|t| t.of_key(key))
         .filter(|e| e.operator == "In")
         .flat_map(|e| e.values.clone())
+        .filter(|value| asked.iter().all(|e| e.met_by(Some(value))))
         .collect();
     values.len()
 }

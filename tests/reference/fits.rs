@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::check::{self, World, normal};
+use super::label::Label;
 use super::model::{self, Amounts, Expression, HOSTNAME, OfferingDoc, TypeDoc};
 use super::place::{self, Kind, Place};
 use super::topology::{self, Kind as RuleKind, Rule};
@@ -188,6 +189,7 @@ impl<'a> Searcher<'a> {
         for claim in self.world.outcome.node_claims.iter().filter(|c| c.node_pool == name) {
             debug_assert!(!claim.pods.is_empty());
             model::add(&mut used, &check::largest(&all));
+            model::add(&mut used, &check::one_node());
         }
         limits
             .iter()
@@ -238,9 +240,17 @@ impl<'a> Searcher<'a> {
             zones.into_iter().any(|zone| {
                 let left: Vec<&TypeDoc> =
                     types.iter().copied().filter(|t| launchable(t, zone)).collect();
+                // A rule about zones settles the zone, and with it the one value that is left.
+                let settled: Vec<Expression> = match self.rules.iter().any(|r| r.key == model::ZONE)
+                {
+                    true => vec![Expression::is(model::ZONE, zone)],
+                    false => Vec::new(),
+                };
+                let asked = || expressions.iter().chain(wish).chain(&settled);
                 let varied = self.world.doc.options.min_values_policy == "BestEffort"
-                    || expressions.iter().chain(wish).all(|e| {
-                        min_values(&e.key).is_none_or(|n| check::values_of(&left, &e.key) >= n)
+                    || asked().all(|e| {
+                        min_values(&e.key)
+                            .is_none_or(|n| check::values_of(&left, &e.key, asked()) >= n)
                     });
                 !left.is_empty() && varied && self.rules_allow(place, Some(zone), term)
             })
@@ -284,7 +294,11 @@ impl<'a> Searcher<'a> {
             _ => place.pinned(self.world.doc, key),
         };
         let own = self.rules.iter().all(|rule| match &rule.kind {
-            RuleKind::AntiAffinity => here(&rule.key).is_some_and(|d| !self.near(rule, &d)),
+            RuleKind::AntiAffinity => match here(&rule.key) {
+                Some(domain) => !self.near(rule, &domain),
+                // A node without the label shares no domain with any other.
+                None => place.label(self.world.doc, &rule.key, None) == Some(Label::Absent),
+            },
             RuleKind::Affinity => here(&rule.key).is_some_and(|d| self.together(rule, &d)),
             RuleKind::Spread { .. } => here(&rule.key).is_some_and(|d| self.spread(rule, &d, term)),
         });

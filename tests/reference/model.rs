@@ -437,10 +437,13 @@ pub fn host_ports(pod: &Pod) -> Vec<(String, String, i32)> {
 }
 
 pub fn ports_clash(a: &Pod, b: &Pod) -> bool {
-    let open = |ip: &str| matches!(ip, "" | "0.0.0.0" | "::");
+    // Addresses are compared as such: one may be written in several ways.
+    let address = |ip: &str| ip.parse::<std::net::IpAddr>().ok().map(|a| a.to_canonical());
+    let open = |ip: &str| ip.is_empty() || address(ip).is_some_and(|a| a.is_unspecified());
+    let same = |a: &str, b: &str| a == b || (address(a).is_some() && address(a) == address(b));
     host_ports(a).iter().any(|(protocol, ip, port)| {
         host_ports(b).iter().any(|(other, at, number)| {
-            protocol == other && port == number && (ip == at || open(ip) || open(at))
+            protocol == other && port == number && (same(ip, at) || open(ip) || open(at))
         })
     })
 }

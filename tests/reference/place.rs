@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
 use karpenter::api::v1::NodePool;
 
 use super::label::Label;
-use super::model::{self, Amounts, Document, Expression, HOSTNAME, Objects, TypeDoc};
+use super::model::{self, Amounts, Document, Expression, HOSTNAME, Objects, OfferingDoc, TypeDoc};
 use super::outcome::Claim;
 
 /// One node.
@@ -224,6 +224,65 @@ pub fn daemons<'a>(doc: &'a Document, pool: &NodePool, of_type: &TypeDoc) -> Vec
             })
         })
         .collect()
+}
+
+/// DaemonSet pods that will run on a node to launch: as whatever type, or as some type.
+pub fn expected<'a>(doc: &'a Document, place: &Place<'_>, certainly: bool) -> Vec<&'a Pod> {
+    let Kind::New { types, pool: name, .. } = &place.kind else { return Vec::new() };
+    let Some(pool) = pool(doc, name) else { return Vec::new() };
+    let by_type: Vec<Vec<&Pod>> = types.iter().map(|t| daemons(doc, pool, t)).collect();
+    let runs = |daemon: &&Pod| {
+        let on = |list: &Vec<&Pod>| list.iter().any(|d| std::ptr::eq(*d, *daemon));
+        if certainly { by_type.iter().all(on) } else { by_type.iter().any(on) }
+    };
+    doc.daemon_set_pods.iter().filter(runs).collect()
+}
+
+/// Values that a label has on a node launched from a pool, as a type, from an offering, for a pod that
+/// asks for `term`; none when these do not go together.
+pub fn launched_as(
+    doc: &Document,
+    pool: &NodePool,
+    of_type: &TypeDoc,
+    offering: &OfferingDoc,
+    term: &[Expression],
+    key: &str,
+) -> BTreeSet<String> {
+    let mould = Place {
+        name: String::new(),
+        taints: Vec::new(),
+        bound: Vec::new(),
+        placed: Vec::new(),
+        kind: Kind::New {
+            expressions: pool_expressions(pool),
+            types: Vec::new(),
+            pool: String::new(),
+        },
+    };
+    let normal =
+        |e: &Expression| Expression { key: super::check::normal(&e.key).to_owned(), ..e.clone() };
+    let asked: Vec<Expression> = term.iter().map(normal).chain(offering.expressions()).collect();
+    let pool_keys = pool_expressions(pool);
+    let keys: BTreeSet<&str> = asked
+        .iter()
+        .chain(&pool_keys)
+        .map(|e| e.key.as_str())
+        .chain([key])
+        .filter(|k| *k != HOSTNAME)
+        .collect();
+    let mut values = BTreeSet::new();
+    for of_key in keys {
+        let mut label = mould.label(doc, of_key, Some(of_type));
+        for expression in asked.iter().filter(|e| e.key == of_key) {
+            label = label.and_then(|l| l.narrowed(expression));
+        }
+        match label {
+            None => return BTreeSet::new(),
+            Some(label) if of_key == key => values = label.values(),
+            Some(_) => {}
+        }
+    }
+    values
 }
 
 /// The node that a NodeClaim of the result will become.

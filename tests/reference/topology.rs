@@ -104,7 +104,8 @@ pub fn rules(pod: &Pod, objects: &Objects) -> Vec<Rule> {
     all
 }
 
-/// Domains of a key that nodes have or could be launched in, as a pod with this rule sees them.
+/// Domains of a key that nodes have or could be launched in, as a pod with this rule sees them: a
+/// node is launched from a pool, as a type, from an offering, and all three must suit the rule.
 pub fn universe(
     doc: &Document,
     places: &[Place<'_>],
@@ -117,22 +118,15 @@ pub fn universe(
             place::pool_taints(pool).iter().all(|t| model::tolerates(tolerations, t))
         });
         let types = doc.types_of(pool.metadata.name.as_deref().unwrap_or_default());
-        if !open || pool.spec.replicas.is_some() {
+        if !open || pool.spec.replicas.is_some() || key == HOSTNAME {
             continue;
         }
-        let mould = Place {
-            name: String::new(),
-            taints: Vec::new(),
-            bound: Vec::new(),
-            placed: Vec::new(),
-            kind: place::Kind::New {
-                expressions: place::pool_expressions(pool),
-                types,
-                pool: String::new(),
-            },
-        };
-        if key != HOSTNAME {
-            all.extend(mould.domains(doc, key));
+        let anything = [Vec::new()];
+        let terms = if filter.terms.is_empty() { &anything[..] } else { &filter.terms[..] };
+        for (term, of_type) in terms.iter().flat_map(|t| types.iter().map(move |k| (t, k))) {
+            for offering in of_type.offerings.iter().filter(|o| o.available) {
+                all.extend(place::launched_as(doc, pool, of_type, offering, term, key));
+            }
         }
     }
     for node in places {
@@ -200,6 +194,13 @@ fn apart(
     found: &mut Vec<String>,
 ) {
     let here = places[at].domains(doc, &rule.key);
+    if placed && !here.is_empty() {
+        for daemon in place::expected(doc, &places[at], false) {
+            if rule.selects(daemon) {
+                found.push(format!("{} is to be apart from a daemon", model::name(pod)));
+            }
+        }
+    }
     for (other_at, other) in places.iter().enumerate() {
         let there = other.domains(doc, &rule.key);
         if here.is_disjoint(&there) {
@@ -232,6 +233,7 @@ fn alone(
     let name = model::name(pod);
     let others = |place: &Place<'_>, own: bool| {
         place.pods().any(|p| rule.selects(p) && !(own && model::name(p) == name))
+            || place::expected(doc, place, true).into_iter().any(|d| rule.selects(d))
     };
     let here = places[at].domains(doc, &rule.key);
     let accompanied = others(&places[at], true)

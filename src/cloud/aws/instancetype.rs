@@ -40,6 +40,7 @@ pub mod kubelet;
 mod network;
 mod offerings;
 pub mod requirements;
+mod volumes;
 pub mod zones;
 
 /// How long a node class's types and their offerings are kept at most.
@@ -347,6 +348,7 @@ impl Provider {
             requirements: requirements::of(info, class, &self.options, zones, &available),
             capacity,
             overhead,
+            volume_limits: volumes::limits(info, class),
             ..InstanceType::default()
         };
         Ok(Shape { info: Arc::clone(info), kind })

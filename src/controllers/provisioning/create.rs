@@ -9,7 +9,7 @@ use super::decisions::Decisions;
 use super::{listed, record};
 use crate::api::v1::{NodeClaim, NodePool};
 use crate::operator::{logging, metrics};
-use crate::scheduling::resources::ResourceList;
+use crate::scheduling::resources::{Name, ResourceList};
 use crate::scheduling::results::{PlannedClaim, Results};
 
 /// Creates the claims of a round side by side; the failure of one leaves the others alone.
@@ -77,10 +77,42 @@ pub(in crate::controllers) async fn create_claim(
         .await
         .map_err(|error| Error::Other(format!("getting current resource usage, {error}")))?;
     check_limits(ctx, &current)?;
+    let _place = Place::take(ctx, &current)?;
     let api = Api::<NodeClaim>::all(ctx.client.clone());
     let created = api.create(&PostParams::default(), &planned.to_node_claim()).await?;
     ctx.cluster.apply_claim(created.clone());
     Ok(created)
+}
+
+/// A place within the pool's limit of nodes, held until the claim is in the state or could not be
+/// made: rounds and commands that run at the same time see each other's.
+struct Place<'a> {
+    ctx: &'a Context,
+    pool: Option<String>,
+}
+
+impl<'a> Place<'a> {
+    /// Static pools reserve their nodes themselves.
+    fn take(ctx: &'a Context, pool: &NodePool) -> Result<Self, Error> {
+        let limits = ResourceList::from_quantities_lossy(pool.spec.limits.as_ref());
+        let limit = limits.find(&Name::from("nodes")).filter(|_| pool.spec.replicas.is_none());
+        let name = pool.metadata.name.clone().unwrap_or_default();
+        let Some(limit) = limit else { return Ok(Self { ctx, pool: None }) };
+        if !ctx.cluster.reserve_node(&name, limit) {
+            return Err(Error::Other(format!(
+                "node limits have been exhausted for nodepool (NodePool={name})"
+            )));
+        }
+        Ok(Self { ctx, pool: Some(name) })
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(pool) = &self.pool {
+            self.ctx.cluster.release_nodes(pool, 1);
+        }
+    }
 }
 
 /// Refuses a claim for a pool that uses more than its limits already.

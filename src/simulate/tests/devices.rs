@@ -322,3 +322,23 @@ fn the_first_choice_that_can_be_had_counts_and_all_means_all() {
     assert_eq!(out["existingNodes"][0]["pods"], json!(["n/a"]));
     assert_eq!(out["unschedulable"][0]["pod"], "n/b");
 }
+
+#[test]
+fn what_several_entries_say_about_one_pool_of_devices_is_put_together() {
+    let mut document = on();
+    let mut kind = gpu_type();
+    let whole = kind["resourceSlices"][0].clone();
+    let part = |at: usize| {
+        json!({"driver": "gpu.example.com", "pool": "own",
+        "devices": [whole["devices"][at]]})
+    };
+    kind["resourceSlices"] = json!([part(0), part(1)]);
+    document["instanceTypes"] = json!([kind]);
+    push(&mut document["objects"], template(one_gpu()));
+    document["pods"] = json!([from_template("a"), from_template("b")]);
+    let out = solved(&document);
+    assert_eq!(out["nodeClaims"][0]["pods"], json!(["n/a", "n/b"]));
+    document["instanceTypes"][0]["resourceSlices"] = json!([part(0), part(0)]);
+    let error = load(document.to_string().as_bytes()).and_then(World::new).unwrap_err();
+    assert!(error.to_string().contains("second device \"gpu-0\" of pool \"own\""), "{error}");
+}

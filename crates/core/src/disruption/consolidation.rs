@@ -120,6 +120,7 @@ fn min_values_reached(requirements: &Requirements, types: &[Arc<InstanceType>]) 
             .iter()
             .filter_map(|t| t.requirements.get(key))
             .flat_map(Requirement::values)
+            .filter(|value| requirements.get(key).is_none_or(|r| r.has(value)))
             .collect();
         i64::try_from(values.len()).unwrap_or(i64::MAX) >= wanted
     })

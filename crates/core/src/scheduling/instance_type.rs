@@ -1,5 +1,6 @@
 //! Instance types and their offerings, as a provider describes them to the solver.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::dra::TypePool;
@@ -24,6 +25,8 @@ pub struct InstanceType {
     pub capacity_overlay: bool,
     /// Devices for dynamic resources that every instance will have.
     pub devices: Arc<[TypePool]>,
+    /// How many volumes each CSI driver can attach to an instance, as far as the provider says.
+    pub volume_limits: BTreeMap<String, u64>,
 }
 
 /// What the system keeps of a machine's capacity.

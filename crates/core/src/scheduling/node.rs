@@ -31,10 +31,13 @@ pub struct StateNode {
     pub marked_for_deletion: bool,
     /// Pods are expected on the node until then.
     pub nominated_until: Option<Timestamp>,
-    /// How many volumes each CSI driver can attach; a driver that is not named has no limit.
-    pub volume_limits: BTreeMap<String, u64>,
+    /// How many volumes each CSI driver that runs there can attach; nothing for one without a limit.
+    /// What a driver that is not named can attach is known from the type, if at all.
+    pub volume_limits: BTreeMap<String, Option<u64>>,
     /// How many pods of capacity buffers the last round placed on the node.
     pub buffer_pods: usize,
+    /// No pod may be placed on it; its pods and its capacity count all the same.
+    pub closed: bool,
     /// Volumes of the bound pods: CSI driver and `namespace/claim`.
     pub attached: Vec<(Arc<str>, Arc<str>)>,
 }
@@ -134,6 +137,19 @@ impl StateNode {
             }
             None => self.node.as_ref().is_some_and(|n| n.metadata.deletion_timestamp.is_some()),
         }
+    }
+
+    /// Registered once, and its Node is gone: nothing can run there any more, whatever becomes of the
+    /// instance.
+    #[must_use]
+    pub fn lost(&self) -> bool {
+        let registered = |claim: &NodeClaim| {
+            claim
+                .status
+                .as_ref()
+                .is_some_and(|s| conditions::is_true(&s.conditions, conditions::REGISTERED))
+        };
+        self.node.is_none() && self.node_claim.as_deref().is_some_and(registered)
     }
 
     /// Taints that count for new pods.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -77,6 +78,17 @@ pub struct HostPort {
 }
 
 impl HostPort {
+    /// A port as a container asks for it. One address may be written in several ways: it is kept in
+    /// one, an IPv4 address within IPv6 as IPv4.
+    #[must_use]
+    pub fn new(protocol: &str, ip: &str, port: i32) -> Self {
+        let ip = match ip.parse::<IpAddr>() {
+            Ok(address) => address.to_canonical().to_string(),
+            Err(_) => ip.to_owned(),
+        };
+        Self { protocol: protocol.to_owned(), ip, port }
+    }
+
     /// Two ports conflict when protocol and number agree and the addresses overlap.
     #[must_use]
     pub fn conflicts(&self, other: &Self) -> bool {
@@ -434,10 +446,10 @@ impl Constraints {
                 .iter()
                 .flat_map(|c| c.ports.iter().flatten())
                 .filter(|p| p.host_port.unwrap_or(0) != 0)
-                .map(|p| HostPort {
-                    protocol: p.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
-                    ip: p.host_ip.clone().unwrap_or_default(),
-                    port: p.host_port.unwrap_or(0),
+                .map(|p| {
+                    let protocol = p.protocol.as_deref().unwrap_or("TCP");
+                    let ip = p.host_ip.as_deref().unwrap_or_default();
+                    HostPort::new(protocol, ip, p.host_port.unwrap_or(0))
                 })
                 .collect(),
         }

@@ -289,6 +289,8 @@ pub enum Reason {
     NoInstanceType(Box<FilterError>),
     /// A topology rule leaves no domain.
     Topology(String),
+    /// No type can attach as many volumes.
+    VolumeLimits,
     /// A host port is taken.
     HostPort,
     /// Too little room.
@@ -315,6 +317,9 @@ impl fmt::Display for Reason {
             ),
             Self::NoInstanceType(e) => e.fmt(f),
             Self::Topology(text) => f.write_str(text),
+            Self::VolumeLimits => {
+                f.write_str("would exceed volume limit for all instance type options")
+            }
             Self::HostPort => {
                 f.write_str("pod hostport conflicts with existing hostport configuration")
             }

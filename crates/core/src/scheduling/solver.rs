@@ -7,10 +7,12 @@
 //! NodeClaims ([`finish`]) and reasons ([`explain`]).
 
 mod amounts;
+mod attach;
 mod bound;
 mod catalog;
 mod choices;
 mod classes;
+mod daemons;
 mod devices;
 mod existing;
 mod explain;
@@ -25,10 +27,12 @@ mod selector;
 mod stock;
 mod tolerance;
 mod topology;
+mod world;
 mod worth;
 mod zones;
 
 pub use stock::pool_requirements;
+pub use world::World;
 
 use std::collections::BTreeMap;
 
@@ -50,16 +54,22 @@ pub fn solve(snapshot: &Snapshot) -> Results {
 pub fn solve_while(snapshot: &Snapshot, go_on: &dyn Fn(usize) -> bool) -> Results {
     let mut world = Prepared::new(snapshot);
     let zones = if snapshot.options.count_zones { zones::count(&world) } else { BTreeMap::new() };
-    let counts = choices::worth_a_search(snapshot).then(|| world.topology.counts.clone());
-    let mut round = Round::new(&mut world);
-    round.run(go_on);
-    let tries = choices::tries(&round);
-    if let Some(counts) = counts.filter(|_| tries > 0) {
-        let plain = round.worth();
-        let choices = search(&mut world, tries, plain, &counts, go_on);
-        round = play(&mut world, choices, &counts, go_on);
-    }
-    let mut results = round.finish();
+    let mut results = if choices::worth_a_search(snapshot) {
+        let mut round = Round::new(&mut world);
+        round.run(go_on);
+        match choices::tries(&round) {
+            0 => round.finish(),
+            tries => {
+                let plain = round.worth();
+                let choices = search(&mut world, tries, plain, go_on);
+                play(&mut world, choices, go_on).finish()
+            }
+        }
+    } else {
+        let mut round = Round::new(&mut world);
+        round.run(go_on);
+        round.finish()
+    };
     results.skipped_pools = std::mem::take(&mut world.skipped);
     results.zones = zones;
     results

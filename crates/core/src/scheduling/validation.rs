@@ -5,6 +5,7 @@ use std::fmt;
 use k8s_openapi::api::core::v1::PodSpec;
 
 use super::pod::{Constraints, PodInfo};
+use super::requirements::Requirements;
 use super::volumes::{self, VolumeObjects};
 use crate::api::labels;
 use crate::api::v1::Operator;
@@ -32,8 +33,11 @@ impl std::error::Error for Ignored {}
 /// When the pod is to be left alone.
 pub fn waiting_pod(pod: &PodInfo, objects: &VolumeObjects) -> Result<(), Ignored> {
     let mut ignored = Ignored::default();
-    let wanted = pod.constraints.requirements(true);
-    if wanted.get(labels::NODEPOOL).is_some_and(|r| r.operator() == Operator::DoesNotExist) {
+    // Each required term is a way out, and a preference is never a reason to leave a pod alone.
+    let opts_out = |wanted: &Requirements| {
+        wanted.get(labels::NODEPOOL).is_some_and(|r| r.operator() == Operator::DoesNotExist)
+    };
+    if pod.constraints.alternatives().iter().all(opts_out) {
         ignored.opted_out = true;
         ignored.problems.push(format!(
             "configured to not run on a Karpenter provisioned node (requirement={} DoesNotExist)",
@@ -193,6 +197,23 @@ mod tests {
             "configured to not run on a Karpenter provisioned node (requirement=karpenter.sh/nodepool DoesNotExist)"
         );
         assert_eq!(told(json!({})), None);
+    }
+
+    #[test]
+    fn a_preference_or_one_of_several_terms_does_not_opt_out() {
+        let out = json!({"matchExpressions": [
+            {"key": "karpenter.sh/nodepool", "operator": "DoesNotExist"}]});
+        let here = json!({"matchExpressions": [{"key": "team", "operator": "Exists"}]});
+        let prefers = json!({"affinity": {"nodeAffinity": {
+            "preferredDuringSchedulingIgnoredDuringExecution":
+                [{"weight": 50, "preference": out.clone()}]}}});
+        assert_eq!(told(prefers), None);
+        let either = |terms: Value| {
+            json!({"affinity": {"nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}})
+        };
+        assert_eq!(told(either(json!([out.clone(), here]))), None);
+        assert!(told(either(json!([out.clone(), out]))).is_some());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
 
+use super::node::StateNode;
 use super::pod::PodInfo;
 use super::requirements::{Requirement, Requirements};
 use crate::api::labels;
@@ -73,8 +74,8 @@ pub struct VolumeObjects {
     claims: HashMap<Arc<str>, Arc<Claim>>,
     volumes: HashMap<Arc<str>, Arc<Volume>>,
     classes: HashMap<Arc<str>, Arc<Class>>,
-    /// By Node name: how many volumes a driver attaches.
-    limits: HashMap<Arc<str>, Arc<BTreeMap<String, u64>>>,
+    /// By Node name: how many volumes each driver that runs there attaches, if it says so.
+    limits: HashMap<Arc<str>, Arc<BTreeMap<String, Option<u64>>>>,
 }
 
 /// Why a pod's claims cannot be used or looked up.
@@ -212,13 +213,13 @@ impl VolumeObjects {
 
     /// Takes in a CSINode: how many volumes each driver attaches to the Node of its name.
     pub fn set_csi_node(&mut self, object: &CSINode) {
-        let limits: BTreeMap<String, u64> = object
+        let limits: BTreeMap<String, Option<u64>> = object
             .spec
             .drivers
             .iter()
-            .filter_map(|driver| {
-                let count = driver.allocatable.as_ref()?.count?;
-                Some((driver.name.clone(), u64::try_from(count).unwrap_or(0)))
+            .map(|driver| {
+                let count = driver.allocatable.as_ref().and_then(|a| a.count);
+                (driver.name.clone(), count.map(|count| u64::try_from(count).unwrap_or(0)))
             })
             .collect();
         let name = object.metadata.name.as_deref().unwrap_or_default();
@@ -234,10 +235,22 @@ impl VolumeObjects {
         self.limits.remove(name);
     }
 
-    /// How many volumes each driver attaches to a Node; drivers without a limit are left out.
+    /// How many volumes each driver that runs on a Node attaches there; nothing for those without a
+    /// limit.
     #[must_use]
-    pub fn limits(&self, node: &str) -> Option<&BTreeMap<String, u64>> {
+    pub fn limits(&self, node: &str) -> Option<&BTreeMap<String, Option<u64>>> {
         self.limits.get(node).map(|l| &**l)
+    }
+
+    /// Notes on a node how many volumes it takes, and which it has.
+    pub fn fill_in(&self, node: &mut StateNode) {
+        let name = node.node.as_ref().and_then(|n| n.metadata.name.as_deref());
+        if let Some(limits) = name.and_then(|name| self.limits(name)) {
+            node.volume_limits.clone_from(limits);
+        }
+        if node.pods.iter().any(|pod| !pod.claims.is_empty()) {
+            node.attached = self.attached(&node.pods);
+        }
     }
 
     /// The volumes of a node's pods that count against some limit: driver and `namespace/claim`.
@@ -556,7 +569,7 @@ mod tests {
         objects.set_csi_node(&read(json!({"metadata": {"name": "x"}, "spec": {"drivers": [
             {"name": EBS_DRIVER, "nodeID": "x", "allocatable": {"count": 25}},
             {"name": "other", "nodeID": "x"}]}})));
-        assert_eq!(objects.limits("x").unwrap().get(EBS_DRIVER), Some(&25));
-        assert_eq!(objects.limits("x").unwrap().len(), 1);
+        assert_eq!(objects.limits("x").unwrap().get(EBS_DRIVER), Some(&Some(25)));
+        assert_eq!(objects.limits("x").unwrap().get("other"), Some(&None));
     }
 }

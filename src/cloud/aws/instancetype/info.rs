@@ -60,6 +60,10 @@ pub struct Processor {
 pub struct Ebs {
     pub ebs_optimized_support: String,
     pub ebs_optimized_info: Option<EbsOptimized>,
+    /// How many volumes can be attached; not told for every type.
+    pub maximum_ebs_attachments: Option<i64>,
+    /// `dedicated`, or `shared` with network interfaces and local disks.
+    pub attachment_limit_type: String,
 }
 
 /// How fast EBS volumes are.
@@ -76,6 +80,14 @@ pub struct Storage {
     #[serde(rename = "TotalSizeInGB")]
     pub total_size_in_gb: Option<i64>,
     pub nvme_support: String,
+    pub disks: Vec<Disks>,
+}
+
+/// Local disks of one kind.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Disks {
+    pub count: i64,
 }
 
 /// All GPUs.
@@ -237,10 +249,17 @@ impl From<&InstanceTypeInfo> for Info {
                 ebs_optimized_info: e.ebs_optimized_info().map(|o| EbsOptimized {
                     maximum_bandwidth_in_mbps: o.maximum_bandwidth_in_mbps().map(i64::from),
                 }),
+                maximum_ebs_attachments: e.maximum_ebs_attachments().map(i64::from),
+                attachment_limit_type: text(e.attachment_limit_type().map(|t| t.as_str())),
             }),
             instance_storage_info: info.instance_storage_info().map(|s| Storage {
                 total_size_in_gb: s.total_size_in_gb(),
                 nvme_support: text(s.nvme_support().map(|n| n.as_str())),
+                disks: s
+                    .disks()
+                    .iter()
+                    .map(|d| Disks { count: d.count().map_or(0, i64::from) })
+                    .collect(),
             }),
             nitro_enclaves_support: info.nitro_enclaves_support().map(|s| s.as_str().to_owned()),
             placement_group_info: PlacementGroups {

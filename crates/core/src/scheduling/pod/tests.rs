@@ -39,3 +39,13 @@ fn do_not_disrupt_may_be_a_time() {
     assert!(info.do_not_disrupt_problem().unwrap().contains("soon"));
     assert!(!info.do_not_disrupt_active(Timestamp::UNIX_EPOCH));
 }
+
+#[test]
+fn host_ports_on_one_address_conflict_however_it_is_written() {
+    let port = |ip: &str| HostPort::new("TCP", ip, 80);
+    assert!(port("2001:db8::1").conflicts(&port("2001:0DB8:0:0:0:0:0:1")));
+    assert!(port("::ffff:10.0.0.1").conflicts(&port("10.0.0.1")));
+    assert!(port("0:0:0:0:0:0:0:0").conflicts(&port("10.0.0.1")));
+    assert!(!port("2001:db8::1").conflicts(&port("2001:db8::2")));
+    assert!(!port("10.0.0.1").conflicts(&HostPort::new("UDP", "10.0.0.1", 80)));
+}

@@ -29,14 +29,17 @@ pub(super) struct Bound<'a> {
     like: Vec<u32>,
     /// Where each node's part of that list ends.
     ends: Vec<usize>,
-    /// Pods that topology counts and that keep others away, with their node.
+    /// Pods that keep others away, with their node, until they are gone.
     pub(super) apart: Vec<(usize, &'a PodInfo)>,
+    /// Pods that are being deleted, with their node: others may have to keep away from them.
+    pub(super) ending: Vec<(usize, &'a PodInfo)>,
 }
 
 impl<'a> Bound<'a> {
     /// Reads the pods of all nodes.
     ///
-    /// Topology counts those that run and are not themselves to be placed anew.
+    /// Topology counts those that run and are not themselves to be placed anew. As for Kubernetes'
+    /// scheduler, a pod that is being deleted counts for anti-affinity until it is gone.
     pub(super) fn new(snapshot: &'a Snapshot, resources: &Resources) -> Self {
         let (nodes, width) = (snapshot.nodes.len(), resources.len());
         let mut bound = Self {
@@ -49,6 +52,7 @@ impl<'a> Bound<'a> {
             like: Vec::new(),
             ends: Vec::with_capacity(nodes),
             apart: Vec::new(),
+            ending: Vec::new(),
         };
         let on_nodes = snapshot.pods.iter().filter(|p| p.node_name.is_some());
         let batch: FxHashSet<&PodKey> = on_nodes.map(|p| &p.key).collect();
@@ -63,16 +67,19 @@ impl<'a> Bound<'a> {
                     bound.add_requests(node, pod, resources);
                     bound.add_ports(node, pod);
                 }
-                if pod.is_active() && (batch.is_empty() || !batch.contains(&pod.key)) {
+                let stays = !pod.terminal && (batch.is_empty() || !batch.contains(&pod.key));
+                if stays && !pod.constraints.anti_affinity.is_empty() {
+                    bound.apart.push((node, pod));
+                }
+                if stays && pod.terminating {
+                    bound.ending.push((node, pod));
+                } else if stays {
                     let labelled = &mut bound.labelled;
                     let like = *seen.entry(addresses(pod)).or_insert_with(|| {
                         labelled.push(pod);
                         labelled.len() as u32 - 1
                     });
                     bound.like.push(like);
-                    if !pod.constraints.anti_affinity.is_empty() {
-                        bound.apart.push((node, pod));
-                    }
                 }
             }
             bound.ends.push(bound.like.len());

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use fixedbitset::FixedBitSet;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::amounts::Resources;
 use super::intern::{Interner, KeyId, ReqId, SetId};
@@ -247,18 +247,21 @@ impl Catalog {
         column
     }
 
-    /// How many different values the types of these rows have for a key.
+    /// How many different values the types of these rows have for a key, of those that a requirement
+    /// on the key still allows.
     pub(super) fn variety(
         &mut self,
         rows: &FixedBitSet,
         key: KeyId,
+        allowed: ReqId,
         interner: &mut Interner,
     ) -> i64 {
         let column = self.column(key, interner);
         let mut seen = FixedBitSet::with_capacity(interner.value_count(key));
         for (req, with_value) in &column.values {
             if !with_value.is_disjoint(rows) {
-                for value in &interner.req(*req).values {
+                for value in interner.req(*req).values.iter().filter(|v| interner.has(allowed, **v))
+                {
                     seen.grow_and_insert(*value as usize);
                 }
             }
@@ -266,24 +269,43 @@ impl Catalog {
         seen.count_ones(..) as i64
     }
 
-    /// Every value that some type, narrowed by `with`, has for a key.
-    pub(super) fn values(
+    /// Every value that a key can have on a node with these requirements: of a type that meets them,
+    /// from an available offering that does.
+    pub(super) fn domains(
         &mut self,
         key: KeyId,
-        with: Option<ReqId>,
+        set: SetId,
         interner: &mut Interner,
         add: &mut dyn FnMut(u32),
     ) {
-        let column = self.column(key, interner);
-        for (req, _) in &column.values {
-            let req = interner.req(*req);
-            if !req.complement {
-                req.values
-                    .iter()
-                    .copied()
-                    .filter(|v| interner.admits(with, *v))
-                    .for_each(&mut *add);
+        let mut rows = self.matching(set, interner).clone();
+        rows.difference_with(&self.broken);
+        let own = interner.get(set, key);
+        // Rows whose offerings leave the key to the type.
+        let mut left_open = FixedBitSet::with_capacity(self.rows());
+        let mut reqs: FxHashSet<ReqId> = FxHashSet::default();
+        for offers in &self.offers {
+            if offers.rows.is_disjoint(&rows) || !interner.compatible(set, offers.set, true) {
+                continue;
             }
+            match interner.get(offers.set, key) {
+                Some(req) => {
+                    reqs.insert(req);
+                }
+                None => left_open.union_with(&offers.rows),
+            }
+        }
+        left_open.intersect_with(&rows);
+        if !left_open.is_clear() {
+            let column = self.column(key, interner);
+            let with_key = column.values.iter().filter(|(_, with)| !with.is_disjoint(&left_open));
+            reqs.extend(with_key.map(|(req, _)| *req));
+            if !column.absent.is_disjoint(&left_open) {
+                reqs.extend(own);
+            }
+        }
+        for req in reqs.into_iter().map(|r| interner.req(r)).filter(|r| !r.complement) {
+            req.values.iter().copied().filter(|v| interner.admits(own, *v)).for_each(&mut *add);
         }
     }
 }

@@ -5,9 +5,10 @@
 //! place more pods. So for few pods the round is played with several, the same ones every time, and
 //! the best outcome is kept.
 
+use std::cmp::Reverse;
+
 use super::prepare::Prepared;
 use super::round::Round;
-use super::topology::Counts;
 use crate::scheduling::snapshot::Snapshot;
 
 /// How a round decides what the rules leave open.
@@ -25,6 +26,17 @@ pub(super) struct Choices {
     pub(super) owners_first: bool,
     /// Nodes are packed anew beginning with pods whose zone (or other domain) is settled.
     pub(super) settled_first: bool,
+    /// How one of several pools of equal weight is chosen.
+    pub(super) pools: Pools,
+}
+
+/// Which of several pools of equal weight launches a node. Upstream takes the last by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pools {
+    /// The one whose node costs least for the pod at hand.
+    ByNode,
+    /// The one whose nodes cost least for what they hold.
+    ByUnit,
 }
 
 /// Which of several equally good domains is taken. Upstream takes any.
@@ -64,6 +76,7 @@ impl Default for Choices {
             roomy: false,
             owners_first: false,
             settled_first: false,
+            pools: Pools::ByNode,
         }
     }
 }
@@ -77,7 +90,7 @@ impl Choices {
         let mixed = mix(number, 0x51ED);
         let bit = |at: u32| mixed >> at & 1 == 1;
         match number {
-            0 => Self { careful: true, ..plain },
+            0 => Self { careful: true, pools: Pools::ByUnit, ..plain },
             1 => Self { ties: Ties::ByName, turns: Turns::Latest, ..plain },
             2 => Self { ties: Ties::ByNameReversed, careful: true, roomy: true, ..plain },
             3 => Self { turns: Turns::Latest, careful: true, settled_first: true, ..plain },
@@ -100,6 +113,7 @@ impl Choices {
                 roomy: bit(3),
                 owners_first: bit(6) && bit(7),
                 settled_first: bit(4),
+                pools: if bit(5) { Pools::ByUnit } else { Pools::ByNode },
             },
         }
     }
@@ -128,9 +142,20 @@ pub(super) fn mix(one: u32, other: u32) -> u32 {
     (mixed ^ mixed >> 15).wrapping_mul(0x9E37_79B1) ^ mixed >> 13
 }
 
-/// What a round came to: pods without a place, and the price an hour in billionths. The less, the
-/// better.
-pub(super) type Worth = (usize, u64);
+/// What a round came to: of two, the lesser is the better one.
+///
+/// The fields are compared in their order, so that a price never beats a rule or a wish.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Worth {
+    /// Pods without a place.
+    pub(super) failed: usize,
+    /// Pods by the weight of their node's pool, heaviest first; nodes that exist come with these.
+    pub(super) by_weight: Vec<Reverse<usize>>,
+    /// Preferences that pods with a place were asked to give up.
+    pub(super) given_up: u32,
+    /// The price of the planned nodes per hour, in billionths.
+    pub(super) price: u64,
+}
 
 /// Whether there may be anything to try.
 pub(super) fn worth_a_search(snapshot: &Snapshot) -> bool {
@@ -148,15 +173,20 @@ pub(super) fn tries(plain: &Round<'_, '_>) -> u32 {
     }
 }
 
+/// The choices to begin with: of many pods the first says little about the node that it opens.
+pub(super) fn plain(pods: usize) -> Choices {
+    let pools = if pods > FEW_PODS { Pools::ByUnit } else { Pools::ByNode };
+    Choices { pools, ..Choices::default() }
+}
+
 /// The choices with the best outcome, given what came of the plain ones.
 pub(super) fn search(
     world: &mut Prepared<'_>,
     tries: u32,
     plain: Worth,
-    counts: &[Counts],
     go_on: &dyn Fn(usize) -> bool,
 ) -> Choices {
-    let mut best = (plain, Choices::default());
+    let mut best = (plain, world.choices);
     let mut last = 0;
     let pods = world.waiting.len().max(1);
     let patience = (PATIENT_WORK / pods).clamp(LEAST_PATIENCE, MOST_PATIENCE) as u32;
@@ -165,7 +195,7 @@ pub(super) fn search(
             break;
         }
         let choices = Choices::of_try(number);
-        let worth = play(world, choices, counts, go_on).worth();
+        let worth = play(world, choices, go_on).worth();
         if worth < best.0 {
             best = (worth, choices);
             last = number;
@@ -178,11 +208,9 @@ pub(super) fn search(
 pub(super) fn play<'p, 'a>(
     world: &'p mut Prepared<'a>,
     choices: Choices,
-    counts: &[Counts],
     go_on: &dyn Fn(usize) -> bool,
 ) -> Round<'p, 'a> {
     world.choices = choices;
-    world.topology.counts.clone_from_slice(counts);
     let mut round = Round::new(world);
     round.run(go_on);
     round

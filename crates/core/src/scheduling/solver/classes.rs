@@ -8,12 +8,14 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::amounts::{Amounts, Resources};
+use super::attach::Attachable;
 use super::intern::{EMPTY, Interner, NONE, ReqId, SetId};
-use super::relax::stages;
+use super::relax::{given_up, stages};
 use super::selector::Selector;
 use super::tolerance::{Tolerance, TolerationsId};
 use super::topology::{Filter, Group, GroupId, Kind, Topology};
 use crate::scheduling::pod::{Constraints, PodInfo};
+use crate::scheduling::resources::ResourceList;
 use crate::scheduling::snapshot::Snapshot;
 use crate::scheduling::volumes::PodVolumes;
 
@@ -55,6 +57,8 @@ pub(super) struct Class {
     pub(super) volumes: SmallVec<[(SetId, ReqId); 1]>,
     /// Whether some group other than of host names has a say.
     pub(super) zonal: bool,
+    /// How many of the pods' preferences are not asked for any more.
+    pub(super) given_up: u32,
 }
 
 /// Pods that are treated alike: the same constraints, stage by stage, and the same requests.
@@ -429,6 +433,7 @@ pub(super) struct Work<'w> {
     pub(super) tolerance: &'w mut Tolerance,
     pub(super) topology: &'w mut Topology,
     pub(super) resources: &'w Resources,
+    pub(super) attachable: &'w Attachable,
 }
 
 type KindKey = (u32, u32, u32, u32, NeedId, bool, Option<u32>);
@@ -455,7 +460,12 @@ impl Classes {
         builder: &mut Builder<'_>,
         work: &mut Work<'_>,
     ) -> KindId {
-        let amounts = work.resources.vector(&pod.requests);
+        let mut amounts = work.resources.vector(&pod.requests);
+        if volumes.is_some_and(|v| !v.attached.is_empty()) {
+            let mut of_volumes = ResourceList::new();
+            work.attachable.add_volumes(volumes, &mut of_volumes);
+            work.resources.add_to(&mut amounts, &of_volumes, 1);
+        }
         let need = match index.needs.get(&amounts) {
             Some(id) => *id,
             None => {
@@ -507,7 +517,8 @@ impl Classes {
     ) -> SmallVec<[ClassId; 2]> {
         let respect = builder.snapshot.options.respect_preferences;
         let mut ids = SmallVec::new();
-        for constraints in builder.constraints[sort.constraints as usize].clone() {
+        let stages = builder.constraints[sort.constraints as usize].clone();
+        for constraints in stages.clone() {
             let (owned, inverse) = builder.owned(sort, &constraints, work);
             let hostname = work.interner.hostname;
             let says: SmallVec<[Say; 3]> = owned
@@ -534,6 +545,7 @@ impl Classes {
                 counted: Arc::clone(counted),
                 inverse,
                 volumes: volumes.iter().copied().collect(),
+                given_up: given_up(&stages[0], &constraints, respect),
                 constraints,
             });
         }

@@ -18,6 +18,7 @@ use crate::api::labels;
 use crate::scheduling::dra::ledger::{Booked, ClaimSite, NodeSite};
 use crate::scheduling::dra::{ClaimPlan, Error, Inventory, Ledger, NodePlan, TypeGroup};
 use crate::scheduling::node::StateNode;
+use crate::scheduling::pod::PodInfo;
 use crate::scheduling::requirements::{Allow, Requirement, Requirements};
 use crate::scheduling::snapshot::Snapshot;
 
@@ -37,10 +38,8 @@ impl Devices {
 }
 
 /// The devices that matter to a snapshot's pods; nothing when no pod has claims on any.
-pub(super) fn inventory(snapshot: &Snapshot) -> Option<Arc<Inventory>> {
-    if snapshot.options.ignore_dynamic_resources
-        || !snapshot.pods.iter().any(|p| p.dynamic_resources)
-    {
+pub(super) fn inventory(snapshot: &Snapshot, pods: &[&Arc<PodInfo>]) -> Option<Arc<Inventory>> {
+    if snapshot.options.ignore_dynamic_resources || !pods.iter().any(|p| p.dynamic_resources) {
         return None;
     }
     let types = snapshot.node_pools.iter().flat_map(|p| p.instance_types.iter());

@@ -9,12 +9,15 @@ use smallvec::SmallVec;
 
 use super::amounts::{Amounts, Resources, subtract};
 use super::bound::Bound;
+use super::daemons::{Daemons, is_there};
 use super::intern::{Interner, KeyId, NONE, ReqId, SetId, ValueId};
 use super::tolerance::{TaintsId, Tolerance};
 use crate::api::labels;
 use crate::scheduling::node::StateNode;
 use crate::scheduling::pod::{HostPort, PodInfo, PodKey};
-use crate::scheduling::resources::ResourceList;
+use crate::scheduling::requirements::Requirements;
+use crate::scheduling::resources::{Name, ResourceList};
+use crate::scheduling::snapshot::NodePoolInput;
 use crate::scheduling::taints::prefer_no_schedule;
 
 /// A host port and the pod that has it.
@@ -52,6 +55,9 @@ pub(super) struct Existing {
     pub(super) by_index: FxHashMap<usize, usize>,
     /// What the nodes of each pool have, where a pool is limited.
     pub(super) used: FxHashMap<String, ResourceList>,
+    /// DaemonSets whose pods are still to come, by the node's place in the snapshot; known only
+    /// where their pods matter to others.
+    pub(super) missing: FxHashMap<usize, Daemons>,
 }
 
 /// What turning nodes into numbers needs.
@@ -62,13 +68,17 @@ pub(super) struct Setting<'a> {
     /// Keys that something in this round asks about.
     pub(super) keys: &'a [KeyId],
     pub(super) daemons: &'a [Arc<PodInfo>],
+    /// Pods of DaemonSets matter to pods that wait.
+    pub(super) neighbours: bool,
+    /// What nodes have without end.
+    pub(super) unlimited: &'a ResourceList,
 }
 
 impl Existing {
     pub(super) fn new(
         nodes: &[StateNode],
         bound: &Bound<'_>,
-        limited: bool,
+        pools: Option<&[NodePoolInput]>,
         setting: &mut Setting<'_>,
     ) -> Self {
         let mut order: Vec<(bool, &str, usize)> = nodes
@@ -85,6 +95,12 @@ impl Existing {
         let mut daemons = DaemonNeeds::new(setting);
         for (_, name, at) in order {
             let state = &nodes[at];
+            if let Some(pool) = state.node_pool().filter(|_| pools.is_some()) {
+                existing.used.entry(pool.to_owned()).or_default().add(&charged(state, pools));
+            }
+            if state.lost() {
+                continue;
+            }
             let (set, taints) = signature(state, &names, setting);
             let alike = *index.entry((set, taints)).or_insert_with(|| {
                 existing.alike.push(Alike { set, taints, nodes: FixedBitSet::new() });
@@ -95,11 +111,12 @@ impl Existing {
             let hostname = state.labels().get(labels::HOSTNAME).map_or(name, String::as_str);
             let host_key = setting.interner.hostname;
             let host = setting.interner.value(host_key, hostname);
-            let need = daemons.of(set, taints, host, setting);
-            let (room, full) = room(state, need, (at, bound), setting.resources);
-            if let Some(pool) = state.node_pool().filter(|_| limited) {
-                existing.used.entry(pool.to_owned()).or_default().add(&state.capacity());
+            if setting.neighbours {
+                let missing = daemons.missing((set, taints, host), state, setting);
+                existing.missing.insert(at, missing);
             }
+            let need = daemons.of(set, taints, host, setting);
+            let (room, full) = room(state, need, (at, bound), setting.resources, setting.unlimited);
             existing.by_index.insert(at, position);
             existing.nodes.push(ExistingNode {
                 name: name.to_owned(),
@@ -113,6 +130,23 @@ impl Existing {
         }
         existing
     }
+}
+
+/// What a node takes of its pool's limits. A claim that has no instance yet may get the largest of
+/// its types, as the round that made it reckoned.
+pub(super) fn charged(state: &StateNode, pools: Option<&[NodePoolInput]>) -> ResourceList {
+    let mut list = state.capacity();
+    let Some(claim) = state.node_claim.as_ref().filter(|_| list.iter().count() == 1) else {
+        return list;
+    };
+    let asked = Requirements::from_api(&claim.spec.requirements);
+    let wanted = asked.get(labels::INSTANCE_TYPE);
+    let own = |p: &&NodePoolInput| p.node_pool.metadata.name.as_deref() == state.node_pool();
+    let types = pools.into_iter().flatten().filter(own).flat_map(|p| p.instance_types.iter());
+    for kind in types.filter(|t| wanted.is_none_or(|r| r.has(&t.name))) {
+        list.max(&kind.capacity);
+    }
+    list
 }
 
 /// The labels that matter, and the taints.
@@ -157,6 +191,31 @@ impl DaemonNeeds {
         Self { wants, amounts, by_host, known: FxHashMap::default() }
     }
 
+    fn belongs(
+        &self,
+        daemon: usize,
+        (set, taints, host): (SetId, TaintsId, ValueId),
+        setting: &mut Setting<'_>,
+    ) -> bool {
+        let (wanted, host_req, tolerations) = self.wants[daemon];
+        setting.tolerance.tolerates(tolerations, taints)
+            && setting.interner.compatible(set, wanted, false)
+            && (host_req == NONE || setting.interner.has(host_req, host))
+    }
+
+    /// Daemons that belong on a node and are not there yet.
+    fn missing(
+        &self,
+        node: (SetId, TaintsId, ValueId),
+        state: &StateNode,
+        setting: &mut Setting<'_>,
+    ) -> Daemons {
+        let belongs = |at: &u32| self.belongs(*at as usize, node, setting);
+        let mut found: Daemons = (0..self.wants.len() as u32).filter(belongs).collect();
+        found.retain(|at| !is_there(&setting.daemons[*at as usize], state));
+        found
+    }
+
     /// What daemons request on a node like that.
     fn of(
         &mut self,
@@ -169,12 +228,9 @@ impl DaemonNeeds {
             return known.clone();
         }
         let mut total = setting.resources.zero();
-        for ((wanted, host_req, tolerations), amounts) in self.wants.iter().zip(&self.amounts) {
-            if setting.tolerance.tolerates(*tolerations, taints)
-                && setting.interner.compatible(set, *wanted, false)
-                && (*host_req == NONE || setting.interner.has(*host_req, host))
-            {
-                super::amounts::add(&mut total, amounts);
+        for at in 0..self.wants.len() {
+            if self.belongs(at, (set, taints, host), setting) {
+                super::amounts::add(&mut total, &self.amounts[at]);
             }
         }
         if !self.by_host {
@@ -193,9 +249,11 @@ fn room(
     mut need: Amounts,
     (at, bound): (usize, &Bound<'_>),
     resources: &Resources,
+    unlimited: &ResourceList,
 ) -> (Amounts, bool) {
     let allocatable = state.allocatable();
     let mut room = resources.vector(&allocatable);
+    resources.add_to(&mut room, unlimited, 1);
     subtract(&mut room, bound.requests(at));
     subtract(&mut need, bound.of_daemons(at));
     for amount in &mut need {
@@ -204,12 +262,11 @@ fn room(
     // What is not allocatable at all counts as nothing rather than as a debt: only resources that
     // the node names can be overcommitted.
     subtract(&mut room, &need);
-    let full = room
-        .iter()
-        .zip(resources.names())
-        .any(|(amount, name)| *amount < 0 && allocatable.find(name).is_some())
+    let over = |(amount, name): (&i64, &Name)| *amount < 0 && allocatable.find(name).is_some();
+    let full = room.iter().zip(resources.names()).any(over)
         // Also in what nobody asks for in this round.
-        || (bound.requests_others(at) && state.available().iter().any(|(_, amount)| amount < 0));
+        || (bound.requests_others(at)
+            && state.available().iter().any(|(name, amount)| over((&amount, name))));
     for amount in &mut room {
         *amount = (*amount).max(0);
     }
@@ -219,25 +276,22 @@ fn room(
 /// How many volumes each driver has on a node, and may have.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Volumes {
+    limits: BTreeMap<String, u64>,
     attached: BTreeMap<Arc<str>, FxHashSet<Arc<str>>>,
 }
 
 impl Volumes {
-    /// The volumes of a node's bound pods.
-    pub(super) fn new(state: &StateNode) -> Self {
-        let mut volumes = Self::default();
+    /// The volumes of a node's bound pods, and how many the node takes.
+    pub(super) fn new(state: &StateNode, limits: BTreeMap<String, u64>) -> Self {
+        let mut volumes = Self { limits, ..Self::default() };
         volumes.add(&state.attached);
         volumes
     }
 
     /// Whether a pod's volumes can be attached too; volumes that are there already count once.
-    pub(super) fn has_room(
-        &self,
-        more: &[(Arc<str>, Arc<str>)],
-        limits: &BTreeMap<String, u64>,
-    ) -> bool {
+    pub(super) fn has_room(&self, more: &[(Arc<str>, Arc<str>)]) -> bool {
         more.iter().all(|(driver, _)| {
-            let Some(limit) = limits.get(&**driver) else { return true };
+            let Some(limit) = self.limits.get(&**driver) else { return true };
             let here = self.attached.get(driver);
             let new: FxHashSet<&Arc<str>> = more
                 .iter()

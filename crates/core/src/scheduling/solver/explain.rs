@@ -3,13 +3,11 @@
 //! A pod that is left over was tried once more after the last placement, so that its reasons follow
 //! from the final state.
 
-use std::sync::Arc;
-
 use fixedbitset::FixedBitSet;
 use rustc_hash::FxHashMap;
 
-use super::classes::{ClassId, KindId, NeedId};
-use super::intern::{NONE, SetId};
+use super::classes::{ClassId, KindId, NeedId, Say};
+use super::intern::{NONE, ReqId, SetId};
 use super::prepare::serves;
 use super::round::{Round, merge_class};
 use super::stock::{ShapeId, Template, min_values_text};
@@ -161,14 +159,15 @@ impl Round<'_, '_> {
                 Err(error) => return Reason::Devices(error.to_string()),
             }
         }
-        if let Some(text) = self.topology_reason(template, mask, set, class, host) {
+        if let Some(text) = self.topology_reason(template, set, class, host) {
             return Reason::Topology(text);
         }
+        let before = set;
         let zonal = self.world.classes.classes[class as usize].zonal;
         let narrowed =
             if zonal { self.zones(class, set, Some((template, mask))) } else { Some(set) };
         let Some(set) = narrowed else {
-            return Reason::Topology("unsatisfiable topology constraint".to_owned());
+            return Reason::Topology(self.exclusion(class, set));
         };
         let ports = self.world.classes.classes[class as usize].constraints.host_ports.clone();
         let narrowed_by_devices = mask != whole;
@@ -176,6 +175,12 @@ impl Round<'_, '_> {
         let shape = self.world.stock.shape(template, set, mask, &mut self.world.interner);
         let amounts = self.world.classes.needs[need as usize].clone();
         let rows = self.world.stock.rows_for(shape, &amounts);
+        if rows.is_clear() && set != before && self.zonal_rules(class).count() > 1 {
+            let shape = self.world.stock.shape(template, before, mask, &mut self.world.interner);
+            if !self.world.stock.rows_for(shape, &amounts).is_clear() {
+                return Reason::Topology(self.exclusion(class, before));
+            }
+        }
         if !rows.is_clear() {
             let unmet = self.world.stock.unmet(shape, &rows, &mut self.world.interner);
             if unmet.is_empty() {
@@ -186,6 +191,13 @@ impl Round<'_, '_> {
             let names = unmet.iter().map(|(k, _)| &**self.world.interner.key_name(*k));
             let text = min_values_text(names);
             return self.filter_reason(pod, shape, Some(text));
+        }
+        if self.world.attachable.is_used() {
+            let requests = self.world.waiting[pod as usize].pod.requests.clone();
+            let without = self.world.resources.vector(&requests);
+            if !self.world.stock.rows_for(shape, &without).is_clear() {
+                return Reason::VolumeLimits;
+            }
         }
         if narrowed_by_devices {
             let whole = self.world.stock.mask_ports(template, whole, &ports);
@@ -236,14 +248,12 @@ impl Round<'_, '_> {
     fn topology_reason(
         &mut self,
         template: u32,
-        mask: u32,
         set: SetId,
         class: ClassId,
         host: &str,
     ) -> Option<String> {
         let wanted = &self.world.classes.classes[class as usize];
         let (says, strict, strict_host) = (wanted.says.clone(), wanted.strict, wanted.strict_host);
-        let _ = (template, mask);
         for say in says {
             let world = &mut *self.world;
             let key = world.topology.get(say.group).key;
@@ -252,46 +262,80 @@ impl Round<'_, '_> {
             } else {
                 (world.interner.get(strict, key), world.interner.get(set, key))
             };
+            let daemons = world.topology.daemons(say.group);
+            let kind = world.topology.get(say.group).kind;
             let satisfied = if say.host {
-                world.topology.takes_new_host(say.group, say.own, false)
+                world.topology.takes_new_host(say.group, say.own, false) || !daemons.is_empty()
+            } else if kind.anti() && world.interner.lacks(node, world.interner.well_known(key)) {
+                true
             } else {
+                let daemon = world.stock.run_everywhere(template, daemons);
                 let mut rank = |_: &mut super::intern::Interner, _: u32| 0.0;
-                let mut question = Question { pod, node, own: say.own, rank: &mut rank };
+                let mut question = Question { pod, node, own: say.own, daemon, rank: &mut rank };
                 world.topology.domains(say.group, &mut question, &mut world.interner).is_some()
             };
             if satisfied {
                 continue;
             }
-            let name = Arc::clone(world.interner.key_name(key));
-            let counts: Vec<String> = if say.host {
-                self.host_counts(say.group)
-            } else {
-                world
-                    .topology
-                    .listed(say.group, &world.interner)
-                    .into_iter()
-                    .map(|(domain, count)| format!("{domain}: {count}"))
-                    .collect()
-            };
-            let shown = counts.len().min(LISTED_DOMAINS);
-            let text = |req: Option<u32>| match req {
-                Some(req) => self.world.interner.requirement(req).to_string(),
-                None => format!("{name} Exists"),
-            };
-            let node = if say.host { format!("{name} In [{host}]") } else { text(node) };
-            return Some(format!(
-                "unsatisfiable topology constraint for {}, key={name} (counts = {}, podDomains = {}, nodeDomains = {node}",
-                self.world.topology.get(say.group).kind.as_str(),
-                counts[..shown].join(", "),
-                text(pod),
-            ));
+            let text = self.rule_text(say, pod, node, host);
+            return Some(format!("unsatisfiable topology constraint for {text}"));
         }
         None
     }
 
+    /// A topology rule with where its pods are, and which domains the pod and the node ask for.
+    fn rule_text(&self, say: Say, pod: Option<ReqId>, node: Option<ReqId>, host: &str) -> String {
+        let world = &*self.world;
+        let group = world.topology.get(say.group);
+        let name = world.interner.key_name(group.key);
+        let counts: Vec<String> = if say.host {
+            self.host_counts(say.group)
+        } else {
+            let listed = world.topology.listed(say.group, &world.interner);
+            listed.into_iter().map(|(domain, count)| format!("{domain}: {count}")).collect()
+        };
+        let shown = counts.len().min(LISTED_DOMAINS);
+        let text = |req: Option<ReqId>| match req {
+            Some(req) => world.interner.requirement(req).to_string(),
+            None => format!("{name} Exists"),
+        };
+        let node = if say.host { format!("{name} In [{host}]") } else { text(node) };
+        format!(
+            "{}, key={name} (counts = {}, podDomains = {}, nodeDomains = {node}",
+            group.kind.as_str(),
+            counts[..shown].join(", "),
+            text(pod),
+        )
+    }
+
+    /// The rules of a class about domains other than hosts.
+    fn zonal_rules(&self, class: ClassId) -> impl Iterator<Item = Say> {
+        let says = self.world.classes.classes[class as usize].says.clone();
+        says.into_iter().filter(|say| !say.host)
+    }
+
+    /// The message of rules each of which leaves a domain, but which leave none together.
+    fn exclusion(&self, class: ClassId, set: SetId) -> String {
+        let strict = self.world.classes.classes[class as usize].strict;
+        let interner = &self.world.interner;
+        let rules = self.zonal_rules(class).map(|say| {
+            let key = self.world.topology.get(say.group).key;
+            let (pod, node) = (interner.get(strict, key), interner.get(set, key));
+            // The text of one rule leaves its bracket open, as upstream's does.
+            format!("{})", self.rule_text(say, pod, node, ""))
+        });
+        let rules: Vec<String> = rules.collect();
+        format!(
+            "unsatisfiable topology constraint, these exclude each other: {}",
+            rules.join(" and ")
+        )
+    }
+
     fn host_counts(&self, group: u32) -> Vec<String> {
         let mut list: Vec<(String, u32)> = Vec::new();
-        for (at, node) in self.world.existing.nodes.iter().enumerate() {
+        let away = |at: usize| self.world.shared.as_ref().is_some_and(|s| s.away.contains(at));
+        for (at, node) in self.world.existing.nodes.iter().enumerate().filter(|(at, _)| !away(*at))
+        {
             let name = self.world.interner.value_name(self.world.interner.hostname, node.host);
             list.push((name.to_string(), self.world.topology.on_host(group, at as u32)));
         }

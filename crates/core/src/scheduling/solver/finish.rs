@@ -19,9 +19,9 @@ use crate::scheduling::results::{
     LimitedPool, MAX_INSTANCE_TYPES, PlannedClaim, PodError, Results, TypeList,
 };
 
-/// Lists that claims share.
+/// What claims have in common once they are written out.
 #[derive(Default)]
-struct Shared {
+pub(super) struct Written {
     /// Rows of a template with these requirements, cheapest first.
     order: FxHashMap<(u32, SetId), Arc<[u32]>>,
     lists: FxHashMap<(u32, SetId, FixedBitSet), TypeList>,
@@ -33,11 +33,11 @@ impl Round<'_, '_> {
     pub(super) fn finish(mut self) -> Results {
         let mut results = Results::default();
         let key_of = |round: &Self, pod: u32| round.world.waiting[pod as usize].pod.key.clone();
-        for (node, pods) in self.node_pods.iter().enumerate() {
-            if !pods.is_empty() {
-                let keys: Vec<PodKey> = pods.iter().map(|p| key_of(&self, *p)).collect();
-                results.existing.push((self.world.existing.nodes[node].name.clone(), keys));
-            }
+        self.touched.sort_unstable();
+        self.touched.dedup();
+        for node in self.touched.iter().map(|n| *n as usize) {
+            let keys = self.node_pods[node].iter().map(|p| key_of(&self, *p)).collect();
+            results.existing.push((self.world.existing.nodes[node].name.clone(), keys));
         }
         if self.world.snapshot.options.tell_relaxations {
             results.relaxed = self.relaxed();
@@ -48,7 +48,7 @@ impl Round<'_, '_> {
             self.improve();
             self.move_pods();
         }
-        let mut shared = Shared::default();
+        let mut shared = std::mem::take(&mut self.world.memo.written);
         for index in 0..self.claims.len() {
             let (mut planned, unmet) = self.plan(index, &mut shared);
             planned.devices = self.claims[index].devices.take();
@@ -61,6 +61,7 @@ impl Round<'_, '_> {
                 }
             }
         }
+        self.world.memo.written = shared;
         errors.sort_by(|a, b| a.0.cmp(&b.0));
         results.errors = errors;
         results.limited_pools = self.limited_pools();
@@ -122,7 +123,7 @@ impl Round<'_, '_> {
     }
 
     /// A claim as it is to be created, and whether cutting its list of types broke minValues.
-    fn plan(&mut self, index: usize, shared: &mut Shared) -> (PlannedClaim, Option<String>) {
+    fn plan(&mut self, index: usize, shared: &mut Written) -> (PlannedClaim, Option<String>) {
         let claim = &self.claims[index];
         let world = &mut *self.world;
         let shape = &world.stock.shapes[claim.shape as usize];
@@ -166,7 +167,7 @@ impl Round<'_, '_> {
         template: u32,
         set: SetId,
         rows: FixedBitSet,
-        shared: &mut Shared,
+        shared: &mut Written,
     ) -> (TypeList, Option<String>) {
         let claim = &self.claims[index];
         let world = &mut *self.world;

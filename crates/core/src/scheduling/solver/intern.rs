@@ -269,6 +269,15 @@ impl Interner {
         id.is_none_or(|id| self.has(id, value))
     }
 
+    /// Whether a node with this requirement on a key will not have the label; `new` for nodes that
+    /// get the label from their type or offering.
+    pub(super) fn lacks(&self, req: Option<ReqId>, new: bool) -> bool {
+        match req.map(|r| self.req(r)) {
+            Some(req) => !req.complement && req.values.is_empty(),
+            None => !new,
+        }
+    }
+
     fn within(&self, key: KeyId, value: ValueId, gte: Option<i64>, lte: Option<i64>) -> bool {
         if gte.is_none() && lte.is_none() {
             return true;

@@ -6,15 +6,16 @@ use fixedbitset::FixedBitSet;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::amounts::Resources;
+use super::attach::Attachable;
 use super::bound::Bound;
-use super::catalog::Catalog;
 use super::choices::Choices;
 use super::classes::{Builder, ClassIndex, Classes, Groups, KindId, Sort, Work};
 use super::existing::{Existing, Setting, signature};
-use super::intern::{Interner, KeyId, SetId, ValueId};
-use super::stock::{Stock, Template, pool_requirements};
+use super::intern::{EMPTY, Interner, KeyId, NONE, SetId, ValueId};
+use super::stock::{Stock, Template, template_requirements};
 use super::tolerance::{TaintsId, Tolerance};
-use super::topology::{Counts, GroupId, Topology};
+use super::topology::{Counts, FilterId, GroupId, Kind, Topology};
+use super::world::{Buffers, Memo, Shared};
 use crate::api::{labels, taints};
 use crate::scheduling::dra::Inventory;
 use crate::scheduling::pod::PodInfo;
@@ -23,6 +24,7 @@ use crate::scheduling::results::SkippedPool;
 use crate::scheduling::snapshot::{NodePoolInput, Snapshot};
 
 /// A pod to place.
+#[derive(Clone)]
 pub(super) struct Waiting {
     pub(super) pod: Arc<PodInfo>,
     pub(super) kind: KindId,
@@ -48,6 +50,13 @@ pub(super) struct Prepared<'a> {
     pub(super) choices: Choices,
     /// Pods may come to tolerate PreferNoSchedule taints.
     pub(super) tolerate_prefer: bool,
+    /// Answers that hold for every round.
+    pub(super) memo: Memo,
+    pub(super) buffers: Option<Buffers>,
+    /// What taking nodes out needs, where that is asked for.
+    pub(super) shared: Option<Shared<'a>>,
+    /// How many volumes nodes take.
+    pub(super) attachable: Attachable,
     /// Devices, when pods have claims on some.
     pub(super) devices: Option<Arc<Inventory>>,
 }
@@ -74,6 +83,18 @@ fn usable_pools(snapshot: &Snapshot) -> Vec<&NodePoolInput> {
 impl<'a> Prepared<'a> {
     /// Prepares a snapshot for the placing of its pods.
     pub(super) fn new(snapshot: &'a Snapshot) -> Self {
+        Self::with_movable(snapshot, &[]).0
+    }
+
+    /// Prepares a snapshot for the placing of its pods, and of pods on its nodes, which come after
+    /// these. Returns besides what counting pods needs, and which domains the pools make known to
+    /// each group.
+    pub(super) fn with_movable(
+        snapshot: &'a Snapshot,
+        movable: &[&Arc<PodInfo>],
+    ) -> (Self, Counting<'a>, Vec<FixedBitSet>) {
+        let pods: Vec<&Arc<PodInfo>> =
+            snapshot.pods.iter().chain(movable.iter().copied()).collect();
         let pools = usable_pools(snapshot);
         let tolerate_prefer = snapshot.node_pools.iter().filter(|p| serves(p)).any(|p| {
             let list = p.node_pool.spec.template.spec.taints.as_deref().unwrap_or_default();
@@ -86,9 +107,11 @@ impl<'a> Prepared<'a> {
             .cloned()
             .collect();
         let mut resources = Resources::default();
-        for pod in snapshot.pods.iter().chain(&daemons) {
+        for pod in pods.iter().copied().chain(&daemons) {
             resources.note(&pod.requests);
         }
+        let attachable = Attachable::new(snapshot, &pods);
+        attachable.note(&mut resources);
         let mut interner = Interner::new(&snapshot.well_known);
         let mut prepared = Self {
             stock: Stock::new(resources.len()),
@@ -98,13 +121,17 @@ impl<'a> Prepared<'a> {
             skipped: Vec::new(),
             topology: Topology::default(),
             classes: Classes::default(),
-            waiting: Vec::with_capacity(snapshot.pods.len()),
+            waiting: Vec::with_capacity(pods.len()),
             existing: Existing::default(),
             limits: Vec::new(),
             first_claim_host: 0,
-            choices: Choices::default(),
+            choices: super::choices::plain(snapshot.pods.len()),
+            memo: Memo::default(),
+            buffers: None,
+            shared: None,
             tolerate_prefer,
-            devices: super::devices::inventory(snapshot),
+            devices: super::devices::inventory(snapshot, &pods),
+            attachable,
             interner: Interner::new(&snapshot.well_known),
             resources,
         };
@@ -112,10 +139,11 @@ impl<'a> Prepared<'a> {
         for input in &pools {
             prepared.add_pool(input, &daemons);
         }
-        let counting = prepared.add_pods(tolerate_prefer);
-        prepared.add_nodes(&daemons, &pools, &counting);
+        let counting = prepared.add_pods(tolerate_prefer, &pods, &daemons);
+        let known = prepared.add_nodes(&daemons, &pools, &counting);
         prepared.limits = prepared.limits_left();
-        prepared
+        prepared.topology.start_log();
+        (prepared, counting, known)
     }
 
     fn limits_left(&self) -> Vec<Option<ResourceList>> {
@@ -131,8 +159,8 @@ impl<'a> Prepared<'a> {
 
     fn add_pool(&mut self, input: &NodePoolInput, daemons: &[Arc<PodInfo>]) {
         let best_effort = self.snapshot.options.best_effort_min_values;
-        match self.stock.add_pool(input, daemons, &self.resources, best_effort, &mut self.interner)
-        {
+        let known = (&self.resources, &self.attachable);
+        match self.stock.add_pool(input, daemons, known, best_effort, &mut self.interner) {
             Ok(()) => {
                 if let Some(template) = self.stock.templates.last() {
                     self.template_taints.push(self.tolerance.taints(&template.taints));
@@ -143,7 +171,12 @@ impl<'a> Prepared<'a> {
     }
 
     /// Sorts pods into classes and makes their topology groups.
-    fn add_pods(&mut self, tolerate_prefer: bool) -> Counting<'a> {
+    fn add_pods(
+        &mut self,
+        tolerate_prefer: bool,
+        pods: &[&Arc<PodInfo>],
+        daemons: &[Arc<PodInfo>],
+    ) -> Counting<'a> {
         let snapshot = self.snapshot;
         let mut builder = Builder::new(snapshot, tolerate_prefer);
         builder.note_namespaces();
@@ -152,8 +185,9 @@ impl<'a> Prepared<'a> {
             tolerance: &mut self.tolerance,
             topology: &mut self.topology,
             resources: &self.resources,
+            attachable: &self.attachable,
         };
-        let sorts: Vec<Sort> = snapshot.pods.iter().map(|pod| builder.sort(pod)).collect();
+        let sorts: Vec<Sort> = pods.iter().map(|pod| builder.sort(pod)).collect();
         let mut seen = FxHashSet::default();
         for sort in &sorts {
             if seen.insert(builder.group_key(*sort)) {
@@ -165,11 +199,28 @@ impl<'a> Prepared<'a> {
         for (node, pod) in &bound.apart {
             inverse.entry(*node).or_default().extend(builder.inverse_groups(pod, &mut work));
         }
+        let of_daemons: Vec<_> =
+            daemons.iter().map(|d| builder.inverse_groups(d, &mut work)).collect();
         builder.index_groups(work.topology);
+        for (at, (daemon, inverse)) in daemons.iter().zip(of_daemons).enumerate() {
+            let spread = |id: &GroupId| work.topology.get(*id).kind == Kind::Spread;
+            let counted = builder.counted_by(daemon, work.topology);
+            let counted: Groups = counted.into_iter().filter(|id| !spread(id)).collect();
+            counted
+                .into_iter()
+                .chain(inverse)
+                .for_each(|id| work.topology.add_daemon(id, at as u32));
+        }
+        let mut ending: FxHashMap<usize, Groups> = FxHashMap::default();
+        for (node, pod) in &bound.ending {
+            let counted = builder.counted_by(pod, work.topology);
+            let apart = |id: &GroupId| work.topology.get(*id).kind == Kind::AntiAffinity;
+            ending.entry(*node).or_default().extend(counted.into_iter().filter(apart));
+        }
         let selected =
             bound.labelled.iter().map(|pod| builder.counted_by(pod, work.topology)).collect();
         let mut index = ClassIndex::default();
-        for (at, (pod, sort)) in snapshot.pods.iter().zip(&sorts).enumerate() {
+        for (at, (pod, sort)) in pods.iter().zip(&sorts).enumerate() {
             let volumes = if snapshot.pod_volumes.is_empty() {
                 None
             } else {
@@ -185,7 +236,7 @@ impl<'a> Prepared<'a> {
                 self.classes.kind_of(pod, *sort, volumes, own, &mut index, &mut builder, &mut work);
             self.waiting.push(Waiting { pod: Arc::clone(pod), kind });
         }
-        Counting { bound, selected, inverse }
+        Counting { bound, selected, inverse, ending }
     }
 
     /// Keys on which a node's labels make a difference.
@@ -218,19 +269,25 @@ impl<'a> Prepared<'a> {
         daemons: &[Arc<PodInfo>],
         pools: &[&NodePoolInput],
         counting: &Counting<'_>,
-    ) {
+    ) -> Vec<FixedBitSet> {
         self.topology.counts.resize(self.topology.groups.len(), Counts::default());
         self.know_domains(pools);
+        let of_pools = self.topology.known();
         let keys = self.keys_that_matter(daemons);
+        let mut unlimited = ResourceList::new();
+        self.attachable.add_unlimited(&mut unlimited);
         let mut setting = Setting {
             interner: &mut self.interner,
             tolerance: &mut self.tolerance,
             resources: &self.resources,
             keys: &keys,
             daemons,
+            neighbours: self.topology.counts_daemons(),
+            unlimited: &unlimited,
         };
         let nodes = &self.snapshot.nodes;
         let limited = self.stock.templates.iter().any(|t| t.limits.is_some());
+        let limited = limited.then_some(&self.snapshot.node_pools[..]);
         self.existing = Existing::new(nodes, &counting.bound, limited, &mut setting);
         let mut host = self.existing.nodes.len() as u32;
         if !self.topology.groups.is_empty() {
@@ -252,55 +309,73 @@ impl<'a> Prepared<'a> {
                 if joined && known.insert((set, taints)) {
                     self.know_domains_of(set, taints, name);
                 }
-                self.count_node(index, here, (set, taints, name), counting);
+                self.count_node(index, here, (set, taints, name), counting, true);
+                self.count_daemons(index, here, set, true);
             }
         }
         self.first_claim_host = host.next_multiple_of(64);
+        of_pools
     }
 
-    /// Makes the domains known that the pools can launch into.
+    /// Makes the domains known that nodes can be launched in: those of the combinations of pool,
+    /// type and offering that a group's pods may use, as far as the group asks for that.
     ///
-    /// [Q] Upstream also takes the values that a pool excludes for domains; here they are none.
+    /// [Q] Upstream takes every value that a pool names or a type has for a domain of everybody,
+    /// so that pods wait for ever for a domain in which they can have no node.
     fn know_domains(&mut self, pools: &[&NodePoolInput]) {
-        let mut by_key: FxHashMap<KeyId, Vec<(TaintsId, FixedBitSet)>> = FxHashMap::default();
-        for id in 0..self.topology.groups.len() {
-            let group = self.topology.get(id as u32);
+        let mut known: FxHashMap<(KeyId, FilterId), FixedBitSet> = FxHashMap::default();
+        for id in 0..self.topology.groups.len() as u32 {
+            let group = self.topology.get(id);
             let (key, filter) = (group.key, group.filter);
             if key == self.interner.hostname {
                 continue;
             }
-            let of_pools = by_key
-                .entry(key)
-                .or_insert_with(|| pools.iter().map(|p| self.domains_of(p, key)).collect());
-            let tolerations =
-                self.topology.filters.get_index(filter as usize).and_then(|f| f.tolerations);
-            for (taints, domains) in of_pools {
-                if tolerations.is_none_or(|t| self.tolerance.tolerates(t, *taints)) {
-                    for domain in domains.ones() {
-                        self.topology.know(id as u32, domain as ValueId);
-                    }
+            let domains = match known.get(&(key, filter)) {
+                Some(domains) => domains.clone(),
+                None => {
+                    let mut found = FixedBitSet::new();
+                    pools.iter().for_each(|p| self.domains_of(p, key, filter, &mut found));
+                    known.insert((key, filter), found.clone());
+                    found
                 }
-            }
+            };
+            domains.ones().for_each(|domain| self.topology.know(id, domain as ValueId));
         }
     }
 
-    fn domains_of(&mut self, input: &NodePoolInput, key: KeyId) -> (TaintsId, FixedBitSet) {
+    /// The domains of a pool's new nodes that count for a filter.
+    fn domains_of(
+        &mut self,
+        input: &NodePoolInput,
+        key: KeyId,
+        filter: FilterId,
+        found: &mut FixedBitSet,
+    ) {
+        let wanted = self.topology.filters.get_index(filter as usize).cloned().unwrap_or_default();
         let pool = &input.node_pool;
         let taints =
             self.tolerance.taints(pool.spec.template.spec.taints.as_deref().unwrap_or_default());
-        let (set, _) = self.interner.intern_once(&pool_requirements(pool));
-        let own = self.interner.get(set, key);
-        let mut found = FixedBitSet::new();
-        if let Some(req) = own.map(|r| self.interner.req(r)).filter(|r| !r.complement) {
-            req.values.iter().for_each(|v| found.grow_and_insert(*v as usize));
+        if wanted.tolerations.is_some_and(|t| !self.tolerance.tolerates(t, taints)) {
+            return;
         }
-        let catalog: Option<&mut Catalog> =
-            self.stock.catalogs.iter_mut().find(|c| Arc::ptr_eq(&c.types, &input.instance_types));
-        if let Some(catalog) = catalog {
-            catalog
-                .values(key, own, &mut self.interner, &mut |v| found.grow_and_insert(v as usize));
+        let Some(catalog) =
+            self.stock.catalogs.iter_mut().find(|c| Arc::ptr_eq(&c.types, &input.instance_types))
+        else {
+            return;
+        };
+        let (set, _) = self.interner.intern_once(&template_requirements(pool));
+        let anything = [(EMPTY, NONE)];
+        let terms = if wanted.terms.is_empty() { &anything[..] } else { &wanted.terms };
+        for (term, host) in terms {
+            // A new node's name is not known: it can only be asked not to be some other.
+            let elsewhere = *host != NONE && !self.interner.req(*host).complement;
+            if !elsewhere && self.interner.compatible(set, *term, true) {
+                let set = self.interner.merge(set, *term);
+                catalog.domains(key, set, &mut self.interner, &mut |v| {
+                    found.grow_and_insert(v as usize);
+                });
+            }
         }
-        (taints, found)
     }
 
     /// Requirements, taints and host name of a node.
@@ -321,6 +396,8 @@ impl<'a> Prepared<'a> {
             resources: &self.resources,
             keys,
             daemons,
+            neighbours: false,
+            unlimited: &ResourceList::new(),
         };
         let (set, taints) = signature(state, names, &mut setting);
         let hostname = state.labels().get(labels::HOSTNAME).map_or(state.name(), String::as_str);
@@ -349,13 +426,25 @@ impl<'a> Prepared<'a> {
         }
     }
 
-    /// Counts the pods of a node for the groups that select them.
-    fn count_node(
+    /// Counts the pods of DaemonSets that are still to come to a node, or takes them out.
+    pub(super) fn count_daemons(&mut self, index: usize, host: u32, set: SetId, come: bool) {
+        let Some(missing) = self.existing.missing.get(&index) else { return };
+        for id in 0..self.topology.groups.len() as u32 {
+            let coming = self.topology.daemons(id).iter().filter(|d| missing.contains(d)).count();
+            for _ in 0..coming {
+                self.topology.change(id, set, host, &self.interner, come);
+            }
+        }
+    }
+
+    /// Counts the pods of a node for the groups that select them, or takes them out.
+    pub(super) fn count_node(
         &mut self,
         index: usize,
         host: u32,
         (set, node_taints, host_name): (SetId, TaintsId, ValueId),
         counting: &Counting<'_>,
+        come: bool,
     ) {
         for like in counting.bound.counted(index) {
             for id in &counting.selected[*like as usize] {
@@ -369,21 +458,24 @@ impl<'a> Prepared<'a> {
                     &mut self.tolerance,
                 );
                 if pass {
-                    self.topology.record(*id, set, host, &self.interner);
+                    self.topology.change(*id, set, host, &self.interner, come);
                 }
             }
         }
-        for id in counting.inverse.get(&index).into_iter().flatten() {
-            self.topology.record(*id, set, host, &self.interner);
+        let ending = counting.ending.get(&index).into_iter().flatten();
+        for id in counting.inverse.get(&index).into_iter().flatten().chain(ending) {
+            self.topology.change(*id, set, host, &self.interner, come);
         }
     }
 }
 
 /// What counting bound pods needs.
-struct Counting<'a> {
+pub(super) struct Counting<'a> {
     bound: Bound<'a>,
     /// Groups that count the pods that are like each labelled one.
     selected: Vec<Groups>,
     /// Inverse groups that bound pods own, by node.
     inverse: FxHashMap<usize, Vec<GroupId>>,
+    /// Groups of anti-affinity that count pods which are being deleted, by node.
+    ending: FxHashMap<usize, Groups>,
 }

@@ -33,6 +33,19 @@ pub(super) fn stages(
     stages
 }
 
+/// How many preferences were given up between some constraints and weaker ones.
+///
+/// Required terms are alternatives: to go by the second is no loss. Where preferences are ignored
+/// only the taints that pods would rather avoid are one.
+pub(super) fn given_up(from: &Constraints, to: &Constraints, respect: bool) -> u32 {
+    let soft = |c: &Constraints| {
+        let terms = c.preferred_affinity.len() + c.preferred_anti_affinity.len();
+        if respect { terms + c.preferred_terms.len() + c.spread.len() } else { 0 }
+    };
+    let taints = to.tolerations.len().saturating_sub(from.tolerations.len());
+    (soft(from).saturating_sub(soft(to)) + taints) as u32
+}
+
 /// What was given up, step by step, on the way from some constraints to weaker ones.
 pub(super) fn reasons(from: &Constraints, to: &Constraints, tolerate_prefer: bool) -> Vec<String> {
     let mut at = from.clone();

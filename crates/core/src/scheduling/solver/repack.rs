@@ -18,6 +18,8 @@ mod fill;
 mod items;
 mod moves;
 
+use std::cmp::Reverse;
+
 use fixedbitset::FixedBitSet;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 use smallvec::SmallVec;
@@ -28,7 +30,7 @@ use super::classes::{ClassId, NeedId};
 use super::intern::{KeyId, NONE, ReqId, SetId};
 use super::prepare::Prepared;
 use super::round::{Claim, Place, Round};
-use super::stock::ShapeId;
+use super::stock::{NODES, ShapeId};
 use super::topology::{GroupId, Kind};
 use crate::scheduling::resources::ResourceList;
 
@@ -107,7 +109,35 @@ impl Round<'_, '_> {
         self.tell_devices();
         self.improve();
         let price: f64 = (0..self.claims.len()).map(|claim| self.price_of(claim)).sum();
-        (self.failed.len(), (price * 1e9).round() as u64)
+        Worth {
+            failed: self.failed.len(),
+            by_weight: self.pods_by_weight(),
+            given_up: self.given_up(),
+            price: (price * 1e9).round() as u64,
+        }
+    }
+
+    /// Pods with a place by the weight of their node's pool, heaviest first.
+    fn pods_by_weight(&self) -> Vec<Reverse<usize>> {
+        // Templates are sorted by weight.
+        let mut weights: Vec<i32> = self.world.stock.templates.iter().map(|t| t.weight).collect();
+        weights.dedup();
+        let mut counts = vec![Reverse(0); weights.len().max(1)];
+        // A node that exists is better than any that is launched, as the loop has it.
+        counts[0].0 += self.touched.len();
+        for (at, claim) in self.claims.iter().enumerate() {
+            let weight = self.world.stock.templates[self.template_of(at) as usize].weight;
+            if let Some(level) = weights.iter().position(|w| *w == weight) {
+                counts[level].0 += claim.pods.len();
+            }
+        }
+        counts
+    }
+
+    /// How many preferences the pods with a place were asked to give up.
+    fn given_up(&self) -> u32 {
+        let placed = self.places.iter().zip(&self.placed_as).filter(|(p, _)| **p != Place::Nowhere);
+        placed.map(|(_, class)| self.world.classes.classes[*class as usize].given_up).sum()
     }
 
     /// Packs the planned nodes anew where that is cheaper.
@@ -117,7 +147,7 @@ impl Round<'_, '_> {
         }
         let started = self.world.limits.clone();
         for template in 0..self.world.stock.templates.len() as u32 {
-            if self.limit_mask(template) != Some(0) {
+            if self.limited_rows(template) != Some(0) {
                 continue;
             }
             let (free, kept): (Vec<usize>, Vec<usize>) = (0..self.claims.len())
@@ -222,7 +252,7 @@ impl Round<'_, '_> {
             .collect();
         let stock = &mut self.world.stock;
         limits.iter().all(|(name, limit)| {
-            if name.as_str() == "nodes" {
+            if name.as_str() == NODES {
                 return i64::try_from(shapes.len()).is_ok_and(|n| n <= limit);
             }
             let most = stock.most(template, name);

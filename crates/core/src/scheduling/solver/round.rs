@@ -106,8 +106,10 @@ pub(super) struct Round<'p, 'a> {
     /// Claims by shape.
     of_shape: Vec<FixedBitSet>,
     live: Vec<ShapeId>,
-    /// Nodes whose taints and labels suit a class.
-    class_nodes: Vec<Option<FixedBitSet>>,
+    /// Nodes that got pods.
+    pub(super) touched: Vec<u32>,
+    /// The topology's log when the round began.
+    mark: usize,
     /// Nodes that may have room for a need.
     need_nodes: Vec<Option<FixedBitSet>>,
     /// Claims that will never take a need.
@@ -116,8 +118,6 @@ pub(super) struct Round<'p, 'a> {
     class_out: Vec<FixedBitSet>,
     /// Claims that will never take a kind at a stage.
     kind_out: FxHashMap<(KindId, ClassId), FixedBitSet>,
-    /// What a shape's requirements become with a class, before topology.
-    merged: Vec<Vec<SetId>>,
     pub(super) remaining: Vec<Option<ResourceList>>,
     limit_masks: Vec<Option<MaskId>>,
     charges: FxHashMap<(ShapeId, NeedId), ResourceList>,
@@ -149,15 +149,29 @@ fn take_out(mask: &mut [usize], set: &FixedBitSet) {
 /// Not worked out yet.
 const UNKNOWN: SetId = NONE - 1;
 
+/// A round leaves its world as it found it.
+impl Drop for Round<'_, '_> {
+    fn drop(&mut self) {
+        let (mut room, mut pods) =
+            (std::mem::take(&mut self.room), std::mem::take(&mut self.node_pods));
+        let width = self.world.resources.len();
+        for node in &self.touched {
+            let at = *node as usize;
+            let before = &self.world.existing.nodes[at].room;
+            room[at * width..(at + 1) * width].copy_from_slice(before);
+            pods[at].clear();
+        }
+        self.world.buffers = Some((room, pods));
+        self.world.topology.undo(self.mark);
+    }
+}
+
 impl<'p, 'a> Round<'p, 'a> {
     pub(super) fn new(world: &'p mut Prepared<'a>) -> Self {
-        let nodes = world.existing.nodes.len();
         let classes = world.classes.classes.len();
         let needs = world.classes.needs.len();
-        let mut room = Vec::with_capacity(nodes * world.resources.len());
-        for node in &world.existing.nodes {
-            room.extend_from_slice(&node.room);
-        }
+        let (room, node_pods) = world.free_buffers();
+        let mark = world.topology.mark();
         let mut reservations: FxHashMap<Arc<str>, i64> = FxHashMap::default();
         if world.snapshot.options.reserved_capacity {
             for catalog in &world.stock.catalogs {
@@ -171,19 +185,19 @@ impl<'p, 'a> Round<'p, 'a> {
         }
         Self {
             room,
-            node_pods: vec![Vec::new(); nodes],
+            node_pods,
+            touched: Vec::new(),
+            mark,
             new_ports: FxHashMap::default(),
             volumes: FxHashMap::default(),
             claims: Vec::new(),
             by_count: Some(ByCount::new(world.choices.turns)),
             of_shape: Vec::new(),
             live: Vec::new(),
-            class_nodes: vec![None; classes],
             need_nodes: vec![None; needs],
             need_out: vec![FixedBitSet::new(); needs],
             class_out: vec![FixedBitSet::new(); classes],
             kind_out: FxHashMap::default(),
-            merged: vec![Vec::new(); classes],
             remaining: world.limits.clone(),
             limit_masks: vec![None; world.stock.templates.len()],
             charges: FxHashMap::default(),

@@ -8,8 +8,9 @@ use k8s_openapi::api::core::v1::Taint;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use super::amounts::{Amounts, Resources, add, fits, sum_fits};
+use super::attach::Attachable;
 use super::catalog::Catalog;
-use super::intern::{Interner, KeyId, SetId};
+use super::intern::{Interner, KeyId, ReqId, SetId};
 use super::ladder::Ladder;
 use crate::api::labels;
 use crate::api::v1::NodePool;
@@ -25,6 +26,9 @@ pub(super) type ShapeId = u32;
 /// Index of a set of rows that are out of the question; 0 leaves all.
 pub(super) type MaskId = u32;
 
+/// The limit on the number of nodes.
+pub(super) const NODES: &str = "nodes";
+
 /// The DaemonSets that run on some of a template's instance types.
 pub(super) struct DaemonGroup {
     pub(super) rows: FixedBitSet,
@@ -38,6 +42,8 @@ pub(super) struct DaemonGroup {
 pub(super) struct Template {
     pub(super) node_pool: Arc<NodePool>,
     pub(super) name: Arc<str>,
+    /// The pool's weight; heavier pools come first.
+    pub(super) weight: i32,
     pub(super) set: SetId,
     pub(super) taints: Vec<Taint>,
     pub(super) catalog: usize,
@@ -106,6 +112,14 @@ pub fn pool_requirements(pool: &NodePool) -> Requirements {
     requirements
 }
 
+/// What a pool's new nodes will be once they take pods.
+pub(super) fn template_requirements(pool: &NodePool) -> Requirements {
+    let mut requirements = pool_requirements(pool);
+    requirements.add(Requirement::is(labels::REGISTERED, "true"));
+    requirements.add(Requirement::is(labels::INITIALIZED, "true"));
+    requirements
+}
+
 impl Stock {
     pub(super) fn new(width: usize) -> Self {
         let mut masks: IndexSet<FixedBitSet, FxBuildHasher> = IndexSet::default();
@@ -127,7 +141,7 @@ impl Stock {
         &mut self,
         input: &NodePoolInput,
         daemons: &[Arc<PodInfo>],
-        resources: &Resources,
+        (resources, attachable): (&Resources, &Attachable),
         best_effort: bool,
         interner: &mut Interner,
     ) -> Result<(), SkippedPool> {
@@ -140,10 +154,7 @@ impl Stock {
                 }
             };
         let pool = &input.node_pool;
-        let mut requirements = pool_requirements(pool);
-        requirements.add(Requirement::is(labels::REGISTERED, "true"));
-        requirements.add(Requirement::is(labels::INITIALIZED, "true"));
-        let (set, _) = interner.intern_once(&requirements);
+        let (set, _) = interner.intern_once(&template_requirements(pool));
         let columns = &mut self.catalogs[catalog];
         let mut base = columns.matching(set, interner).clone();
         base.intersect_with(columns.offered(set, interner));
@@ -151,6 +162,7 @@ impl Stock {
         let mut template = Template {
             node_pool: Arc::clone(pool),
             name: Arc::from(pool.metadata.name.as_deref().unwrap_or("")),
+            weight: pool.spec.weight.unwrap_or(0),
             set,
             taints: pool.spec.template.spec.taints.clone().unwrap_or_default(),
             catalog,
@@ -167,6 +179,9 @@ impl Stock {
             most: Vec::new(),
         };
         template.group_daemons(daemons, resources, columns, interner);
+        if attachable.is_used() {
+            template.limit_volumes(attachable, resources, columns);
+        }
         template.keep_rows_that_hold_daemons(self.width);
         let skipped =
             |min_values| SkippedPool { node_pool: Arc::clone(&input.node_pool), min_values };
@@ -367,18 +382,18 @@ fn unmet(
     rows: &FixedBitSet,
     interner: &mut Interner,
 ) -> Vec<(KeyId, i64)> {
-    let wanted: Vec<(KeyId, i64)> = interner
+    let wanted: Vec<(KeyId, ReqId, i64)> = interner
         .set(set)
         .iter()
-        .filter_map(|(key, req)| Some((*key, interner.req(*req).min_values?)))
+        .filter_map(|(key, req)| Some((*key, *req, interner.req(*req).min_values?)))
         .collect();
     if wanted.is_empty() || rows.is_clear() {
         return Vec::new();
     }
     wanted
         .into_iter()
-        .filter_map(|(key, least)| {
-            let reached = catalog.variety(rows, key, interner);
+        .filter_map(|(key, req, least)| {
+            let reached = catalog.variety(rows, key, req, interner);
             (reached < least).then_some((key, reached))
         })
         .collect()
@@ -485,6 +500,16 @@ impl Template {
         }
     }
 
+    /// Notes how many volumes each row takes.
+    fn limit_volumes(&mut self, attachable: &Attachable, resources: &Resources, of: &Catalog) {
+        let width = resources.len();
+        for (row, kind) in of.row_type.iter().enumerate() {
+            let mut list = ResourceList::new();
+            attachable.add_limits(&of.types[*kind as usize], &self.name, &mut list);
+            resources.add_to(&mut self.net[row * width..(row + 1) * width], &list, 1);
+        }
+    }
+
     fn keep_rows_that_hold_daemons(&mut self, width: usize) {
         let mut base = self.base.clone();
         for row in self.base.ones() {
@@ -519,7 +544,7 @@ impl Template {
 
     /// Whether no node more may be added to a pool that may still use this.
     pub(super) fn node_limit_reached(left: &ResourceList) -> bool {
-        left.iter().any(|(name, amount)| name.as_str() == "nodes" && amount == 0)
+        left.iter().any(|(name, amount)| name.as_str() == NODES && amount <= 0)
     }
 }
 

@@ -197,7 +197,9 @@ fn a_claim_object_carries_what_the_provider_needs() {
 }
 
 mod properties;
+mod rules;
 mod topology;
+mod world;
 
 #[test]
 fn a_round_tells_how_many_pods_wait_and_may_be_stopped() {

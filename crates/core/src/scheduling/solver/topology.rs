@@ -6,6 +6,7 @@ use fixedbitset::FixedBitSet;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 use smallvec::SmallVec;
 
+use super::daemons::Daemons;
 use super::intern::{Interner, KeyId, NONE, ReqId, SetId, ValueId};
 use super::selector::Selector;
 use super::tolerance::{TaintsId, Tolerance, TolerationsId};
@@ -37,7 +38,8 @@ impl Kind {
         }
     }
 
-    fn anti(self) -> bool {
+    /// Keeps pods apart. A node without the label shares no domain with any other.
+    pub(super) fn anti(self) -> bool {
         matches!(self, Self::AntiAffinity | Self::Inverse)
     }
 }
@@ -155,6 +157,21 @@ pub(super) struct Topology {
     pub(super) counts: Vec<Counts>,
     pub(super) filters: indexmap::IndexSet<Filter, FxBuildHasher>,
     matches: FxHashMap<(FilterId, SetId, TaintsId), bool>,
+    /// DaemonSets whose pods a group of affinity or anti-affinity counts, or that own an inverse
+    /// one; by group, empty where there is none at all.
+    daemons: Vec<Daemons>,
+    /// What was changed since the counts were first complete, for [`Topology::undo`].
+    log: Option<Vec<Change>>,
+}
+
+/// One change of the counts.
+enum Change {
+    /// A pod came to a domain, or one left it.
+    Domain { group: GroupId, domain: ValueId, came: bool, was_known: bool },
+    /// The same for a host.
+    Host { group: GroupId, host: u32, came: bool },
+    /// No node is left in a domain.
+    Forgot { group: GroupId, domain: ValueId },
 }
 
 /// Where a pod may go, as far as one group has a say.
@@ -165,6 +182,8 @@ pub(super) struct Question<'a> {
     pub(super) node: Option<ReqId>,
     /// Whether the group's selector selects the pod itself.
     pub(super) own: bool,
+    /// Whether a pod of a DaemonSet that the group counts comes with the node.
+    pub(super) daemon: bool,
     /// Orders domains that are equally good: the lower, the better.
     pub(super) rank: &'a mut dyn FnMut(&mut Interner, ValueId) -> f64,
 }
@@ -188,6 +207,22 @@ impl Topology {
         &self.groups[id as usize]
     }
 
+    /// Notes the DaemonSets of a group.
+    pub(super) fn add_daemon(&mut self, id: GroupId, daemon: u32) {
+        self.daemons.resize(self.groups.len(), Daemons::new());
+        self.daemons[id as usize].push(daemon);
+    }
+
+    /// The DaemonSets of a group.
+    pub(super) fn daemons(&self, id: GroupId) -> &[u32] {
+        self.daemons.get(id as usize).map_or(&[], |d| d.as_slice())
+    }
+
+    /// Whether pods of DaemonSets matter to any group.
+    pub(super) fn counts_daemons(&self) -> bool {
+        !self.daemons.is_empty()
+    }
+
     /// Whether topology has a say at all.
     pub(super) fn is_used(&self) -> bool {
         !self.groups.is_empty()
@@ -196,6 +231,11 @@ impl Topology {
     /// Makes a domain known, without any pod in it.
     pub(super) fn know(&mut self, id: GroupId, domain: ValueId) {
         self.counts[id as usize].known.grow_and_insert(domain as usize);
+    }
+
+    /// The domains that each group knows.
+    pub(super) fn known(&self) -> Vec<FixedBitSet> {
+        self.counts.iter().map(|c| c.known.clone()).collect()
     }
 
     /// Whether a node with these requirements and taints counts for a filter.
@@ -237,24 +277,96 @@ impl Topology {
     ///
     /// [Q] As upstream, a node whose domain is entirely open counts nowhere.
     pub(super) fn record(&mut self, id: GroupId, set: SetId, host: u32, interner: &Interner) {
-        let group = &self.groups[id as usize];
-        let counts = &mut self.counts[id as usize];
-        if group.key == interner.hostname {
-            counts.add_host(host, group.kind, group.max_skew);
-            return;
-        }
-        group.counted_in(set, interner).iter().for_each(|domain| counts.add(*domain));
+        self.change(id, set, host, interner, true);
     }
 
     /// Takes back what [`Topology::record`] did with the same arguments.
     pub(super) fn withdraw(&mut self, id: GroupId, set: SetId, host: u32, interner: &Interner) {
+        self.change(id, set, host, interner, false);
+    }
+
+    /// One of both.
+    pub(super) fn change(
+        &mut self,
+        id: GroupId,
+        set: SetId,
+        host: u32,
+        interner: &Interner,
+        came: bool,
+    ) {
         let group = &self.groups[id as usize];
         let counts = &mut self.counts[id as usize];
         if group.key == interner.hostname {
-            counts.take_away_host(host, group.max_skew);
+            if came {
+                counts.add_host(host, group.kind, group.max_skew);
+            } else {
+                counts.take_away_host(host, group.max_skew);
+            }
+            if let Some(log) = &mut self.log {
+                log.push(Change::Host { group: id, host, came });
+            }
             return;
         }
-        group.counted_in(set, interner).iter().for_each(|domain| counts.take_away(*domain));
+        for domain in group.counted_in(set, interner) {
+            let was_known = counts.known.contains(*domain as usize);
+            if came {
+                counts.add(*domain);
+            } else {
+                counts.take_away(*domain);
+            }
+            if let Some(log) = &mut self.log {
+                log.push(Change::Domain { group: id, domain: *domain, came, was_known });
+            }
+        }
+    }
+
+    /// Forgets a domain in which no node is left.
+    pub(super) fn forget(&mut self, id: GroupId, domain: ValueId) {
+        self.counts[id as usize].known.set(domain as usize, false);
+        if let Some(log) = &mut self.log {
+            log.push(Change::Forgot { group: id, domain });
+        }
+    }
+
+    /// Notes changes from here on.
+    pub(super) fn start_log(&mut self) {
+        self.log = Some(Vec::new());
+    }
+
+    /// How far the log has come.
+    pub(super) fn mark(&self) -> usize {
+        self.log.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Takes back every change since a mark.
+    pub(super) fn undo(&mut self, mark: usize) {
+        let Some(mut log) = self.log.take() else { return };
+        for change in log.drain(mark.min(log.len())..).rev() {
+            match change {
+                Change::Domain { group, domain, came, was_known } => {
+                    let counts = &mut self.counts[group as usize];
+                    if came {
+                        counts.take_away(domain);
+                    } else {
+                        counts.add(domain);
+                    }
+                    counts.known.set(domain as usize, was_known);
+                }
+                Change::Host { group, host, came } => {
+                    let of = &self.groups[group as usize];
+                    let counts = &mut self.counts[group as usize];
+                    if came {
+                        counts.take_away_host(host, of.max_skew);
+                    } else {
+                        counts.add_host(host, of.kind, of.max_skew);
+                    }
+                }
+                Change::Forgot { group, domain } => {
+                    self.counts[group as usize].known.insert(domain as usize);
+                }
+            }
+        }
+        self.log = Some(log);
     }
 
     /// Domains that a group leaves; nothing when there is none.
@@ -292,6 +404,10 @@ impl Topology {
                 .map(|d| d as ValueId)
                 .filter(|d| counts.count(*d) == 0 && open(interner, *d))
                 .collect(),
+            Kind::Affinity if question.daemon => {
+                let known = counts.known.ones().map(|d| d as ValueId);
+                known.filter(|d| open(interner, *d)).collect()
+            }
             Kind::Affinity => {
                 let with: Domains = counts
                     .known

@@ -207,6 +207,8 @@ impl Round<'_, '_> {
                 ports.extend(own.iter().cloned());
                 mask = world.stock.mask_ports(template, mask, own);
             }
+            mask = world.mask_of_daemons_alone(class, template, mask);
+            let of = &world.classes.classes[class as usize];
             if !of.volumes.is_empty() {
                 let volumes = of.volumes.clone();
                 set = *merge_volumes(&volumes, set, world).first()?;

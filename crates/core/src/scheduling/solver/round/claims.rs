@@ -115,7 +115,17 @@ impl Round<'_, '_> {
         if after <= before {
             return false;
         }
+        let weight = |round: &Self, shape: ShapeId| {
+            let stock = &round.world.stock;
+            stock.templates[stock.shapes[shape as usize].template as usize].weight
+        };
         match self.open(class, need) {
+            // A lighter pool is no way out: weights come before prices.
+            Opened::Claim(new)
+                if weight(self, new.shape) < weight(self, self.claims[claim].shape) =>
+            {
+                false
+            }
             Opened::Claim(new) => after > before + self.price_with(new.shape, new.requests, need),
             Opened::Refused | Opened::Reserved => false,
         }
@@ -150,6 +160,7 @@ impl Round<'_, '_> {
         let fixed = !wanted.zonal && wanted.volumes.is_empty();
         let held = of.reserved.clone();
         let sets = self.outcomes[shape as usize].1.clone();
+        let shape = self.shape_with_daemons(claim, shape, class);
         let mut lasting = fixed;
         for set in sets {
             let requests = &self.claims[claim].requests.clone();
@@ -162,6 +173,22 @@ impl Round<'_, '_> {
             self.kind_out.entry((kind, class)).or_default().grow_and_insert(claim);
         }
         None
+    }
+
+    /// The shape without the types whose DaemonSets and the class do not go together.
+    fn shape_with_daemons(&mut self, claim: usize, shape: ShapeId, class: ClassId) -> ShapeId {
+        let world = &mut *self.world;
+        if !world.topology.counts_daemons() {
+            return shape;
+        }
+        let of = &world.stock.shapes[shape as usize];
+        let (template, set, mask) = (of.template, of.set, of.mask);
+        let host = world.first_claim_host + claim as u32;
+        let mask = world.mask_of_daemons(class, template, mask, &|world, group, own| {
+            world.topology.on_host(group, host) > 0
+                || world.topology.takes_new_host(group, own, false)
+        });
+        world.stock.shape(template, set, mask, &mut world.interner)
     }
 
     fn put_on_claim(&mut self, claim: usize, fit: Fit, pod: u32, class: ClassId, need: NeedId) {

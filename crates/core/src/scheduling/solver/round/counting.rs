@@ -4,7 +4,7 @@ use super::{Round, Spot};
 use crate::scheduling::solver::classes::ClassId;
 use crate::scheduling::solver::intern::{Interner, NONE, SetId, ValueId};
 use crate::scheduling::solver::stock::MaskId;
-use crate::scheduling::solver::topology::{Question, Topology};
+use crate::scheduling::solver::topology::{Kind, Question, Topology};
 
 impl Round<'_, '_> {
     /// A candidate's requirements narrowed to the domains that topology leaves, if it leaves some.
@@ -22,8 +22,16 @@ impl Round<'_, '_> {
         let (ties, moment) = (world.choices.ties, self.version);
         let mut result = set;
         for say in says.iter().filter(|s| !s.host) {
-            let key = topology.get(say.group).key;
+            let group = topology.get(say.group);
+            let (key, anti) = (group.key, group.kind.anti());
             let node = interner.get(set, key);
+            let new_label = new.is_some() && interner.well_known(key);
+            if anti && interner.lacks(node, new_label) {
+                continue;
+            }
+            let daemon = new.is_some_and(|(template, _)| {
+                stock.run_everywhere(template, topology.daemons(say.group))
+            });
             let mut rank = |interner: &mut Interner, domain: ValueId| -> f64 {
                 let Some((template, mask)) = new else { return 0.0 };
                 if let Some(order) = ties.order(moment, || interner.rank_of_value(key, domain)) {
@@ -34,10 +42,15 @@ impl Round<'_, '_> {
                 let shape = stock.shape(template, narrowed, mask, interner);
                 stock.unit_price(shape, interner)
             };
-            let mut question =
-                Question { pod: interner.get(strict, key), node, own: say.own, rank: &mut rank };
+            let mut question = Question {
+                pod: interner.get(strict, key),
+                node,
+                own: say.own,
+                daemon,
+                rank: &mut rank,
+            };
             let domains = topology.domains(say.group, &mut question, interner)?;
-            if node.is_none() && !(new.is_some() && interner.well_known(key)) {
+            if node.is_none() && !new_label {
                 return None;
             }
             let req = interner.one_of(key, &domains);
@@ -62,7 +75,15 @@ impl Round<'_, '_> {
             Some(name) => world.interner.has(strict, name),
             None => world.interner.req(strict).complement,
         };
+        let planned = first == world.first_claim_host as usize;
         for say in wanted.says.iter().filter(|s| s.host) {
+            // Nodes on which a DaemonSet's pod is expected are told from the others by their rows.
+            if planned
+                && world.topology.get(say.group).kind == Kind::Affinity
+                && !world.topology.daemons(say.group).is_empty()
+            {
+                continue;
+            }
             let names: Option<&dyn Fn(u32) -> bool> =
                 if strict == NONE { None } else { Some(&admits) };
             world.topology.rule_out_hosts(say.group, say.own, names, first, mask);

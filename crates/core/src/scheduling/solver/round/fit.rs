@@ -14,17 +14,22 @@ use crate::scheduling::solver::stock::{ShapeId, lower};
 impl Round<'_, '_> {
     /// What a shape's requirements become with a class, or [`NONE`].
     pub(super) fn merge_shape(&mut self, class: ClassId, shape: ShapeId) -> SetId {
-        let known = &mut self.merged[class as usize];
+        let world = &mut *self.world;
+        if world.memo.merged.len() <= class as usize {
+            world.memo.merged.resize(world.classes.classes.len(), Vec::new());
+        }
+        let known = &mut world.memo.merged[class as usize];
         if known.len() <= shape as usize {
             known.resize(shape as usize + 1, UNKNOWN);
         }
-        if known[shape as usize] == UNKNOWN {
-            let world = &mut *self.world;
-            let of = &world.stock.shapes[shape as usize];
-            let (template, set) = (of.template, of.set);
-            known[shape as usize] = merge_class(world, class, template, set).unwrap_or(NONE);
+        if known[shape as usize] != UNKNOWN {
+            return known[shape as usize];
         }
-        known[shape as usize]
+        let of = &world.stock.shapes[shape as usize];
+        let (template, set) = (of.template, of.set);
+        let merged = merge_class(world, class, template, set).unwrap_or(NONE);
+        world.memo.merged[class as usize][shape as usize] = merged;
+        merged
     }
 
     /// The same with the volumes: one entry for each place of these.

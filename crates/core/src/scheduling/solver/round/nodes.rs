@@ -12,10 +12,13 @@ use crate::scheduling::volumes::PodVolumes;
 impl Round<'_, '_> {
     /// Nodes whose taints, labels and name suit a class.
     fn suitable_nodes(&mut self, class: ClassId) {
-        if self.class_nodes[class as usize].is_some() {
+        let world = &mut *self.world;
+        if world.memo.class_nodes.len() <= class as usize {
+            world.memo.class_nodes.resize(world.classes.classes.len(), None);
+        }
+        if world.memo.class_nodes[class as usize].is_some() {
             return;
         }
-        let world = &mut *self.world;
         let wanted = &world.classes.classes[class as usize];
         let mut nodes = FixedBitSet::with_capacity(world.existing.nodes.len());
         for alike in &world.existing.alike {
@@ -27,11 +30,12 @@ impl Round<'_, '_> {
         }
         for (at, node) in world.existing.nodes.iter().enumerate() {
             let named = wanted.host == NONE || world.interner.has(wanted.host, node.host);
-            if node.full || !named {
+            let closed = world.shared.is_none() && world.snapshot.nodes[node.index].closed;
+            if node.full || closed || !named {
                 nodes.set(at, false);
             }
         }
-        self.class_nodes[class as usize] = Some(nodes);
+        world.memo.class_nodes[class as usize] = Some(nodes);
     }
 
     /// The first existing node that takes the pod.
@@ -58,13 +62,28 @@ impl Round<'_, '_> {
         let nodes = self.world.existing.nodes.len();
         let mut mask = std::mem::take(&mut self.mask);
         mask.clear();
-        mask.extend_from_slice(self.class_nodes[class as usize].as_ref()?.as_slice());
-        let roomy = self.need_nodes[room as usize].get_or_insert_with(|| {
-            let mut all = FixedBitSet::with_capacity(nodes);
-            all.insert_range(..);
-            all
-        });
+        let world = &mut *self.world;
+        mask.extend_from_slice(world.memo.class_nodes[class as usize].as_ref()?.as_slice());
+        let roomy = match &self.need_nodes[room as usize] {
+            Some(left) => left,
+            None => {
+                let all = if world.shared.is_some() {
+                    world.nodes_with_room(room).clone()
+                } else {
+                    let mut all = FixedBitSet::with_capacity(nodes);
+                    all.insert_range(..);
+                    all
+                };
+                self.need_nodes[room as usize].insert(all)
+            }
+        };
         mask.iter_mut().zip(roomy.as_slice()).for_each(|(m, r)| *m &= r);
+        if let Some(shared) = &world.shared {
+            take_out(&mut mask, &shared.away);
+            if shared.closing {
+                take_out(&mut mask, &shared.closed);
+            }
+        }
         if mask.iter().any(|w| *w != 0) {
             self.rule_out(class, 0, &mut mask);
         }
@@ -143,13 +162,14 @@ impl Round<'_, '_> {
     }
 
     fn attaches(&mut self, node: usize, volumes: &PodVolumes) -> bool {
-        let state = &self.world.snapshot.nodes[self.world.existing.nodes[node].index];
-        state.volume_limits.is_empty()
-            || self
-                .volumes
-                .entry(node)
-                .or_insert_with(|| Volumes::new(state))
-                .has_room(&volumes.attached, &state.volume_limits)
+        self.volumes_of(node).has_room(&volumes.attached)
+    }
+
+    fn volumes_of(&mut self, node: usize) -> &mut Volumes {
+        let world = &*self.world;
+        let state = &world.snapshot.nodes[world.existing.nodes[node].index];
+        let known = || world.attachable.volumes(state, world.snapshot);
+        self.volumes.entry(node).or_insert_with(known)
     }
 
     /// Whether one of the places of the pod's volumes, and topology with it, suits the node.
@@ -180,6 +200,7 @@ impl Round<'_, '_> {
         let room = &mut self.room[node * width..(node + 1) * width];
         subtract(room, &self.world.classes.needs[need as usize]);
         self.node_pods[node].push(pod);
+        self.touched.push(node as u32);
         let ports = &self.world.classes.classes[class as usize].constraints.host_ports;
         if !ports.is_empty() {
             let key = &self.world.waiting[pod as usize].pod.key;
@@ -187,9 +208,7 @@ impl Round<'_, '_> {
             taken.extend(ports.iter().map(|p| (key.clone(), p.clone())));
         }
         if let Some(volumes) = volumes.filter(|v| !v.attached.is_empty()) {
-            let state = &self.world.snapshot.nodes[self.world.existing.nodes[node].index];
-            let attached = self.volumes.entry(node).or_insert_with(|| Volumes::new(state));
-            attached.add(&volumes.attached);
+            self.volumes_of(node).add(&volumes.attached);
         }
         self.take_devices_of_node(node);
         let entry = &self.world.existing.nodes[node];

@@ -3,21 +3,60 @@
 use super::{Claim, Opened, Refusal, Round};
 use crate::scheduling::resources::{Name, ResourceList};
 use crate::scheduling::solver::amounts::add;
+use crate::scheduling::solver::choices::Pools;
 use crate::scheduling::solver::classes::{ClassId, NeedId};
 use crate::scheduling::solver::intern::NONE;
-use crate::scheduling::solver::stock::{MaskId, Template};
+use crate::scheduling::solver::stock::{MaskId, NODES, Template};
 
 impl Round<'_, '_> {
-    /// Tries the templates, heaviest pool first.
+    /// Tries the templates, heaviest pool first; of pools of equal weight the cheapest.
+    ///
+    /// [Q] Upstream takes equal pools by their names; that order is free by its documentation.
     pub(super) fn open(&mut self, class: ClassId, need: NeedId) -> Opened {
-        for template in 0..self.world.stock.templates.len() as u32 {
-            match self.open_from(template, class, need) {
-                Ok(claim) => return Opened::Claim(Box::new(claim)),
-                Err(Refusal::Reserved) => return Opened::Reserved,
-                Err(_) => {}
+        let mut best: Option<(f64, Claim)> = None;
+        let mut reserved = false;
+        let count = self.world.stock.templates.len();
+        for template in 0..count {
+            match self.open_from(template as u32, class, need) {
+                Ok(claim) => {
+                    let last = template + 1 == count || !self.equal_weight(template, template + 1);
+                    if last && best.is_none() {
+                        return Opened::Claim(Box::new(claim));
+                    }
+                    let price = self.price_to_open(&claim, need);
+                    if best.as_ref().is_none_or(|(least, _)| price < *least) {
+                        best = Some((price, claim));
+                    }
+                }
+                Err(refusal) => reserved |= refusal == Refusal::Reserved,
+            }
+            if template + 1 == count || !self.equal_weight(template, template + 1) {
+                if let Some((_, claim)) = best {
+                    return Opened::Claim(Box::new(claim));
+                }
+                if reserved {
+                    return Opened::Reserved;
+                }
             }
         }
         Opened::Refused
+    }
+
+    fn equal_weight(&self, one: usize, other: usize) -> bool {
+        self.world.stock.templates[one].weight == self.world.stock.templates[other].weight
+    }
+
+    /// What a new node costs, as far as pools are compared by it.
+    fn price_to_open(&mut self, claim: &Claim, need: NeedId) -> f64 {
+        let world = &mut *self.world;
+        match world.choices.pools {
+            Pools::ByNode => {
+                let mut requests = claim.requests.clone();
+                add(&mut requests, &world.classes.needs[need as usize]);
+                world.stock.cheapest(claim.shape, &requests, &mut world.interner)
+            }
+            Pools::ByUnit => world.stock.unit_price(claim.shape, &mut world.interner),
+        }
     }
 
     /// Rows of a template that its pool's limits leave; nothing when no node may be added.
@@ -26,14 +65,22 @@ impl Round<'_, '_> {
         if Template::node_limit_reached(left) {
             return None;
         }
+        self.limited_rows(template)
+    }
+
+    /// Rows of a template that its pool's limits leave, the number of nodes apart; nothing when
+    /// there are none.
+    pub(in crate::scheduling::solver) fn limited_rows(&mut self, template: u32) -> Option<MaskId> {
+        let Some(left) = &self.remaining[template as usize] else { return Some(0) };
         if let Some(mask) = self.limit_masks[template as usize] {
             return (mask != NONE).then_some(mask);
         }
         let stock = &mut self.world.stock;
+        let left: ResourceList =
+            left.iter().filter(|(n, _)| n.as_str() != NODES).map(|(n, l)| (n.clone(), l)).collect();
         if left.iter().all(|(name, limit)| stock.most(template, name) <= limit) {
             return Some(0);
         }
-        let left = left.clone();
         let mut rows = stock.templates[template as usize].base.clone();
         let whole = rows.count_ones(..);
         for (name, limit) in left.iter() {
@@ -58,6 +105,7 @@ impl Round<'_, '_> {
     fn open_from(&mut self, template: u32, class: ClassId, need: NeedId) -> Result<Claim, Refusal> {
         let mask = self.limit_mask(template).ok_or(Refusal::Lasting)?;
         let world = &mut *self.world;
+        let mask = world.mask_of_daemons_alone(class, template, mask);
         let set = world.stock.templates[template as usize].set;
         let shape = world.stock.shape(template, set, mask, &mut world.interner);
         let sets = self.merged_sets(class, shape);
@@ -65,7 +113,10 @@ impl Round<'_, '_> {
         let named =
             wanted.strict_host == NONE || self.world.interner.req(wanted.strict_host).complement;
         for say in wanted.says.iter().filter(|s| s.host) {
-            if !self.world.topology.takes_new_host(say.group, say.own, false) || !named {
+            let topology = &self.world.topology;
+            let takes = topology.takes_new_host(say.group, say.own, false)
+                || !topology.daemons(say.group).is_empty();
+            if !takes || !named {
                 return Err(Refusal::Passing);
             }
         }
@@ -127,8 +178,8 @@ impl Round<'_, '_> {
         at as u32
     }
 
-    /// Limits are charged with the largest type that the claim may become; narrowing it later
-    /// gives nothing back. [Q] As upstream, the number of nodes is not charged.
+    /// Limits are charged with the largest type that the claim may become, and with one node;
+    /// narrowing it later gives nothing back.
     fn charge(&mut self, claim: &Claim, need: NeedId) {
         let template = self.world.stock.shapes[claim.shape as usize].template;
         if self.remaining[template as usize].is_none() {
@@ -144,6 +195,10 @@ impl Round<'_, '_> {
                 .collect();
             let mut largest = ResourceList::new();
             for name in limited {
+                if name.as_str() == NODES {
+                    largest.set(name, 1);
+                    continue;
+                }
                 let capacity = stock.catalog(template).capacity(&name);
                 let most = rows.ones().map(|row| capacity[row]).max().unwrap_or(0);
                 largest.set(name, most);

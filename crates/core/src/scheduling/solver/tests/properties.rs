@@ -12,7 +12,7 @@ use crate::scheduling::taints::tolerate_all;
 
 /// One pod in short.
 #[derive(Clone, Debug)]
-struct Sketch {
+pub(super) struct Sketch {
     cpu: i64,
     app: u8,
     rule: u8,
@@ -20,7 +20,7 @@ struct Sketch {
     tolerates: bool,
 }
 
-fn sketch() -> impl Strategy<Value = Sketch> {
+pub(super) fn sketch() -> impl Strategy<Value = Sketch> {
     (1_i64..30, 0_u8..4, 0_u8..9, 0_u8..5, any::<bool>())
         .prop_map(|(cpu, app, rule, zone, tolerates)| Sketch { cpu, app, rule, zone, tolerates })
 }
@@ -53,7 +53,7 @@ fn spec_of(sketch: &Sketch) -> Value {
     spec
 }
 
-fn pods_of(sketches: &[Sketch]) -> Vec<Arc<PodInfo>> {
+pub(super) fn pods_of(sketches: &[Sketch]) -> Vec<Arc<PodInfo>> {
     sketches
         .iter()
         .enumerate()
@@ -66,7 +66,7 @@ fn pods_of(sketches: &[Sketch]) -> Vec<Arc<PodInfo>> {
         .collect()
 }
 
-fn input(sketches: &[Sketch], nodes: usize) -> Snapshot {
+pub(super) fn input(sketches: &[Sketch], nodes: usize) -> Snapshot {
     let tainted = json!({"weight": 5, "limits": {"cpu": "40"}, "template": {"spec": {"taints": [
         {"key": "team", "value": "x", "effect": "NoSchedule"}]}}});
     let mut snapshot =
@@ -84,7 +84,7 @@ fn input(sketches: &[Sketch], nodes: usize) -> Snapshot {
 }
 
 /// Everything about results that could differ.
-fn fingerprint(results: &Results) -> Vec<String> {
+pub(super) fn fingerprint(results: &Results) -> Vec<String> {
     let mut lines: Vec<String> = results
         .new_claims
         .iter()

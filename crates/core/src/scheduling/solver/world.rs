@@ -1,0 +1,304 @@
+//! One preparation for many questions: what would become of a snapshot without some of its nodes.
+//!
+//! Disruption asks that of every candidate. Preparing a snapshot reads every node and every pod, so
+//! it is done once; for a question nodes are taken out, their pods are placed, and all is put back.
+//! What a question costs depends on the pods to place, not on the cluster, but for a few words of
+//! each set of nodes.
+//!
+//! The outcome is that of solving a snapshot without the nodes and with their pods waiting. Only
+//! what the nodes say about how many volumes their type attaches is not forgotten with them.
+
+use std::sync::Arc;
+
+use fixedbitset::FixedBitSet;
+use rustc_hash::FxHashMap;
+
+use super::choices;
+use super::classes::{KindId, NeedId};
+use super::existing::{Alike, charged};
+use super::finish::Written;
+use super::intern::{NONE, SetId, ValueId};
+use super::prepare::{Counting, Prepared, Waiting};
+use super::round::Round;
+use super::topology::GroupId;
+use super::{amounts::fits, solve};
+use crate::scheduling::pod::PodInfo;
+use crate::scheduling::resources::ResourceList;
+use crate::scheduling::results::Results;
+use crate::scheduling::snapshot::Snapshot;
+
+/// Answers that hold for every round over a snapshot.
+#[derive(Default)]
+pub(super) struct Memo {
+    /// What a shape's requirements become with a class, before topology; by class and shape.
+    pub(super) merged: Vec<Vec<SetId>>,
+    /// Nodes whose taints and labels suit a class.
+    pub(super) class_nodes: Vec<Option<FixedBitSet>>,
+    /// Nodes that have room for a need before anything is placed.
+    need_nodes: Vec<Option<FixedBitSet>>,
+    pub(super) written: Written,
+}
+
+/// What is free on each node, and what is placed there: kept from one round to the next.
+pub(super) type Buffers = (Vec<i64>, Vec<Vec<u32>>);
+
+/// What is needed to take nodes out and to put them back.
+pub(super) struct Shared<'a> {
+    counting: Counting<'a>,
+    /// The kind of each pod that may have to move, by its address.
+    kinds: FxHashMap<usize, KindId>,
+    /// Pods that wait whatever is taken out.
+    waiting: Vec<Waiting>,
+    /// Groups that know a domain from nodes alone, and from how many sorts of node.
+    by_nodes: FxHashMap<(GroupId, ValueId), u32>,
+    /// Nodes with a Node of each sort.
+    joined: Vec<u32>,
+    /// Nodes that are taken out.
+    pub(super) away: FixedBitSet,
+    /// Nodes that take no pod that runs already, and whether that holds for the question at hand.
+    pub(super) closed: FixedBitSet,
+    pub(super) closing: bool,
+}
+
+impl<'a> Prepared<'a> {
+    /// Buffers for a round, filled with what is free at its beginning.
+    pub(super) fn free_buffers(&mut self) -> Buffers {
+        self.buffers.take().unwrap_or_else(|| {
+            let nodes = &self.existing.nodes;
+            let room = nodes.iter().flat_map(|node| node.room.iter().copied()).collect();
+            (room, vec![Vec::new(); nodes.len()])
+        })
+    }
+
+    /// Nodes with room for a need before anything is placed.
+    pub(super) fn nodes_with_room(&mut self, need: NeedId) -> &FixedBitSet {
+        let at = need as usize;
+        if self.memo.need_nodes.len() <= at {
+            self.memo.need_nodes.resize(at + 1, None);
+        }
+        let (nodes, amounts) = (&self.existing.nodes, &self.classes.needs[at]);
+        self.memo.need_nodes[at].get_or_insert_with(|| {
+            let mut found = FixedBitSet::with_capacity(nodes.len());
+            found.extend((0..nodes.len()).filter(|n| fits(amounts, &nodes[*n].room)));
+            found
+        })
+    }
+
+    /// Makes ready for [`World::without`]; nothing where the outcome would not be the same.
+    fn share(mut self, counting: Counting<'a>, known: &[FixedBitSet]) -> Option<Self> {
+        // Devices are searched with all pods that have claims on them at hand, and a rule about host
+        // names may count one of two nodes that are otherwise alike.
+        let by_name = |f: &super::topology::Filter| f.terms.iter().any(|(_, host)| *host != NONE);
+        if self.devices.is_some() || self.topology.filters.iter().any(by_name) {
+            return None;
+        }
+        let nodes = self.existing.nodes.len();
+        let mut joined = vec![0; self.existing.alike.len()];
+        let mut closed = FixedBitSet::with_capacity(nodes);
+        for (at, node) in self.existing.nodes.iter().enumerate() {
+            let state = &self.snapshot.nodes[node.index];
+            joined[node.alike as usize] += u32::from(state.node.is_some());
+            closed.set(at, state.closed);
+        }
+        let mut by_nodes = FxHashMap::default();
+        for at in (0..self.existing.alike.len()).filter(|at| joined[*at] > 0) {
+            for (group, domain) in self.domains_of_sort(at) {
+                if !known[group as usize].contains(domain as usize) {
+                    *by_nodes.entry((group, domain)).or_insert(0) += 1;
+                }
+            }
+        }
+        let split = self.snapshot.pods.len();
+        let movable = self.waiting.split_off(split);
+        let kinds = movable.iter().map(|w| (Arc::as_ptr(&w.pod).addr(), w.kind)).collect();
+        let waiting = std::mem::take(&mut self.waiting);
+        let away = FixedBitSet::with_capacity(nodes);
+        self.shared = Some(Shared {
+            counting,
+            kinds,
+            waiting,
+            by_nodes,
+            joined,
+            away,
+            closed,
+            closing: false,
+        });
+        Some(self)
+    }
+
+    /// The domains that nodes of a sort make known, each with the group for which it counts.
+    fn domains_of_sort(&mut self, alike: usize) -> Vec<(GroupId, ValueId)> {
+        let Alike { set, taints, .. } = self.existing.alike[alike];
+        let mut found = Vec::new();
+        for id in 0..self.topology.groups.len() as u32 {
+            let group = self.topology.get(id);
+            let (key, filter) = (group.key, group.filter);
+            if key == self.interner.hostname {
+                continue;
+            }
+            let Some(req) = self.interner.get(set, key) else { continue };
+            let Some(domain) = self.interner.req(req).values.first().copied() else { continue };
+            let (interner, tolerance) = (&mut self.interner, &mut self.tolerance);
+            if self.topology.passes(filter, set, taints, None, interner, tolerance) {
+                found.push((id, domain));
+            }
+        }
+        found
+    }
+
+    /// Takes a node out, with its pods and its part of the limits; the topology's log and the caller
+    /// put that back.
+    fn take_out(&mut self, node: usize) {
+        let Some(mut shared) = self.shared.take() else { return };
+        if !shared.away.put(node) {
+            let of = &self.existing.nodes[node];
+            let (index, alike, name) = (of.index, of.alike as usize, of.host);
+            let Alike { set, taints, .. } = self.existing.alike[alike];
+            self.count_node(index, node as u32, (set, taints, name), &shared.counting, false);
+            self.count_daemons(index, node as u32, set, false);
+            let state = &self.snapshot.nodes[index];
+            if state.node.is_some() {
+                shared.joined[alike] -= 1;
+                if shared.joined[alike] == 0 {
+                    self.forget_sort(alike, &mut shared);
+                }
+            }
+            if let Some(pool) = state.node_pool() {
+                let of_pool = |t: &super::stock::Template| &*t.name == pool;
+                for at in 0..self.stock.templates.len() {
+                    if of_pool(&self.stock.templates[at])
+                        && let Some(left) = &mut self.limits[at]
+                    {
+                        let freed = charged(state, Some(&self.snapshot.node_pools));
+                        left.add(&limited_part(left, &freed));
+                    }
+                }
+            }
+        }
+        self.shared = Some(shared);
+    }
+
+    fn forget_sort(&mut self, alike: usize, shared: &mut Shared<'_>) {
+        for (group, domain) in self.domains_of_sort(alike) {
+            if let Some(sorts) = shared.by_nodes.get_mut(&(group, domain)) {
+                *sorts -= 1;
+                if *sorts == 0 {
+                    self.topology.forget(group, domain);
+                }
+            }
+        }
+    }
+
+    fn put_back(&mut self, alike: usize) {
+        let Some(mut shared) = self.shared.take() else { return };
+        if shared.joined[alike] == 0 {
+            for (group, domain) in self.domains_of_sort(alike) {
+                if let Some(sorts) = shared.by_nodes.get_mut(&(group, domain)) {
+                    *sorts += 1;
+                }
+            }
+        }
+        shared.joined[alike] += 1;
+        self.shared = Some(shared);
+    }
+}
+
+/// What of a node's capacity its pool's limits name.
+fn limited_part(limits: &ResourceList, capacity: &ResourceList) -> ResourceList {
+    let named = |(name, amount): (&_, i64)| {
+        limits.find(name).is_some().then(|| (Clone::clone(name), amount))
+    };
+    capacity.iter().filter_map(named).collect()
+}
+
+/// A snapshot that is ready for questions.
+pub struct World<'a> {
+    snapshot: &'a Snapshot,
+    /// Nothing where each question has to be answered from the beginning.
+    prepared: Option<Box<Prepared<'a>>>,
+    /// Places of nodes by name.
+    by_name: FxHashMap<&'a str, usize>,
+}
+
+impl<'a> World<'a> {
+    /// Prepares a snapshot. Its waiting pods are placed with every question; pods on its nodes may
+    /// be moved where `may_move` says so.
+    #[must_use]
+    pub fn new(snapshot: &'a Snapshot, may_move: impl Fn(&PodInfo) -> bool) -> Self {
+        let on_nodes = snapshot.nodes.iter().flat_map(|n| &n.pods);
+        let movable: Vec<&Arc<PodInfo>> = on_nodes.filter(|p| may_move(p)).collect();
+        let (prepared, counting, known) = Prepared::with_movable(snapshot, &movable);
+        let prepared = prepared.share(counting, &known).map(Box::new);
+        let by_name = snapshot.nodes.iter().enumerate().map(|(at, n)| (n.name(), at)).collect();
+        Self { snapshot, prepared, by_name }
+    }
+
+    /// What would become of the snapshot without these nodes, with these pods of theirs waiting as
+    /// well. With `closing`, nodes that are closed take no pod.
+    pub fn without(&mut self, nodes: &[&str], pods: &[Arc<PodInfo>], closing: bool) -> Results {
+        let places: Vec<usize> =
+            nodes.iter().filter_map(|name| self.by_name.get(name).copied()).collect();
+        if let Some(prepared) = &mut self.prepared
+            && let Some(results) = prepared.without(&places, pods, closing)
+        {
+            return results;
+        }
+        solve(&without(self.snapshot, &places, pods, closing))
+    }
+}
+
+impl Prepared<'_> {
+    /// Answers one question; nothing when a pod is not known.
+    fn without(
+        &mut self,
+        nodes: &[usize],
+        pods: &[Arc<PodInfo>],
+        closing: bool,
+    ) -> Option<Results> {
+        let shared = self.shared.as_mut()?;
+        let kind = |pod: &Arc<PodInfo>| shared.kinds.get(&Arc::as_ptr(pod).addr()).copied();
+        let more: Option<Vec<Waiting>> =
+            pods.iter().map(|p| Some(Waiting { pod: Arc::clone(p), kind: kind(p)? })).collect();
+        let more = more?;
+        shared.closing = closing;
+        self.waiting = shared.waiting.iter().cloned().chain(more).collect();
+        self.choices = choices::plain(self.waiting.len());
+        let mark = self.topology.mark();
+        let limits = self.limits.clone();
+        let out: Vec<usize> =
+            nodes.iter().filter_map(|index| self.existing.by_index.get(index).copied()).collect();
+        out.iter().for_each(|node| self.take_out(*node));
+        let mut round = Round::new(self);
+        round.run(&|_| true);
+        let mut results = round.finish();
+        results.skipped_pools.clone_from(&self.skipped);
+        self.topology.undo(mark);
+        self.limits = limits;
+        for node in out {
+            let (index, alike) = (self.existing.nodes[node].index, self.existing.nodes[node].alike);
+            let shared = self.shared.as_mut()?;
+            if shared.away.contains(node) {
+                shared.away.set(node, false);
+                if self.snapshot.nodes[index].node.is_some() {
+                    self.put_back(alike as usize);
+                }
+            }
+        }
+        Some(results)
+    }
+}
+
+/// The same question as a snapshot of its own.
+fn without(snapshot: &Snapshot, nodes: &[usize], pods: &[Arc<PodInfo>], closing: bool) -> Snapshot {
+    let mut own = snapshot.clone();
+    let mut at = 0;
+    own.nodes.retain(|_| {
+        at += 1;
+        !nodes.contains(&(at - 1))
+    });
+    if !closing {
+        own.nodes.iter_mut().for_each(|n| n.closed = false);
+    }
+    own.pods.extend(pods.iter().cloned());
+    own
+}

@@ -1,0 +1,90 @@
+//! Claims that were registered and whose Node is gone, while the instance may still run.
+//!
+//! Nothing can run on such an instance any more: its kubelet registers again only when it starts.
+//! The claim is no room for pods from the first moment; after a grace period, in which a Node may
+//! come back, it goes, and the instance with it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::Api;
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+
+use super::super::runner::{self, Identity};
+use super::super::{Context, Outcome, observability, patch};
+use super::is_true;
+use crate::api::v1::NodeClaim;
+use crate::api::{conditions, labels};
+use crate::cluster::Change;
+use crate::operator::logging;
+
+const IDENTITY: Identity =
+    Identity { name: "nodeclaim.lost", group: labels::GROUP, kind: "NodeClaim", workers: 5 };
+/// A Node may come back for this long.
+const GRACE: Duration = Duration::from_secs(10 * 60);
+
+/// When the Node of each claim was first missed. After a restart the grace period begins again.
+type Missed = Mutex<HashMap<String, Timestamp>>;
+
+/// Starts the controller.
+pub(super) fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
+    let missed: Arc<Missed> = Arc::default();
+    tasks.spawn(runner::run(
+        IDENTITY,
+        Arc::clone(ctx),
+        super::all_claims,
+        of_change,
+        move |ctx, name| {
+            let missed = Arc::clone(&missed);
+            async move { reconcile(&ctx, &missed, &name).await }
+        },
+    ));
+}
+
+/// The claim that changed, or that of the Node that did.
+fn of_change(ctx: &Context, change: &Change) -> Vec<String> {
+    match change {
+        Change::NodeClaim(name) => vec![name.clone()],
+        Change::Node(name) => {
+            let of_node = |claim: &Arc<NodeClaim>| {
+                claim.status.as_ref().and_then(|s| s.node_name.as_deref()) == Some(name)
+            };
+            let claims = ctx.cluster.claims().into_iter().filter(of_node);
+            claims.filter_map(|c| c.metadata.name.clone()).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+async fn reconcile(ctx: &Context, missed: &Missed, name: &str) -> Outcome {
+    let lost = ctx.cluster.claim(name).filter(|claim| is_lost(ctx, claim));
+    let Some(claim) = lost else {
+        missed.lock().remove(name);
+        return Ok(None);
+    };
+    let since = *missed.lock().entry(name.to_owned()).or_insert_with(|| ctx.clock.now());
+    let passed = ctx.clock.since(since);
+    if passed < GRACE {
+        return Ok(Some(GRACE.saturating_sub(passed)));
+    }
+    if patch::delete(&Api::<NodeClaim>::all(ctx.client.clone()), name).await? {
+        observability::disrupted_with_pods(ctx, &claim, "garbage_collected", "");
+        tracing::info!(
+            "NodeClaim" = %logging::obj(name),
+            "duration" = logging::go_duration(passed),
+            "garbage collecting nodeclaim whose node is gone"
+        );
+    }
+    missed.lock().remove(name);
+    Ok(None)
+}
+
+fn is_lost(ctx: &Context, claim: &NodeClaim) -> bool {
+    let id = claim.status.as_ref().and_then(|s| s.provider_id.as_deref());
+    claim.metadata.deletion_timestamp.is_none()
+        && is_true(claim, conditions::REGISTERED)
+        && id.is_some_and(|id| ctx.cluster.nodes_by_provider_id(id).is_empty())
+}
