@@ -41,10 +41,10 @@ fn main() {
     println!("|---:|---:|---:|---:|---:|---:|---:|");
     let types = instance_types();
     for nodes in sizes {
-        let snapshot = cluster(nodes, &types);
+        let snapshot = Arc::new(cluster(nodes, &types));
         let pods: usize = snapshot.nodes.iter().map(|n| n.pods.len()).sum();
         let start = Instant::now();
-        let mut world = World::new(&snapshot, PodInfo::is_reschedulable);
+        let mut world = World::new(Arc::clone(&snapshot), PodInfo::is_reschedulable);
         let prepared = start.elapsed();
         let mut claims = 0;
         let start = Instant::now();

@@ -54,25 +54,24 @@ pub fn solve(snapshot: &Snapshot) -> Results {
 pub fn solve_while(snapshot: &Snapshot, go_on: &dyn Fn(usize) -> bool) -> Results {
     let mut world = Prepared::new(snapshot);
     let zones = if snapshot.options.count_zones { zones::count(&world) } else { BTreeMap::new() };
-    let mut results = if choices::worth_a_search(snapshot) {
-        let mut round = Round::new(&mut world);
-        round.run(go_on);
-        match choices::tries(&round) {
-            0 => round.finish(),
-            tries => {
-                let plain = round.worth();
-                let choices = search(&mut world, tries, plain, go_on);
-                play(&mut world, choices, go_on).finish()
-            }
-        }
-    } else {
-        let mut round = Round::new(&mut world);
-        round.run(go_on);
-        round.finish()
-    };
+    let mut results = outcome(&mut world, go_on);
     results.skipped_pools = std::mem::take(&mut world.skipped);
     results.zones = zones;
     results
+}
+
+/// The best outcome for the pods that wait.
+fn outcome(world: &mut Prepared<'_>, go_on: &dyn Fn(usize) -> bool) -> Results {
+    let searched = choices::worth_a_search(world);
+    let mut round = Round::new(world);
+    round.run(go_on);
+    let tries = if searched { choices::tries(&round) } else { 0 };
+    if tries == 0 {
+        return round.finish();
+    }
+    let plain = round.worth();
+    let choices = search(world, tries, plain, go_on);
+    play(world, choices, go_on).finish()
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::scheduling::pod::{PodInfo, PodKey};
 use crate::scheduling::snapshot::Snapshot;
 
 /// The pods on all nodes of a snapshot, by the node's place in it.
-pub(super) struct Bound<'a> {
+pub(super) struct Bound {
     width: usize,
     /// What the pods of each node request, finished ones apart; flat.
     requests: Vec<i64>,
@@ -24,23 +24,23 @@ pub(super) struct Bound<'a> {
     /// Host ports that pods on a node have.
     ports: FxHashMap<usize, Vec<TakenPort>>,
     /// One pod of all that have the same namespace and labels.
-    pub(super) labelled: Vec<&'a PodInfo>,
+    pub(super) labelled: Vec<Arc<PodInfo>>,
     /// For each pod that topology counts, which of these it is like.
     like: Vec<u32>,
     /// Where each node's part of that list ends.
     ends: Vec<usize>,
     /// Pods that keep others away, with their node, until they are gone.
-    pub(super) apart: Vec<(usize, &'a PodInfo)>,
+    pub(super) apart: Vec<(usize, Arc<PodInfo>)>,
     /// Pods that are being deleted, with their node: others may have to keep away from them.
-    pub(super) ending: Vec<(usize, &'a PodInfo)>,
+    pub(super) ending: Vec<(usize, Arc<PodInfo>)>,
 }
 
-impl<'a> Bound<'a> {
+impl Bound {
     /// Reads the pods of all nodes.
     ///
     /// Topology counts those that run and are not themselves to be placed anew. As for Kubernetes'
     /// scheduler, a pod that is being deleted counts for anti-affinity until it is gone.
-    pub(super) fn new(snapshot: &'a Snapshot, resources: &Resources) -> Self {
+    pub(super) fn new(snapshot: &Snapshot, resources: &Resources) -> Self {
         let (nodes, width) = (snapshot.nodes.len(), resources.len());
         let mut bound = Self {
             width,
@@ -69,14 +69,14 @@ impl<'a> Bound<'a> {
                 }
                 let stays = !pod.terminal && (batch.is_empty() || !batch.contains(&pod.key));
                 if stays && !pod.constraints.anti_affinity.is_empty() {
-                    bound.apart.push((node, pod));
+                    bound.apart.push((node, Arc::clone(pod)));
                 }
                 if stays && pod.terminating {
-                    bound.ending.push((node, pod));
+                    bound.ending.push((node, Arc::clone(pod)));
                 } else if stays {
                     let labelled = &mut bound.labelled;
                     let like = *seen.entry(addresses(pod)).or_insert_with(|| {
-                        labelled.push(pod);
+                        labelled.push(Arc::clone(pod));
                         labelled.len() as u32 - 1
                     });
                     bound.like.push(like);

@@ -9,7 +9,6 @@ use std::cmp::Reverse;
 
 use super::prepare::Prepared;
 use super::round::Round;
-use crate::scheduling::snapshot::Snapshot;
 
 /// How a round decides what the rules leave open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,8 +157,8 @@ pub(super) struct Worth {
 }
 
 /// Whether there may be anything to try.
-pub(super) fn worth_a_search(snapshot: &Snapshot) -> bool {
-    snapshot.options.pack_by_price && snapshot.pods.len() <= FEW_PODS
+pub(super) fn worth_a_search(world: &Prepared<'_>) -> bool {
+    world.snapshot.options.pack_by_price && world.waiting.len() <= FEW_PODS
 }
 
 /// How many choices are tried, given what came of the plain ones.

@@ -96,7 +96,7 @@ impl Round<'_, '_> {
                 .and_then(|n| n.metadata.name.as_deref())
                 .unwrap_or(state.name()),
             labels: own,
-            set: expected_devices(self.world.snapshot, state, devices.ledger.inventory()),
+            set: expected_devices(&self.world.snapshot, state, devices.ledger.inventory()),
         };
         match devices.ledger.on_node(key, &site) {
             Ok(plan) => {

@@ -77,7 +77,7 @@ pub(super) struct Setting<'a> {
 impl Existing {
     pub(super) fn new(
         nodes: &[StateNode],
-        bound: &Bound<'_>,
+        bound: &Bound,
         pools: Option<&[NodePoolInput]>,
         setting: &mut Setting<'_>,
     ) -> Self {
@@ -247,7 +247,7 @@ impl DaemonNeeds {
 fn room(
     state: &StateNode,
     mut need: Amounts,
-    (at, bound): (usize, &Bound<'_>),
+    (at, bound): (usize, &Bound),
     resources: &Resources,
     unlimited: &ResourceList,
 ) -> (Amounts, bool) {

@@ -1,5 +1,6 @@
 //! From a snapshot to numbers: everything that does not change while pods are placed.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use fixedbitset::FixedBitSet;
@@ -30,9 +31,27 @@ pub(super) struct Waiting {
     pub(super) kind: KindId,
 }
 
+/// A snapshot, one's own or another's.
+#[derive(Clone)]
+pub(super) enum Source<'a> {
+    Borrowed(&'a Snapshot),
+    Shared(Arc<Snapshot>),
+}
+
+impl Deref for Source<'_> {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        match self {
+            Self::Borrowed(snapshot) => snapshot,
+            Self::Shared(snapshot) => snapshot,
+        }
+    }
+}
+
 /// A snapshot in numbers.
 pub(super) struct Prepared<'a> {
-    pub(super) snapshot: &'a Snapshot,
+    pub(super) snapshot: Source<'a>,
     pub(super) interner: Interner,
     pub(super) tolerance: Tolerance,
     pub(super) resources: Resources,
@@ -54,7 +73,7 @@ pub(super) struct Prepared<'a> {
     pub(super) memo: Memo,
     pub(super) buffers: Option<Buffers>,
     /// What taking nodes out needs, where that is asked for.
-    pub(super) shared: Option<Shared<'a>>,
+    pub(super) shared: Option<Shared>,
     /// How many volumes nodes take.
     pub(super) attachable: Attachable,
     /// Devices, when pods have claims on some.
@@ -83,18 +102,19 @@ fn usable_pools(snapshot: &Snapshot) -> Vec<&NodePoolInput> {
 impl<'a> Prepared<'a> {
     /// Prepares a snapshot for the placing of its pods.
     pub(super) fn new(snapshot: &'a Snapshot) -> Self {
-        Self::with_movable(snapshot, &[]).0
+        Self::with_movable(Source::Borrowed(snapshot), &[]).0
     }
 
     /// Prepares a snapshot for the placing of its pods, and of pods on its nodes, which come after
     /// these. Returns besides what counting pods needs, and which domains the pools make known to
     /// each group.
     pub(super) fn with_movable(
-        snapshot: &'a Snapshot,
-        movable: &[&Arc<PodInfo>],
-    ) -> (Self, Counting<'a>, Vec<FixedBitSet>) {
-        let pods: Vec<&Arc<PodInfo>> =
-            snapshot.pods.iter().chain(movable.iter().copied()).collect();
+        source: Source<'a>,
+        movable: &[Arc<PodInfo>],
+    ) -> (Self, Counting, Vec<FixedBitSet>) {
+        let own = source.clone();
+        let snapshot: &Snapshot = &own;
+        let pods: Vec<&Arc<PodInfo>> = snapshot.pods.iter().chain(movable).collect();
         let pools = usable_pools(snapshot);
         let tolerate_prefer = snapshot.node_pools.iter().filter(|p| serves(p)).any(|p| {
             let list = p.node_pool.spec.template.spec.taints.as_deref().unwrap_or_default();
@@ -115,7 +135,7 @@ impl<'a> Prepared<'a> {
         let mut interner = Interner::new(&snapshot.well_known);
         let mut prepared = Self {
             stock: Stock::new(resources.len()),
-            snapshot,
+            snapshot: source,
             tolerance: Tolerance::default(),
             template_taints: Vec::new(),
             skipped: Vec::new(),
@@ -176,8 +196,9 @@ impl<'a> Prepared<'a> {
         tolerate_prefer: bool,
         pods: &[&Arc<PodInfo>],
         daemons: &[Arc<PodInfo>],
-    ) -> Counting<'a> {
-        let snapshot = self.snapshot;
+    ) -> Counting {
+        let own = self.snapshot.clone();
+        let snapshot: &Snapshot = &own;
         let mut builder = Builder::new(snapshot, tolerate_prefer);
         builder.note_namespaces();
         let mut work = Work {
@@ -268,7 +289,7 @@ impl<'a> Prepared<'a> {
         &mut self,
         daemons: &[Arc<PodInfo>],
         pools: &[&NodePoolInput],
-        counting: &Counting<'_>,
+        counting: &Counting,
     ) -> Vec<FixedBitSet> {
         self.topology.counts.resize(self.topology.groups.len(), Counts::default());
         self.know_domains(pools);
@@ -285,7 +306,8 @@ impl<'a> Prepared<'a> {
             neighbours: self.topology.counts_daemons(),
             unlimited: &unlimited,
         };
-        let nodes = &self.snapshot.nodes;
+        let source = self.snapshot.clone();
+        let nodes = &source.nodes;
         let limited = self.stock.templates.iter().any(|t| t.limits.is_some());
         let limited = limited.then_some(&self.snapshot.node_pools[..]);
         self.existing = Existing::new(nodes, &counting.bound, limited, &mut setting);
@@ -443,7 +465,7 @@ impl<'a> Prepared<'a> {
         index: usize,
         host: u32,
         (set, node_taints, host_name): (SetId, TaintsId, ValueId),
-        counting: &Counting<'_>,
+        counting: &Counting,
         come: bool,
     ) {
         for like in counting.bound.counted(index) {
@@ -470,8 +492,8 @@ impl<'a> Prepared<'a> {
 }
 
 /// What counting bound pods needs.
-pub(super) struct Counting<'a> {
-    bound: Bound<'a>,
+pub(super) struct Counting {
+    bound: Bound,
     /// Groups that count the pods that are like each labelled one.
     selected: Vec<Groups>,
     /// Inverse groups that bound pods own, by node.

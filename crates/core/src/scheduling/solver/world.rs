@@ -18,10 +18,9 @@ use super::classes::{KindId, NeedId};
 use super::existing::{Alike, charged};
 use super::finish::Written;
 use super::intern::{NONE, SetId, ValueId};
-use super::prepare::{Counting, Prepared, Waiting};
-use super::round::Round;
+use super::prepare::{Counting, Prepared, Source, Waiting};
 use super::topology::GroupId;
-use super::{amounts::fits, solve};
+use super::{amounts::fits, outcome, solve};
 use crate::scheduling::pod::PodInfo;
 use crate::scheduling::resources::ResourceList;
 use crate::scheduling::results::Results;
@@ -43,8 +42,8 @@ pub(super) struct Memo {
 pub(super) type Buffers = (Vec<i64>, Vec<Vec<u32>>);
 
 /// What is needed to take nodes out and to put them back.
-pub(super) struct Shared<'a> {
-    counting: Counting<'a>,
+pub(super) struct Shared {
+    counting: Counting,
     /// The kind of each pod that may have to move, by its address.
     kinds: FxHashMap<usize, KindId>,
     /// Pods that wait whatever is taken out.
@@ -85,7 +84,7 @@ impl<'a> Prepared<'a> {
     }
 
     /// Makes ready for [`World::without`]; nothing where the outcome would not be the same.
-    fn share(mut self, counting: Counting<'a>, known: &[FixedBitSet]) -> Option<Self> {
+    fn share(mut self, counting: Counting, known: &[FixedBitSet]) -> Option<Self> {
         // Devices are searched with all pods that have claims on them at hand, and a rule about host
         // names may count one of two nodes that are otherwise alike.
         let by_name = |f: &super::topology::Filter| f.terms.iter().any(|(_, host)| *host != NONE);
@@ -156,7 +155,8 @@ impl<'a> Prepared<'a> {
             let Alike { set, taints, .. } = self.existing.alike[alike];
             self.count_node(index, node as u32, (set, taints, name), &shared.counting, false);
             self.count_daemons(index, node as u32, set, false);
-            let state = &self.snapshot.nodes[index];
+            let source = self.snapshot.clone();
+            let state = &source.nodes[index];
             if state.node.is_some() {
                 shared.joined[alike] -= 1;
                 if shared.joined[alike] == 0 {
@@ -178,7 +178,7 @@ impl<'a> Prepared<'a> {
         self.shared = Some(shared);
     }
 
-    fn forget_sort(&mut self, alike: usize, shared: &mut Shared<'_>) {
+    fn forget_sort(&mut self, alike: usize, shared: &mut Shared) {
         for (group, domain) in self.domains_of_sort(alike) {
             if let Some(sorts) = shared.by_nodes.get_mut(&(group, domain)) {
                 *sorts -= 1;
@@ -212,24 +212,26 @@ fn limited_part(limits: &ResourceList, capacity: &ResourceList) -> ResourceList 
 }
 
 /// A snapshot that is ready for questions.
-pub struct World<'a> {
-    snapshot: &'a Snapshot,
+pub struct World {
+    snapshot: Arc<Snapshot>,
     /// Nothing where each question has to be answered from the beginning.
-    prepared: Option<Box<Prepared<'a>>>,
+    prepared: Option<Box<Prepared<'static>>>,
     /// Places of nodes by name.
-    by_name: FxHashMap<&'a str, usize>,
+    by_name: FxHashMap<String, usize>,
 }
 
-impl<'a> World<'a> {
+impl World {
     /// Prepares a snapshot. Its waiting pods are placed with every question; pods on its nodes may
     /// be moved where `may_move` says so.
     #[must_use]
-    pub fn new(snapshot: &'a Snapshot, may_move: impl Fn(&PodInfo) -> bool) -> Self {
+    pub fn new(snapshot: Arc<Snapshot>, may_move: impl Fn(&PodInfo) -> bool) -> Self {
         let on_nodes = snapshot.nodes.iter().flat_map(|n| &n.pods);
-        let movable: Vec<&Arc<PodInfo>> = on_nodes.filter(|p| may_move(p)).collect();
-        let (prepared, counting, known) = Prepared::with_movable(snapshot, &movable);
+        let movable: Vec<Arc<PodInfo>> = on_nodes.filter(|p| may_move(p)).cloned().collect();
+        let source = Source::Shared(Arc::clone(&snapshot));
+        let (prepared, counting, known) = Prepared::with_movable(source, &movable);
         let prepared = prepared.share(counting, &known).map(Box::new);
-        let by_name = snapshot.nodes.iter().enumerate().map(|(at, n)| (n.name(), at)).collect();
+        let named = snapshot.nodes.iter().enumerate();
+        let by_name = named.map(|(at, node)| (node.name().to_owned(), at)).collect();
         Self { snapshot, prepared, by_name }
     }
 
@@ -237,13 +239,13 @@ impl<'a> World<'a> {
     /// well. With `closing`, nodes that are closed take no pod.
     pub fn without(&mut self, nodes: &[&str], pods: &[Arc<PodInfo>], closing: bool) -> Results {
         let places: Vec<usize> =
-            nodes.iter().filter_map(|name| self.by_name.get(name).copied()).collect();
+            nodes.iter().filter_map(|name| self.by_name.get(*name).copied()).collect();
         if let Some(prepared) = &mut self.prepared
             && let Some(results) = prepared.without(&places, pods, closing)
         {
             return results;
         }
-        solve(&without(self.snapshot, &places, pods, closing))
+        solve(&without(&self.snapshot, &places, pods, closing))
     }
 }
 
@@ -268,9 +270,7 @@ impl Prepared<'_> {
         let out: Vec<usize> =
             nodes.iter().filter_map(|index| self.existing.by_index.get(index).copied()).collect();
         out.iter().for_each(|node| self.take_out(*node));
-        let mut round = Round::new(self);
-        round.run(&|_| true);
-        let mut results = round.finish();
+        let mut results = outcome(self, &|_| true);
         results.skipped_pools.clone_from(&self.skipped);
         self.topology.undo(mark);
         self.limits = limits;

@@ -168,7 +168,7 @@ impl Round<'_, '_> {
     fn volumes_of(&mut self, node: usize) -> &mut Volumes {
         let world = &*self.world;
         let state = &world.snapshot.nodes[world.existing.nodes[node].index];
-        let known = || world.attachable.volumes(state, world.snapshot);
+        let known = || world.attachable.volumes(state, &world.snapshot);
         self.volumes.entry(node).or_insert_with(known)
     }
 

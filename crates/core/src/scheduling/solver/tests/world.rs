@@ -72,7 +72,7 @@ proptest! {
             (proptest::collection::btree_set(0_usize..9, 1..4), any::<bool>()), 1..5),
     ) {
         let snapshot = cluster(&waiting, &bound, nodes);
-        let mut world = World::new(&snapshot, |pod| pod.is_reschedulable());
+        let mut world = World::new(Arc::new(snapshot.clone()), |pod| pod.is_reschedulable());
         for (numbers, closing) in questions {
             let gone: BTreeSet<String> =
                 numbers.iter().map(|at| format!("n{}", at % nodes)).collect();
@@ -95,7 +95,7 @@ proptest! {
 #[test]
 fn a_question_leaves_no_trace() {
     let snapshot = input(&[], 4);
-    let mut world = World::new(&snapshot, |_| true);
+    let mut world = World::new(Arc::new(snapshot.clone()), |_| true);
     let before = told(&world.without(&["n0"], &[], false));
     world.without(&["n0", "n1", "n2", "n3"], &[], true);
     assert_eq!(told(&world.without(&["n0"], &[], false)), before);
@@ -104,7 +104,7 @@ fn a_question_leaves_no_trace() {
 #[test]
 fn pods_that_were_not_announced_are_placed_all_the_same() {
     let snapshot = input(&[], 2);
-    let mut world = World::new(&snapshot, |_| true);
+    let mut world = World::new(Arc::new(snapshot.clone()), |_| true);
     let stranger = pod("stranger", "1", json!({}));
     let results = world.without(&["n0"], &[stranger], false);
     assert_eq!(results.existing.len(), 1);
@@ -132,14 +132,14 @@ fn what_a_removed_node_says_about_its_type_is_not_forgotten() {
     node.node = Some(Arc::new(object));
     node.volume_limits.insert("ebs".to_owned(), Some(2));
     node.pods.clone_from(&pods);
-    let mut world = World::new(&snapshot, |_| true);
+    let mut world = World::new(Arc::new(snapshot.clone()), |_| true);
     let results = world.without(&["n0"], &pods, false);
     assert_eq!(results.new_claims.len(), 2);
     // Nobody attaches three to any type of the pool.
     let mut heavy = (*snapshot.pod_volumes[&pods[0].key]).clone();
     heavy.attached.extend([(Arc::from("ebs"), Arc::from("x")), (Arc::from("ebs"), Arc::from("y"))]);
     snapshot.pod_volumes.insert(pods[0].key.clone(), Arc::new(heavy));
-    let mut world = World::new(&snapshot, |_| true);
+    let mut world = World::new(Arc::new(snapshot.clone()), |_| true);
     let results = world.without(&["n0"], &pods, false);
     let text = results.errors[0].1.to_string();
     assert!(text.contains("would exceed volume limit for all instance type options"), "{text}");
