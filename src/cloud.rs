@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::api::v1::{NodeClaim, NodePool};
+use crate::api::v1::{EC2NodeClass, NodeClaim, NodePool};
 use crate::scheduling::instance_type::InstanceType;
 
 pub mod aws;
@@ -16,25 +16,38 @@ pub mod metered;
 /// What a controller needs of a cloud.
 #[async_trait]
 pub trait CloudProvider: Send + Sync + 'static {
-    /// Launches an instance for the claim, or finds the one launched before.
+    /// Launches an instance of the class for the claim, or finds the one launched before.
     ///
     /// Returns the claim with labels, annotations, provider id, capacity and allocatable filled in.
-    async fn create(&self, claim: &NodeClaim) -> Result<NodeClaim, Error>;
+    async fn create(
+        &self,
+        claim: &NodeClaim,
+        class: Option<&EC2NodeClass>,
+    ) -> Result<NodeClaim, Error>;
 
     /// Asks for the instance's termination; [`Error::NodeClaimNotFound`] once it is gone.
     async fn delete(&self, claim: &NodeClaim) -> Result<(), Error>;
 
-    /// The instance behind a provider id, as a claim.
+    /// The instance behind a provider id, as a claim without what only its type or class tells.
     async fn get(&self, provider_id: &str) -> Result<NodeClaim, Error>;
 
-    /// Every instance that belongs to this cluster, as claims.
+    /// Every instance that belongs to this cluster, as [`CloudProvider::get`] shows it.
     async fn list(&self) -> Result<Vec<NodeClaim>, Error>;
 
-    /// What a NodePool may launch.
-    async fn instance_types(&self, pool: &NodePool) -> Result<Arc<[Arc<InstanceType>]>, Error>;
+    /// What a NodePool may launch with its class.
+    async fn instance_types(
+        &self,
+        pool: &NodePool,
+        class: Option<&EC2NodeClass>,
+    ) -> Result<Arc<[Arc<InstanceType>]>, Error>;
 
-    /// Why the claim's instance no longer matches its node class, if so.
-    async fn is_drifted(&self, claim: &NodeClaim) -> Result<Option<String>, Error>;
+    /// Why the claim's instance no longer matches its NodePool's class, if so.
+    async fn is_drifted(
+        &self,
+        claim: &NodeClaim,
+        pool: &NodePool,
+        class: Option<&EC2NodeClass>,
+    ) -> Result<Option<String>, Error>;
 
     /// Labels that the claim gets when its Node registers; nothing while they cannot be told yet.
     async fn registration_labels(

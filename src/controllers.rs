@@ -8,12 +8,14 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::v1::NodePool;
 use crate::clock::Clock;
 use crate::cloud::aws::AwsProvider;
 use crate::cloud::{CloudProvider, FailedCall};
 use crate::cluster::State;
 use crate::operator::events::Recorder;
 use crate::operator::settings::Settings;
+use crate::scheduling::instance_type::InstanceType;
 
 /// Logs a failure with a message; of a failed AWS call also what AWS support asks for.
 macro_rules! tell_failure {
@@ -51,9 +53,11 @@ pub mod observability;
 pub mod patch;
 pub mod pod_metrics;
 pub mod provisioning;
+pub mod read_live;
 pub mod runner;
 pub mod state_metrics;
 pub mod static_pool;
+pub mod unreadable;
 
 /// What every controller works with.
 pub struct Context {
@@ -64,6 +68,20 @@ pub struct Context {
     pub recorder: Recorder,
     pub clock: Clock,
     pub registration_health: nodepool::health::Tracker,
+}
+
+impl Context {
+    /// What a NodePool may launch, overlays not laid over.
+    ///
+    /// # Errors
+    /// When its node class is not there or cannot be used, or the provider knows no types yet.
+    pub async fn instance_types(
+        &self,
+        pool: &NodePool,
+    ) -> Result<Arc<[Arc<InstanceType>]>, crate::cloud::Error> {
+        let class = self.cluster.class_of(&pool.spec.template.spec.node_class_ref);
+        self.cloud.instance_types(pool, class.as_deref()).await
+    }
 }
 
 /// Why a reconcile did not finish; it is tried again.
@@ -131,6 +149,7 @@ pub async fn run_all(
     device_allocation::start(&ctx, &mut tasks);
     disruption::start(&ctx, &mut tasks);
     observability::start(&ctx, &mut tasks);
+    unreadable::start(&ctx, &mut tasks);
     let ended = tokio::select! {
         () = cancel.cancelled() => Ok(()),
         Some(ended) = tasks.join_next() => Err(Error::Other(match ended {
@@ -141,3 +160,6 @@ pub async fn run_all(
     tasks.shutdown().await;
     ended
 }
+
+#[cfg(test)]
+mod tests;

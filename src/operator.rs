@@ -7,6 +7,7 @@ pub mod leader;
 pub mod logging;
 pub mod metrics;
 pub mod rate;
+pub mod readable;
 pub mod server;
 pub mod settings;
 pub mod webhook;

@@ -1,6 +1,6 @@
 //! The EC2 provider: its parts, and how they answer the controllers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -9,11 +9,9 @@ use aws_config::SdkConfig;
 use base64::Engine as _;
 use k8s_openapi::api::core::v1::Service;
 use kube::Api;
-use kube::api::ListParams;
 
 use self::ami::AmiFamily;
 use self::clients::Clients;
-use self::instance::Instance;
 use self::permissions::{Feature, Permissions};
 use self::unavailable::UnavailableOfferings;
 use crate::api::v1::{EC2NodeClass, NodeClaim, NodePool};
@@ -279,25 +277,15 @@ impl AwsProvider {
         self.class_hash(class)
     }
 
-    async fn class_of(&self, name: &str) -> Result<Option<EC2NodeClass>, Error> {
-        Api::<EC2NodeClass>::all(self.kube.clone())
-            .get_opt(name)
-            .await
-            .map_err(|e| Error::Other(format!("getting ec2nodeclass, {e}")))
-    }
-
-    async fn pool_of(&self, name: &str) -> Result<Option<NodePool>, Error> {
-        Api::<NodePool>::all(self.kube.clone())
-            .get_opt(name)
-            .await
-            .map_err(|e| Error::Other(format!("resolving nodepool, {e}")))
-    }
-
-    /// The node class of a claim, ready for launching.
-    async fn ready_class(&self, claim: &NodeClaim) -> Result<EC2NodeClass, Error> {
+    /// The node class of a claim, if it is ready for launching.
+    fn ready_class<'a>(
+        &self,
+        claim: &NodeClaim,
+        class: Option<&'a EC2NodeClass>,
+    ) -> Result<&'a EC2NodeClass, Error> {
         let name = &claim.spec.node_class_ref.name;
         let kind = "ec2nodeclasses.karpenter.k8s.aws";
-        let Some(class) = self.class_of(name).await? else {
+        let Some(class) = class else {
             return Err(self.unresolved(claim, format!("{kind} {name:?} not found")));
         };
         if class.metadata.deletion_timestamp.is_some() {
@@ -349,31 +337,6 @@ impl AwsProvider {
     fn unresolved(&self, claim: &NodeClaim, why: String) -> Error {
         self.say_class_missing(claim);
         Error::InsufficientCapacity(format!("resolving ec2nodeclass, {why}").into())
-    }
-
-    /// The node class that an instance's NodePool names today.
-    async fn class_for_instance(&self, instance: &Instance) -> Result<Option<EC2NodeClass>, Error> {
-        let Some(pool) = instance.tags.get(labels::NODEPOOL) else { return Ok(None) };
-        match self.pool_of(pool).await? {
-            Some(pool) => self.class_of(&pool.spec.template.spec.node_class_ref.name).await,
-            None => Ok(None),
-        }
-    }
-
-    /// Node classes by the NodePool that names them.
-    async fn classes_by_pool(&self) -> Result<HashMap<String, EC2NodeClass>, Error> {
-        let params = ListParams::default();
-        let pools = Api::<NodePool>::all(self.kube.clone());
-        let classes = Api::<EC2NodeClass>::all(self.kube.clone());
-        let (pools, classes) = tokio::try_join!(pools.list(&params), classes.list(&params))
-            .map_err(|e| Error::Other(format!("resolving node classes, {e}")))?;
-        let named =
-            |name: &str| classes.iter().find(|c| c.metadata.name.as_deref() == Some(name)).cloned();
-        let pair = |pool: NodePool| {
-            let class = named(&pool.spec.template.spec.node_class_ref.name)?;
-            Some((pool.metadata.name?, class))
-        };
-        Ok(pools.into_iter().filter_map(pair).collect())
     }
 
     /// The cluster's ARN: EKS tells it, in time for whatever needs it.
@@ -462,8 +425,12 @@ fn awaits_partition(claim: &NodeClaim) -> Option<&str> {
 
 #[async_trait]
 impl CloudProvider for AwsProvider {
-    async fn create(&self, claim: &NodeClaim) -> Result<NodeClaim, Error> {
-        let own = self.ready_class(claim).await?;
+    async fn create(
+        &self,
+        claim: &NodeClaim,
+        class: Option<&EC2NodeClass>,
+    ) -> Result<NodeClaim, Error> {
+        let own = self.ready_class(claim, class)?;
         let class = own
             .with_kubelet_of(claim.metadata.annotations.as_ref())
             .map_err(|e| Error::Other(format!("resolving the kubelet configuration, {e}")))?;
@@ -480,7 +447,7 @@ impl CloudProvider for AwsProvider {
         let mut created = self.claim_of(&instance, Some(&class));
         created.metadata.annotations = Some(
             [
-                (annotations::EC2NODECLASS_HASH, self.claim_hash(&own, claim)),
+                (annotations::EC2NODECLASS_HASH, self.claim_hash(own, claim)),
                 (
                     annotations::EC2NODECLASS_HASH_VERSION,
                     annotations::EC2NODECLASS_HASH_VERSION_VALUE.to_owned(),
@@ -527,24 +494,22 @@ impl CloudProvider for AwsProvider {
             ))
         })?;
         let instance = self.instances.get(id).await?;
-        let class = self.class_for_instance(&instance).await?;
-        Ok(self.claim_of(&instance, class.as_ref()))
+        Ok(self.claim_of(&instance, None))
     }
 
     async fn list(&self) -> Result<Vec<NodeClaim>, Error> {
         let instances = self.instances.list().await?;
-        if instances.is_empty() {
-            return Ok(Vec::new());
-        }
-        let classes = self.classes_by_pool().await?;
-        let class_of = |i: &Instance| classes.get(i.tags.get(labels::NODEPOOL)?);
-        Ok(instances.iter().map(|i| self.claim_of(i, class_of(i))).collect())
+        Ok(instances.iter().map(|i| self.claim_of(i, None)).collect())
     }
 
-    async fn instance_types(&self, pool: &NodePool) -> Result<Arc<[Arc<InstanceType>]>, Error> {
+    async fn instance_types(
+        &self,
+        pool: &NodePool,
+        class: Option<&EC2NodeClass>,
+    ) -> Result<Arc<[Arc<InstanceType>]>, Error> {
         let name = &pool.spec.template.spec.node_class_ref.name;
-        let usable = |c: &EC2NodeClass| c.metadata.deletion_timestamp.is_none();
-        let Some(class) = self.class_of(name).await?.filter(usable) else {
+        let usable = |c: &&EC2NodeClass| c.metadata.deletion_timestamp.is_none();
+        let Some(class) = class.filter(usable) else {
             self.say_class_missing(pool);
             return Err(Error::Other(format!("resolving node class, {name:?} not found")));
         };
@@ -554,8 +519,13 @@ impl CloudProvider for AwsProvider {
         self.instance_types.list(&class).map_err(|e| Error::Other(e.to_string()))
     }
 
-    async fn is_drifted(&self, claim: &NodeClaim) -> Result<Option<String>, Error> {
-        Ok(self.drift_reason(claim).await?.map(str::to_owned))
+    async fn is_drifted(
+        &self,
+        claim: &NodeClaim,
+        pool: &NodePool,
+        class: Option<&EC2NodeClass>,
+    ) -> Result<Option<String>, Error> {
+        Ok(self.drift_reason(claim, pool, class).await?.map(str::to_owned))
     }
 
     /// The partition of a placement group that EC2 chose for an instance is known once it runs.

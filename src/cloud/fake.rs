@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::{CloudProvider, Error};
 use crate::api::labels;
-use crate::api::v1::{NodeClaim, NodeClaimStatus, NodePool};
+use crate::api::v1::{EC2NodeClass, NodeClaim, NodeClaimStatus, NodePool};
 use crate::scheduling::instance_type::{InstanceType, sort_by_price};
 use crate::scheduling::requirements::{Allow, Requirement, Requirements};
 use crate::scheduling::resources::ResourceList;
@@ -83,7 +83,11 @@ fn provider_id(claim: &NodeClaim) -> &str {
 
 #[async_trait]
 impl CloudProvider for FakeProvider {
-    async fn create(&self, claim: &NodeClaim) -> Result<NodeClaim, Error> {
+    async fn create(
+        &self,
+        claim: &NodeClaim,
+        _class: Option<&EC2NodeClass>,
+    ) -> Result<NodeClaim, Error> {
         let mut state = self.state.lock();
         let name = claim.metadata.name.clone();
         if let Some(known) = state.instances.values().find(|c| c.metadata.name == name) {
@@ -134,11 +138,20 @@ impl CloudProvider for FakeProvider {
         Ok(self.state.lock().instances.values().cloned().collect())
     }
 
-    async fn instance_types(&self, _pool: &NodePool) -> Result<Arc<[Arc<InstanceType>]>, Error> {
+    async fn instance_types(
+        &self,
+        _pool: &NodePool,
+        _class: Option<&EC2NodeClass>,
+    ) -> Result<Arc<[Arc<InstanceType>]>, Error> {
         Ok(self.types.clone().into())
     }
 
-    async fn is_drifted(&self, claim: &NodeClaim) -> Result<Option<String>, Error> {
+    async fn is_drifted(
+        &self,
+        claim: &NodeClaim,
+        _pool: &NodePool,
+        _class: Option<&EC2NodeClass>,
+    ) -> Result<Option<String>, Error> {
         let name = claim.metadata.name.as_deref().unwrap_or_default();
         Ok(self.state.lock().drift.get(name).cloned())
     }
@@ -185,10 +198,10 @@ mod tests {
         ]);
         let claim = NodeClaim::new("c", Default::default());
         cloud.fail_next(Error::Other("not now".to_owned()));
-        assert!(cloud.create(&claim).await.is_err());
-        let created = cloud.create(&claim).await.unwrap();
+        assert!(cloud.create(&claim, None).await.is_err());
+        let created = cloud.create(&claim, None).await.unwrap();
         assert_eq!(created.metadata.labels.as_ref().unwrap()[labels::INSTANCE_TYPE], "small");
-        assert_eq!(cloud.create(&claim).await.unwrap().status, created.status);
+        assert_eq!(cloud.create(&claim, None).await.unwrap().status, created.status);
         assert_eq!(cloud.count(), 1);
         cloud.delete(&created).await.unwrap();
         assert!(cloud.delete(&created).await.unwrap_err().is_not_found());

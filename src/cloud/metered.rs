@@ -8,7 +8,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 
 use super::{CloudProvider, Error, RepairPolicy};
-use crate::api::v1::{NodeClaim, NodePool};
+use crate::api::v1::{EC2NodeClass, NodeClaim, NodePool};
 use crate::operator::{logging, metrics};
 use crate::scheduling::instance_type::InstanceType;
 
@@ -43,8 +43,12 @@ impl<P: CloudProvider> Metered<P> {
 
 #[async_trait]
 impl<P: CloudProvider> CloudProvider for Metered<P> {
-    async fn create(&self, claim: &NodeClaim) -> Result<NodeClaim, Error> {
-        self.measure("Create", self.0.create(claim)).await
+    async fn create(
+        &self,
+        claim: &NodeClaim,
+        class: Option<&EC2NodeClass>,
+    ) -> Result<NodeClaim, Error> {
+        self.measure("Create", self.0.create(claim, class)).await
     }
 
     async fn delete(&self, claim: &NodeClaim) -> Result<(), Error> {
@@ -59,12 +63,21 @@ impl<P: CloudProvider> CloudProvider for Metered<P> {
         self.measure("List", self.0.list()).await
     }
 
-    async fn instance_types(&self, pool: &NodePool) -> Result<Arc<[Arc<InstanceType>]>, Error> {
-        self.measure("GetInstanceTypes", self.0.instance_types(pool)).await
+    async fn instance_types(
+        &self,
+        pool: &NodePool,
+        class: Option<&EC2NodeClass>,
+    ) -> Result<Arc<[Arc<InstanceType>]>, Error> {
+        self.measure("GetInstanceTypes", self.0.instance_types(pool, class)).await
     }
 
-    async fn is_drifted(&self, claim: &NodeClaim) -> Result<Option<String>, Error> {
-        self.measure("IsDrifted", self.0.is_drifted(claim)).await
+    async fn is_drifted(
+        &self,
+        claim: &NodeClaim,
+        pool: &NodePool,
+        class: Option<&EC2NodeClass>,
+    ) -> Result<Option<String>, Error> {
+        self.measure("IsDrifted", self.0.is_drifted(claim, pool, class)).await
     }
 
     async fn registration_labels(

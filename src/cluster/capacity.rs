@@ -1,11 +1,10 @@
 //! What is counted rather than watched: claims of static pools, and the pods of capacity buffers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::{Change, State};
+use super::{Change, State, forward, is_older};
 use crate::api::autoscaling::CapacityBuffer;
-use crate::api::labels;
 use crate::api::v1alpha1::NodeOverlay;
 use crate::scheduling::overlay::{InForce, Store};
 use crate::scheduling::pod::{PodInfo, PodKey};
@@ -65,16 +64,23 @@ impl State {
             meta.namespace.as_deref().unwrap_or_default(),
             meta.name.as_deref().unwrap_or_default(),
         );
-        self.inner.write().buffers.insert(key.clone(), Arc::new(buffer));
-        self.tell(Change::Buffer(key));
+        let taken = {
+            let mut inner = self.inner.write();
+            let older = is_older(inner.buffers.get(&key).map(|b| &b.metadata), meta);
+            if !older {
+                inner.buffers.insert(key.clone(), Arc::new(buffer));
+            }
+            !older
+        };
+        if taken {
+            self.tell(Change::Buffer(key));
+        }
     }
 
-    /// Forgets a CapacityBuffer and its pods.
+    /// Forgets a CapacityBuffer. Its pods stay until its controller has seen that it is gone, and has
+    /// the nodes that hold room for them looked at again.
     pub fn delete_buffer(&self, key: &PodKey) {
-        let mut inner = self.inner.write();
-        inner.buffers.remove(key);
-        inner.buffer_pods.remove(key);
-        drop(inner);
+        self.inner.write().buffers.remove(key);
         self.tell(Change::Buffer(key.clone()));
     }
 
@@ -98,9 +104,9 @@ impl State {
         }
     }
 
-    /// Forgets the pods that stand for a buffer.
-    pub fn drop_buffer_pods(&self, key: &PodKey) {
-        self.inner.write().buffer_pods.remove(key);
+    /// Forgets the pods that stand for a buffer; true when there were any.
+    pub fn drop_buffer_pods(&self, key: &PodKey) -> bool {
+        self.inner.write().buffer_pods.remove(key).is_some()
     }
 
     /// The pods that stand for all buffers, in order.
@@ -111,14 +117,22 @@ impl State {
 
     /// Notes on which nodes, by provider id, a round placed buffers' pods, and how many.
     pub fn set_buffer_nodes(&self, nodes: HashMap<String, usize>) {
-        self.inner.write().buffer_nodes = nodes;
+        let mut inner = self.inner.write();
+        let before = std::mem::replace(&mut inner.buffer_nodes, nodes);
+        let ids: BTreeSet<String> =
+            before.into_keys().chain(inner.buffer_nodes.keys().cloned()).collect();
+        let named = |inner: &super::Inner, id: &String| inner.claims_by_id.get(id).cloned();
+        for claim in ids.iter().filter_map(|id| named(&inner, id)).flatten().collect::<Vec<_>>() {
+            inner.show_claim(&claim);
+        }
     }
 
     /// Takes in a NodeOverlay.
     pub fn apply_overlay(&self, overlay: NodeOverlay) {
         let name = overlay.metadata.name.clone().unwrap_or_default();
-        self.inner.write().overlays.insert(name.clone(), Arc::new(overlay));
-        self.tell(Change::NodeOverlay(name));
+        if forward(&mut self.inner.write().overlays, &name, overlay) {
+            self.tell(Change::NodeOverlay(name));
+        }
     }
 
     /// Forgets a NodeOverlay.
@@ -154,11 +168,8 @@ impl State {
 impl super::Inner {
     fn count_claims(&self, pool: &str) -> PoolCount {
         let mut count = PoolCount::default();
-        for (name, claim) in &self.claims {
-            let of = claim.metadata.labels.as_ref().and_then(|l| l.get(labels::NODEPOOL));
-            if of.map(String::as_str) != Some(pool) {
-                continue;
-            }
+        let names = self.claims_by_pool.get(pool).into_iter().flatten();
+        for (name, claim) in names.filter_map(|name| self.claims.get_key_value(name)) {
             if claim.metadata.deletion_timestamp.is_some() {
                 count.deleting += 1;
             } else if self.marked.contains(name) {

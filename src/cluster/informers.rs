@@ -1,4 +1,5 @@
-//! One watch a kind, feeding the state. What nothing reads is dropped before it is kept.
+//! One watch for each kind, feeding the state. What nothing reads is passed over while an object is
+//! read; what cannot be understood is left out alone.
 
 use std::collections::HashSet;
 use std::fmt::Debug;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{
     Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, PodTemplate,
     ReplicationController, Service,
@@ -15,17 +16,20 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::storage::v1::{CSINode, StorageClass, VolumeAttachment};
+use kube::api::ObjectMeta;
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use super::odd::LeftOut;
 use super::volumes::key_of;
 use super::{Change, State};
 use crate::api::autoscaling::CapacityBuffer;
 use crate::api::v1::{EC2NodeClass, NodeClaim, NodePool};
 use crate::api::v1alpha1::NodeOverlay;
+use crate::operator::readable::Readable;
 use crate::scheduling::pod::PodKey;
 
 /// How often an API that is not there is asked for again.
@@ -34,7 +38,7 @@ const ABSENT: Duration = Duration::from_secs(30);
 /// What is watched besides what always is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// CapacityBuffers and PodTemplates.
+    /// CapacityBuffers and what they may refer to: PodTemplates and workloads.
     pub buffers: bool,
     /// NodeOverlays.
     pub overlays: bool,
@@ -50,16 +54,18 @@ pub fn start(client: &Client, state: &Arc<State>, wanted: Wanted, tasks: &mut Jo
     core(&feed, tasks);
     karpenter(&feed, tasks);
     storage(&feed, tasks);
+    if wanted.selectors || wanted.buffers {
+        workloads(&feed, tasks);
+    }
     if wanted.selectors {
         selectors(&feed, tasks);
     }
     if wanted.overlays {
-        let watch = feed.watch(
-            Api::<NodeOverlay>::all(client.clone()),
+        let watch = feed.watch::<NodeOverlay, _>(
             "nodeoverlays",
-            |o: &NodeOverlay| o.name_any(),
+            name_of,
             State::apply_overlay,
-            |state, name: &String| state.delete_overlay(name),
+            |state, name| state.delete_overlay(name),
         );
         tasks.spawn(feed.clone().once_served("karpenter.sh/v1alpha1", "nodeoverlays", watch));
     }
@@ -72,198 +78,188 @@ pub fn start(client: &Client, state: &Arc<State>, wanted: Wanted, tasks: &mut Jo
 }
 
 fn core(feed: &Feed, tasks: &mut JoinSet<()>) {
-    let client = &feed.client;
-    tasks.spawn(feed.watch(
-        Api::<Pod>::all(client.clone()),
+    tasks.spawn(feed.watch::<Pod, _>(
         "pods",
-        pod_key::<Pod>,
+        // The state's own key, so that the names of all pods are not kept twice.
+        |state, meta| state.pod_key(pod_key(meta)),
         |state, pod| state.apply_pod(&pod),
         |state, key| state.delete_pod(key),
     ));
-    tasks.spawn(feed.watch(
-        Api::<Node>::all(client.clone()),
-        "nodes",
-        |n: &Node| n.name_any(),
-        |state, mut node| {
-            if let Some(status) = &mut node.status {
-                status.images = None;
-            }
-            state.apply_node(node);
-        },
-        |state, name: &String| state.delete_node(name),
-    ));
-    tasks.spawn(feed.watch(
-        Api::<DaemonSet>::all(client.clone()),
+    tasks.spawn(feed.watch::<Node, _>("nodes", name_of, State::apply_node, |state, name| {
+        state.delete_node(name)
+    }));
+    tasks.spawn(feed.watch::<DaemonSet, _>(
         "daemonsets",
-        |d: &DaemonSet| key_of(d.meta()),
+        |_, meta| key_of(meta),
         |state, set| state.apply_daemon_set(&set),
         |state, (namespace, name)| state.delete_daemon_set(namespace, name),
     ));
-    tasks.spawn(feed.watch(
-        Api::<PodDisruptionBudget>::all(client.clone()),
+    tasks.spawn(feed.watch::<PodDisruptionBudget, _>(
         "poddisruptionbudgets",
-        |d: &PodDisruptionBudget| key_of(d.meta()),
+        |_, meta| key_of(meta),
         State::apply_pdb,
         |state, (namespace, name)| state.delete_pdb(namespace, name),
     ));
-    tasks.spawn(feed.watch(
-        Api::<Namespace>::all(client.clone()),
+    tasks.spawn(feed.watch::<Namespace, _>(
         "namespaces",
-        |n: &Namespace| n.name_any(),
+        name_of,
         |state, namespace| state.apply_namespace(&namespace),
-        |state, name: &String| state.delete_namespace(name),
+        |state, name| state.delete_namespace(name),
     ));
 }
 
 fn karpenter(feed: &Feed, tasks: &mut JoinSet<()>) {
-    let client = &feed.client;
-    tasks.spawn(feed.watch(
-        Api::<NodeClaim>::all(client.clone()),
+    tasks.spawn(feed.watch::<NodeClaim, _>(
         "nodeclaims",
-        |n: &NodeClaim| n.name_any(),
+        name_of,
         State::apply_claim,
-        |state, name: &String| state.delete_claim(name),
+        |state, name| state.delete_claim(name),
     ));
-    tasks.spawn(feed.watch(
-        Api::<NodePool>::all(client.clone()),
+    tasks.spawn(feed.watch::<NodePool, _>(
         "nodepools",
-        |n: &NodePool| n.name_any(),
+        name_of,
         State::apply_pool,
-        |state, name: &String| state.delete_pool(name),
+        |state, name| state.delete_pool(name),
     ));
-    tasks.spawn(feed.watch(
-        Api::<EC2NodeClass>::all(client.clone()),
+    tasks.spawn(feed.watch::<EC2NodeClass, _>(
         "ec2nodeclasses",
-        |n: &EC2NodeClass| n.name_any(),
+        name_of,
         State::apply_class,
-        |state, name: &String| state.delete_class(name),
+        |state, name| state.delete_class(name),
     ));
 }
 
 fn storage(feed: &Feed, tasks: &mut JoinSet<()>) {
-    let client = &feed.client;
-    tasks.spawn(feed.watch(
-        Api::<PersistentVolumeClaim>::all(client.clone()),
+    tasks.spawn(feed.watch::<PersistentVolumeClaim, _>(
         "persistentvolumeclaims",
-        |c: &PersistentVolumeClaim| key_of(c.meta()),
+        |_, meta| key_of(meta),
         |state, claim| state.apply_volume_claim(&claim),
         |state, (namespace, name)| state.delete_volume_claim(namespace, name),
     ));
-    tasks.spawn(feed.watch(
-        Api::<PersistentVolume>::all(client.clone()),
+    tasks.spawn(feed.watch::<PersistentVolume, _>(
         "persistentvolumes",
-        |v: &PersistentVolume| v.name_any(),
+        name_of,
         |state, volume| state.apply_volume(&volume),
-        |state, name: &String| state.delete_volume(name),
+        |state, name| state.delete_volume(name),
     ));
-    tasks.spawn(feed.watch(
-        Api::<StorageClass>::all(client.clone()),
+    tasks.spawn(feed.watch::<StorageClass, _>(
         "storageclasses",
-        |c: &StorageClass| c.name_any(),
+        name_of,
         |state, class| state.apply_storage_class(&class),
-        |state, name: &String| state.delete_storage_class(name),
+        |state, name| state.delete_storage_class(name),
     ));
-    tasks.spawn(feed.watch(
-        Api::<CSINode>::all(client.clone()),
+    tasks.spawn(feed.watch::<CSINode, _>(
         "csinodes",
-        |n: &CSINode| n.name_any(),
+        name_of,
         |state, node| state.apply_csi_node(&node),
-        |state, name: &String| state.delete_csi_node(name),
+        |state, name| state.delete_csi_node(name),
     ));
-    tasks.spawn(feed.watch(
-        Api::<VolumeAttachment>::all(client.clone()),
+    tasks.spawn(feed.watch::<VolumeAttachment, _>(
         "volumeattachments",
-        |a: &VolumeAttachment| a.name_any(),
+        name_of,
         State::apply_attachment,
-        |state, name: &String| state.delete_attachment(name),
+        |state, name| state.delete_attachment(name),
+    ));
+}
+
+/// Read for their selectors, and told of because buffers may take their size and shape from them.
+fn workloads(feed: &Feed, tasks: &mut JoinSet<()>) {
+    // Nobody waits for these: a pod whose selector cannot be deduced is placed without one.
+    tasks.spawn(feed.watch::<ReplicaSet, _>(
+        "replicasets",
+        |_, meta| key_of(meta),
+        |state, set| {
+            state.tell(Change::Workload("ReplicaSet", pod_key(&set.metadata)));
+            state.apply_replica_set(set);
+        },
+        |state, key| {
+            state.delete_selector("ReplicaSet", key);
+            state.tell(Change::Workload("ReplicaSet", PodKey::new(&key.0, &key.1)));
+        },
+    ));
+    tasks.spawn(feed.watch::<StatefulSet, _>(
+        "statefulsets",
+        |_, meta| key_of(meta),
+        |state, set| {
+            state.tell(Change::Workload("StatefulSet", pod_key(&set.metadata)));
+            state.apply_stateful_set(set);
+        },
+        |state, key| {
+            state.delete_selector("StatefulSet", key);
+            state.tell(Change::Workload("StatefulSet", PodKey::new(&key.0, &key.1)));
+        },
     ));
 }
 
 fn selectors(feed: &Feed, tasks: &mut JoinSet<()>) {
-    let client = &feed.client;
-    // Nobody waits for these: a pod whose selector cannot be deduced is placed without one.
-    tasks.spawn(feed.watch(
-        Api::<Service>::all(client.clone()),
+    tasks.spawn(feed.watch::<Service, _>(
         "services",
-        |s: &Service| key_of(s.meta()),
+        |_, meta| key_of(meta),
         State::apply_service,
         |state, key| state.delete_selector("Service", key),
     ));
-    tasks.spawn(feed.watch(
-        Api::<ReplicationController>::all(client.clone()),
+    tasks.spawn(feed.watch::<ReplicationController, _>(
         "replicationcontrollers",
-        |r: &ReplicationController| key_of(r.meta()),
+        |_, meta| key_of(meta),
         State::apply_replication_controller,
         |state, key| state.delete_selector("ReplicationController", key),
-    ));
-    tasks.spawn(feed.watch(
-        Api::<ReplicaSet>::all(client.clone()),
-        "replicasets",
-        |r: &ReplicaSet| key_of(r.meta()),
-        State::apply_replica_set,
-        |state, key| state.delete_selector("ReplicaSet", key),
-    ));
-    tasks.spawn(feed.watch(
-        Api::<StatefulSet>::all(client.clone()),
-        "statefulsets",
-        |s: &StatefulSet| key_of(s.meta()),
-        State::apply_stateful_set,
-        |state, key| state.delete_selector("StatefulSet", key),
     ));
 }
 
 fn buffers(feed: &Feed, tasks: &mut JoinSet<()>) {
-    let client = &feed.client;
-    let watch = feed.watch(
-        Api::<CapacityBuffer>::all(client.clone()),
+    let watch = feed.watch::<CapacityBuffer, _>(
         "capacitybuffers",
-        pod_key::<CapacityBuffer>,
+        |_, meta| pod_key(meta),
         State::apply_buffer,
         |state, key| state.delete_buffer(key),
     );
     let group = "autoscaling.x-k8s.io/v1beta1";
     tasks.spawn(feed.clone().once_served(group, "capacitybuffers", watch));
     feed.state.expect_listing("podtemplates");
-    tasks.spawn(feed.watch(
-        Api::<PodTemplate>::all(client.clone()),
+    tasks.spawn(feed.watch::<PodTemplate, _>(
         "podtemplates",
-        pod_key::<PodTemplate>,
-        |state, template| state.tell(Change::PodTemplate(pod_key(&template))),
+        |_, meta| pod_key(meta),
+        |state, template| state.tell(Change::PodTemplate(pod_key(&template.metadata))),
         |state, key| state.tell(Change::PodTemplate(key.clone())),
+    ));
+    tasks.spawn(feed.watch::<Deployment, _>(
+        "deployments",
+        |_, meta| pod_key(meta),
+        |state, found| state.tell(Change::Workload("Deployment", pod_key(&found.metadata))),
+        |state, key| state.tell(Change::Workload("Deployment", key.clone())),
     ));
 }
 
 fn devices(feed: &Feed, tasks: &mut JoinSet<()>) {
-    let client = &feed.client;
     let group = "resource.k8s.io/v1";
-    let slices = feed.watch(
-        Api::<ResourceSlice>::all(client.clone()),
+    let slices = feed.watch::<ResourceSlice, _>(
         "resourceslices",
-        |s: &ResourceSlice| s.name_any(),
+        name_of,
         |state, slice| state.apply_slice(&slice),
-        |state, name: &String| state.delete_slice(name),
+        |state, name| state.delete_slice(name),
     );
     tasks.spawn(feed.clone().once_served(group, "resourceslices", slices));
-    let classes = feed.watch(
-        Api::<DeviceClass>::all(client.clone()),
+    let classes = feed.watch::<DeviceClass, _>(
         "deviceclasses",
-        |c: &DeviceClass| c.name_any(),
+        name_of,
         |state, class| state.apply_device_class(&class),
-        |state, name: &String| state.delete_device_class(name),
+        |state, name| state.delete_device_class(name),
     );
     tasks.spawn(feed.clone().once_served(group, "deviceclasses", classes));
-    let claims = feed.watch(
-        Api::<ResourceClaim>::all(client.clone()),
+    let claims = feed.watch::<ResourceClaim, _>(
         "resourceclaims",
-        pod_key::<ResourceClaim>,
+        |_, meta| pod_key(meta),
         |state, claim| state.apply_resource_claim(&claim),
         |state, key| state.delete_resource_claim(key),
     );
     tasks.spawn(feed.clone().once_served(group, "resourceclaims", claims));
 }
 
-fn pod_key<K: Resource>(object: &K) -> PodKey {
-    let meta = object.meta();
+fn name_of(_: &State, meta: &ObjectMeta) -> String {
+    meta.name.clone().unwrap_or_default()
+}
+
+fn pod_key(meta: &ObjectMeta) -> PodKey {
     PodKey::new(meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""))
 }
 
@@ -278,48 +274,34 @@ impl Feed {
     /// Feeds one kind; what a new list no longer holds is forgotten.
     fn watch<K, I>(
         &self,
-        api: Api<K>,
         source: &'static str,
-        id_of: impl Fn(&K) -> I + Send + 'static,
+        id_of: impl Fn(&State, &ObjectMeta) -> I + Send + 'static,
         apply: impl Fn(&State, K) + Send + 'static,
         forget: impl Fn(&State, &I) + Send + 'static,
     ) -> impl Future<Output = ()> + Send + 'static
     where
-        K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
         I: Hash + Eq + Clone + Send + 'static,
     {
         let state = Arc::clone(&self.state);
+        let api = Api::<Readable<K>>::all(self.client.clone());
+        let mut intake = Intake { source, id_of, apply, forget, known: HashSet::new() };
         async move {
-            let mut known: HashSet<I> = HashSet::new();
             let mut listed: HashSet<I> = HashSet::new();
-            let mut events = watcher(api, config(source)).default_backoff().boxed();
-            let slim = |mut object: K| {
-                object.meta_mut().managed_fields = None;
-                object
-            };
+            let mut events = watcher(api, config()).default_backoff().boxed();
             loop {
                 match events.try_next().await {
-                    Ok(Some(watcher::Event::Init)) => listed.clear(),
+                    Ok(Some(watcher::Event::Init)) => listed = HashSet::new(),
                     Ok(Some(watcher::Event::InitApply(object))) => {
-                        listed.insert(id_of(&object));
-                        known.insert(id_of(&object));
-                        apply(&state, slim(object));
+                        listed.insert(intake.take(&state, object));
                     }
                     Ok(Some(watcher::Event::InitDone)) => {
-                        for gone in known.difference(&listed) {
-                            forget(&state, gone);
-                        }
-                        known = std::mem::take(&mut listed);
+                        intake.keep_only(&state, std::mem::take(&mut listed));
                         state.mark_listed(source);
                     }
-                    Ok(Some(watcher::Event::Apply(object))) => {
-                        known.insert(id_of(&object));
-                        apply(&state, slim(object));
-                    }
+                    Ok(Some(watcher::Event::Apply(object))) => drop(intake.take(&state, object)),
                     Ok(Some(watcher::Event::Delete(object))) => {
-                        let id = id_of(&object);
-                        known.remove(&id);
-                        forget(&state, &id);
+                        intake.remove(&state, object.meta());
                     }
                     Ok(None) => return,
                     Err(error) => {
@@ -367,9 +349,77 @@ fn is_absent(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
-/// Pods are listed page by page, so that no answer holds all of them at once; the other kinds take
-/// what the API server has at hand.
-fn config(source: &str) -> watcher::Config {
-    let config = watcher::Config::default();
-    if source == "pods" { config } else { config.any_semantic() }
+/// Lists come page by page: one answer never holds a whole large cluster.
+fn config() -> watcher::Config {
+    watcher::Config::default()
 }
+
+/// What becomes of one kind's objects, and which of them are known.
+struct Intake<I, IdOf, Apply, Forget> {
+    source: &'static str,
+    id_of: IdOf,
+    apply: Apply,
+    forget: Forget,
+    known: HashSet<I>,
+}
+
+impl<I, IdOf, Apply, Forget> Intake<I, IdOf, Apply, Forget>
+where
+    I: Hash + Eq + Clone,
+    IdOf: Fn(&State, &ObjectMeta) -> I,
+    Forget: Fn(&State, &I),
+{
+    /// Takes in an object, and gives its id. One that cannot be understood is as good as gone.
+    fn take<K>(&mut self, state: &State, object: Readable<K>) -> I
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned,
+        Apply: Fn(&State, K),
+    {
+        match object {
+            Readable::Object(object) => {
+                let meta = ObjectMeta {
+                    name: object.meta().name.clone(),
+                    namespace: object.meta().namespace.clone(),
+                    ..ObjectMeta::default()
+                };
+                state.take_back(self.source, &meta);
+                (self.apply)(state, object);
+                let id = (self.id_of)(state, &meta);
+                self.known.insert(id.clone());
+                id
+            }
+            Readable::Odd(odd) => {
+                let reference = Readable::<K>::Odd(odd.clone()).reference();
+                let id = (self.id_of)(state, &odd.meta);
+                if self.known.remove(&id) {
+                    (self.forget)(state, &id);
+                }
+                let object = LeftOut { reference, problem: odd.problem };
+                state.leave_out(self.source, &odd.meta, object);
+                id
+            }
+        }
+    }
+
+    fn remove(&mut self, state: &State, meta: &ObjectMeta) {
+        let id = (self.id_of)(state, meta);
+        state.take_back(self.source, meta);
+        if self.known.remove(&id) {
+            (self.forget)(state, &id);
+        }
+    }
+
+    /// Forgets what a complete list did not hold.
+    fn keep_only(&mut self, state: &State, listed: HashSet<I>) {
+        for gone in self.known.difference(&listed) {
+            (self.forget)(state, gone);
+        }
+        self.known.retain(|id| listed.contains(id));
+        self.known.shrink_to_fit();
+        // Odd objects that went while nobody watched.
+        state.keep_odd(self.source, |meta| listed.contains(&(self.id_of)(state, meta)));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,23 +1,30 @@
 //! Pods and DaemonSets: kept parsed, and shared between pods that were made alike.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{Change, State};
+use super::{Change, Inner, State};
 use crate::scheduling::buffer::effective_spec;
 use crate::scheduling::pod::{Constraints, PodInfo, PodKey};
 
 /// Namespace and name of a DaemonSet.
 type SetKey = (Arc<str>, Arc<str>);
 
+/// Namespace and name of a PersistentVolumeClaim.
+type ClaimKey = (Arc<str>, Arc<str>);
+
 #[derive(Default)]
 pub(super) struct Pods {
     all: HashMap<PodKey, Arc<PodInfo>>,
-    /// Unfinished pods by the Node that they are bound to.
-    on: HashMap<Arc<str>, BTreeMap<PodKey, Arc<PodInfo>>>,
+    /// Pods that wait for a node that Karpenter may launch.
+    waiting: BTreeMap<PodKey, Arc<PodInfo>>,
+    /// Unfinished pods by the Node that they are bound to, in order.
+    on: HashMap<Arc<str>, Vec<Arc<PodInfo>>>,
+    /// The Nodes of unfinished pods by the volume claims that they use: one entry for each pod.
+    claim_nodes: HashMap<ClaimKey, Vec<Arc<str>>>,
     /// What each DaemonSet would make.
     sets: BTreeMap<SetKey, Arc<PodInfo>>,
     /// The newest pod of each DaemonSet.
@@ -28,9 +35,22 @@ pub(super) struct Pods {
 
 impl Pods {
     fn unbind(&mut self, key: &PodKey) {
-        let Some(node) = self.all.get(key).and_then(|p| p.node_name.clone()) else { return };
+        let Some(pod) = self.all.get(key) else { return };
+        let Some(node) = pod.node_name.clone().filter(|_| !pod.terminal) else { return };
+        for claim in &pod.claims {
+            let id = (Arc::clone(&key.namespace), Arc::clone(claim));
+            let Some(nodes) = self.claim_nodes.get_mut(&id) else { continue };
+            if let Some(at) = nodes.iter().position(|n| *n == node) {
+                nodes.swap_remove(at);
+            }
+            if nodes.is_empty() {
+                self.claim_nodes.remove(&id);
+            }
+        }
         if let Some(pods) = self.on.get_mut(&node) {
-            pods.remove(key);
+            if let Ok(at) = pods.binary_search_by(|p| p.key.cmp(key)) {
+                pods.remove(at);
+            }
             if pods.is_empty() {
                 self.on.remove(&node);
             }
@@ -39,8 +59,21 @@ impl Pods {
 
     fn insert(&mut self, info: &Arc<PodInfo>) -> Option<Arc<PodInfo>> {
         self.unbind(&info.key);
+        if info.is_provisionable() {
+            self.waiting.insert(info.key.clone(), Arc::clone(info));
+        } else {
+            self.waiting.remove(&info.key);
+        }
         if let Some(node) = info.node_name.clone().filter(|_| !info.terminal) {
-            self.on.entry(node).or_default().insert(info.key.clone(), Arc::clone(info));
+            for claim in &info.claims {
+                let id = (Arc::clone(&info.key.namespace), Arc::clone(claim));
+                self.claim_nodes.entry(id).or_default().push(Arc::clone(&node));
+            }
+            let pods = self.on.entry(node).or_default();
+            match pods.binary_search_by(|p| p.key.cmp(&info.key)) {
+                Ok(at) => pods[at] = Arc::clone(info),
+                Err(at) => pods.insert(at, Arc::clone(info)),
+            }
         }
         if let Some(set) = set_of(info)
             && self.newest.get(&set).is_none_or(|known| known.created <= info.created)
@@ -53,6 +86,7 @@ impl Pods {
 
     fn remove(&mut self, key: &PodKey) -> Option<Arc<PodInfo>> {
         self.unbind(key);
+        self.waiting.remove(key);
         let gone = self.all.remove(key)?;
         if let Some(set) = set_of(&gone)
             && self.newest.get(&set).is_some_and(|known| known.key == *key)
@@ -89,8 +123,19 @@ impl Pods {
     }
 
     /// Pods bound to a node, finished ones left out, in order.
-    pub(super) fn on(&self, node: &str) -> Vec<Arc<PodInfo>> {
-        self.on.get(node).map(|pods| pods.values().cloned().collect()).unwrap_or_default()
+    pub(super) fn on(&self, node: &str) -> &[Arc<PodInfo>] {
+        self.on.get(node).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Nodes with a pod that uses the volume claim.
+    pub(super) fn nodes_of_claim(&self, namespace: &str, name: &str) -> Vec<Arc<str>> {
+        let key = (Arc::from(namespace), Arc::from(name));
+        self.claim_nodes.get(&key).cloned().unwrap_or_default()
+    }
+
+    /// Nodes with a pod that uses any volume claim.
+    pub(super) fn nodes_with_claims(&self) -> BTreeSet<Arc<str>> {
+        self.claim_nodes.values().flatten().cloned().collect()
     }
 }
 
@@ -100,19 +145,43 @@ fn set_of(pod: &PodInfo) -> Option<SetKey> {
     Some((Arc::clone(&pod.key.namespace), Arc::clone(&owner.name)))
 }
 
+impl Inner {
+    /// Brings the views of the Nodes up to date that a pod was on, or is.
+    fn show_pod(&mut self, before: Option<&PodInfo>, after: Option<&PodInfo>) {
+        let node = |pod: Option<&PodInfo>| pod.and_then(|p| p.node_name.clone());
+        let (from, to) = (node(before), node(after));
+        if let Some(from) = from.filter(|from| Some(from) != to.as_ref()) {
+            self.show_pods_of(&from);
+        }
+        if let Some(to) = to {
+            self.show_pods_of(&to);
+        }
+    }
+}
+
 impl State {
     /// Takes in a pod.
     pub fn apply_pod(&self, pod: &Pod) {
         let info = Arc::new(self.sharing.lock().share(PodInfo::from_pod(pod)));
         let key = info.key.clone();
-        let before = self.inner.write().pods.insert(&info);
+        let before = {
+            let mut inner = self.inner.write();
+            let before = inner.pods.insert(&info);
+            inner.show_pod(before.as_deref(), Some(&info));
+            before
+        };
         self.tell_moves(before.as_deref(), Some(&info));
         self.tell(Change::Pod(key));
     }
 
     /// Forgets a pod.
     pub fn delete_pod(&self, key: &PodKey) {
-        let before = self.inner.write().pods.remove(key);
+        let before = {
+            let mut inner = self.inner.write();
+            let before = inner.pods.remove(key);
+            inner.show_pod(before.as_deref(), None);
+            before
+        };
         self.tell_moves(before.as_deref(), None);
         self.tell(Change::Pod(key.clone()));
     }
@@ -137,6 +206,12 @@ impl State {
         }
     }
 
+    /// The key of a pod as the state holds it: its parts are shared.
+    pub(super) fn pod_key(&self, key: PodKey) -> PodKey {
+        let inner = self.inner.read();
+        inner.pods.all.get_key_value(&key).map_or(key, |(known, _)| known.clone())
+    }
+
     /// The pod of that key.
     #[must_use]
     pub fn pod(&self, key: &PodKey) -> Option<Arc<PodInfo>> {
@@ -152,18 +227,13 @@ impl State {
     /// Pods that wait for a node that Karpenter may launch, in order.
     #[must_use]
     pub fn provisionable_pods(&self) -> Vec<Arc<PodInfo>> {
-        let inner = self.inner.read();
-        let mut pods: Vec<_> =
-            inner.pods.all.values().filter(|p| p.is_provisionable()).cloned().collect();
-        drop(inner);
-        pods.sort_by(|a, b| a.key.cmp(&b.key));
-        pods
+        self.inner.read().pods.waiting.values().cloned().collect()
     }
 
     /// Pods bound to a node, finished ones left out.
     #[must_use]
     pub fn pods_on(&self, node: &str) -> Vec<Arc<PodInfo>> {
-        self.inner.read().pods.on(node)
+        self.inner.read().pods.on(node).to_vec()
     }
 
     /// Takes in a DaemonSet.
@@ -215,6 +285,14 @@ mod tests {
         assert_eq!(state.pods_on("x").len(), 1);
         state.apply_pod(&pod("a", Some("x"), "Succeeded"));
         assert!(state.pods_on("x").is_empty());
+        let mut waits = pod("b", None, "Pending");
+        waits.status.as_mut().unwrap().conditions = serde_json::from_value(json!([
+            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]))
+        .unwrap();
+        state.apply_pod(&waits);
+        assert_eq!(state.provisionable_pods().len(), 1);
+        state.apply_pod(&pod("b", Some("x"), "Running"));
+        assert!(state.provisionable_pods().is_empty());
         state.delete_pod(&PodKey::new("n", "a"));
         assert!(state.pod(&PodKey::new("n", "a")).is_none());
     }

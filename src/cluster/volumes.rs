@@ -55,48 +55,72 @@ impl State {
         Arc::clone(&self.inner.read().volumes)
     }
 
-    fn change_volumes(&self, change: impl FnOnce(&mut VolumeObjects)) {
-        change(Arc::make_mut(&mut self.inner.write().volumes));
+    /// Changes what is known of volumes, and the views of the nodes whose pods use the claim, of
+    /// all nodes with claims where none is named.
+    fn change_volumes(&self, change: impl FnOnce(&mut VolumeObjects), claim: Option<(&str, &str)>) {
+        let mut inner = self.inner.write();
+        change(Arc::make_mut(&mut inner.volumes));
+        match claim {
+            Some((namespace, name)) => {
+                for node in inner.pods.nodes_of_claim(namespace, name) {
+                    inner.show_pods_of(&node);
+                }
+            }
+            None => {
+                for node in inner.pods.nodes_with_claims() {
+                    inner.show_pods_of(&node);
+                }
+            }
+        }
     }
 
     /// Takes in a PersistentVolumeClaim.
     pub fn apply_volume_claim(&self, object: &PersistentVolumeClaim) {
-        self.change_volumes(|v| v.set_claim(object));
+        let (namespace, name) = key_of(&object.metadata);
+        self.change_volumes(|v| v.set_claim(object), Some((&namespace, &name)));
     }
 
     /// Forgets a PersistentVolumeClaim.
     pub fn delete_volume_claim(&self, namespace: &str, name: &str) {
-        self.change_volumes(|v| v.remove_claim(namespace, name));
+        self.change_volumes(|v| v.remove_claim(namespace, name), Some((namespace, name)));
     }
 
-    /// Takes in a PersistentVolume.
+    /// Takes in a PersistentVolume. One without a claim is no pod's yet.
     pub fn apply_volume(&self, object: &PersistentVolume) {
-        self.change_volumes(|v| v.set_volume(object));
+        let claim = object.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
+        let part = |text: Option<&String>| text.cloned().unwrap_or_default();
+        let namespace = part(claim.and_then(|c| c.namespace.as_ref()));
+        let name = part(claim.and_then(|c| c.name.as_ref()));
+        self.change_volumes(|v| v.set_volume(object), Some((&namespace, &name)));
     }
 
-    /// Forgets a PersistentVolume.
+    /// Forgets a PersistentVolume. Its claim is Lost then, which the claim's own event says.
     pub fn delete_volume(&self, name: &str) {
-        self.change_volumes(|v| v.remove_volume(name));
+        self.change_volumes(|v| v.remove_volume(name), Some(("", "")));
     }
 
     /// Takes in a StorageClass.
     pub fn apply_storage_class(&self, object: &StorageClass) {
-        self.change_volumes(|v| v.set_class(object));
+        self.change_volumes(|v| v.set_class(object), None);
     }
 
     /// Forgets a StorageClass.
     pub fn delete_storage_class(&self, name: &str) {
-        self.change_volumes(|v| v.remove_class(name));
+        self.change_volumes(|v| v.remove_class(name), None);
     }
 
     /// Takes in a CSINode.
     pub fn apply_csi_node(&self, object: &CSINode) {
-        self.change_volumes(|v| v.set_csi_node(object));
+        let mut inner = self.inner.write();
+        Arc::make_mut(&mut inner.volumes).set_csi_node(object);
+        inner.show_pods_of(object.metadata.name.as_deref().unwrap_or_default());
     }
 
     /// Forgets a CSINode.
     pub fn delete_csi_node(&self, name: &str) {
-        self.change_volumes(|v| v.remove_csi_node(name));
+        let mut inner = self.inner.write();
+        Arc::make_mut(&mut inner.volumes).remove_csi_node(name);
+        inner.show_pods_of(name);
     }
 
     /// Takes in a VolumeAttachment; only those of PersistentVolumes count.

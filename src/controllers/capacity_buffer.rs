@@ -16,7 +16,7 @@ use super::runner::{self, Identity};
 use super::{Context, Error, Outcome};
 use crate::api::autoscaling::{ACTIVE_CAPACITY, CapacityBuffer, LocalRef, ScalableRef};
 use crate::api::conditions;
-use crate::cluster::Change;
+use crate::cluster::{Change, State};
 use crate::scheduling::buffer::{self, Placement};
 use crate::scheduling::pod::{PodInfo, PodKey};
 use crate::scheduling::results::Results;
@@ -29,6 +29,9 @@ const CONTROLLER: Identity = Identity {
 };
 /// A buffer is looked at again after this long.
 const PERIOD: Duration = Duration::from_secs(30);
+
+/// What opens a batch when a buffer goes.
+const BUFFER: &str = "capacitybuffer";
 
 const READY_FOR_PROVISIONING: &str = "ReadyForProvisioning";
 const PROVISIONING: &str = "Provisioning";
@@ -57,10 +60,14 @@ fn key_of(buffer: &CapacityBuffer) -> PodKey {
 }
 
 fn concerned(ctx: &Context, change: &Change) -> Vec<String> {
+    buffers_of(&ctx.cluster, change)
+}
+
+/// Buffers that a change bears on.
+fn buffers_of(state: &State, change: &Change) -> Vec<String> {
     match change {
         Change::Buffer(key) => vec![key.to_string()],
-        Change::PodTemplate(template) => ctx
-            .cluster
+        Change::PodTemplate(template) => state
             .buffers()
             .iter()
             .filter(|b| {
@@ -70,8 +77,25 @@ fn concerned(ctx: &Context, change: &Change) -> Vec<String> {
             })
             .map(|b| key_of(b).to_string())
             .collect(),
+        Change::Workload(kind, workload) => state
+            .buffers()
+            .iter()
+            .filter(|b| {
+                b.metadata.namespace.as_deref() == Some(&*workload.namespace)
+                    && b.spec
+                        .scalable_ref
+                        .as_ref()
+                        .is_some_and(|r| r.kind == *kind && r.name == *workload.name && is_apps(r))
+            })
+            .map(|b| key_of(b).to_string())
+            .collect(),
         _ => Vec::new(),
     }
+}
+
+/// The group of the workloads that a buffer may follow; it may be left out.
+fn is_apps(reference: &ScalableRef) -> bool {
+    matches!(reference.api_group.as_deref().unwrap_or_default(), "" | "apps")
 }
 
 /// The shape of a buffer's pods, and how many real ones there are.
@@ -95,8 +119,15 @@ async fn reconcile(ctx: Arc<Context>, name: String, batcher: Arc<Batcher>) -> Ou
     let Some((namespace, name)) = name.split_once('/') else { return Ok(None) };
     let key = PodKey::new(namespace, name);
     let found = ctx.cluster.buffer(&key).filter(|b| b.metadata.deletion_timestamp.is_none());
+    // The provisioner runs, too, when a buffer goes or resolves no more: the nodes that keep its room
+    // are free from that round on.
+    let release = || {
+        if ctx.cluster.drop_buffer_pods(&key) {
+            batcher.trigger(&Arc::from(format!("{BUFFER}/{key}")));
+        }
+    };
     let Some(before) = found else {
-        ctx.cluster.drop_buffer_pods(&key);
+        release();
         return Ok(None);
     };
     let mut changed = (*before).clone();
@@ -137,7 +168,7 @@ async fn reconcile(ctx: Arc<Context>, name: String, batcher: Arc<Batcher>) -> Ou
         }
         Err(Shapeless { retry: Some(error), .. }) => Err(error),
         Err(_) => {
-            ctx.cluster.drop_buffer_pods(&key);
+            release();
             Ok(Some(PERIOD))
         }
     }
@@ -284,7 +315,47 @@ async fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controllers::tests::{Asked, api_server, context};
     use crate::scheduling::results::PodError;
+    use serde_json::json;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_buffer_that_goes_or_resolves_no_more_opens_a_batch() {
+        let ctx = context(&api_server(Vec::new(), &Asked::default()));
+        let batcher = Arc::new(Batcher::new(Duration::from_secs(1), Duration::from_secs(10)));
+        let key = PodKey::new("n", "b");
+        let run = || reconcile(Arc::clone(&ctx), "n/b".to_owned(), Arc::clone(&batcher));
+        let keep_room = || ctx.cluster.set_buffer_pods(&key, vec![Arc::new(PodInfo::default())]);
+        let buffer = json!({"metadata": {"name": "b", "namespace": "n"},
+            "spec": {"podTemplateRef": {"name": "gone"}, "replicas": 1}});
+        ctx.cluster.apply_buffer(serde_json::from_value(buffer).unwrap());
+        run().await.unwrap();
+        assert!(!batcher.wait().await, "it never kept room");
+        keep_room();
+        run().await.unwrap();
+        assert!(batcher.wait().await, "its template is gone");
+        assert!(ctx.cluster.buffer_pods().is_empty());
+        keep_room();
+        ctx.cluster.delete_buffer(&key);
+        run().await.unwrap();
+        assert!(batcher.wait().await, "it is gone");
+        assert!(ctx.cluster.buffer_pods().is_empty());
+    }
+
+    #[test]
+    fn a_buffer_is_looked_at_when_its_workload_changes() {
+        let ctx_state = crate::cluster::State::default();
+        let buffer = json!({"metadata": {"name": "b", "namespace": "n"}, "spec": {
+            "scalableRef": {"apiGroup": "apps", "kind": "Deployment", "name": "web"}}});
+        ctx_state.apply_buffer(serde_json::from_value(buffer).unwrap());
+        let of = |kind: &'static str, namespace: &str, name: &str| {
+            let change = Change::Workload(kind, PodKey::new(namespace, name));
+            buffers_of(&ctx_state, &change)
+        };
+        assert_eq!(of("Deployment", "n", "web"), ["n/b"]);
+        assert!(of("StatefulSet", "n", "web").is_empty());
+        assert!(of("Deployment", "m", "web").is_empty() && of("Deployment", "n", "x").is_empty());
+    }
 
     #[test]
     fn only_buffers_pods_are_counted() {

@@ -53,7 +53,7 @@ pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
         async move {
             let mut commands = commands.lock().await;
             while commands.try_join_next().is_some() {}
-            if !ctx.cluster.synced() {
+            if !ctx.cluster.synced(ctx.clock.now()) {
                 return Ok(Some(UNSYNCED));
             }
             let started = pass(&ctx, &in_flight, &mut commands).await?;
@@ -110,7 +110,7 @@ async fn pass(
 
 async fn snapshot(ctx: &Context) -> Snapshot {
     let pools = provisioning::pools(ctx).await;
-    let pods = ctx.cluster.provisionable_pods();
+    let pods = ctx.cluster.waiting_pods();
     provisioning::snapshot(ctx, pools, ctx.cluster.state_nodes(), pods)
 }
 

@@ -9,12 +9,13 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::Api;
 use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::runner::{self, Identity};
 use super::{Context, Error};
 use crate::api::conversion::STORED_VERSION_MIGRATED;
+use crate::api::v1::NodeClassReference;
 
 const MIGRATION: Identity = Identity {
     name: "migration.crd",
@@ -88,25 +89,38 @@ async fn migrate(client: &kube::Client, name: &str) -> Result<bool, Error> {
     }
 }
 
+/// What is written on an object. Another provider's carries no mark of ours: an empty change is
+/// enough to have it stored again.
+fn patch_for(object: &Value) -> Value {
+    let spec = &object["spec"];
+    let reference = spec.pointer("/template/spec/nodeClassRef").or(spec.get("nodeClassRef"));
+    let reference: NodeClassReference =
+        reference.and_then(|r| serde_json::from_value(r.clone()).ok()).unwrap_or_default();
+    if reference.is_managed() {
+        json!({"metadata": {"annotations": {STORED_VERSION_MIGRATED: "true"}}})
+    } else {
+        json!({})
+    }
+}
+
 /// Marks every object that has no mark; writing an object stores it as v1. Gives their number.
 async fn mark_all(objects: &Api<DynamicObject>) -> Result<usize, Error> {
-    let mark = json!({"metadata": {"annotations": {STORED_VERSION_MIGRATED: "true"}}});
     let mut page = ListParams::default().limit(PAGE);
     let mut count = 0;
     loop {
-        let list = objects.list_metadata(&page).await?;
+        let list = objects.list(&page).await?;
         let token = list.metadata.continue_.clone().filter(|t| !t.is_empty());
         let unmarked = list.items.into_iter().filter(|o| {
             let marks = o.metadata.annotations.as_ref();
             marks.and_then(|a| a.get(STORED_VERSION_MIGRATED)).is_none_or(|m| m != "true")
         });
-        let names: Vec<String> = unmarked.filter_map(|o| o.metadata.name).collect();
+        let names: Vec<(String, Value)> =
+            unmarked.filter_map(|o| Some((o.metadata.name.clone()?, patch_for(&o.data)))).collect();
         count += names.len();
         stream::iter(names)
-            .map(|name| {
-                let mark = &mark;
+            .map(|(name, patch)| {
                 async move {
-                    let patch = Patch::Merge(mark);
+                    let patch = Patch::Merge(&patch);
                     match objects.patch_metadata(&name, &PatchParams::default(), &patch).await {
                         // Gone meanwhile.
                         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
@@ -121,5 +135,28 @@ async fn mark_all(objects: &Api<DynamicObject>) -> Result<usize, Error> {
             Some(token) => page = page.continue_token(&token),
             None => return Ok(count),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_providers_objects_are_stored_again_without_a_mark() {
+        let of = |group: &str, kind: &str| json!({"group": group, "kind": kind, "name": "n"});
+        let claim = |class: Value| patch_for(&json!({"spec": {"nodeClassRef": class}}));
+        let pool = |class: Value| {
+            patch_for(&json!({"spec": {"template": {"spec": {"nodeClassRef": class}}}}))
+        };
+        for foreign in [of("eks.amazonaws.com", "NodeClass"), of("karpenter.k8s.aws", "Other")] {
+            assert_eq!(claim(foreign.clone()), json!({}));
+            assert_eq!(pool(foreign), json!({}));
+        }
+        for own in [of("karpenter.k8s.aws", "EC2NodeClass"), of("", "")] {
+            assert!(!claim(own.clone())["metadata"].is_null());
+            assert!(!pool(own)["metadata"].is_null());
+        }
+        assert!(!patch_for(&json!({"spec": {"role": "r"}}))["metadata"].is_null());
     }
 }

@@ -89,9 +89,8 @@ fn blocked(ctx: &Context, claim: &NodeClaim) -> Option<&'static str> {
     let own = pool(claim.metadata.labels.as_ref());
     let nodes: Vec<Arc<Node>> = ctx
         .cluster
-        .state_nodes()
+        .nodes()
         .into_iter()
-        .filter_map(|n| n.node)
         .filter(|n| own.is_none() || pool(n.metadata.labels.as_ref()) == own)
         .collect();
     let policies = ctx.cloud.repair_policies();

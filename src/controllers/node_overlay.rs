@@ -61,7 +61,7 @@ async fn judge(ctx: &Context) -> Result<(), Error> {
         if pool.metadata.deletion_timestamp.is_some() {
             continue;
         }
-        match ctx.cloud.instance_types(&pool).await {
+        match ctx.instance_types(&pool).await {
             Ok(types) => pools.push(PoolTypes { pool, types }),
             Err(error) => errors.push(error.to_string()),
         }

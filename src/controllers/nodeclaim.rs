@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Api;
 use tokio::task::JoinSet;
 
-use super::patch::{self, Lock};
+use super::patch;
 use super::runner::{self, Identity};
 use super::{Context, Error, Outcome};
 use crate::api::v1::{NodeClaim, NodeClaimStatus};
@@ -79,7 +79,7 @@ fn claims_of_change(ctx: &Context, change: &Change) -> Vec<String> {
 
 async fn reconcile(ctx: Arc<Context>, name: String) -> Outcome {
     let api = Api::<NodeClaim>::all(ctx.client.clone());
-    let Some(before) = api.get_opt(&name).await? else { return Ok(None) };
+    let Some(before) = ctx.cluster.claim(&name).map(|c| (*c).clone()) else { return Ok(None) };
     if before.metadata.deletion_timestamp.is_some() {
         return termination::finalize(&ctx, &api, before).await;
     }
@@ -87,10 +87,10 @@ async fn reconcile(ctx: Arc<Context>, name: String) -> Outcome {
     let held = claim.metadata.finalizers.get_or_insert_default();
     if !held.iter().any(|f| f == finalizers::TERMINATION) {
         held.push(finalizers::TERMINATION.to_owned());
-        return match patch::apply(&api, &before, &claim, Lock::Optimistic).await {
-            Err(error) if patch::is_conflict(&error) => Ok(Some(Duration::from_secs(1))),
-            other => other.map(|()| Some(Duration::ZERO)).map_err(Into::into),
-        };
+        if let Some(written) = patch::merge(&api, &before, &claim).await? {
+            ctx.cluster.apply_claim_if_known(written);
+        }
+        return Ok(Some(Duration::ZERO));
     }
     claim.status.get_or_insert_default();
     let mut errors = Vec::new();
@@ -104,9 +104,8 @@ async fn reconcile(ctx: Arc<Context>, name: String) -> Outcome {
     note(initialization::run(&ctx, &mut claim).await);
     note(liveness::run(&ctx, &api, &claim).await);
     set_ready(&mut claim, ctx.clock.now());
-    patch::merge(&api, &before, &claim).await?;
-    if claim != before {
-        ctx.cluster.apply_claim_if_known(&claim);
+    if let Some(written) = patch::merge(&api, &before, &claim).await? {
+        ctx.cluster.apply_claim_if_known(written);
     }
     if errors.is_empty() { Ok(again) } else { Err(Error::Other(errors.join("; "))) }
 }

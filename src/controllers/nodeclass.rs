@@ -130,11 +130,11 @@ impl Controller {
 
     async fn reconcile(&self, name: String) -> Outcome {
         let api = Api::<EC2NodeClass>::all(self.ctx.client.clone());
-        let Some(before) = api.get_opt(&name).await? else { return Ok(None) };
+        let Some(before) = self.ctx.cluster.class(&name) else { return Ok(None) };
         if before.metadata.deletion_timestamp.is_some() {
             return self.finalize(&api, &before).await;
         }
-        let mut class = before.clone();
+        let mut class = (*before).clone();
         let held = class.metadata.finalizers.get_or_insert_default();
         if !held.iter().any(|f| f == finalizers::NODECLASS_TERMINATION) {
             held.push(finalizers::NODECLASS_TERMINATION.to_owned());
@@ -162,9 +162,12 @@ impl Controller {
         let now = self.now();
         let list = &mut status_of(&mut class).conditions;
         conditions::set_ready(list, &dependents, generation, now);
-        match patch::apply(&api, &before, &class, Lock::Optimistic).await {
+        match patch::write(&api, &*before, &class, Lock::Optimistic).await {
             Err(error) if patch::is_conflict(&error) => return Ok(Some(Duration::from_secs(1))),
-            other => other?,
+            Err(error) => return Err(error.into()),
+            // Seen at once by the pass that this change brings about.
+            Ok(Some(written)) => self.ctx.cluster.apply_class(written),
+            Ok(None) => {}
         }
         if !errors.is_empty() {
             return Err(Error::Other(errors.join("; ")));

@@ -55,7 +55,7 @@ async fn reconcile(ctx: Arc<Context>, name: String) -> Outcome {
         annotations::NODEPOOL_HASH_VERSION.to_owned(),
         annotations::NODEPOOL_HASH_VERSION_VALUE.to_owned(),
     );
-    let class = ctx.cluster.class(&pool.spec.template.spec.node_class_ref.name);
+    let class = ctx.cluster.class_of(&pool.spec.template.spec.node_class_ref);
     judge(&mut pool, class.as_deref(), ctx.clock.now());
     let generation = class.as_ref().and_then(|c| c.metadata.generation);
     health::judge(&ctx.registration_health, &mut pool, generation, ctx.clock.now());
@@ -79,9 +79,8 @@ async fn restamp_claims(ctx: &Context, pool: &NodePool) -> Result<(), super::Err
         return Ok(());
     }
     let api = Api::<NodeClaim>::all(ctx.client.clone());
-    for before in ctx.cluster.claims() {
-        let of_pool = before.metadata.labels.as_ref().and_then(|l| l.get(labels::NODEPOOL));
-        if of_pool != pool.metadata.name.as_ref() || stamped(before.metadata.annotations.as_ref()) {
+    for before in ctx.cluster.claims_of_pool(pool.metadata.name.as_deref().unwrap_or_default()) {
+        if stamped(before.metadata.annotations.as_ref()) {
             continue;
         }
         let mut claim = (*before).clone();
@@ -146,11 +145,9 @@ fn count(ctx: &Context, pool: &mut NodePool) {
             .into_iter()
             .map(|name| (name, 0))
             .collect();
-    let name = pool.metadata.name.clone();
-    for node in ctx.cluster.state_nodes().iter().filter(|n| !n.deleting()) {
-        if node.node_pool() == name.as_deref() {
-            total.add(&node.capacity());
-        }
+    let name = pool.metadata.name.clone().unwrap_or_default();
+    for node in ctx.cluster.state_nodes_of(&name).iter().filter(|n| !n.deleting()) {
+        total.add(&node.capacity());
     }
     let status = pool.status.get_or_insert_default();
     status.nodes = Some(total.get(&Name::from("nodes")));

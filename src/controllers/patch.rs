@@ -8,6 +8,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
+use crate::operator::readable::Readable;
+
 /// Whether a write must find the object as it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lock {
@@ -66,13 +68,29 @@ pub fn is_conflict(error: &kube::Error) -> bool {
 /// When the API server refuses.
 pub async fn apply<K>(api: &Api<K>, before: &K, after: &K, lock: Lock) -> Result<(), kube::Error>
 where
-    K: Resource + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
+    K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
+{
+    write(api, before, after, lock).await.map(drop)
+}
+
+/// Writes as [`apply`] does; gives the object as the API server has it after the last write, if
+/// there was one.
+///
+/// # Errors
+/// When the API server refuses.
+pub async fn write<K>(
+    api: &Api<K>,
+    before: &K,
+    after: &K,
+    lock: Lock,
+) -> Result<Option<K>, kube::Error>
+where
+    K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
 {
     let name = before.meta().name.clone().unwrap_or_default();
     let (mut old, mut new) = (to_value(before), to_value(after));
     let old_status = old.as_object_mut().and_then(|o| o.remove("status")).unwrap_or(json!({}));
     let new_status = new.as_object_mut().and_then(|o| o.remove("status")).unwrap_or(json!({}));
-    let version = before.meta().resource_version.clone();
     let locked = |patch: &mut Value, version: &Option<String>| {
         if lock == Lock::Optimistic
             && let Some(version) = version
@@ -80,25 +98,53 @@ where
             patch["metadata"]["resourceVersion"] = json!(version);
         }
     };
-    let mut version = version;
+    let mut version = before.meta().resource_version.clone();
+    let mut last = None;
     if let Some(mut patch) = diff(&old, &new) {
         locked(&mut patch, &version);
-        match api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
-            Ok(written) => version = written.meta().resource_version.clone(),
-            Err(error) if is_gone(&error) => return Ok(()),
+        match send(api, &name, None, &patch).await {
+            Ok(written) => {
+                version.clone_from(&written.meta().resource_version);
+                last = Some(written);
+            }
+            Err(error) if is_gone(&error) => return Ok(None),
             Err(error) => return Err(error),
         }
     }
     if let Some(status) = diff(&old_status, &new_status) {
         let mut patch = json!({ "status": status });
         locked(&mut patch, &version);
-        match api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
-            Ok(_) => {}
-            Err(error) if is_gone(&error) => {}
+        match send(api, &name, Some("status"), &patch).await {
+            Ok(written) => last = Some(written),
+            Err(error) if is_gone(&error) => return Ok(None),
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    Ok(last.and_then(|written| match written {
+        Readable::Object(object) => Some(object),
+        Readable::Odd(_) => None,
+    }))
+}
+
+/// Sends a merge patch. The answer is read as the watches read: what was written may be an object
+/// of which only the metadata can be understood.
+async fn send<K>(
+    api: &Api<K>,
+    name: &str,
+    subresource: Option<&str>,
+    patch: &Value,
+) -> Result<Readable<K>, kube::Error>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Clone,
+{
+    let request = kube::core::Request::new(api.resource_url());
+    let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
+    let request = match subresource {
+        Some(part) => request.patch_subresource(part, name, &params, &patch),
+        None => request.patch(name, &params, &patch),
+    };
+    let request = request.map_err(kube::Error::BuildRequest)?;
+    api.clone().into_client().request(request).await
 }
 
 /// Attempts of a write that meets conflicts; each but the first is made on the live object.
@@ -112,7 +158,7 @@ const ATTEMPTS: usize = 5;
 /// When the API server refuses, or when the object changes faster than it can be read.
 pub async fn edit<K>(api: &Api<K>, seen: &K, change: impl Fn(&mut K)) -> Result<bool, kube::Error>
 where
-    K: Resource + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
+    K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
 {
     let mut before = seen.clone();
     let mut left = ATTEMPTS;
@@ -137,27 +183,28 @@ where
 
 /// Writes what changed from `before` to `after`, whatever else changes of the object meanwhile: where
 /// the object is not as it was read, the change is made to what it is now. Conditions are merged one
-/// by one. An object that is gone is fine.
+/// by one. Gives the object as it is after the write; nothing when nothing was written or the object
+/// is gone.
 ///
 /// A merge patch without a lock would not do: it replaces a list whole, and so takes back the
 /// conditions that other controllers have set since.
 ///
 /// # Errors
 /// When the API server refuses, or when the object changes faster than it can be read.
-pub async fn merge<K>(api: &Api<K>, before: &K, after: &K) -> Result<(), kube::Error>
+pub async fn merge<K>(api: &Api<K>, before: &K, after: &K) -> Result<Option<K>, kube::Error>
 where
-    K: Resource + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
+    K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
 {
     let (base, changed) = (to_value(before), to_value(after));
     let (mut found, mut wanted) = (before.clone(), after.clone());
     let mut left = ATTEMPTS;
     loop {
         left -= 1;
-        match apply(api, &found, &wanted, Lock::Optimistic).await {
+        match write(api, &found, &wanted, Lock::Optimistic).await {
             Err(error) if is_conflict(&error) && left > 0 => {}
             other => return other,
         }
-        let Some(live) = read_live(api, before).await? else { return Ok(()) };
+        let Some(live) = read_live(api, before).await? else { return Ok(None) };
         let rebased = rebase(&base, &changed, &to_value(&live));
         wanted = serde_json::from_value(rebased).map_err(kube::Error::SerdeError)?;
         // The live version is what the next write must find.

@@ -192,7 +192,7 @@ fn labels_of(pod: &PodInfo, node: Option<&StateNode>) -> String {
         ("instance_type", label(labels::INSTANCE_TYPE)),
         ("phase", pod.phase.as_str()),
         ("ready", flag(pod.ready)),
-        ("managed", flag(node.is_some_and(StateNode::managed))),
+        ("managed", flag(node.is_some_and(|n| n.managed()))),
     ];
     // None of these can hold a character that would need escaping.
     pairs.map(|(key, value)| format!("{key}=\"{value}\"")).join(",")

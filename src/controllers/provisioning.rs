@@ -76,7 +76,7 @@ async fn round(ctx: &Context, shared: &Shared, warnings: &waiting::Warnings) {
     // A batch that finds the state incomplete is kept until it is complete: what comes meanwhile is
     // part of the round, as pods are listed when it begins.
     let mut patience = Patience::default();
-    while !ctx.cluster.synced() {
+    while !ctx.cluster.synced(ctx.clock.now()) {
         patience.waiting();
         tokio::time::sleep(SYNC_POLL).await;
     }

@@ -166,7 +166,7 @@ async fn cost<'a>(
     unknown: &mut HashMap<String, String>,
 ) -> f64 {
     let name = pool.metadata.name.as_deref().unwrap_or_default();
-    let mut types = ctx.cloud.instance_types(pool).await.unwrap_or_else(|_| Arc::new([]));
+    let mut types = ctx.instance_types(pool).await.unwrap_or_else(|_| Arc::new([]));
     if let Some(changed) = ctx.cluster.overlay_store().and_then(|s| s.apply(name, &types)) {
         types = changed;
     }
@@ -204,6 +204,7 @@ async fn cost<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scheduling::node::NodeView;
     use crate::scheduling::pod::{Owners, PodInfo};
 
     #[test]
@@ -217,7 +218,7 @@ mod tests {
         };
         let done = Arc::new(PodInfo { terminal: true, ..(*pod(false, 9000)).clone() });
         let pods = vec![pod(false, 500), pod(false, 250), pod(true, 100), done];
-        let load = Load::of(&StateNode { pods, ..StateNode::default() });
+        let load = Load::of(&NodeView { pods, ..NodeView::default() }.into());
         assert_eq!(load.pods.get(&Name::Cpu), 750);
         assert_eq!(load.daemons.get(&Name::Cpu), 100);
         assert!((shown(&Name::Cpu, 750) - 0.75).abs() < 1e-9);

@@ -28,7 +28,10 @@ pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
         return;
     }
     let ctx2 = Arc::clone(ctx);
-    tasks.spawn(runner::run(PROVISIONING, ctx2, all, concerned, provisioning::reconcile));
+    let paces: Arc<provisioning::Paces> = Arc::default();
+    tasks.spawn(runner::run(PROVISIONING, ctx2, all, concerned, move |ctx, name| {
+        provisioning::reconcile(ctx, Arc::clone(&paces), name)
+    }));
     let ctx2 = Arc::clone(ctx);
     tasks.spawn(runner::run(DEPROVISIONING, ctx2, all, concerned, deprovisioning::reconcile));
 }

@@ -16,7 +16,7 @@ use crate::api::scheduler_config::SchedulerConfig;
 use crate::api::v1::{NodeClaim, NodeClaimSpec, NodePool};
 use crate::api::{conditions, conversion, labels};
 use crate::scheduling::instance_type::InstanceType;
-use crate::scheduling::node::StateNode;
+use crate::scheduling::node::{NodeView, StateNode};
 use crate::scheduling::pod::{PodInfo, PodKey};
 use crate::scheduling::snapshot::{NodePoolInput, Options, Snapshot};
 
@@ -81,6 +81,7 @@ impl World {
         };
         snapshot.well_known = scenario.well_known_labels.into_iter().collect();
         let pools = node_pools(scenario.node_pools)?;
+        let (pools, foreign): (Vec<_>, Vec<_>) = pools.into_iter().partition(NodePool::is_managed);
         let names: BTreeSet<String> =
             pools.iter().filter_map(|p| p.metadata.name.clone()).collect();
         let types = match scenario.instance_types {
@@ -91,12 +92,14 @@ impl World {
                 return Err(ScenarioError::new("instanceTypes", message));
             }
         };
-        check_types(&types, &names)?;
+        let mut known = names.clone();
+        known.extend(foreign.iter().filter_map(|p| p.metadata.name.clone()));
+        check_types(&types, &known)?;
         snapshot.node_pools = inputs(pools, &types);
         snapshot.daemonset_pods = scenario.daemon_set_pods.into_items("daemonSetPods")?;
         snapshot.pods = scenario.pods.into_items("pods")?;
         for (index, entry) in scenario.nodes.into_items("nodes")?.into_iter().enumerate() {
-            snapshot.nodes.push(state_node(index, entry)?);
+            snapshot.nodes.extend(state_node(index, entry)?);
         }
         check_waiting(&snapshot.pods)?;
         check_unique(&snapshot.pods, &snapshot.nodes)?;
@@ -115,7 +118,8 @@ impl World {
         };
         let (ignored, left_out) = objects.settle(snapshot, &settings);
         world.ignored = ignored;
-        world.left_out = left_out.into_iter().map(|l| (l.what, l.why)).collect();
+        world.left_out = foreign.iter().map(of_another_provider).collect();
+        world.left_out.extend(left_out.into_iter().map(|l| (l.what, l.why)));
         Ok(world)
     }
 }
@@ -253,17 +257,26 @@ fn inputs(pools: Vec<NodePool>, types: &[TypeEntry]) -> Vec<NodePoolInput> {
         .collect()
 }
 
-fn state_node(index: usize, entry: NodeEntry) -> Result<StateNode, ScenarioError> {
+/// A NodePool that is left out, and why.
+fn of_another_provider(pool: &NodePool) -> (String, String) {
+    let name = pool.metadata.name.as_deref().unwrap_or_default();
+    let class = &pool.spec.template.spec.node_class_ref;
+    let why = format!("its node class is another provider's, {} of {}", class.kind, class.group);
+    (format!("NodePool {name:?}"), why)
+}
+
+/// A node; nothing for another provider's NodeClaim without one. With one it counts as any Node.
+fn state_node(index: usize, entry: NodeEntry) -> Result<Option<StateNode>, ScenarioError> {
     if entry.node.is_none() && entry.node_claim.is_none() {
         let message = "expected a node, a nodeClaim, or both";
         return Err(ScenarioError::new(format!("nodes[{index}]"), message));
     }
-    Ok(StateNode {
-        node: entry.node,
-        node_claim: entry.node_claim,
-        pods: entry.pods,
-        ..StateNode::default()
-    })
+    let node_claim = entry.node_claim.filter(|claim| claim.is_managed());
+    if entry.node.is_none() && node_claim.is_none() {
+        return Ok(None);
+    }
+    let view = NodeView { node: entry.node, node_claim, pods: entry.pods, ..NodeView::default() };
+    Ok(Some(view.into()))
 }
 
 /// Gives each initialized node of a pool that comes without a NodeClaim one that may be consolidated.

@@ -194,6 +194,7 @@ impl Objects {
         }
         default_spread::apply(&mut snapshot.pods, &settings.spread, &self.selectors);
         for node in &mut snapshot.nodes {
+            let node = &mut **node;
             default_spread::apply(&mut node.pods, &settings.spread, &self.selectors);
             self.volumes.fill_in(node);
         }

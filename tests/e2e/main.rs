@@ -14,6 +14,7 @@ mod chain;
 mod charts;
 mod devices;
 mod ec2;
+mod foreign;
 mod instances;
 mod nodeclass;
 mod operator;

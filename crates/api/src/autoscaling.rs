@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::schema;
 
+/// API group of the kind.
+pub const GROUP: &str = "autoscaling.x-k8s.io";
 /// The strategy that keeps real nodes ready.
 pub const ACTIVE_CAPACITY: &str = "buffer.x-k8s.io/active-capacity";
 

@@ -43,7 +43,10 @@ const INSTANCE_RESOURCES: &[&str] = &[
 pub fn object(object: &Value) -> Vec<Finding> {
     match (object["apiVersion"].as_str(), object["kind"].as_str()) {
         (Some("karpenter.sh/v1"), Some("NodePool")) => {
-            read(object, |pool| [node_pool(pool), budgets(pool)].concat())
+            // What another provider's pool may say is not for us to judge.
+            read(object, |pool: &NodePool| {
+                if pool.is_managed() { [node_pool(pool), budgets(pool)].concat() } else { vec![] }
+            })
         }
         (Some("karpenter.sh/v1"), Some("NodeClaim")) => {
             read(object, |_: &super::v1::NodeClaim| Vec::new())
@@ -350,6 +353,19 @@ mod tests {
         let pool =
             NodePool::new("p", serde_json::from_value(json!({"template": template})).unwrap());
         node_pool(&pool).into_iter().map(|f| f.path).collect()
+    }
+
+    #[test]
+    fn another_providers_pool_is_not_judged() {
+        let pool = |group: &str, kind: &str| {
+            object(&json!({"apiVersion": "karpenter.sh/v1", "kind": "NodePool",
+                "metadata": {"name": "p"}, "spec": {"template": {"spec": {
+                    "nodeClassRef": {"group": group, "kind": kind, "name": "default"},
+                    "requirements": [{"key": "karpenter.sh/capacity-type", "operator": "In",
+                        "values": ["theirs"]}]}}}}))
+        };
+        assert!(pool("eks.amazonaws.com", "NodeClass").is_empty());
+        assert_eq!(pool("karpenter.k8s.aws", "EC2NodeClass").len(), 1);
     }
 
     #[test]

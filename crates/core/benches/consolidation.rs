@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use karpenter_core::api::labels;
 use karpenter_core::api::v1::{NodePool, Operator};
 use karpenter_core::scheduling::instance_type::{InstanceType, Offering};
-use karpenter_core::scheduling::node::StateNode;
+use karpenter_core::scheduling::node::{NodeView, StateNode};
 use karpenter_core::scheduling::pod::{PodInfo, PodKey, Sharing};
 use karpenter_core::scheduling::requirements::{Requirement, Requirements};
 use karpenter_core::scheduling::resources::Name;
@@ -156,11 +156,11 @@ fn cluster(nodes: usize, types: &Arc<[Arc<InstanceType>]>) -> Snapshot {
             pod.node_name = Some(Arc::from(name.as_str()));
             Arc::new(sharing.share(pod))
         });
-        StateNode {
+        StateNode::from(NodeView {
             pods: pods.collect(),
             node: Some(Arc::new(serde_json::from_value(node).expect("a node"))),
-            ..StateNode::default()
-        }
+            ..NodeView::default()
+        })
     });
     let nodes = state.collect();
     let pool = NodePool::new("default", serde_json::from_value(json!({})).expect("a pool"));

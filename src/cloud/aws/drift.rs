@@ -31,22 +31,21 @@ impl AwsProvider {
     pub(super) async fn drift_reason(
         &self,
         claim: &NodeClaim,
+        pool: &NodePool,
+        class: Option<&EC2NodeClass>,
     ) -> Result<Option<&'static str>, Error> {
-        let Some(pool) = label(claim, labels::NODEPOOL) else { return Ok(None) };
-        let Some(pool) = self.pool_of(pool).await? else { return Ok(None) };
-        let name = &pool.spec.template.spec.node_class_ref.name;
-        let usable = |c: &EC2NodeClass| c.metadata.deletion_timestamp.is_none();
-        let Some(class) = self.class_of(name).await?.filter(usable) else {
-            self.say_class_missing(&pool);
+        let usable = |c: &&EC2NodeClass| c.metadata.deletion_timestamp.is_none();
+        let Some(class) = class.filter(usable) else {
+            self.say_class_missing(pool);
             return Ok(None);
         };
-        if settings_changed(claim, &class, &|| self.claim_hash(&class, claim))
-            || kubelet_changed(claim, &class, &pool).map_err(|e| drift_error("kubelet", &e))?
+        if settings_changed(claim, class, &|| self.claim_hash(class, claim))
+            || kubelet_changed(claim, class, pool).map_err(|e| drift_error("kubelet", &e))?
         {
             return Ok(Some(NODE_CLASS));
         }
-        let types = self.instance_types.list(&class).map_err(|e| drift_error("ami", &e))?;
-        if image_changed(claim, &class, &types).map_err(|e| drift_error("ami", &e))? {
+        let types = self.instance_types.list(class).map_err(|e| drift_error("ami", &e))?;
+        if image_changed(claim, class, &types).map_err(|e| drift_error("ami", &e))? {
             return Ok(Some(AMI));
         }
         let id = claim.status.as_ref().and_then(|s| s.provider_id.as_deref()).unwrap_or_default();
@@ -59,7 +58,7 @@ impl AwsProvider {
             .map_err(|e| drift_error("securitygroup", &e))?;
         let subnet = subnet_left(&instance, &status).map_err(|e| drift_error("subnet", &e))?;
         let reservation = self.reservation_left(id, &instance, &status).await?;
-        let placement = self.placement_changed(claim, &class).await;
+        let placement = self.placement_changed(claim, class).await;
         Ok([
             (groups, SECURITY_GROUP),
             (subnet, SUBNET),

@@ -27,6 +27,7 @@ use crate::clock::Clock;
 use crate::cloud::{Detail, Error};
 use crate::operator::events::{Event, Recorder, reference};
 use crate::operator::metrics;
+use crate::operator::readable::Readable;
 
 mod answer;
 mod calls;
@@ -82,7 +83,7 @@ pub struct Parts {
 /// Launches, lists and terminates instances.
 pub struct Provider {
     clients: Clients,
-    kube: Api<NodeClaim>,
+    kube: Api<Readable<NodeClaim>>,
     clock: Clock,
     unavailable: Arc<UnavailableOfferings>,
     subnets: Arc<subnet::Provider>,

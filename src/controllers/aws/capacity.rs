@@ -4,12 +4,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Node;
-use kube::Api;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
 use crate::api::labels;
-use crate::api::v1::EC2NodeClass;
 use crate::cloud::aws::AwsProvider;
 use crate::cloud::aws::launchtemplate::types_by_ami;
 use crate::controllers::runner::{self, Identity};
@@ -70,8 +68,7 @@ async fn learn(ctx: &Context, aws: &AwsProvider, node: &Node) -> Outcome {
     let kind = node.metadata.labels.as_ref().and_then(|l| l.get(labels::INSTANCE_TYPE));
     let image = claim.status.as_ref().and_then(|s| s.image_id.as_deref());
     let (Some(memory), Some(kind), Some(image)) = (memory, kind, image) else { return Ok(None) };
-    let classes = Api::<EC2NodeClass>::all(ctx.client.clone());
-    let Some(class) = classes.get_opt(&claim.spec.node_class_ref.name).await? else {
+    let Some(class) = ctx.cluster.class_of(&claim.spec.node_class_ref) else {
         return Ok(None);
     };
     let Ok(types) = aws.instance_types.list(&class) else { return Ok(None) };

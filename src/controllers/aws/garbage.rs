@@ -11,11 +11,12 @@ use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use tokio::task::JoinSet;
 
-use crate::api::v1::NodeClaim;
+use crate::api::v1::{NodeClaim, NodeClaimStatus};
 use crate::cloud::aws::instance::{Instance, identity};
 use crate::cloud::aws::{AwsProvider, tags};
-use crate::controllers::{Context, Error, patch, runner};
+use crate::controllers::{Context, Error, patch, read_live, runner};
 use crate::operator::logging;
+use crate::operator::readable::Odd;
 
 /// Instances without a NodeClaim are left alone while they are younger than this.
 const ORPHAN_AGE: Duration = Duration::from_secs(30);
@@ -48,7 +49,10 @@ fn pause(runs: u32) -> Duration {
 async fn collect(ctx: &Context, aws: &AwsProvider) -> Result<(), Error> {
     // Instances first: a claim that is made meanwhile must not look missing.
     let instances = aws.instances.list().await?;
-    let claims = Api::<NodeClaim>::all(ctx.client.clone()).list(&Default::default()).await?.items;
+    let live = read_live::list::<NodeClaim>(&ctx.client).await?;
+    // A NodeClaim that cannot be understood may have any instance that says so.
+    let mut claims = live.objects;
+    claims.extend(live.odd.into_iter().map(outline));
     let orphans = orphans(&instances, &claims, ctx.clock.now());
     let removals: Vec<_> = orphans.into_iter().map(|i| remove(ctx, aws, i)).collect();
     let outcomes: Vec<Result<(), Error>> =
@@ -109,6 +113,13 @@ async fn remove(ctx: &Context, aws: &AwsProvider, instance: &Instance) -> Result
     Ok(())
 }
 
+/// As much of a NodeClaim as tells which instance is its own.
+fn outline(odd: Odd) -> NodeClaim {
+    let provider_id = odd.raw["status"]["providerID"].as_str().map(str::to_owned);
+    let status = NodeClaimStatus { provider_id, ..NodeClaimStatus::default() };
+    NodeClaim { metadata: odd.meta, status: Some(status), ..NodeClaim::default() }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -119,7 +130,7 @@ mod tests {
         serde_json::from_value(json!({
             "apiVersion": "karpenter.sh/v1", "kind": "NodeClaim",
             "metadata": {"name": name, "uid": format!("uid-{name}")},
-            "spec": {"nodeClassRef": {"group": "g", "kind": "k", "name": "n"}, "requirements": []},
+            "spec": {"nodeClassRef": {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "n"}, "requirements": []},
             "status": {"providerID": provider_id},
         }))
         .unwrap()

@@ -30,7 +30,7 @@ async fn publish(ctx: &Context) -> Result<(), Error> {
     let mut offered = Offered::new();
     let mut failure = None;
     for pool in ctx.cluster.pools() {
-        match ctx.cloud.instance_types(&pool).await {
+        match ctx.instance_types(&pool).await {
             Ok(types) => add(&mut offered, &types),
             Err(error) => failure = Some(error),
         }

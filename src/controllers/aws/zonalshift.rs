@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
 use super::every;
-use crate::api::v1::{EC2NodeClass, NodePool};
+use crate::api::v1::NodePool;
 use crate::cloud::aws::AwsProvider;
 use crate::controllers::{Context, Error};
 use crate::operator::events::{Event, reference};
@@ -49,8 +49,7 @@ async fn update(
 
 /// An event on every NodePool whose subnets reach the zone.
 async fn tell(ctx: &Context, zone: &str, active: bool) -> Result<(), Error> {
-    let classes = kube::Api::<EC2NodeClass>::all(ctx.client.clone());
-    let classes = classes.list(&Default::default()).await?;
+    let classes = ctx.cluster.classes();
     let reaching: BTreeSet<&str> = classes
         .iter()
         .filter(|c| {

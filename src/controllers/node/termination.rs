@@ -57,7 +57,7 @@ pub(super) fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
 fn concerned(ctx: &Context, change: &Change) -> Vec<String> {
     match change {
         Change::Node(name) | Change::Bound(name)
-            if ctx.cluster.node(name).is_some_and(|n| is_ours(&n)) =>
+            if ctx.cluster.managed_node(name).is_some_and(|n| is_leaving(&n)) =>
         {
             vec![name.clone()]
         }
@@ -66,13 +66,15 @@ fn concerned(ctx: &Context, change: &Change) -> Vec<String> {
 }
 
 /// Deleting, and held back by our finalizer.
-fn is_ours(node: &Node) -> bool {
+fn is_leaving(node: &Node) -> bool {
     node.metadata.deletion_timestamp.is_some()
         && node.metadata.finalizers.iter().flatten().any(|f| f == finalizers::TERMINATION)
 }
 
 async fn reconcile(ctx: &Context, evictions: &Evictions, name: &str) -> Outcome {
-    let Some(node) = ctx.cluster.node(name).filter(|n| is_ours(n)) else { return Ok(None) };
+    let Some(node) = ctx.cluster.managed_node(name).filter(|n| is_leaving(n)) else {
+        return Ok(None);
+    };
     let provider_id = node.spec.as_ref().and_then(|s| s.provider_id.clone()).unwrap_or_default();
     let claims = Api::<NodeClaim>::all(ctx.client.clone());
     let claim = ctx.cluster.claim_by_provider_id(&provider_id);

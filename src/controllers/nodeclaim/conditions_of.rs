@@ -38,16 +38,14 @@ fn select(ctx: &Context, change: &Change) -> Vec<String> {
         Change::NodeClaim(name) => vec![name.clone()],
         Change::NodePool(name) => ctx
             .cluster
-            .claims()
+            .claims_of_pool(name)
             .iter()
-            .filter(|c| pool_of(c) == Some(name))
             .filter_map(|c| c.metadata.name.clone())
             .collect(),
         Change::NodeClass(name) => ctx
             .cluster
-            .claims()
+            .claims_of_class(name)
             .iter()
-            .filter(|c| c.spec.node_class_ref.name == *name)
             .filter_map(|c| c.metadata.name.clone())
             .collect(),
         _ => Vec::new(),
@@ -144,7 +142,7 @@ async fn drifted(
     let reason = if is_true(claim, conditions::LAUNCHED) {
         match static_drift(claim, pool) {
             Some(reason) => Some(reason.to_owned()),
-            None => match ctx.cloud.is_drifted(claim).await {
+            None => match is_drifted(ctx, claim, pool).await {
                 Ok(reason) => reason,
                 Err(error) if error.is_not_found() => return Ok(()),
                 Err(error) => return Err(error.into()),
@@ -169,6 +167,16 @@ async fn drifted(
         }
     }
     Ok(())
+}
+
+/// Drift that the provider finds.
+async fn is_drifted(
+    ctx: &Context,
+    claim: &NodeClaim,
+    pool: &NodePool,
+) -> Result<Option<String>, crate::cloud::Error> {
+    let class = ctx.cluster.class_of(&pool.spec.template.spec.node_class_ref);
+    ctx.cloud.is_drifted(claim, pool, class.as_deref()).await
 }
 
 /// Drift that the objects alone show.

@@ -26,7 +26,8 @@ pub(super) async fn run(ctx: &Context, api: &Api<NodeClaim>, claim: &mut NodeCla
             now,
         );
     }
-    match ctx.cloud.create(claim).await {
+    let class = ctx.cluster.class_of(&claim.spec.node_class_ref);
+    match ctx.cloud.create(claim, class.as_deref()).await {
         Ok(created) => {
             merge(claim, created);
             add_overlay_capacity(ctx, claim);

@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use kube::Api;
-use kube::api::ListParams;
 
-use super::super::Outcome;
 use super::super::patch;
+use super::super::{Outcome, read_live};
 use super::Controller;
+use crate::api::finalizers;
 use crate::api::v1::{EC2NodeClass, NodeClaim};
-use crate::api::{finalizers, labels};
 use crate::operator::events::{Event, reference};
 
 impl Controller {
@@ -21,8 +20,8 @@ impl Controller {
         let mut users = self.users(before);
         if users.is_empty() {
             // A claim that the watch does not show yet is a user, too.
-            let live = Api::<NodeClaim>::all(self.ctx.client.clone());
-            users = names(live.list(&ListParams::default()).await?.iter(), before);
+            let live = read_live::list::<NodeClaim>(&self.ctx.client).await?;
+            users = names(live.objects.iter(), before);
         }
         if !users.is_empty() {
             let message = waiting_message(&users);
@@ -51,10 +50,7 @@ impl Controller {
 
 fn names<'a>(claims: impl Iterator<Item = &'a NodeClaim>, class: &EC2NodeClass) -> Vec<String> {
     let class = class.metadata.name.as_deref().unwrap_or_default();
-    let users = claims.filter(|c| {
-        let wanted = &c.spec.node_class_ref;
-        wanted.name == class && matches!(wanted.group.as_str(), "" | labels::AWS_GROUP)
-    });
+    let users = claims.filter(|c| c.is_managed() && c.spec.node_class_ref.name == class);
     let mut names: Vec<String> = users.filter_map(|c| c.metadata.name.clone()).collect();
     names.sort_unstable();
     names

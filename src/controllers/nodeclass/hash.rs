@@ -43,8 +43,8 @@ pub(super) fn start(ctx: &Arc<Context>, aws: &Arc<AwsProvider>, tasks: &mut Join
 /// Claims first, their class last: whatever happens between, nothing is compared across versions.
 async fn reconcile(ctx: &Context, aws: &AwsProvider, name: &str) -> Outcome {
     let api = Api::<EC2NodeClass>::all(ctx.client.clone());
-    let Some(before) = api.get_opt(name).await? else { return Ok(None) };
-    let mut class = before.clone();
+    let Some(before) = ctx.cluster.class(name) else { return Ok(None) };
+    let mut class = (*before).clone();
     let hash = aws.class_hash(&class);
     let marks = class.metadata.annotations.get_or_insert_default();
     let version = annotations::EC2NODECLASS_HASH_VERSION_VALUE;
@@ -66,7 +66,7 @@ type HashFor<'a> = &'a (dyn Fn(&NodeClaim) -> String + Sync);
 async fn take_over(ctx: &Context, class: &str, hash_for: HashFor<'_>) -> Result<(), Error> {
     let api = Api::<NodeClaim>::all(ctx.client.clone());
     let mut failures = Vec::new();
-    for before in api.list(&Default::default()).await? {
+    for before in ctx.cluster.claims_of_class(class) {
         let Some(claim) = restamped(&before, class, hash_for) else { continue };
         if let Err(error) = patch::apply(&api, &before, &claim, Lock::None).await {
             failures.push(error.to_string());

@@ -3,9 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use kube::Api;
-
-use super::super::{Context, Error, Outcome};
+use super::super::{Context, Error, Outcome, read_live};
 use super::{Controller, status_of};
 use crate::api::v1::{EC2NodeClass, NodeClaim};
 use crate::api::{annotations, conditions};
@@ -59,12 +57,19 @@ pub(super) async fn collect(ctx: &Context, aws: &Arc<AwsProvider>) -> Result<(),
     let profiles = &aws.instance_profiles;
     // The list comes first: a profile that is made meanwhile must not look unused.
     let Some(found) = profiles.list(&profiles.cluster_path()).await? else { return Ok(()) };
-    let classes = Api::<EC2NodeClass>::all(ctx.client.clone()).list(&Default::default()).await?;
-    let claims = Api::<NodeClaim>::all(ctx.client.clone()).list(&Default::default()).await?;
-    let mut used: HashSet<String> =
-        classes.into_iter().filter_map(|c| c.status.and_then(|s| s.instance_profile)).collect();
+    let classes = read_live::list::<EC2NodeClass>(&ctx.client).await?;
+    let claims = read_live::list::<NodeClaim>(&ctx.client).await?;
+    // Which profiles an object names that cannot be understood is not known.
+    if !classes.odd.is_empty() || !claims.odd.is_empty() {
+        return Ok(());
+    }
+    let mut used: HashSet<String> = classes
+        .objects
+        .into_iter()
+        .filter_map(|c| c.status.and_then(|s| s.instance_profile))
+        .collect();
     used.extend(
-        claims.into_iter().filter_map(|c| {
+        claims.objects.into_iter().filter_map(|c| {
             c.metadata.annotations?.get(annotations::INSTANCE_PROFILE_NAME).cloned()
         }),
     );

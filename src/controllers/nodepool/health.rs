@@ -1,12 +1,13 @@
 //! Whether the nodes that a NodePool launched lately registered: `NodeRegistrationHealthy`.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use kube::Api;
 use parking_lot::Mutex;
 
-use super::super::patch::{self, Lock};
+use super::super::patch;
 use super::super::{Context, Outcome};
 use crate::api::conditions;
 use crate::api::v1::{NodeClaim, NodePool};
@@ -56,17 +57,13 @@ fn healthy(outcomes: &VecDeque<bool>) -> bool {
     outcomes.iter().filter(|success| !**success).count() < UNHEALTHY
 }
 
-/// The live pool that made a claim.
-async fn owner(api: &Api<NodePool>, claim: &NodeClaim) -> Result<Option<NodePool>, kube::Error> {
+/// The pool that made a claim.
+fn owner(ctx: &Context, claim: &NodeClaim) -> Option<Arc<NodePool>> {
     let owners = claim.metadata.owner_references.iter().flatten();
-    for reference in owners.filter(|o| o.kind == "NodePool") {
-        if let Some(pool) = api.get_opt(&reference.name).await?
-            && pool.metadata.uid.as_ref() == Some(&reference.uid)
-        {
-            return Ok(Some(pool));
-        }
-    }
-    Ok(None)
+    owners.filter(|o| o.kind == "NodePool").find_map(|reference| {
+        let pool = ctx.cluster.pool(&reference.name)?;
+        (pool.metadata.uid.as_ref() == Some(&reference.uid)).then_some(pool)
+    })
 }
 
 /// Notes that a claim's node registered, or that it did not in time.
@@ -76,20 +73,17 @@ pub(in crate::controllers) async fn note(
     success: bool,
 ) -> Outcome {
     let api = Api::<NodePool>::all(ctx.client.clone());
-    // Others write the pool's status too: what lost the race is judged anew.
-    while let Some(before) = owner(&api, claim).await? {
-        let uid = before.metadata.uid.clone().unwrap_or_default();
-        let mut pool = before.clone();
-        if ctx.registration_health.health_with(&uid, success) == success {
-            tell(&mut pool, claim, success, ctx.clock.now());
-        }
-        match patch::apply(&api, &before, &pool, Lock::Optimistic).await {
-            Err(error) if patch::is_conflict(&error) => continue,
-            other => other?,
-        }
-        ctx.registration_health.add(&uid, success);
-        break;
+    let Some(before) = owner(ctx, claim) else { return Ok(None) };
+    let uid = before.metadata.uid.clone().unwrap_or_default();
+    let mut pool = (*before).clone();
+    if ctx.registration_health.health_with(&uid, success) == success {
+        tell(&mut pool, claim, success, ctx.clock.now());
     }
+    // Others write the pool's status too: the condition is laid over theirs.
+    if let Some(written) = patch::merge(&api, &*before, &pool).await? {
+        ctx.cluster.apply_pool(written);
+    }
+    ctx.registration_health.add(&uid, success);
     Ok(None)
 }
 

@@ -50,8 +50,9 @@ impl Watch {
     fn start(&mut self, ctx: &Context) {
         let claims = (view::NODECLAIM.all)(&ctx.cluster).into_iter();
         self.claims = claims.map(|v| (v.name.clone(), v)).collect();
-        let nodes = ctx.cluster.state_nodes().into_iter().filter_map(|n| n.node);
+        let nodes = ctx.cluster.nodes();
         self.nodes = nodes
+            .iter()
             .filter_map(|n| {
                 let created = n.metadata.creation_timestamp.as_ref().map(|t| t.0);
                 let name = n.metadata.name.clone()?;

@@ -96,10 +96,7 @@ pub(super) static NODE: Kind = Kind {
     kind: "Node",
     metrics: &status::NODE_STATUS,
     counted_together: false,
-    all: |state| {
-        let nodes = state.state_nodes().into_iter().filter_map(|n| n.node);
-        nodes.map(|n| of_node(&n)).collect()
-    },
+    all: |state| state.nodes().iter().map(|n| of_node(n)).collect(),
     one: |state, name| state.node(name).map(|n| of_node(&n)),
     of: |change| match change {
         Change::Node(name) => Some(name),

@@ -7,6 +7,7 @@ use kube::api::PostParams;
 use super::super::{Context, Error};
 use super::decisions::Decisions;
 use super::{listed, record};
+use crate::api::finalizers;
 use crate::api::v1::{NodeClaim, NodePool};
 use crate::operator::{logging, metrics};
 use crate::scheduling::resources::{Name, ResourceList};
@@ -72,15 +73,17 @@ pub(in crate::controllers) async fn create_claim(
     planned: &PlannedClaim,
     pool: &str,
 ) -> Result<NodeClaim, Error> {
-    let current = Api::<NodePool>::all(ctx.client.clone())
-        .get(pool)
-        .await
-        .map_err(|error| Error::Other(format!("getting current resource usage, {error}")))?;
+    let current = ctx.cluster.pool(pool).ok_or_else(|| {
+        Error::Other(format!("getting current resource usage, NodePool {pool:?} not found"))
+    })?;
     check_limits(ctx, &current)?;
     let _place = Place::take(ctx, &current)?;
+    let mut claim = planned.to_node_claim();
+    // From the first moment, so that launching needs no write before.
+    claim.metadata.finalizers = Some(vec![finalizers::TERMINATION.to_owned()]);
     let api = Api::<NodeClaim>::all(ctx.client.clone());
-    let created = api.create(&PostParams::default(), &planned.to_node_claim()).await?;
-    ctx.cluster.apply_claim(created.clone());
+    let created = api.create(&PostParams::default(), &claim).await?;
+    ctx.cluster.apply_created(created.clone(), &planned.pods, most(planned));
     Ok(created)
 }
 
@@ -115,15 +118,24 @@ impl Drop for Place<'_> {
     }
 }
 
+/// The most of each resource that the instance may have.
+fn most(planned: &PlannedClaim) -> ResourceList {
+    let mut most = ResourceList::new();
+    for (name, amount) in planned.instance_types.iter().flat_map(|t| t.capacity.iter()) {
+        if most.get(name) < amount {
+            most.set(name.clone(), amount);
+        }
+    }
+    most
+}
+
 /// Refuses a claim for a pool that uses more than its limits already.
 fn check_limits(ctx: &Context, pool: &NodePool) -> Result<(), Error> {
     let Some(limits) = &pool.spec.limits else { return Ok(()) };
-    let name = pool.metadata.name.as_deref();
+    let name = pool.metadata.name.as_deref().unwrap_or_default();
     let mut usage = ResourceList::new();
-    for node in ctx.cluster.state_nodes().iter().filter(|n| !n.deleting()) {
-        if node.node_pool() == name {
-            usage.add(&node.capacity());
-        }
+    for node in ctx.cluster.state_nodes_of(name).iter().filter(|n| !n.deleting()) {
+        usage.add(&node.capacity());
     }
     for (resource, limit) in ResourceList::from_quantities_lossy(Some(limits)).iter() {
         if usage.get(resource) > limit {

@@ -186,7 +186,7 @@ async fn input(ctx: &Context, pool: Arc<NodePool>, name: &str) -> Result<NodePoo
     if !conditions::is_true(status, conditions::READY) {
         return Err(Unusable::NotReady);
     }
-    let mut instance_types = ctx.cloud.instance_types(&pool).await.map_err(Unusable::Unresolved)?;
+    let mut instance_types = ctx.instance_types(&pool).await.map_err(Unusable::Unresolved)?;
     if instance_types.is_empty() {
         return Err(Unusable::NoTypes);
     }

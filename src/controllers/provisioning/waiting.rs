@@ -30,7 +30,7 @@ pub(super) fn pending(ctx: &Context) -> (Vec<Arc<PodInfo>>, LeftAlone) {
     let mut pods = Vec::new();
     let mut ignored = Vec::new();
     let mut told = HashSet::new();
-    for pod in ctx.cluster.provisionable_pods() {
+    for pod in ctx.cluster.waiting_pods() {
         // Pods of one template share what they ask for: one line for all of them.
         if told.insert(Arc::as_ptr(&pod.constraints)) {
             tell_unknown_values(&pod);
@@ -86,7 +86,7 @@ pub(super) fn leaving(ctx: &Context, nodes: &[StateNode]) -> Vec<Arc<PodInfo>> {
         .iter()
         .filter(|n| n.deleting())
         .flat_map(|n| &n.pods)
-        .filter(|p| moves_now(p, &limits, now))
+        .filter(|p| moves_now(p, &limits, now) && !ctx.cluster.is_promised(&p.key))
         .cloned()
         .collect()
 }

@@ -9,7 +9,6 @@ use jiff::Timestamp;
 use kube::Api;
 
 use super::super::{Context, Error, Outcome, patch};
-use crate::api::labels;
 use crate::api::v1::NodeClaim;
 use crate::disruption::candidate::eviction_cost;
 use crate::operator::logging;
@@ -35,9 +34,9 @@ pub(super) async fn reconcile(ctx: Arc<Context>, name: String) -> Outcome {
     );
     let nodes: Vec<StateNode> = ctx
         .cluster
-        .state_nodes()
+        .state_nodes_of(&name)
         .into_iter()
-        .filter(|n| !n.deleting() && of_pool(n, &name))
+        .filter(|n| !n.deleting() && n.managed())
         .collect();
     let chosen = least_missed(&nodes, ctx.clock.now());
     let chosen = chosen.into_iter().take(usize::try_from(surplus).unwrap_or(0));
@@ -49,11 +48,6 @@ pub(super) async fn reconcile(ctx: Arc<Context>, name: String) -> Outcome {
         return Ok(Some(PERIOD));
     }
     Err(Error::Other(format!("failed to deprovision nodeclaims, {}", errors.join("; "))))
-}
-
-fn of_pool(node: &StateNode, pool: &str) -> bool {
-    let labels = node.node_claim.as_ref().and_then(|c| c.metadata.labels.as_ref());
-    labels.and_then(|l| l.get(labels::NODEPOOL)).is_some_and(|name| name == pool)
 }
 
 async fn delete(ctx: &Context, claim: String) -> Result<(), kube::Error> {
@@ -130,17 +124,19 @@ fn least_missed(nodes: &[StateNode], now: Timestamp) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scheduling::node::NodeView;
     use crate::scheduling::pod::{Owners, PodInfo};
     use serde_json::json;
 
     fn node(name: &str, id: Option<&str>, pods: Vec<PodInfo>) -> StateNode {
         let claim = json!({"metadata": {"name": name}, "spec": {},
             "status": {"providerID": id}});
-        StateNode {
+        let view = NodeView {
             node_claim: Some(Arc::new(serde_json::from_value(claim).unwrap())),
             pods: pods.into_iter().map(Arc::new).collect(),
-            ..StateNode::default()
-        }
+            ..NodeView::default()
+        };
+        view.into()
     }
 
     #[test]

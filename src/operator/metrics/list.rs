@@ -31,6 +31,9 @@ metrics! {
     /// Version and commit of this build.
     BUILD_INFO: GaugeVec = gauge("karpenter_build_info", "A metric with a constant '1' value labeled by version, goversion, goarch and commit.", &["version", "goversion", "goarch", "commit"]);
 
+    /// Objects that cannot be understood.
+    UNREADABLE_OBJECTS: GaugeVec = gauge("karpenter_cluster_state_unreadable_objects", "Objects that cannot be read and are left out of all decisions, by resource.", &["resource"]);
+
     // NodeClaims.
     /// NodeClaims created.
     NODECLAIMS_CREATED: CounterVec = counter("karpenter_nodeclaims_created_total", "NodeClaims created, by why and for which NodePool.", &["reason", "nodepool", "min_values_relaxed"]);

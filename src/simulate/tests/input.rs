@@ -34,7 +34,7 @@ fn with(place: &str, value: Value) -> Value {
 fn what_is_wrong_is_told_with_its_place() {
     let claim = |name: &str| {
         json!({"metadata": {"name": name}, "spec": {"requirements": [],
-            "nodeClassRef": {"group": "g", "kind": "k", "name": "n"}}})
+            "nodeClassRef": {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "n"}}})
     };
     let near = |term: Value| json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}});
     let spread = |fields: Value| {

@@ -61,7 +61,7 @@ fn initialized_nodes_come_first_then_names_count() {
     starting["node"]["metadata"]["labels"] =
         json!({"karpenter.sh/nodepool": "default", "karpenter.sh/registered": "true"});
     starting["nodeClaim"] = json!({"metadata": {"name": "c"}, "spec": {"requirements": [],
-        "nodeClassRef": {"group": "g", "kind": "k", "name": "n"}}});
+        "nodeClassRef": {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "n"}}});
     document["nodes"] = json!([node("z", one(), json!([])), starting, node("a", one(), json!([]))]);
     let expected = json!([{"name": "a", "pods": ["n/large"]}, {"name": "b", "pods": ["n/small"]},
         {"name": "z", "pods": ["n/middle"]}]);

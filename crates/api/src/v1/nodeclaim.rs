@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::duration::NillableDuration;
-use crate::schema;
+use crate::{labels, schema};
 
 /// What a node must be.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -68,6 +68,25 @@ pub struct NodeClassReference {
     /// Name of the node class.
     #[serde(default)]
     pub name: String,
+}
+
+impl NodeClassReference {
+    /// True when the class is this provider's. EKS Auto Mode and other providers keep their objects
+    /// in the same kinds, and these are theirs alone. A reference without group or kind, as v1beta1
+    /// allowed, can only mean ours.
+    #[must_use]
+    pub fn is_managed(&self) -> bool {
+        matches!(self.group.as_str(), "" | labels::AWS_GROUP)
+            && matches!(self.kind.as_str(), "" | "EC2NodeClass")
+    }
+}
+
+impl NodeClaim {
+    /// True when the NodeClaim is this provider's, by its class.
+    #[must_use]
+    pub fn is_managed(&self) -> bool {
+        self.spec.node_class_ref.is_managed()
+    }
 }
 
 /// What the pods of a NodeClaim need.

@@ -48,6 +48,14 @@ pub struct NodePoolSpec {
     pub weight: Option<i32>,
 }
 
+impl NodePool {
+    /// True when the NodePool is this provider's, by its class.
+    #[must_use]
+    pub fn is_managed(&self) -> bool {
+        self.spec.template.spec.node_class_ref.is_managed()
+    }
+}
+
 /// When and how fast nodes may be disrupted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::api::labels;
 use crate::scheduling::instance_type::{InstanceType, Offering, Overhead};
-use crate::scheduling::node::StateNode;
+use crate::scheduling::node::{NodeView, StateNode};
 use crate::scheduling::pod::PodInfo;
 use crate::scheduling::requirements::Requirement;
 use crate::scheduling::resources::Name;
@@ -68,7 +68,7 @@ fn node(name: &str, kind: &str, cpu: &str, conditions: &[&str], pods: &[&str]) -
         })
         .collect();
     let id = format!("aws:///a/{name}");
-    StateNode {
+    let view = NodeView {
         node: Some(Arc::new(
             serde_json::from_value(json!({"metadata": {"name": name, "labels": labels},
                 "spec": {"providerID": id}, "status": {"capacity": amounts, "allocatable": amounts,
@@ -81,8 +81,9 @@ fn node(name: &str, kind: &str, cpu: &str, conditions: &[&str], pods: &[&str]) -
             .unwrap(),
         )),
         pods: pods.iter().enumerate().map(|(i, cpu)| pod(&format!("{name}-{i}"), cpu)).collect(),
-        ..StateNode::default()
-    }
+        ..NodeView::default()
+    };
+    view.into()
 }
 
 fn snapshot(disruption: Value, nodes: Vec<StateNode>) -> Snapshot {

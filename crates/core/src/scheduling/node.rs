@@ -1,7 +1,8 @@
 //! Nodes as the solver sees them: a Node, a NodeClaim, or both with one provider id.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Taint};
@@ -18,9 +19,44 @@ pub fn is_ready(node: &Node) -> bool {
     list.iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
-/// One node of the cluster state.
+/// One node of the cluster state, shared by everybody who looks at it: a copy costs a reference count.
 #[derive(Clone, Debug, Default)]
-pub struct StateNode {
+pub struct StateNode(Arc<NodeView>);
+
+impl Deref for StateNode {
+    type Target = NodeView;
+
+    fn deref(&self) -> &NodeView {
+        &self.0
+    }
+}
+
+impl From<NodeView> for StateNode {
+    fn from(view: NodeView) -> Self {
+        Self(Arc::new(view))
+    }
+}
+
+impl DerefMut for StateNode {
+    /// The node, to be changed; others that share it keep it as it is.
+    fn deref_mut(&mut self) -> &mut NodeView {
+        let view = Arc::make_mut(&mut self.0);
+        view.free = OnceLock::new();
+        view
+    }
+}
+
+impl StateNode {
+    /// True when both are the same view, and not only equal.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+/// What is known of one node.
+#[derive(Clone, Debug, Default)]
+pub struct NodeView {
     /// The Node, once it has joined.
     pub node: Option<Arc<Node>>,
     /// The NodeClaim, for nodes that Karpenter manages.
@@ -40,9 +76,13 @@ pub struct StateNode {
     pub closed: bool,
     /// Volumes of the bound pods: CSI driver and `namespace/claim`.
     pub attached: Vec<(Arc<str>, Arc<str>)>,
+    /// What the instance may have at most, until the NodeClaim's status says what it has.
+    pub expected: Option<Arc<ResourceList>>,
+    /// What [`NodeView::available`] added up.
+    pub free: OnceLock<ResourceList>,
 }
 
-impl StateNode {
+impl NodeView {
     /// The Node's name once there is one and it counts, else the NodeClaim's.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -171,13 +211,17 @@ impl StateNode {
         list
     }
 
-    /// All that the node has; the NodeClaim fills in what the Node does not tell yet.
+    /// All that the node has; the NodeClaim fills in what the Node does not tell yet. While there is
+    /// no instance, the most that may come counts, where it is known: limits hold meanwhile.
     #[must_use]
     pub fn capacity(&self) -> ResourceList {
         let mut list = self.amounts(
             |n| n.status.as_ref().and_then(|s| s.capacity.as_ref()),
             |c| c.status.as_ref().and_then(|s| s.capacity.as_ref()),
         );
+        if let Some(expected) = self.expected.as_deref().filter(|_| self.unlaunched()) {
+            list = expected.clone();
+        }
         list.set(Name::from("nodes"), 1);
         list
     }
@@ -211,14 +255,22 @@ impl StateNode {
         list
     }
 
-    /// What is free: allocatable less the requests of all bound pods.
+    /// What is free: allocatable less the requests of all bound pods. Added up once, then kept.
     #[must_use]
-    pub fn available(&self) -> ResourceList {
-        let mut left = self.allocatable();
-        for pod in self.pods.iter().filter(|p| !p.terminal) {
-            left.sub(&pod.requests);
-        }
-        left
+    pub fn available(&self) -> &ResourceList {
+        self.free.get_or_init(|| {
+            let mut left = self.allocatable();
+            for pod in self.pods.iter().filter(|p| !p.terminal) {
+                left.sub(&pod.requests);
+            }
+            left
+        })
+    }
+
+    /// A NodeClaim that has no instance yet.
+    #[must_use]
+    pub fn unlaunched(&self) -> bool {
+        self.node.is_none() && self.node_claim.is_some() && self.provider_id().is_none()
     }
 
     /// Blocks voluntary disruption by annotation.

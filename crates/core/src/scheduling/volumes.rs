@@ -7,7 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
 
-use super::node::StateNode;
+use super::node::NodeView;
 use super::pod::PodInfo;
 use super::requirements::{Requirement, Requirements};
 use crate::api::labels;
@@ -243,7 +243,7 @@ impl VolumeObjects {
     }
 
     /// Notes on a node how many volumes it takes, and which it has.
-    pub fn fill_in(&self, node: &mut StateNode) {
+    pub fn fill_in(&self, node: &mut NodeView) {
         let name = node.node.as_ref().and_then(|n| n.metadata.name.as_deref());
         if let Some(limits) = name.and_then(|name| self.limits(name)) {
             node.volume_limits.clone_from(limits);

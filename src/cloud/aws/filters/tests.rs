@@ -48,7 +48,7 @@ fn plain(name: &str, spot: f64, on_demand: f64) -> Arc<InstanceType> {
 
 fn claim(requirements: serde_json::Value) -> NodeClaim {
     let spec = serde_json::json!({
-        "nodeClassRef": {"group": "g", "kind": "k", "name": "n"},
+        "nodeClassRef": {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "n"},
         "requirements": requirements,
     });
     NodeClaim::new("c", serde_json::from_value(spec).unwrap())

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kube::Resource as _;
 use kube::api::ListParams;
 
 use super::fleet::{self, Ask, Content, Market};
@@ -19,6 +20,7 @@ use crate::cloud::aws::placementgroup::PlacementGroup;
 use crate::cloud::aws::subnet::Chosen;
 use crate::cloud::aws::tags;
 use crate::cloud::{Detail, Error};
+use crate::operator::readable::Readable;
 use crate::scheduling::instance_type::InstanceType;
 use crate::scheduling::requirements::{Requirement, Requirements};
 
@@ -320,9 +322,13 @@ impl Provider {
             .list(&ListParams::default())
             .await
             .map_err(|e| Error::Other(format!("listing nodeclaims, {e}")))?;
-        let claimed = |claim: NodeClaim| Claimed {
-            short: identity::short(&claim.metadata.uid.unwrap_or_default()),
-            provider_id: claim.status.and_then(|s| s.provider_id),
+        let claimed = |claim: Readable<NodeClaim>| {
+            let short = identity::short(claim.meta().uid.as_deref().unwrap_or_default());
+            let provider_id = match claim {
+                Readable::Object(claim) => claim.status.and_then(|s| s.provider_id),
+                Readable::Odd(odd) => odd.raw["status"]["providerID"].as_str().map(str::to_owned),
+            };
+            Claimed { short, provider_id }
         };
         Ok(list.into_iter().map(claimed).collect())
     }

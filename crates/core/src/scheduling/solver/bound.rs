@@ -141,7 +141,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::scheduling::node::StateNode;
+    use crate::scheduling::node::NodeView;
     use crate::scheduling::resources::Name;
 
     fn on_node(name: &str, phase: &str, more: &serde_json::Value) -> Arc<PodInfo> {
@@ -174,7 +174,10 @@ mod tests {
             on_node("leaves", "Running", &json!({"deletionTimestamp": "2026-01-01T00:00:00Z"})),
         ];
         let snapshot = Snapshot {
-            nodes: vec![StateNode::default(), StateNode { pods, ..StateNode::default() }],
+            nodes: vec![
+                NodeView::default().into(),
+                NodeView { pods, ..NodeView::default() }.into(),
+            ],
             pods: vec![moves],
             ..Snapshot::default()
         };

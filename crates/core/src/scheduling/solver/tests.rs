@@ -6,7 +6,7 @@ use super::*;
 use crate::api::labels;
 use crate::api::v1::{NodePool, Operator};
 use crate::scheduling::instance_type::{InstanceType, Offering, Overhead};
-use crate::scheduling::node::StateNode;
+use crate::scheduling::node::{NodeView, StateNode};
 use crate::scheduling::pod::PodInfo;
 use crate::scheduling::requirements::Requirement;
 use crate::scheduling::resources::{Name, ResourceList};
@@ -138,7 +138,7 @@ fn existing_nodes_are_used_before_new_ones() {
         vec![pool("p", json!({}))],
         vec![pod("a", "3", json!({})), pod("b", "3", json!({}))],
     );
-    input.nodes = vec![StateNode { node: Some(Arc::new(node)), ..StateNode::default() }];
+    input.nodes = vec![NodeView { node: Some(Arc::new(node)), ..NodeView::default() }.into()];
     let results = solve(&input);
     assert_eq!(results.existing.len(), 1);
     assert_eq!(results.new_claims.len(), 1);
@@ -252,7 +252,7 @@ fn pods_that_must_share_a_host_start_on_one_with_room_for_all() {
             "topologyKey": "kubernetes.io/hostname", "labelSelector": {}}]}}});
     let pods = (0..3).map(|i| pod(&format!("p{i}"), "1", near.clone())).collect();
     let mut input = snapshot(vec![pool("p", json!({}))], pods);
-    input.nodes = vec![StateNode { node: Some(Arc::new(node)), ..StateNode::default() }];
+    input.nodes = vec![NodeView { node: Some(Arc::new(node)), ..NodeView::default() }.into()];
     let results = solve(&input);
     // Upstream puts the first on the node that is there, and leaves the others.
     assert_eq!(results.errors.len(), 0);

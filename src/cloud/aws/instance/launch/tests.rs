@@ -146,7 +146,7 @@ async fn a_used_token_leads_to_the_instance_that_it_launched() {
     world.stub.fail("CreateFleet", 400, "IdempotentParameterMismatch", "used");
     world.stub.answer("DescribeInstances", &described("i-earlier", NODECLAIM, "claim-1"));
     let uid_and_name = json!({"metadata": {"name": "claim-1", "uid": "uid-1"},
-        "spec": {"nodeClassRef": {"group": "g", "kind": "k", "name": "n"}, "requirements": []}});
+        "spec": {"nodeClassRef": {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "n"}, "requirements": []}});
     world.stub.claims.lock().push(uid_and_name);
     assert_eq!(launch(&world).await.unwrap().id, "i-earlier");
     assert_eq!(tokens(&world).len(), 1);

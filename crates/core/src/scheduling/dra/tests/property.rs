@@ -253,10 +253,11 @@ proptest! {
         let pods: Vec<_> = (0..claims.len()).map(pod).collect();
         let node: k8s_openapi::api::core::v1::Node =
             read(json!({"metadata": {"name": "node"}}));
-        let state = crate::scheduling::node::StateNode {
+        let view = crate::scheduling::node::NodeView {
             node: Some(Arc::new(node)),
             ..Default::default()
         };
+        let state = view.into();
         let inventory = Inventory::new(&objects, &pods, &[state], []);
         let mut ledger = Ledger::new(Arc::new(inventory));
         let site = NodeSite { node: 0, name: "node", labels: Requirements::new(), set: 0 };

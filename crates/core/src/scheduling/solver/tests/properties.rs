@@ -78,7 +78,8 @@ pub(super) fn input(sketches: &[Sketch], nodes: usize) -> Snapshot {
             "metadata": {"name": name, "labels": {labels::HOSTNAME: name, labels::ZONE: zone}},
             "status": {"allocatable": {"cpu": "3", "memory": "4Gi", "pods": "5"}}}))
         .unwrap();
-        snapshot.nodes.push(StateNode { node: Some(Arc::new(node)), ..StateNode::default() });
+        let view = NodeView { node: Some(Arc::new(node)), ..NodeView::default() };
+        snapshot.nodes.push(view.into());
     }
     snapshot
 }

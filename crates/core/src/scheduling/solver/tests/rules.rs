@@ -125,7 +125,7 @@ fn a_batch_makes_no_more_nodes_than_the_limit_leaves() {
     let node = |name: &str| {
         let node = serde_json::from_value(json!({
             "metadata": {"name": name, "labels": {labels::NODEPOOL: "p"}}}));
-        StateNode { node: Some(Arc::new(node.unwrap())), ..StateNode::default() }
+        StateNode::from(NodeView { node: Some(Arc::new(node.unwrap())), ..NodeView::default() })
     };
     input.nodes = vec![node("n1"), node("n2"), node("n3"), node("n4")];
     assert!(solve(&input).new_claims.is_empty());
@@ -235,7 +235,8 @@ fn a_node_that_waits_for_its_daemons_counts_as_having_them() {
     let near = beside("podAffinity", labels::HOSTNAME, json!({"ds": "cni"}));
     let mut input = snapshot(vec![pool("p", json!({}))], small_pods(2, "1", &near));
     input.daemonset_pods = vec![daemon("cni", json!({}))];
-    input.nodes = vec![StateNode { node: Some(Arc::new(node)), ..StateNode::default() }];
+    input.nodes =
+        vec![StateNode::from(NodeView { node: Some(Arc::new(node)), ..NodeView::default() })];
     let results = solve(&input);
     assert_eq!((results.existing.len(), results.new_claims.len()), (1, 0));
 }
@@ -271,8 +272,10 @@ fn a_claim_whose_node_is_gone_is_no_room_but_counts_for_limits() {
     let with = |registered: &str, limit: &str| {
         let limited = pool("p", json!({"limits": {"nodes": limit}}));
         let mut input = snapshot(vec![limited], small_pods(1, "1", &json!({})));
-        let ghost =
-            StateNode { node_claim: Some(Arc::new(claim(registered))), ..StateNode::default() };
+        let ghost = StateNode::from(NodeView {
+            node_claim: Some(Arc::new(claim(registered))),
+            ..NodeView::default()
+        });
         input.nodes = vec![ghost];
         let results = solve(&input);
         (results.existing.len(), results.new_claims.len(), results.errors.len())
@@ -293,7 +296,10 @@ fn a_claim_that_has_no_instance_yet_counts_as_its_largest_type() {
     let mut input =
         snapshot(vec![pool("p", json!({"limits": {"cpu": "7"}}))], small_pods(1, "3", &json!({})));
     assert_eq!(solve(&input).new_claims.len(), 1);
-    input.nodes = vec![StateNode { node_claim: Some(Arc::new(claim)), ..StateNode::default() }];
+    input.nodes = vec![StateNode::from(NodeView {
+        node_claim: Some(Arc::new(claim)),
+        ..NodeView::default()
+    })];
     assert!(solve(&input).new_claims.is_empty());
 }
 
@@ -316,11 +322,11 @@ fn a_terminating_pod_keeps_others_away_until_it_is_gone() {
         .unwrap();
         let ending = value("old", old, json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}));
         let mut input = snapshot(vec![pool("p", json!({}))], vec![value("new", new, json!({}))]);
-        input.nodes = vec![StateNode {
+        input.nodes = vec![StateNode::from(NodeView {
             node: Some(Arc::new(node)),
             pods: vec![ending],
-            ..StateNode::default()
-        }];
+            ..NodeView::default()
+        })];
         solve(&input).existing.len()
     };
     assert_eq!(placed(&json!({}), &json!({})), 1);
@@ -353,11 +359,11 @@ fn topology_rules_that_exclude_each_other_are_both_named_with_their_counts() {
         .unwrap();
         let there = json!({"metadata": {"name": name, "namespace": "n", "labels": {"app": app}},
             "spec": {"containers": [{"name": "c"}], "nodeName": name}, "status": {"phase": "Running"}});
-        StateNode {
+        StateNode::from(NodeView {
             node: Some(Arc::new(node)),
             pods: vec![Arc::new(PodInfo::from_pod(&serde_json::from_value(there).unwrap()))],
-            ..StateNode::default()
-        }
+            ..NodeView::default()
+        })
     };
     let mut spec = beside("podAffinity", labels::ZONE, json!({"app": "x"}));
     spec["affinity"]["podAntiAffinity"] =

@@ -146,11 +146,8 @@ fn bound_pods_count() {
         .unwrap();
         let mut bound = PodInfo::clone(&labelled("old", "a", json!({})));
         bound.node_name = Some(name.into());
-        StateNode {
-            node: Some(Arc::new(node)),
-            pods: vec![Arc::new(bound)],
-            ..StateNode::default()
-        }
+        let pods = vec![Arc::new(bound)];
+        NodeView { node: Some(Arc::new(node)), pods, ..NodeView::default() }.into()
     };
     let pods = many(1, "a", &spread(labels::ZONE, "a", json!({})));
     let mut input = snapshot(vec![pool("p", json!({}))], pods);

@@ -37,12 +37,12 @@ fn cluster(waiting: &[Sketch], bound: &[(Sketch, usize, u8)], nodes: usize) -> S
         });
         let pods = here.collect();
         let closed = at % 4 == 3;
-        snapshot.nodes.push(StateNode {
+        snapshot.nodes.push(StateNode::from(NodeView {
             node: Some(Arc::new(node)),
             pods,
             closed,
-            ..StateNode::default()
-        });
+            ..NodeView::default()
+        }));
     }
     let daemon = json!({"metadata": {"name": "d", "namespace": "n", "labels": {"app": "1"}},
         "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "200m"}}}]}});
