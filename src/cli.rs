@@ -10,6 +10,7 @@ mod convert;
 mod crds;
 mod instance_types;
 mod manifests;
+mod object;
 mod render;
 mod simulate;
 mod validate;

@@ -14,4 +14,4 @@ pub mod operator;
 pub mod simulate;
 
 pub use karpenter_api as api;
-pub use karpenter_core::{disruption, scheduling};
+pub use karpenter_core::{assemble, disruption, scheduling};

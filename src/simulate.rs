@@ -21,6 +21,8 @@ pub mod scenario;
 mod table;
 mod types;
 
+use crate::api::yaml;
+
 pub use build::World;
 pub use scenario::Scenario;
 
@@ -86,7 +88,7 @@ pub fn load(mut reader: impl Read) -> Result<Scenario, ScenarioError> {
         Ok(())
     });
     match (outcome, parsed) {
-        (Ok(_), Err(error)) => Err(ScenarioError::new("", error)),
+        (Ok(_), Err(error)) => Err(ScenarioError::new("", yaml::explain(&error))),
         (outcome, _) => outcome,
     }
 }

@@ -11,6 +11,11 @@ use crate::operator::settings::{self, Settings, SettingsError};
 /// Stack of worker threads: the solver recurses, async state is large in debug builds.
 const STACK: usize = 8 << 20;
 
+/// Names of the environment's variables.
+fn variables() -> impl Iterator<Item = String> {
+    std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())
+}
+
 /// Runs the controller until it is told to stop; the exit code says how it went.
 pub fn run(args: &[String]) -> ExitCode {
     if args.iter().any(|a| matches!(a.as_str(), "-h" | "--help" | "-help")) {
@@ -33,6 +38,9 @@ pub fn run(args: &[String]) -> ExitCode {
         return ExitCode::from(2);
     }
     logging::report_panics();
+    for text in settings.unknown.iter().chain(&settings::unknown_variables(variables())) {
+        tracing::warn!("{text}");
+    }
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK).build();

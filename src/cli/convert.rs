@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::manifests::{self, Manifest};
 use super::validate;
 use crate::api::admission::Admission;
+use crate::api::checks::identity;
 use crate::api::conversion;
 
 mod changes;
@@ -44,8 +45,8 @@ impl Version {
     }
 }
 
-/// Converts; documents of other kinds and versions go through as they stand. What changed is told
-/// on standard error.
+/// Converts; documents of other kinds go through as they stand. What changed is reported on standard
+/// error, and so is what cannot be converted: kinds and versions of ours that this release does not know.
 ///
 /// Exit code 1 when something that came out would not be accepted, 2 when some input cannot be
 /// used; then nothing is written.
@@ -74,6 +75,13 @@ fn convert_all(args: &Args) -> anyhow::Result<bool> {
             let mut changed = false;
             for object in manifests::objects_mut(&mut document.value) {
                 let label = format!("{name}: {}", manifests::name_of(object));
+                if let Some(finding) = identity::check(object) {
+                    report.push_str(&format!(
+                        "{label}: not converted\n  needs your hand: {finding}\n"
+                    ));
+                    fine = false;
+                    continue;
+                }
                 let Some((converted, problems)) = convert(object, args.to, &pools)
                     .map_err(|error| anyhow::anyhow!("{label}: {error}"))?
                 else {
@@ -180,7 +188,8 @@ fn convert(
         problems.extend(admitted.findings.iter().map(ToString::to_string));
     }
     if to == Version::V1 {
-        problems.extend(validate::of_controllers(&converted).iter().map(ToString::to_string));
+        let found = validate::of_controllers(&converted);
+        problems.extend(found.iter().filter(|f| f.is_error()).map(ToString::to_string));
     }
     problems.dedup();
     Ok(Some((converted, problems)))
@@ -245,5 +254,16 @@ mod tests {
                 "securityGroupSelectorTerms": [{"id": "sg-1"}]}});
         let (_, problems) = convert(&class, Version::V1, &BTreeMap::new()).unwrap().unwrap();
         assert!(problems[0].starts_with("spec.amiSelectorTerms[0]: "), "{problems:?}");
+    }
+
+    #[test]
+    fn kinds_that_nothing_converts_are_reported() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("old.yaml");
+        let old = "apiVersion: karpenter.sh/v1alpha5\nkind: Provisioner\nmetadata: {name: x}\n";
+        std::fs::write(&path, old).unwrap();
+        let args = Args { files: vec![path.clone()], to: Version::V1, in_place: true };
+        assert!(!convert_all(&args).unwrap());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), old);
     }
 }

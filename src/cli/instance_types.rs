@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
+use super::object::object;
 use crate::api::labels;
 use crate::api::v1::{EC2NodeClass, EC2NodeClassStatus, NodePool, Subnet};
 use crate::clock::Clock;
@@ -87,6 +88,9 @@ async fn collect(args: &Args) -> Result<Vec<Arc<InstanceType>>, Problem> {
     let provider =
         if args.aws_instance_types.is_some() { offline(args)? } else { live(args).await? };
     let class = with_zones(class.unwrap_or_else(default_class), &provider.zones());
+    let marks = pool.as_ref().and_then(|p| p.metadata.annotations.as_ref());
+    let class =
+        class.with_kubelet_of(marks).map_err(|e| Problem::Input(format!("NodePool: {e}")))?;
     let types = provider.list(&class).map_err(|e| Problem::Input(e.to_string()))?;
     let allowed = |t: &&Arc<InstanceType>| {
         wanted.as_ref().is_none_or(|w| {
@@ -124,17 +128,15 @@ fn with_zones(mut class: EC2NodeClass, zones: &BTreeSet<String>) -> EC2NodeClass
     class
 }
 
+/// The object of a file, if one is named; what the API server would refuse in it is said aside.
 fn read<T: DeserializeOwned>(path: Option<&Path>, kind: &str) -> Result<Option<T>, Problem> {
     let Some(path) = path else { return Ok(None) };
-    let text = read_text(path)?;
-    let problem = |error: String| Problem::Input(format!("{}: {error}", path.display()));
-    // JSON is YAML, too.
-    let value: serde_json::Value = serde_saphyr::from_str(&text)
-        .map_err(|e| problem(format!("{e}; expected one {kind} as YAML or JSON")))?;
-    if value["kind"] != kind {
-        return Err(problem(format!("kind: {}, expected {kind:?}", value["kind"])));
+    let mut notes = Vec::new();
+    let found = object(path, kind, &mut notes).map_err(|e| Problem::Input(e.to_string()))?;
+    for note in notes {
+        eprintln!("note: {note}");
     }
-    serde_path_to_error::deserialize(value).map(Some).map_err(|e| problem(e.to_string()))
+    Ok(Some(found))
 }
 
 fn read_text(path: &Path) -> Result<String, Problem> {

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::api::yaml;
+
 /// The name under which standard input is spoken of.
 const STDIN: &str = "-";
 
@@ -97,10 +99,15 @@ fn parse(text: &str) -> Result<Vec<Document>, (usize, String)> {
     split(text)
         .into_iter()
         .enumerate()
-        .map(|(i, text)| match serde_saphyr::from_str::<Value>(&text) {
-            Ok(value) => Ok(Document { text, value }),
-            Err(_) if is_blank(&text) => Ok(Document { text, value: Value::Null }),
-            Err(error) => Err((i + 1, error.to_string().trim_end().to_owned())),
+        .map(|(i, (line, text))| {
+            if is_blank(&text) {
+                return Ok(Document { text, value: Value::Null });
+            }
+            // Empty lines in front, so that errors name the line of the file.
+            match yaml::read::<Value>(&format!("{}{text}", "\n".repeat(line))) {
+                Ok(value) => Ok(Document { text, value }),
+                Err(error) => Err((i + 1, error)),
+            }
         })
         .collect()
 }
@@ -109,26 +116,25 @@ fn is_blank(text: &str) -> bool {
     text.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#'))
 }
 
-/// Cuts a stream at the lines that separate documents.
-fn split(text: &str) -> Vec<String> {
-    let mut documents = vec![String::new()];
-    for line in text.split_inclusive('\n') {
+/// Cuts a stream at the lines that separate documents; each comes with the number of lines before it.
+fn split(text: &str) -> Vec<(usize, String)> {
+    let mut documents = vec![(0, String::new())];
+    for (at, line) in text.split_inclusive('\n').enumerate() {
         let mark = line.trim_end();
         let rest = mark.strip_prefix("---").filter(|r| r.is_empty() || r.starts_with(' '));
         match (rest, documents.last_mut()) {
             (Some(rest), Some(last)) => {
                 // What comes before the first mark is a document only if it says something.
-                if documents_start(last) {
-                    last.clear();
+                if documents_start(&last.1) {
+                    *last = (at + 1, String::new());
                 } else {
-                    documents.push(String::new());
+                    documents.push((at + 1, String::new()));
                 }
                 if let (Some(last), false) = (documents.last_mut(), rest.trim().is_empty()) {
-                    last.push_str(rest.trim_start());
-                    last.push('\n');
+                    *last = (at, format!("{}\n", rest.trim_start()));
                 }
             }
-            (None, Some(last)) if mark != "..." => last.push_str(line),
+            (None, Some(last)) if mark != "..." => last.1.push_str(line),
             _ => {}
         }
     }
@@ -191,6 +197,13 @@ mod tests {
         assert_eq!(parse("---\na: 1\n").unwrap().len(), 1);
         assert_eq!(parse(r#"{"kind": "List", "items": [1, 2]}"#).unwrap().len(), 1);
         assert_eq!(parse("a: 1\n---\nb: [\n").err().unwrap().0, 2);
+    }
+
+    #[test]
+    fn a_key_that_is_there_twice_is_named_with_its_line_in_the_file() {
+        let (document, text) = parse("a: 1\n---\nb: 1\nc: 2\nb: 3\n").err().unwrap();
+        assert_eq!(document, 2);
+        assert_eq!(text, "line 5, column 1: the key \"b\" is there twice, expected it once");
     }
 
     #[test]

@@ -103,7 +103,7 @@ pub fn run(args: &Args) -> ExitCode {
 
 fn decide(args: &Args) -> Result<(), Failure> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let scenario = match &args.scenario {
+    let mut scenario = match &args.scenario {
         Some(path) => {
             let mut scenario = load_file(path)?;
             if let (Some(answer), None) = (&args.aws_instance_types, &scenario.instance_types) {
@@ -114,11 +114,12 @@ fn decide(args: &Args) -> Result<(), Failure> {
         }
         None => from_cluster(args)?,
     };
-    let world = World::new(scenario)?;
+    let now = *scenario.options.now.get_or_insert_with(|| Clock::system().now());
     if args.disrupt {
-        let now = world.now.unwrap_or_else(|| Clock::system().now());
+        let world = World::for_disruption(scenario)?;
         return print(args.output, &disrupt::disrupt(world, now));
     }
+    let world = World::new(scenario)?;
     let start = Instant::now();
     let results = scheduling::solve(&world.snapshot);
     let seconds = start.elapsed().as_secs_f64();

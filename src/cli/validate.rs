@@ -8,12 +8,10 @@ use serde_json::Value;
 
 use super::manifests;
 use crate::api::admission::Admission;
-use crate::api::v1::EC2NodeClass;
-use crate::api::validation::{self, Finding};
-use crate::api::{conversion, labels};
-use crate::cloud::aws::ami::AmiFamily;
-use crate::cloud::aws::instancetype::expressions;
-use crate::cloud::aws::{kubelet, userdata};
+use crate::api::checks::{self, Finding, identity};
+use crate::api::conversion;
+use crate::api::v1::{EC2NodeClass, NodePool};
+use crate::cloud::aws::{nodeclass, offered};
 
 /// What to check.
 #[derive(Debug, clap::Args)]
@@ -23,15 +21,15 @@ pub struct Args {
     pub files: Vec<PathBuf>,
 }
 
-/// Prints one line a finding. Exit code 0 when there is none, 1 when there are some, 2 when some
-/// input cannot be used.
+/// Prints one line per finding. Exit code 0 when there is none but warnings, 1 when there are some,
+/// 2 when some input cannot be used.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
     let files = match manifests::expand(&args.files) {
         Ok(files) => files,
         Err(error) => return unusable(&error),
     };
-    let (mut objects, mut others, mut findings) = (0, 0, 0);
+    let (mut objects, mut others, mut findings, mut warnings) = (0, 0, 0, 0);
     let mut code = ExitCode::SUCCESS;
     for file in files {
         let manifest = match manifests::read(&file) {
@@ -47,16 +45,22 @@ pub fn run(args: &Args) -> ExitCode {
                 continue;
             };
             objects += 1;
-            findings += found.len();
             for finding in found {
+                let (count, mark) = if finding.is_error() {
+                    (&mut findings, "")
+                } else {
+                    (&mut warnings, "warning: ")
+                };
+                *count += 1;
                 // One line each: values that are cited may have several.
                 let text = finding.to_string().replace('\n', " ");
-                println!("{}: {}: {text}", manifest.name, manifests::name_of(object));
+                println!("{}: {}: {mark}{text}", manifest.name, manifests::name_of(object));
             }
         }
     }
     let skipped = if others > 0 { format!(", {others} others skipped") } else { String::new() };
-    eprintln!("{objects} objects checked{skipped}, {findings} findings");
+    let warned = if warnings > 0 { format!(", {warnings} warnings") } else { String::new() };
+    eprintln!("{objects} objects checked{skipped}, {findings} findings{warned}");
     if code == ExitCode::SUCCESS && findings > 0 { ExitCode::FAILURE } else { code }
 }
 
@@ -69,19 +73,8 @@ fn unusable(error: &manifests::ManifestError) -> ExitCode {
 #[must_use]
 pub fn check(object: &Value) -> Option<Vec<Finding>> {
     let admission = Admission::get();
-    let finding = |path: &str, message: String| vec![Finding { path: path.to_owned(), message }];
     let Some(admitted) = admission.create(object.clone()) else {
-        let (version, kind) = (object["apiVersion"].as_str()?, object["kind"].as_str()?);
-        if admission.defines(object) {
-            let served = admission.served_versions(kind).join(" or ");
-            let text = format!("version {version} is not served, expected {served}");
-            return Some(finding("apiVersion", text));
-        }
-        let group = version.split('/').next();
-        let ours = group == Some(labels::GROUP) || group == Some(labels::AWS_GROUP);
-        return ours.then(|| {
-            finding("kind", format!("{kind} of {version} is not known, expected NodePool, NodeClaim, NodeOverlay or EC2NodeClass"))
-        });
+        return identity::check(object).map(|finding| vec![finding]);
     };
     let mut findings = [admitted.unknown, admitted.findings].concat();
     if !findings.is_empty() {
@@ -97,7 +90,7 @@ pub fn check(object: &Value) -> Option<Vec<Finding>> {
                 }
             }
         }
-        Err(error) => findings = finding("metadata.annotations", error.to_string()),
+        Err(error) => findings.push(Finding::new("metadata.annotations", error.to_string())),
     }
     findings.dedup();
     Some(findings)
@@ -105,28 +98,17 @@ pub fn check(object: &Value) -> Option<Vec<Finding>> {
 
 /// What the controllers find wrong with an object in its stored version.
 pub(super) fn of_controllers(stored: &Value) -> Vec<Finding> {
-    let mut findings = validation::object(stored);
-    let Ok(class) = serde_json::from_value::<EC2NodeClass>(stored.clone()) else {
-        return findings;
-    };
-    if stored["kind"] == "EC2NodeClass" {
-        let custom = class.spec.user_data.as_deref().unwrap_or_default();
-        let user_data = userdata::check(AmiFamily::of(&class), custom).err();
-        let expressions = kubelet::expressions(&class).into_iter().filter_map(|(field, text)| {
-            Some(format!("{field}: compiling expression, {}", expressions::check(&text).err()?))
-        });
-        let problems = kubelet::check(&class)
-            .into_iter()
-            .chain(expressions)
-            .chain(kubelet::unsupported(&class))
-            .chain(user_data.map(|e| e.to_string()));
-        findings.extend(problems.map(|text| {
-            let (path, message) = match text.split_once(": ") {
-                Some((path, message)) if !path.contains(' ') => (path, message),
-                _ => ("spec.kubelet", text.trim_start_matches("spec.kubelet ")),
-            };
-            Finding { path: path.to_owned(), message: message.to_owned() }
-        }));
+    let mut findings = checks::object(stored);
+    if stored["kind"] == "EC2NodeClass"
+        && let Ok(class) = serde_json::from_value::<EC2NodeClass>(stored.clone())
+    {
+        // Whether expressions are allowed is the controller's setting, not the class's.
+        findings.extend(nodeclass::findings(&class, true));
+    }
+    if stored["kind"] == "NodePool"
+        && let Ok(pool) = serde_json::from_value::<NodePool>(stored.clone())
+    {
+        findings.extend(offered::warnings(&pool));
     }
     findings
 }
@@ -207,6 +189,7 @@ mod tests {
         assert!(check(&Value::Null).is_none());
         let old = json!({"apiVersion": "karpenter.sh/v1alpha5", "kind": "Provisioner"});
         assert!(lines(&old)[0].starts_with("kind: Provisioner of karpenter.sh/v1alpha5"));
+        assert_eq!(lines(&json!({"kind": "NodePool", "metadata": {"name": "p"}})).len(), 1);
         let old = json!({"apiVersion": "karpenter.sh/v1alpha5", "kind": "NodePool"});
         assert!(lines(&old)[0].ends_with("expected karpenter.sh/v1 or karpenter.sh/v1beta1"));
     }

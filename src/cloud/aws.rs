@@ -38,6 +38,7 @@ pub mod instancetype;
 pub mod kubelet;
 pub mod launchtemplate;
 pub mod nodeclass;
+pub mod offered;
 pub mod permissions;
 pub mod placementgroup;
 pub mod pricing;

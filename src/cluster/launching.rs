@@ -1,6 +1,6 @@
 //! NodeClaims that have no instance yet: what they are for, and how long decisions wait for them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,10 +91,10 @@ impl State {
         pods
     }
 
-    /// True when a NodeClaim that has no instance yet was made for the pod.
+    /// Pods for which a NodeClaim that has no instance yet was made.
     #[must_use]
-    pub fn is_promised(&self, pod: &PodKey) -> bool {
-        self.inner.read().launching.promised.contains_key(pod)
+    pub fn promised_pods(&self) -> HashSet<PodKey> {
+        self.inner.read().launching.promised.keys().cloned().collect()
     }
 }
 
@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(state.state_nodes()[0].capacity().get(&Name::Cpu), 4000);
         state.apply_claim(claim("c", "p", json!({"providerID": "aws:///z/i-1"})));
         assert_eq!(names(&state), ["a", "b"]);
-        assert!(!state.is_promised(&key));
+        assert!(!state.promised_pods().contains(&key));
         assert_eq!(state.state_nodes()[0].capacity().get(&Name::Cpu), 0);
     }
 

@@ -108,14 +108,8 @@ async fn pass(
     Ok(false)
 }
 
-async fn snapshot(ctx: &Context) -> Snapshot {
-    let pools = provisioning::pools(ctx).await;
-    let pods = ctx.cluster.waiting_pods();
-    provisioning::snapshot(ctx, pools, ctx.cluster.state_nodes(), pods)
-}
-
 async fn decide(ctx: &Arc<Context>, in_flight: &Arc<InFlight>, method: Method) -> Decision {
-    let snapshot = snapshot(ctx).await;
+    let snapshot = provisioning::snapshot(ctx).await;
     let (ctx, in_flight) = (Arc::clone(ctx), Arc::clone(in_flight));
     let limit = if method == Method::MultiNode { MULTI_LIMIT } else { SINGLE_LIMIT };
     let decided = tokio::task::spawn_blocking(move || {
@@ -145,7 +139,7 @@ async fn validate(
     command: Command,
 ) -> Option<Command> {
     tokio::time::sleep(VALIDATION).await;
-    let snapshot = snapshot(ctx).await;
+    let snapshot = provisioning::snapshot(ctx).await;
     let (ctx, in_flight) = (Arc::clone(ctx), Arc::clone(in_flight));
     let checked = tokio::task::spawn_blocking(move || {
         let (pdbs, queued) = (ctx.cluster.pdbs(), in_flight.queued.lock().clone());

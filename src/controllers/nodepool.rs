@@ -10,7 +10,7 @@ use super::patch::{self, Lock};
 use super::runner::{self, Identity};
 use super::{Context, Outcome};
 use crate::api::v1::{EC2NodeClass, NodeClaim, NodePool};
-use crate::api::{annotations, conditions, hash, labels, validation};
+use crate::api::{annotations, checks, conditions, hash, labels};
 use crate::cluster::Change;
 use crate::scheduling::resources::{Name, ResourceList};
 
@@ -101,15 +101,22 @@ async fn restamp_claims(ctx: &Context, pool: &NodePool) -> Result<(), super::Err
 /// Sets the conditions that make up `Ready`.
 fn judge(pool: &mut NodePool, class: Option<&EC2NodeClass>, now: jiff::Timestamp) {
     let generation = pool.metadata.generation;
-    let findings = validation::node_pool(pool);
+    let findings = checks::nodepool::check(pool);
     let list = &mut pool.status.get_or_insert_default().conditions;
     let validated = conditions::VALIDATION_SUCCEEDED;
     if findings.is_empty() {
         conditions::set_true(list, validated, generation, now);
     } else {
         let text = findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-        let reason = "NodePoolValidationFailed";
-        conditions::set(list, validated, conditions::FALSE, reason, &text, generation, now);
+        conditions::set(
+            list,
+            validated,
+            conditions::FALSE,
+            findings[0].reason,
+            &text,
+            generation,
+            now,
+        );
     }
     let class_ready = conditions::NODE_CLASS_READY;
     match class_problem(class) {

@@ -8,8 +8,8 @@ use prometheus::Gauge;
 use tokio::task::JoinSet;
 
 use super::{Context, runner};
+use crate::assemble::Assembly;
 use crate::operator::{logging, metrics};
-use crate::scheduling::node::StateNode;
 use crate::scheduling::pod::PodInfo;
 use crate::scheduling::results::{PodError, Results};
 use crate::scheduling::solver::solve_while;
@@ -25,7 +25,7 @@ mod waiting;
 use batcher::Batcher;
 pub(super) use create::{create_claim, launch};
 use decisions::Decisions;
-pub(super) use schedule::{pools, snapshot};
+pub(super) use schedule::snapshot;
 
 /// A scheduling round stops after this long with what it has.
 const SOLVE_LIMIT: Duration = Duration::from_secs(60);
@@ -117,19 +117,16 @@ impl Patience {
 
 async fn provision(ctx: &Context, shared: &Shared, warnings: &waiting::Warnings) {
     let started = Instant::now();
-    // Nodes before pods: a pod that is bound meanwhile is then counted twice rather than never.
-    let nodes = ctx.cluster.state_nodes();
-    let (mut pods, ignored) = waiting::pending(ctx);
+    let assembly = schedule::to_provision(ctx).await;
+    let (pods, pending) = (assembly.snapshot.pods.clone(), assembly.pending);
+    let ignored: waiting::LeftAlone = assembly.ignored.clone();
+    waiting::log_unknown_values(pods[..pending].iter().chain(ignored.iter().map(|(p, _)| p)));
     waiting::tell_ignored(ctx, &ignored);
     if ctx.settings.respect_preferences {
-        warnings.tell(&pods, ctx.clock.now());
+        warnings.tell(&pods[..pending], ctx.clock.now());
     }
-    pods.extend(waiting::buffers(ctx));
-    let leaving = waiting::leaving(ctx, &nodes);
-    let counts = (pods.len(), leaving.len());
-    pods.extend(leaving);
     let results: Results =
-        solve(ctx, &shared.decisions, nodes, &pods, counts, started).await.unwrap_or_default();
+        solve(ctx, &shared.decisions, assembly, started).await.unwrap_or_default();
     let by_key = record::Pods::new(&pods);
     record::remember(ctx, &shared.decisions, &results, &ignored, &by_key);
     record::tell(ctx, &results, &by_key);
@@ -143,11 +140,12 @@ async fn provision(ctx: &Context, shared: &Shared, warnings: &waiting::Warnings)
 async fn solve(
     ctx: &Context,
     decisions: &Decisions,
-    nodes: Vec<StateNode>,
-    pods: &[Arc<PodInfo>],
-    (pending, deleting): (usize, usize),
+    assembly: Assembly,
     started: Instant,
 ) -> Option<Results> {
+    let (pending, deleting) = (assembly.pending, assembly.leaving);
+    let mut snapshot = assembly.snapshot;
+    let pods = snapshot.pods.clone();
     if pods.is_empty() {
         metrics::UNSCHEDULABLE_PODS.with_label_values(&[CONTROLLER]).set(0.0);
         return None;
@@ -157,16 +155,13 @@ async fn solve(
         "deleting-pods" = deleting,
         "computing scheduling decision for provisionable pod(s)"
     );
-    let node_pools = schedule::usable_pools(ctx).await;
-    if node_pools.is_empty() {
+    if snapshot.node_pools.is_empty() {
         tracing::info!("no dynamic nodepools found");
         for pod in pods.iter().filter(|p| p.buffer.is_none()) {
             decisions.failed(&pod.key, "no dynamic nodepools found".to_owned(), ctx.clock.now());
         }
         return None;
     }
-    let mut snapshot = schedule::build(ctx, node_pools, nodes, pods.to_vec());
-    schedule::add_volumes(&mut snapshot, pods, &ctx.cluster.volumes(), true);
     snapshot.options.count_zones = true;
     snapshot.options.tell_relaxations = tracing::enabled!(tracing::Level::DEBUG);
     let limit = started + SOLVE_LIMIT;

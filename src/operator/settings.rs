@@ -14,7 +14,7 @@ mod flags;
 mod gates;
 
 use flags::Values;
-pub use flags::usage;
+pub use flags::{chart_values, reference, unknown_variables, usage};
 pub use gates::{AwsFeatureGates, FeatureGates};
 
 /// What the controller was told.
@@ -64,6 +64,8 @@ pub struct Settings {
     pub ignore_dra_requests: bool,
     /// Features that can be switched.
     pub gates: FeatureGates,
+    /// Unhealthy nodes are repaired as Karpenter 1.14 does it.
+    pub legacy_node_repair: bool,
     /// Spread constraints for pods without any.
     pub scheduler_config: SchedulerConfig,
     /// Base64 CA of the API server for user data; empty means the controller's own.
@@ -90,10 +92,14 @@ pub struct Settings {
     pub ami_refresh_interval: Duration,
     /// How long found subnets are kept.
     pub subnet_refresh_interval: Duration,
+    /// How long found security groups are kept.
+    pub security_group_refresh_interval: Duration,
     /// ConfigMap that keeps the last known prices; empty keeps none.
     pub price_config_map: String,
     /// Features of the EC2 provider that can be switched.
     pub aws_gates: AwsFeatureGates,
+    /// What to log of names that no setting and no gate has.
+    pub unknown: Vec<String>,
 }
 
 /// A command line or environment that cannot be used.
@@ -123,6 +129,12 @@ impl Settings {
 
     fn from_values(values: &Values) -> Result<Self, SettingsError> {
         let text = |name| values.text(name);
+        let (gates, unknown_gates) = FeatureGates::parse(&text("feature-gates"))?;
+        let (aws_gates, unknown_aws) = AwsFeatureGates::parse(&text("aws-feature-gates"))?;
+        let gate = |name: &String| format!("feature gate {name} is not known and has no effect");
+        let mut unknown: Vec<String> =
+            values.unknown.iter().map(|name| flags::unknown_flag(name)).collect();
+        unknown.extend(unknown_gates.iter().chain(&unknown_aws).map(gate));
         let log_level = choice(values, "log-level", &["debug", "info", "error", ""])?;
         let preference = choice(values, "preference-policy", &["Respect", "Ignore"])?;
         let min_values = choice(values, "min-values-policy", &["Strict", "BestEffort"])?;
@@ -151,8 +163,10 @@ impl Settings {
             batch_idle_duration: values.time("batch-idle-duration"),
             respect_preferences: preference == "Respect",
             best_effort_min_values: min_values == "BestEffort",
-            ignore_dra_requests: values.boolean("ignore-dra-requests"),
-            gates: FeatureGates::parse(&text("feature-gates"))?,
+            ignore_dra_requests: values.boolean("ignore-dra-requests")
+                && !aws_gates.dynamic_resources(),
+            gates,
+            legacy_node_repair: values.boolean("legacy-node-repair"),
             scheduler_config: SchedulerConfig::parse(&text("scheduler-config"))
                 .map_err(|e| SettingsError::Invalid(format!("parsing scheduler config, {e}")))?,
             cluster_ca_bundle: text("cluster-ca-bundle"),
@@ -167,8 +181,10 @@ impl Settings {
             enable_zonal_shift: values.boolean("enable-zonal-shift"),
             ami_refresh_interval: values.time("ami-refresh-interval"),
             subnet_refresh_interval: values.time("subnet-refresh-interval"),
+            security_group_refresh_interval: values.time("security-group-refresh-interval"),
             price_config_map: text("price-config-map"),
-            aws_gates: AwsFeatureGates::parse(&text("aws-feature-gates"))?,
+            aws_gates,
+            unknown,
         })
     }
 
@@ -195,6 +211,10 @@ impl Settings {
             (
                 self.subnet_refresh_interval < minute,
                 "subnet-refresh-interval must be at least 1m".to_owned(),
+            ),
+            (
+                self.security_group_refresh_interval < minute,
+                "security-group-refresh-interval must be at least 1m".to_owned(),
             ),
         ]
         .into_iter()

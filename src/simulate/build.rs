@@ -9,12 +9,13 @@ use rustc_hash::FxHashSet;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::objects::{Objects, Settings};
-use super::scenario::{NodeEntry, Scenario, TypeEntry};
+use super::objects::{Gates, Objects};
+use super::scenario::{NodeEntry, Scenario, ScenarioOptions, TypeEntry};
 use super::{ScenarioError, check, read};
 use crate::api::scheduler_config::SchedulerConfig;
 use crate::api::v1::{NodeClaim, NodeClaimSpec, NodePool};
 use crate::api::{conditions, conversion, labels};
+use crate::assemble::{Inputs, PoolOffer, PoolProblem, Purpose, Settings, assemble};
 use crate::scheduling::instance_type::InstanceType;
 use crate::scheduling::node::{NodeView, StateNode};
 use crate::scheduling::pod::{PodInfo, PodKey};
@@ -49,79 +50,124 @@ const GATES: [&str; 7] = [
 ];
 
 impl World {
-    /// Checks and converts a scenario.
+    /// Checks and converts a scenario, to place its pods.
     ///
     /// # Errors
     /// When a part of it cannot be used; the error names the part.
     pub fn new(scenario: Scenario) -> Result<Self, ScenarioError> {
-        let mut world = Self { now: scenario.options.now, ..Self::default() };
-        let gate = |name: &str| scenario.options.feature_gates.get(name).copied();
-        if let Some(name) =
-            scenario.options.feature_gates.keys().find(|k| !GATES.contains(&k.as_str()))
-        {
-            let message = format!("unknown feature gate, expected one of {}", GATES.join(", "));
-            return Err(ScenarioError::new(format!("options.featureGates.{name}"), message));
-        }
-        world.spot_to_spot = gate("SpotToSpotConsolidation").unwrap_or(false);
-        let snapshot = &mut world.snapshot;
-        snapshot.options = Options {
-            respect_preferences: choice(
-                "options.preferencePolicy",
-                &scenario.options.preference_policy,
-                ["Respect", "Ignore"],
-            )?,
-            best_effort_min_values: !choice(
-                "options.minValuesPolicy",
-                &scenario.options.min_values_policy,
-                ["Strict", "BestEffort"],
-            )?,
-            reserved_capacity: gate("ReservedCapacity").unwrap_or(true),
-            ignore_dynamic_resources: !gate("DynamicResources").unwrap_or(false),
-            ..Options::default()
-        };
-        snapshot.well_known = scenario.well_known_labels.into_iter().collect();
-        let pools = node_pools(scenario.node_pools)?;
-        let (pools, foreign): (Vec<_>, Vec<_>) = pools.into_iter().partition(NodePool::is_managed);
-        let names: BTreeSet<String> =
-            pools.iter().filter_map(|p| p.metadata.name.clone()).collect();
-        let types = match scenario.instance_types {
-            Some(types) => types.into_items("instanceTypes")?,
-            None if names.is_empty() => Vec::new(),
-            None => {
-                let message = "expected instance types, or --aws-instance-types FILE beside it";
-                return Err(ScenarioError::new("instanceTypes", message));
-            }
-        };
-        let mut known = names.clone();
-        known.extend(foreign.iter().filter_map(|p| p.metadata.name.clone()));
-        check_types(&types, &known)?;
-        snapshot.node_pools = inputs(pools, &types);
-        snapshot.daemonset_pods = scenario.daemon_set_pods.into_items("daemonSetPods")?;
-        snapshot.pods = scenario.pods.into_items("pods")?;
-        for (index, entry) in scenario.nodes.into_items("nodes")?.into_iter().enumerate() {
-            snapshot.nodes.extend(state_node(index, entry)?);
-        }
-        check_waiting(&snapshot.pods)?;
-        check_unique(&snapshot.pods, &snapshot.nodes)?;
-        let mut objects = Objects::default();
-        for (index, object) in scenario.objects.into_iter().enumerate() {
-            objects.add(&format!("objects[{index}]"), object)?;
-        }
-        snapshot.namespaces = std::mem::take(&mut objects.namespaces);
-        world.pdbs = std::mem::take(&mut objects.pdbs);
-        let spread = SchedulerConfig::parse(&scenario.options.scheduler_config)
+        Self::assembled(scenario, Purpose::Provisioning)
+    }
+
+    /// Checks and converts a scenario, to find nodes to disrupt.
+    ///
+    /// # Errors
+    /// When a part of it cannot be used; the error names the part.
+    pub fn for_disruption(scenario: Scenario) -> Result<Self, ScenarioError> {
+        Self::assembled(scenario, Purpose::Disruption)
+    }
+
+    fn assembled(scenario: Scenario, purpose: Purpose) -> Result<Self, ScenarioError> {
+        let options = scenario.options.clone();
+        let gate = |name: &str| options.feature_gates.get(name).copied();
+        let solver = solver_options(&options)?;
+        let scheduler_config = &SchedulerConfig::parse(&options.scheduler_config)
             .map_err(|e| ScenarioError::new("options.schedulerConfig", e))?;
-        let settings = Settings {
+        let (mut inputs, objects) = read_inputs(scenario)?;
+        let gates = Gates {
             overlays: gate("NodeOverlay").unwrap_or(false),
             buffers: gate("CapacityBuffer").unwrap_or(false),
-            spread,
         };
-        let (ignored, left_out) = objects.settle(snapshot, &settings);
-        world.ignored = ignored;
-        world.left_out = foreign.iter().map(of_another_provider).collect();
-        world.left_out.extend(left_out.into_iter().map(|l| (l.what, l.why)));
-        Ok(world)
+        let left_out = objects.give(&mut inputs, gates);
+        let pdbs = inputs.pdbs.clone();
+        let now = options.now.unwrap_or(Timestamp::UNIX_EPOCH);
+        let settings = Settings { options: solver, scheduler_config, now, purpose };
+        let assembly = assemble(inputs, &settings);
+        let mut left_out: Vec<(String, String)> =
+            left_out.into_iter().map(|l| (l.what, l.why)).collect();
+        left_out.extend(assembly.unusable_pools.iter().filter_map(|(name, problem)| {
+            Some((format!("NodePool {name}"), pool_problem(*problem)?.to_owned()))
+        }));
+        let not_waiting =
+            assembly.not_waiting.iter().map(|(p, why)| (p.key.clone(), why.to_string()));
+        let ignored = assembly.ignored.iter().map(|(p, why)| (p.key.clone(), why.to_string()));
+        Ok(Self {
+            ignored: not_waiting.chain(ignored).collect(),
+            snapshot: assembly.snapshot,
+            pdbs,
+            now: options.now,
+            spot_to_spot: gate("SpotToSpotConsolidation").unwrap_or(false),
+            left_out,
+        })
     }
+}
+
+/// Why a pool has no effect; nothing for those whose instance types are for the document to give.
+fn pool_problem(problem: PoolProblem) -> Option<&'static str> {
+    match problem {
+        PoolProblem::Foreign => Some("its node class is another provider's"),
+        PoolProblem::Static => Some("a static pool launches nothing for pods"),
+        PoolProblem::Deleting => Some("it is being deleted"),
+        PoolProblem::NotReady => Some("it is not ready"),
+        PoolProblem::TypesUnknown | PoolProblem::NoTypes | PoolProblem::AwaitsOverlays => None,
+    }
+}
+
+fn solver_options(options: &ScenarioOptions) -> Result<Options, ScenarioError> {
+    let gate = |name: &str| options.feature_gates.get(name).copied();
+    if let Some(name) = options.feature_gates.keys().find(|k| !GATES.contains(&k.as_str())) {
+        let message = format!("unknown feature gate, expected one of {}", GATES.join(", "));
+        return Err(ScenarioError::new(format!("options.featureGates.{name}"), message));
+    }
+    let preferences = ["Respect", "Ignore"];
+    let min_values = ["Strict", "BestEffort"];
+    Ok(Options {
+        respect_preferences: choice(
+            "options.preferencePolicy",
+            &options.preference_policy,
+            preferences,
+        )?,
+        best_effort_min_values: !choice(
+            "options.minValuesPolicy",
+            &options.min_values_policy,
+            min_values,
+        )?,
+        reserved_capacity: gate("ReservedCapacity").unwrap_or(true),
+        ignore_dynamic_resources: !gate("DynamicResources").unwrap_or(false),
+        ..Options::default()
+    })
+}
+
+/// What the scenario lists, checked; its objects are not worked in yet.
+fn read_inputs(scenario: Scenario) -> Result<(Inputs, Objects), ScenarioError> {
+    let pools = node_pools(scenario.node_pools)?;
+    let names: BTreeSet<String> = pools.iter().filter_map(|p| p.metadata.name.clone()).collect();
+    let ours = pools.iter().any(NodePool::is_managed);
+    let types = match scenario.instance_types {
+        Some(types) => types.into_items("instanceTypes")?,
+        None if !ours => Vec::new(),
+        None => {
+            let message = "expected instance types, or --aws-instance-types FILE beside it";
+            return Err(ScenarioError::new("instanceTypes", message));
+        }
+    };
+    check_types(&types, &names)?;
+    let mut inputs = Inputs {
+        node_pools: offers(pools, &types),
+        daemonset_pods: scenario.daemon_set_pods.into_items("daemonSetPods")?,
+        pods: scenario.pods.into_items("pods")?,
+        well_known: scenario.well_known_labels.into_iter().collect(),
+        ..Inputs::default()
+    };
+    for (index, entry) in scenario.nodes.into_items("nodes")?.into_iter().enumerate() {
+        inputs.nodes.extend(state_node(index, entry)?);
+    }
+    check_waiting(&inputs.pods)?;
+    check_unique(&inputs.pods, &inputs.nodes)?;
+    let mut objects = Objects::default();
+    for (index, object) in scenario.objects.into_iter().enumerate() {
+        objects.add(&format!("objects[{index}]"), object)?;
+    }
+    Ok((inputs, objects))
 }
 
 /// True for the first of two settings, which an empty text means as well.
@@ -156,8 +202,9 @@ fn node_pools(values: Vec<Value>) -> Result<Vec<NodePool>, ScenarioError> {
             let message = "expected \"karpenter.sh/v1\" or \"karpenter.sh/v1beta1\"";
             return Err(ScenarioError::new(format!("{path}.apiVersion"), message));
         }
-        let pool: NodePool = typed(&path, value)?;
+        let mut pool: NodePool = typed(&path, value)?;
         check::node_pool(&path, &pool)?;
+        assume_ready(&mut pool);
         let name = pool.metadata.name.as_deref().unwrap_or_default();
         if pools.iter().any(|p| p.metadata.name.as_deref() == Some(name)) {
             let place = format!("{path}.metadata.name");
@@ -228,41 +275,31 @@ fn check_unique(pods: &[Arc<PodInfo>], nodes: &[StateNode]) -> Result<(), Scenar
     Ok(())
 }
 
-/// The usable pools, each with what it may launch.
-fn inputs(pools: Vec<NodePool>, types: &[TypeEntry]) -> Vec<NodePoolInput> {
+/// The pools, each with what it may launch.
+fn offers(pools: Vec<NodePool>, types: &[TypeEntry]) -> Vec<PoolOffer> {
     let everything: Arc<[Arc<InstanceType>]> =
         types.iter().map(|t| Arc::clone(&t.instance_type)).collect();
     let restricted = types.iter().any(|t| t.node_pools.is_some());
-    pools
-        .into_iter()
-        .filter(|pool| {
-            let ready = pool
-                .status
-                .as_ref()
-                .and_then(|s| conditions::get(&s.conditions, conditions::READY));
-            pool.metadata.deletion_timestamp.is_none()
-                && ready.is_none_or(|c| c.status == conditions::TRUE)
-        })
-        .map(|pool| {
-            let name = pool.metadata.name.clone().unwrap_or_default();
-            let allowed =
-                |t: &&TypeEntry| t.node_pools.as_ref().is_none_or(|list| list.contains(&name));
-            let instance_types = if restricted {
-                types.iter().filter(allowed).map(|t| Arc::clone(&t.instance_type)).collect()
-            } else {
-                Arc::clone(&everything)
-            };
-            NodePoolInput { node_pool: Arc::new(pool), instance_types }
-        })
-        .collect()
+    let offer = |pool: NodePool| {
+        let name = pool.metadata.name.clone().unwrap_or_default();
+        let allowed =
+            |t: &&TypeEntry| t.node_pools.as_ref().is_none_or(|list| list.contains(&name));
+        let instance_types = if restricted {
+            types.iter().filter(allowed).map(|t| Arc::clone(&t.instance_type)).collect()
+        } else {
+            Arc::clone(&everything)
+        };
+        PoolOffer { node_pool: Arc::new(pool), instance_types: Some(instance_types) }
+    };
+    pools.into_iter().map(offer).collect()
 }
 
-/// A NodePool that is left out, and why.
-fn of_another_provider(pool: &NodePool) -> (String, String) {
-    let name = pool.metadata.name.as_deref().unwrap_or_default();
-    let class = &pool.spec.template.spec.node_class_ref;
-    let why = format!("its node class is another provider's, {} of {}", class.kind, class.group);
-    (format!("NodePool {name:?}"), why)
+/// A pool of which the document does not say whether it is ready is taken to be.
+fn assume_ready(pool: &mut NodePool) {
+    let list = &mut pool.status.get_or_insert_default().conditions;
+    if conditions::get(list, conditions::READY).is_none() {
+        conditions::set_true(list, conditions::READY, None, Timestamp::UNIX_EPOCH);
+    }
 }
 
 /// A node; nothing for another provider's NodeClaim without one. With one it counts as any Node.

@@ -9,8 +9,8 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::ScenarioError;
+use crate::api::checks::{self, is_label_value, is_qualified_name};
 use crate::api::v1::{NodeClaim, NodePool, Operator};
-use crate::api::validation::{self, is_label_value, is_qualified_name};
 use crate::scheduling::quantity;
 use crate::scheduling::resources::ApiQuantity;
 
@@ -165,7 +165,7 @@ pub(super) fn node_pool(path: &str, pool: &NodePool) -> Result<(), ScenarioError
         let place = format!("{path}.spec.template.spec.requirements[{at}].minValues");
         range(&place, requirement.min_values, 1, Some(50))?;
     }
-    let findings = [validation::node_pool(pool), validation::budgets(pool)].concat();
+    let findings = checks::nodepool::check_with_budgets(pool);
     match findings.into_iter().next() {
         Some(first) => Err(ScenarioError::new(format!("{path}.{}", first.path), first.message)),
         None => Ok(()),

@@ -5,25 +5,38 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
+use serde_json::Value;
 
 use super::ScenarioError;
 use super::scenario::{Scenario, TypeEntry};
+use crate::api::checks::Finding;
+use crate::api::conversion;
 use crate::api::v1::{EC2NodeClass, EC2NodeClassStatus, Subnet};
 use crate::clock::Clock;
+use crate::cloud::aws::ami::AmiFamily;
 use crate::cloud::aws::clients::{self, Clients};
 use crate::cloud::aws::instancetype::{self, Options, Parts, info};
-use crate::cloud::aws::pricing;
+use crate::cloud::aws::{nodeclass, pricing};
 
 /// The share of memory that the hypervisor keeps, where no setting says otherwise.
 const VM_MEMORY_OVERHEAD: f64 = 0.075;
 /// The region of a saved answer, where nothing names one.
 const DEFAULT_REGION: &str = "us-east-1";
 
+/// What a NodePool says of its instance types by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct PoolClass {
+    /// The node class that it names.
+    class: String,
+    /// Kubelet settings that it brings along from v1beta1.
+    kubelet: Option<String>,
+}
+
 /// NodePools and their node classes, as far as instance types depend on them.
 #[derive(Debug, Default)]
 pub struct Classes {
-    /// Pools by the node class that they name.
-    pools_of: BTreeMap<String, Vec<String>>,
+    /// Pools by what they say of their types.
+    pools_of: BTreeMap<PoolClass, Vec<String>>,
     /// Node classes by name.
     known: BTreeMap<String, EC2NodeClass>,
     /// Zones that nodes are in.
@@ -34,21 +47,32 @@ impl Classes {
     /// What a scenario says of them.
     ///
     /// # Errors
-    /// When an EC2NodeClass among its objects cannot be read.
+    /// When a NodePool or an EC2NodeClass of it cannot be read.
     pub fn of(scenario: &Scenario) -> Result<Self, ScenarioError> {
         let mut classes = Self::default();
-        for pool in &scenario.node_pools {
+        for (index, pool) in scenario.node_pools.iter().enumerate() {
+            let pool = to_v1(pool, &format!("nodePools[{index}]"))?;
             let name = pool["metadata"]["name"].as_str().unwrap_or_default().to_owned();
             let class = pool["spec"]["template"]["spec"]["nodeClassRef"]["name"].as_str();
-            let class = class.unwrap_or_default().to_owned();
-            classes.pools_of.entry(class).or_default().push(name);
+            let kubelet = pool["metadata"]["annotations"][conversion::KUBELET].as_str();
+            let of = PoolClass {
+                class: class.unwrap_or_default().to_owned(),
+                kubelet: kubelet.map(str::to_owned),
+            };
+            classes.pools_of.entry(of).or_default().push(name);
         }
         for (index, object) in scenario.objects.iter().enumerate() {
             if object["kind"] != "EC2NodeClass" {
                 continue;
             }
-            let class: EC2NodeClass = serde_json::from_value(object.clone())
-                .map_err(|e| ScenarioError::new(format!("objects[{index}]"), e))?;
+            let path = format!("objects[{index}]");
+            let class: EC2NodeClass = serde_json::from_value(to_v1(object, &path)?)
+                .map_err(|e| ScenarioError::new(&path, e))?;
+            // The controller would not launch from such a class either.
+            let findings = nodeclass::findings(&class, true);
+            if let Some(first) = findings.into_iter().find(Finding::is_error) {
+                return Err(ScenarioError::new(format!("{path}.{}", first.path), first.message));
+            }
             let name = class.metadata.name.clone().unwrap_or_default();
             classes.known.insert(name, class);
         }
@@ -57,13 +81,17 @@ impl Classes {
     }
 
     /// A node class with subnets: its own, or one in each zone when nothing is known of them.
-    fn class(&self, name: &str, zones: &BTreeSet<String>) -> EC2NodeClass {
-        let mut class = self
-            .known
-            .get(name)
-            .cloned()
-            .unwrap_or_else(|| EC2NodeClass::new(name, Default::default()));
-        class.spec.ami_family.get_or_insert_with(|| "AL2023".to_owned());
+    fn class(&self, of: &PoolClass, zones: &BTreeSet<String>) -> Result<EC2NodeClass, String> {
+        let mut class = self.known.get(&of.class).cloned().unwrap_or_else(|| {
+            let mut class = EC2NodeClass::new(&of.class, Default::default());
+            // The document says nothing of the class: the common family stands in.
+            class.spec.ami_family = Some(AmiFamily::Al2023.as_str().to_owned());
+            class
+        });
+        if let Some(kubelet) = &of.kubelet {
+            let marks = BTreeMap::from([(conversion::KUBELET.to_owned(), kubelet.clone())]);
+            class = class.with_kubelet_of(Some(&marks))?.into_owned();
+        }
         let status = class.status.get_or_insert_with(EC2NodeClassStatus::default);
         if status.subnets.is_empty() {
             status.subnets = zones
@@ -75,7 +103,7 @@ impl Classes {
                 })
                 .collect();
         }
-        class
+        Ok(class)
     }
 
     /// Zones of subnets and nodes, or the region's first three.
@@ -97,8 +125,8 @@ impl Classes {
         zones: &BTreeSet<String>,
     ) -> Result<Vec<TypeEntry>, String> {
         let mut entries = Vec::new();
-        for (name, pools) in &self.pools_of {
-            let types = provider.list(&self.class(name, zones)).map_err(|e| e.to_string())?;
+        for (of, pools) in &self.pools_of {
+            let types = provider.list(&self.class(of, zones)?).map_err(|e| e.to_string())?;
             let node_pools = (self.pools_of.len() > 1).then(|| pools.clone());
             entries.extend(types.iter().map(|t| TypeEntry {
                 instance_type: Arc::clone(t),
@@ -107,6 +135,14 @@ impl Classes {
         }
         Ok(entries)
     }
+}
+
+/// The object as the API server would store it.
+fn to_v1(object: &Value, path: &str) -> Result<Value, ScenarioError> {
+    let version = object["apiVersion"].as_str().unwrap_or_default();
+    let Some((group, "v1beta1")) = version.split_once('/') else { return Ok(object.clone()) };
+    conversion::convert_object(object.clone(), &format!("{group}/v1"), &|_| Ok(None))
+        .map_err(|e| ScenarioError::new(path, e))
 }
 
 fn provider(config: &SdkConfig) -> (Arc<pricing::Provider>, instancetype::Provider) {

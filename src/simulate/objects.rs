@@ -1,8 +1,9 @@
-//! The objects of a scenario that bear on its pods and instance types, and what comes of them.
+//! The objects of a scenario that bear on its pods and instance types.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{
     Namespace, PersistentVolume, PersistentVolumeClaim, PodTemplate, PodTemplateSpec,
@@ -18,27 +19,23 @@ use serde_json::Value;
 
 use super::{ScenarioError, read};
 use crate::api::autoscaling::CapacityBuffer;
-use crate::api::scheduler_config::SchedulerConfig;
 use crate::api::v1alpha1::NodeOverlay;
+use crate::assemble::{Inputs, Overlays, PoolOffer};
 use crate::scheduling::buffer;
-use crate::scheduling::default_spread::{self, Selectors};
+use crate::scheduling::default_spread::Selectors;
 use crate::scheduling::dra;
 use crate::scheduling::dra::claim::{Claim, ClaimSource, generated_name};
 use crate::scheduling::overlay::{self, PoolTypes, Verdict};
 use crate::scheduling::pod::{PodInfo, PodKey};
-use crate::scheduling::snapshot::Snapshot;
-use crate::scheduling::validation;
-use crate::scheduling::volumes::{self, VolumeObjects};
+use crate::scheduling::volumes::VolumeObjects;
 
-/// Settings that decide which objects count.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Settings {
-    /// NodeOverlays count.
+/// Which kinds of objects count.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Gates {
+    /// NodeOverlays.
     pub(super) overlays: bool,
-    /// CapacityBuffers count.
+    /// CapacityBuffers.
     pub(super) buffers: bool,
-    /// Spread constraints of pods without any.
-    pub(super) spread: SchedulerConfig,
 }
 
 /// Objects by what reads them.
@@ -46,9 +43,12 @@ pub(super) struct Settings {
 pub(super) struct Objects {
     /// Group, kind, namespace and name of each.
     seen: HashSet<(String, String, String, String)>,
-    pub(super) namespaces: BTreeMap<String, BTreeMap<String, String>>,
-    pub(super) pdbs: Vec<Arc<PodDisruptionBudget>>,
+    namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    pdbs: Vec<Arc<PodDisruptionBudget>>,
     volumes: VolumeObjects,
+    volume_claims: Vec<PersistentVolumeClaim>,
+    /// When the default StorageClass was made, and its name.
+    default_class: Option<(Option<Timestamp>, String)>,
     selectors: Selectors,
     dynamic: dra::Objects,
     /// What claims made from templates ask for, by namespace and name of the template.
@@ -90,13 +90,11 @@ impl Objects {
                 self.namespaces.insert(name, namespace.metadata.labels.unwrap_or_default());
             }
             "PodDisruptionBudget" => self.pdbs.push(Arc::new(typed(path, object)?)),
-            "PersistentVolumeClaim" => {
-                self.volumes.set_claim(&typed::<PersistentVolumeClaim>(path, object)?);
-            }
+            "PersistentVolumeClaim" => self.volume_claims.push(typed(path, object)?),
             "PersistentVolume" => {
                 self.volumes.set_volume(&typed::<PersistentVolume>(path, object)?);
             }
-            "StorageClass" => self.volumes.set_class(&typed::<StorageClass>(path, object)?),
+            "StorageClass" => self.add_class(&typed::<StorageClass>(path, object)?),
             "CSINode" => self.volumes.set_csi_node(&typed::<CSINode>(path, object)?),
             "ResourceSlice" => self.dynamic.set_slice(&typed::<ResourceSlice>(path, object)?),
             "DeviceClass" => self.dynamic.set_class(&typed::<DeviceClass>(path, object)?),
@@ -163,56 +161,63 @@ impl Objects {
         Ok(())
     }
 
-    /// Lets the objects work on the snapshot; tells what has no effect.
-    pub(super) fn settle(
-        self,
-        snapshot: &mut Snapshot,
-        settings: &Settings,
-    ) -> (Vec<(PodKey, String)>, Vec<LeftOut>) {
+    /// Adds the objects to what a decision depends on; returns what has no effect.
+    pub(super) fn give(mut self, inputs: &mut Inputs, gates: Gates) -> Vec<LeftOut> {
         let mut left_out = Vec::new();
-        if settings.overlays && !self.overlays.is_empty() {
-            left_out.extend(lay_over(snapshot, &self.overlays));
+        self.default_classes();
+        if gates.overlays {
+            let (store, refused) = judge(&inputs.node_pools, &self.overlays);
+            inputs.overlays = Overlays::InForce(Arc::new(store));
+            left_out.extend(refused);
         }
-        let mut ignored = Vec::new();
-        snapshot.pods.retain(|pod| match validation::waiting_pod(pod, &self.volumes) {
-            Ok(()) => true,
-            Err(why) => {
-                ignored.push((pod.key.clone(), why.to_string()));
-                false
-            }
-        });
-        if settings.buffers {
+        if gates.buffers {
             for (path, buffer) in &self.buffers {
                 match self.virtual_pods(buffer) {
-                    Ok(pods) => snapshot.pods.extend(pods),
+                    Ok(pods) => inputs.buffer_pods.extend(pods),
                     Err(why) => left_out.push(LeftOut { what: path.clone(), why }),
                 }
             }
         }
-        if !snapshot.options.ignore_dynamic_resources {
-            snapshot.dynamic = Arc::new(self.device_objects(&snapshot.pods));
+        let bound = inputs.nodes.iter().flat_map(|n| &n.pods);
+        let dynamic =
+            self.device_objects(inputs.pods.iter().chain(&inputs.buffer_pods).chain(bound));
+        inputs.dynamic = Arc::new(dynamic);
+        for node in &mut inputs.nodes {
+            self.volumes.fill_in(&mut *node);
         }
-        default_spread::apply(&mut snapshot.pods, &settings.spread, &self.selectors);
-        for node in &mut snapshot.nodes {
-            let node = &mut **node;
-            default_spread::apply(&mut node.pods, &settings.spread, &self.selectors);
-            self.volumes.fill_in(node);
+        inputs.volumes = Arc::new(self.volumes);
+        inputs.selectors = Arc::new(self.selectors);
+        inputs.namespaces = self.namespaces;
+        inputs.pdbs = self.pdbs;
+        left_out
+    }
+
+    /// Claims that name no class get the default one, as the API server would give it to them.
+    fn default_classes(&mut self) {
+        let class = self.default_class.as_ref().map(|(_, name)| name.clone());
+        for mut claim in std::mem::take(&mut self.volume_claims) {
+            let spec = claim.spec.get_or_insert_default();
+            if spec.volume_name.is_none() && spec.storage_class_name.is_none() {
+                spec.storage_class_name.clone_from(&class);
+            }
+            self.volumes.set_claim(&claim);
         }
-        let bound = snapshot.nodes.iter().flat_map(|n| &n.pods);
-        let with_claims = snapshot.pods.iter().chain(bound).filter(|p| !p.claims.is_empty());
-        let found: Vec<_> = with_claims
-            .map(|pod| {
-                let asked = volumes::resolve(pod, &self.volumes).unwrap_or_else(|e| e.volumes);
-                (pod.key.clone(), Arc::new(asked))
-            })
-            .filter(|(_, asked)| !asked.is_free())
-            .collect();
-        snapshot.pod_volumes.extend(found);
-        (ignored, left_out)
+    }
+
+    fn add_class(&mut self, class: &StorageClass) {
+        const DEFAULT: &str = "storageclass.kubernetes.io/is-default-class";
+        let marks = class.metadata.annotations.as_ref();
+        if marks.and_then(|a| a.get(DEFAULT)).is_some_and(|v| v == "true") {
+            // Of several the newest counts.
+            let made = class.metadata.creation_timestamp.as_ref().map(|t| t.0);
+            let name = class.metadata.name.clone().unwrap_or_default();
+            self.default_class = self.default_class.take().max(Some((made, name)));
+        }
+        self.volumes.set_class(class);
     }
 
     /// Devices and claims; those that pods name templates for are made as Kubernetes would.
-    fn device_objects(&self, pods: &[Arc<PodInfo>]) -> dra::Objects {
+    fn device_objects<'a>(&self, pods: impl Iterator<Item = &'a Arc<PodInfo>>) -> dra::Objects {
         let mut objects = self.dynamic.clone();
         for pod in pods {
             for entry in pod.device_claims() {
@@ -265,20 +270,16 @@ fn key(meta: &kube::api::ObjectMeta) -> (String, String) {
     (namespace, meta.name.clone().unwrap_or_default())
 }
 
-/// Lays overlays over the pools' instance types; tells which overlays are not in force.
-fn lay_over(snapshot: &mut Snapshot, overlays: &[Arc<NodeOverlay>]) -> Vec<LeftOut> {
-    let pools: Vec<PoolTypes> = snapshot
-        .node_pools
+/// What overlays make of the pools' instance types, and which of them are not in force.
+fn judge(pools: &[PoolOffer], overlays: &[Arc<NodeOverlay>]) -> (overlay::Store, Vec<LeftOut>) {
+    let pools: Vec<PoolTypes> = pools
         .iter()
-        .map(|p| PoolTypes { pool: Arc::clone(&p.node_pool), types: Arc::clone(&p.instance_types) })
+        .map(|offer| PoolTypes {
+            pool: Arc::clone(&offer.node_pool),
+            types: offer.instance_types.clone().unwrap_or_default(),
+        })
         .collect();
     let (store, verdicts) = overlay::evaluate(overlays, &pools);
-    for input in &mut snapshot.node_pools {
-        let name = input.node_pool.metadata.name.as_deref().unwrap_or_default();
-        if let Some(changed) = store.apply(name, &input.instance_types) {
-            input.instance_types = changed;
-        }
-    }
     let refused = verdicts.into_iter().filter_map(|(name, verdict)| {
         let why = match verdict {
             Verdict::Applied => return None,
@@ -287,5 +288,5 @@ fn lay_over(snapshot: &mut Snapshot, overlays: &[Arc<NodeOverlay>]) -> Vec<LeftO
         };
         Some(LeftOut { what: format!("NodeOverlay {name}"), why })
     });
-    refused.collect()
+    (store, refused.collect())
 }

@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use crate::api::v1::{EC2NodeClass, NodeClaim, NodePool};
+use crate::api::{annotations, pod_defaults};
 use crate::scheduling::pod::PodInfo;
 
 /// A cluster that cannot be read.
@@ -95,13 +96,22 @@ pub async fn record(
     let mut objects = objects(client).await?;
     objects.extend(node_classes.iter().map(object).map(custom));
 
+    let daemons: Value = {
+        let newest = newest_daemons(&pods);
+        let of = |set: &DaemonSet| {
+            let meta = &set.metadata;
+            let key = |text: &Option<String>| text.clone().unwrap_or_default();
+            newest.get(&(key(&meta.namespace), key(&meta.name))).copied()
+        };
+        daemon_sets.iter().map(|set| daemon_pod(set, of(set))).collect()
+    };
     let (waiting, bound) = by_node(pods);
     let mut document = Map::new();
     document.insert("name".into(), name.into());
     document.insert("description".into(), format!("recorded from a cluster at {now}").into());
     document.insert("options".into(), json!({"now": now.to_string()}));
     document.insert("nodePools".into(), node_pools.iter().map(object).map(custom).collect());
-    document.insert("daemonSetPods".into(), daemon_sets.iter().map(daemon_pod).collect());
+    document.insert("daemonSetPods".into(), daemons);
     document.insert("nodes".into(), node_entries(nodes, claims, bound));
     document.insert("pods".into(), waiting.into());
     document.insert("objects".into(), objects.into());
@@ -189,21 +199,22 @@ fn kept_annotation(key: &str) -> bool {
     karpenter
         || matches!(
             key,
-            "controller.kubernetes.io/pod-deletion-cost"
+            annotations::POD_DELETION_COST
+                | annotations::DISRUPTION_COST
                 | "pv.kubernetes.io/bind-completed"
                 | "storageclass.kubernetes.io/is-default-class"
         )
 }
 
 fn meta(full: ObjectMeta) -> ObjectMeta {
-    let annotations: Option<BTreeMap<String, String>> =
+    let kept: Option<BTreeMap<String, String>> =
         full.annotations.map(|all| all.into_iter().filter(|(k, _)| kept_annotation(k)).collect());
     ObjectMeta {
         name: full.name,
         namespace: full.namespace,
         uid: full.uid,
         labels: full.labels,
-        annotations: annotations.filter(|a| !a.is_empty()),
+        annotations: kept.filter(|a| !a.is_empty()),
         creation_timestamp: full.creation_timestamp,
         deletion_timestamp: full.deletion_timestamp,
         generation: full.generation,
@@ -256,11 +267,13 @@ fn lean_spec(spec: PodSpec) -> PodSpec {
         affinity: spec.affinity,
         node_name: spec.node_name,
         node_selector: spec.node_selector,
+        host_network: spec.host_network,
         overhead: spec.overhead,
         priority: spec.priority,
         resource_claims: spec.resource_claims,
         resources: spec.resources,
         scheduler_name: spec.scheduler_name,
+        scheduling_gates: spec.scheduling_gates,
         termination_grace_period_seconds: spec.termination_grace_period_seconds,
         tolerations: spec.tolerations,
         topology_spread_constraints: spec.topology_spread_constraints,
@@ -303,21 +316,36 @@ fn lean_pod(pod: Pod) -> Pod {
     Pod { metadata: meta(pod.metadata), spec: pod.spec.map(lean_spec), status }
 }
 
-/// The pod that a DaemonSet would start on a node.
-fn daemon_pod(set: &DaemonSet) -> Value {
-    let name = set.metadata.name.clone().unwrap_or_default();
-    let template = set.spec.as_ref().map(|s| s.template.clone()).unwrap_or_default();
-    let mut spec = lean_spec(template.spec.unwrap_or_default());
-    for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
-        // What is only limited is requested as well, as the API server would fill in.
-        if let Some(resources) = &mut container.resources {
-            let limits = resources.limits.clone().unwrap_or_default();
-            let requests = resources.requests.get_or_insert_default();
-            for (resource, amount) in limits {
-                requests.entry(resource).or_insert(amount);
-            }
+/// The newest pod of each DaemonSet, by namespace and name of the set: what admission gave it counts.
+fn newest_daemons(pods: &[Pod]) -> BTreeMap<(String, String), &Pod> {
+    let mut newest: BTreeMap<(String, String), &Pod> = BTreeMap::new();
+    for pod in pods {
+        let owners = pod.metadata.owner_references.iter().flatten();
+        let Some(owner) = owners.into_iter().find(|o| o.kind == "DaemonSet") else { continue };
+        let key = (pod.metadata.namespace.clone().unwrap_or_default(), owner.name.clone());
+        let made = |p: &Pod| p.metadata.creation_timestamp.as_ref().map(|t| t.0);
+        let known = newest.entry(key).or_insert(pod);
+        if made(known) < made(pod) {
+            *known = pod;
         }
     }
+    newest
+}
+
+/// The pod that stands for a DaemonSet, as the controller chooses it: its newest pod, with the node
+/// affinity that the template asks for instead of the one node that the pod was made for; else what the
+/// template would make.
+fn daemon_pod(set: &DaemonSet, newest: Option<&Pod>) -> Value {
+    let name = set.metadata.name.clone().unwrap_or_default();
+    let template = set.spec.as_ref().map(|s| s.template.clone()).unwrap_or_default();
+    let own = template.spec.unwrap_or_default();
+    let affinity = own.affinity.clone();
+    let mut spec = match newest.and_then(|p| p.spec.clone()) {
+        Some(spec) => PodSpec { affinity, node_name: None, ..lean_spec(spec) },
+        None => lean_spec(own),
+    };
+    pod_defaults::fill(&mut spec);
+    let labels = newest.and_then(|p| p.metadata.labels.clone());
     let owner = OwnerReference {
         api_version: "apps/v1".to_owned(),
         kind: "DaemonSet".to_owned(),
@@ -329,7 +357,7 @@ fn daemon_pod(set: &DaemonSet) -> Value {
         metadata: ObjectMeta {
             name: Some(name),
             namespace: set.metadata.namespace.clone(),
-            labels: template.metadata.and_then(|m| m.labels),
+            labels: labels.or(template.metadata.and_then(|m| m.labels)),
             owner_references: Some(vec![owner]),
             ..ObjectMeta::default()
         },
@@ -449,5 +477,29 @@ mod tests {
         assert!(!template.to_string().contains("hunter2"), "{template}");
         let class = without_parameters(json!({"spec": {"selectors": [], "config": config}}));
         assert!(!class.to_string().contains("hunter2"), "{class}");
+    }
+
+    #[test]
+    fn a_daemon_set_is_its_newest_pod_with_the_templates_affinity() {
+        let set: DaemonSet =
+            serde_json::from_value(json!({"metadata": {"name": "d", "namespace": "n"},
+            "spec": {"selector": {}, "template": {"spec": {"containers": [{"name": "c",
+                "resources": {"limits": {"cpu": "1"}}}]}}}}))
+            .unwrap();
+        let pod = |created: &str, cpu: &str| -> Pod {
+            serde_json::from_value(json!({"metadata": {"name": created, "namespace": "n",
+                "creationTimestamp": created, "ownerReferences": [{"apiVersion": "apps/v1",
+                    "kind": "DaemonSet", "name": "d", "uid": "u"}]},
+                "spec": {"nodeName": "x", "affinity": {"nodeAffinity": {}},
+                    "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}}))
+            .unwrap()
+        };
+        let pods = [pod("2024-01-02T00:00:00Z", "3"), pod("2024-01-01T00:00:00Z", "2")];
+        let newest = newest_daemons(&pods);
+        let found = daemon_pod(&set, newest.values().next().copied());
+        let cpu = "/spec/containers/0/resources/requests/cpu";
+        assert_eq!(found.pointer(cpu).unwrap(), "3");
+        assert!(found["spec"].get("affinity").is_none() && found["spec"].get("nodeName").is_none());
+        assert_eq!(daemon_pod(&set, None).pointer(cpu).unwrap(), "1");
     }
 }

@@ -12,8 +12,8 @@ use serde::de::{DeserializeOwned, Deserializer, SeqAccess, Visitor};
 use serde_json::Value;
 
 use super::{ScenarioError, check, read, types};
-use crate::api::labels;
 use crate::api::v1::{NodeClaim, Operator};
+use crate::api::{labels, pod_defaults};
 use crate::scheduling::instance_type::InstanceType;
 use crate::scheduling::pod::{PodInfo, Sharing};
 use crate::scheduling::requirements;
@@ -246,10 +246,23 @@ impl Items for Arc<PodInfo> {
     type Context = Sharing;
     const WHAT: &'static str = "a list of Pod objects";
 
-    fn convert(sharing: &mut Sharing, path: &str, pod: Pod) -> Result<Self, ScenarioError> {
+    fn convert(sharing: &mut Sharing, path: &str, mut pod: Pod) -> Result<Self, ScenarioError> {
         check::pod(path, &pod)?;
-        Ok(Arc::new(sharing.share(PodInfo::from_pod(&pod))))
+        if let Some(spec) = &mut pod.spec {
+            pod_defaults::fill(spec);
+        }
+        let mut info = PodInfo::from_pod(&pod);
+        info.unschedulable |= taken_to_wait(&pod);
+        Ok(Arc::new(sharing.share(info)))
     }
+}
+
+/// A pod of which the document does not say how far kube-scheduler has come is taken to have been
+/// found unschedulable, unless its scheduling gates keep it from being looked at.
+fn taken_to_wait(pod: &Pod) -> bool {
+    let gates = pod.spec.as_ref().and_then(|s| s.scheduling_gates.as_deref()).unwrap_or_default();
+    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    gates.is_empty() && !conditions.iter().any(|c| c.type_ == "PodScheduled")
 }
 
 impl Items for TypeEntry {

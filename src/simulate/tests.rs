@@ -188,3 +188,141 @@ fn instance_types_may_come_from_a_saved_answer() {
     assert_eq!(solved(&document)["nodeClaims"], direct["nodeClaims"]);
     assert!(ec2::from_answer("{}", &classes).is_err());
 }
+
+#[test]
+fn what_only_limits_name_is_requested_too() {
+    let mut document = base();
+    document["instanceTypes"][0]["capacity"]["nvidia.com/gpu"] = "1".into();
+    document["pods"][0]["spec"]["containers"][0]["resources"]["limits"] =
+        json!({"nvidia.com/gpu": "1"});
+    let out = solved(&document);
+    assert_eq!(out["nodeClaims"][0]["requests"]["nvidia.com/gpu"], "1");
+}
+
+/// A node that is going away, with one pod of one cpu on it.
+fn draining() -> Value {
+    let mut pod = pod("moving", "1");
+    pod["status"] = json!({"phase": "Running"});
+    json!([{"node": {"metadata": {"name": "old", "labels": {"karpenter.sh/nodepool": "default"},
+            "deletionTimestamp": "2026-01-01T00:00:00Z"},
+        "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "29"}}}, "pods": [pod]}])
+}
+
+#[test]
+fn pods_of_a_draining_node_are_placed_anew_unless_something_keeps_them() {
+    let mut document = base();
+    document["pods"] = json!([]);
+    document["nodes"] = draining();
+    assert_eq!(solved(&document)["nodeClaims"][0]["pods"], json!(["n/moving"]));
+    document["nodes"][0]["pods"][0]["metadata"]["annotations"] =
+        json!({"karpenter.sh/do-not-disrupt": "true"});
+    assert_eq!(solved(&document)["nodeClaims"], json!([]));
+    document["nodes"] = draining();
+    document["nodes"][0]["pods"][0]["metadata"]["labels"] = json!({"app": "kept"});
+    document["objects"] = json!([{"apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
+        "metadata": {"name": "b", "namespace": "n"}, "spec": {"maxUnavailable": 0,
+            "selector": {"matchLabels": {"app": "kept"}}}}]);
+    assert_eq!(solved(&document)["nodeClaims"], json!([]));
+}
+
+#[test]
+fn pods_that_call_for_no_node_are_left_alone_as_the_controller_does() {
+    let mut document = base();
+    let pods = document["pods"].as_array_mut().unwrap();
+    pods.truncate(1);
+    pods[0]["spec"]["schedulingGates"] = json!([{"name": "example.com/wait"}]);
+    let mut daemon = pod("daemon", "1");
+    daemon["metadata"]["ownerReferences"] =
+        json!([{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "u"}]);
+    let mut preempting = pod("preempting", "1");
+    preempting["status"] = json!({"nominatedNodeName": "x"});
+    pods.extend([daemon, preempting]);
+    let out = solved(&document);
+    assert_eq!(out["nodeClaims"], json!([]));
+    let texts: Vec<&str> =
+        (0..3).map(|i| out["unschedulable"][i]["error"].as_str().unwrap()).collect();
+    assert!(texts[0].contains("has not found it unschedulable"), "{texts:?}");
+    assert!(texts[1].contains("DaemonSet") && texts[2].contains("preemption"), "{texts:?}");
+}
+
+#[test]
+fn pools_that_launch_nothing_are_named() {
+    let mut document = base();
+    document["nodePools"][0]["status"] = json!({"conditions": [{"type": "Ready",
+        "status": "False", "reason": "x", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]});
+    let out = solved(&document);
+    assert_eq!(out["nodeClaims"], json!([]));
+    assert_eq!(
+        out["withoutEffect"][0],
+        json!({"object": "NodePool default", "reason": "it is not ready"})
+    );
+    let mut document = base();
+    document["nodePools"][0]["spec"]["replicas"] = 1.into();
+    assert_eq!(solved(&document)["withoutEffect"][0]["object"], "NodePool default");
+}
+
+#[test]
+fn a_claim_without_a_class_gets_the_default_one() {
+    let mut document = with_claim(base(), "data");
+    document["objects"] = json!([
+        {"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "data", "namespace": "n"}, "spec": {}},
+        {"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "provisioner": "ebs.csi.aws.com",
+            "volumeBindingMode": "WaitForFirstConsumer", "metadata": {"name": "gp3",
+            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}}
+    ]);
+    assert_eq!(solved(&document)["nodeClaims"][0]["pods"], json!(["n/a"]));
+}
+
+/// Types of a saved answer for a scenario's classes.
+fn types_for(document: &Value) -> Vec<scenario::TypeEntry> {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/instance-types.json.gz");
+    let unpacked = std::process::Command::new("gzip").args(["-dc", file]).output().unwrap();
+    let answer = String::from_utf8(unpacked.stdout).unwrap();
+    let scenario = load(document.to_string().as_bytes()).unwrap();
+    ec2::from_answer(&answer, &ec2::Classes::of(&scenario).unwrap()).unwrap()
+}
+
+fn with_class(spec: Value) -> Value {
+    let mut document = base();
+    document.as_object_mut().unwrap().remove("instanceTypes");
+    document["objects"] = json!([{"apiVersion": "karpenter.k8s.aws/v1", "kind": "EC2NodeClass",
+        "metadata": {"name": "d"}, "spec": spec}]);
+    document
+}
+
+#[test]
+fn the_alias_says_the_family() {
+    let of = |alias: &str| {
+        let types = types_for(&with_class(json!({"amiSelectorTerms": [{"alias": alias}]})));
+        let found = types.into_iter().find(|t| &*t.instance_type.name == "m5.large").unwrap();
+        scenario::describe_types(&[found])[0].clone()
+    };
+    let os = |described: &Value| {
+        let list = described["requirements"].as_array().unwrap().clone();
+        list.into_iter().find(|r| r["key"] == "kubernetes.io/os").unwrap()["values"][0].clone()
+    };
+    assert_eq!(os(&of("windows2022@latest")), "windows");
+    assert_eq!(os(&of("al2023@latest")), "linux");
+    // Bottlerocket keeps another share of the memory.
+    assert_ne!(of("bottlerocket@latest"), of("al2023@latest"));
+}
+
+#[test]
+fn kubelet_settings_of_a_v1beta1_pool_count() {
+    let mut document = with_class(json!({"amiFamily": "AL2023"}));
+    document["nodePools"][0] = json!({"apiVersion": "karpenter.sh/v1beta1", "kind": "NodePool",
+        "metadata": {"name": "old"}, "spec": {"template": {"spec": {"kubelet": {"maxPods": 5},
+            "nodeClassRef": {"name": "d"}, "requirements": []}}}});
+    let types = types_for(&document);
+    let large = types.iter().find(|t| &*t.instance_type.name == "m5.large").unwrap();
+    assert_eq!(scenario::describe_types(std::slice::from_ref(large))[0]["capacity"]["pods"], "5");
+}
+
+#[test]
+fn a_class_that_the_controller_would_refuse_is_refused() {
+    let document = with_class(json!({"amiFamily": "AL2023", "kubelet": {"maxPods": -1}}));
+    let scenario = load(document.to_string().as_bytes()).unwrap();
+    let error = ec2::Classes::of(&scenario).unwrap_err().to_string();
+    assert!(error.starts_with("objects[0].spec.kubelet.maxPods: expected"), "{error}");
+}

@@ -111,7 +111,7 @@ fn the_objects_have_karpenters_names() {
         assert_eq!(labels["app.kubernetes.io/managed-by"], "Helm");
         assert_eq!(labels["helm.sh/chart"], concat!("karpenter-", env!("CARGO_PKG_VERSION")));
     }
-    let without = render("karpenter", &[NAMED, &["--set", "webhook.enabled=false"]].concat());
+    let without = render("karpenter", &[NAMED, &["--set", "webhook.conversion=false"]].concat());
     assert!(without.iter().all(|o| o["kind"] != "Secret"));
     assert_eq!(
         find(&without, "Service", "karpenter")["spec"]["ports"].as_array().unwrap().len(),
@@ -151,6 +151,7 @@ fn the_environment_has_karpenters_names_in_its_order() {
             "IGNORE_DRA_REQUESTS",
             "AMI_REFRESH_INTERVAL",
             "SUBNET_REFRESH_INTERVAL",
+            "SECURITY_GROUP_REFRESH_INTERVAL",
         ]
     );
     let values = environment(&container);
@@ -163,7 +164,7 @@ fn the_environment_has_karpenters_names_in_its_order() {
         ("RESERVED_ENIS", "0"),
         (
             "FEATURE_GATES",
-            "ReservedCapacity=true,SpotToSpotConsolidation=false,NodeRepair=false,NodeOverlay=false,StaticCapacity=false,CapacityBuffer=false",
+            "ReservedCapacity=true,SpotToSpotConsolidation=false,NodeRepair=false,NodeOverlay=false,StaticCapacity=false,CapacityBuffer=false,TerminateFirstDrift=false,TerminateFirstRepair=false,PodDeletionCostManagement=false",
         ),
     ] {
         assert_eq!(values[name], value, "{name}");
@@ -200,10 +201,14 @@ fn every_value_has_its_effect() {
         ("CLUSTER_ENDPOINT", "https://example"),
         ("CLUSTER_CA_BUNDLE", "Q0E="),
         ("AWS_REGION", "us-east-1"),
-        ("AWS_FEATURE_GATES", "NodeClassCEL=true"),
+        (
+            "AWS_FEATURE_GATES",
+            "NodeClassCEL=true,DRANVIDIAGPU=true,DRAEFA=true,RebootForRepair=true",
+        ),
+        ("SECURITY_GROUP_REFRESH_INTERVAL", "7m"),
         (
             "FEATURE_GATES",
-            "ReservedCapacity=false,SpotToSpotConsolidation=true,NodeRepair=true,NodeOverlay=true,StaticCapacity=true,CapacityBuffer=true",
+            "ReservedCapacity=false,SpotToSpotConsolidation=true,NodeRepair=true,NodeOverlay=true,StaticCapacity=true,CapacityBuffer=true,TerminateFirstDrift=true,TerminateFirstRepair=true,PodDeletionCostManagement=true",
         ),
     ] {
         assert_eq!(env.get(variable).map(String::as_str), Some(value), "{variable}");
@@ -238,8 +243,9 @@ fn every_value_has_its_effect() {
     let core = &find(&objects, "ClusterRole", "node-launcher-core")["rules"];
     assert!(core.as_array().unwrap().iter().any(|r| r["apiGroups"][0] == "resource.k8s.io"));
     // The binary reads what the chart writes.
-    let help = Command::new(env!("CARGO_BIN_EXE_karpenter")).arg("--nonsense").output();
-    let help = String::from_utf8(help.unwrap().stderr).unwrap();
+    let help = Command::new(env!("CARGO_BIN_EXE_karpenter")).arg("--help").output();
+    let help = help.unwrap();
+    let help = String::from_utf8([help.stdout, help.stderr].concat()).unwrap();
     let chart_only = ["KUBERNETES_MIN_VERSION", "SYSTEM_NAMESPACE", "AWS_REGION"];
     for variable in launcher["env"].as_array().unwrap().iter().map(|e| e["name"].as_str().unwrap())
     {
@@ -256,9 +262,94 @@ fn old_values_render_and_missing_ones_are_named() {
     let env = environment(&container(&objects, "karpenter"));
     assert_eq!(env["METRICS_PORT"], "8000");
     assert_eq!(env["WEBHOOK_PORT"], "8443");
+    assert!(objects.iter().any(|o| o["kind"] == "Secret"), "the conversion webhook is off");
     let error = run_helm(&["template", "karpenter", "charts/karpenter"]).unwrap_err();
     let text = "Chart cannot be installed without a valid settings.clusterName!";
     assert!(error.contains(text), "{error}");
+}
+
+/// What helm complains of when these values are set.
+fn complaint(values: &[&str]) -> String {
+    let set = values.iter().flat_map(|v| ["--set", *v]);
+    let words: Vec<&str> = ["template", "karpenter", "charts/karpenter"]
+        .into_iter()
+        .chain(NAMED.iter().copied())
+        .chain(set)
+        .collect();
+    run_helm(&words).unwrap_err()
+}
+
+#[test]
+fn values_that_the_chart_does_not_have_are_refused_with_the_nearest_name() {
+    let error = complaint(&["settings.batchIdleDurations=1s", "replicaCount=3", "xyzzyxyzzy=1"]);
+    assert!(
+        error.contains("settings.batchIdleDurations, did you mean settings.batchIdleDuration?"),
+        "{error}"
+    );
+    assert!(error.contains("replicaCount, did you mean replicas?"), "{error}");
+    assert!(error.contains("xyzzyxyzzy\n"), "{error}");
+    let error = complaint(&["replicas=two", "settings.featureGates.nodeRepair=maybe"]);
+    assert!(error.contains("replicas") && error.contains("want integer"), "{error}");
+    assert!(error.contains("featureGates") && error.contains("nodeRepair"), "{error}");
+}
+
+#[test]
+fn every_default_is_in_the_schema() {
+    let read = |name: &str| std::fs::read_to_string(root().join("charts/karpenter").join(name));
+    let values: Value = serde_saphyr::from_str(&read("values.yaml").unwrap()).unwrap();
+    let schema: Value = serde_json::from_str(&read("values.schema.json").unwrap()).unwrap();
+    fn missing(values: &Value, schema: &Value, path: &str, found: &mut Vec<String>) {
+        let Some(known) = schema["properties"].as_object() else { return };
+        for (name, value) in values.as_object().into_iter().flatten() {
+            match known.get(name) {
+                Some(schema) => missing(value, schema, &format!("{path}{name}."), found),
+                None => found.push(format!("{path}{name}")),
+            }
+        }
+    }
+    let mut found = Vec::new();
+    missing(&values, &schema, "", &mut found);
+    assert_eq!(found, Vec::<String>::new());
+}
+
+#[test]
+fn values_of_1_15_exclude_each_other_as_there() {
+    let dra = |more: &str| complaint(&["settings.enableDRA=true", more]);
+    for more in ["ignoreDRARequests=false", "awsFeatureGates.draEFA=true"] {
+        let error = dra(&format!("settings.{more}"));
+        assert!(error.contains("settings.enableDRA cannot be set together"), "{error}");
+    }
+    let error = complaint(&[
+        "settings.legacyNodeRepair=true",
+        "settings.featureGates.terminateFirstRepair=true",
+    ]);
+    assert!(error.contains("settings.legacyNodeRepair cannot be set together"), "{error}");
+
+    let objects = render("karpenter", &[NAMED, &["--set", "settings.enableDRA=true"]].concat());
+    let env = environment(&container(&objects, "karpenter"));
+    assert_eq!(env["IGNORE_DRA_REQUESTS"], "false");
+    assert!(env["AWS_FEATURE_GATES"].contains("DRANVIDIAGPU=true,DRAEFA=true"));
+    let core = find(&objects, "ClusterRole", "karpenter-core")["rules"].to_string();
+    assert!(core.contains("resourceclaims"), "{core}");
+    let legacy =
+        render("karpenter", &[NAMED, &["--set", "settings.legacyNodeRepair=true"]].concat());
+    assert_eq!(environment(&container(&legacy, "karpenter"))["LEGACY_NODE_REPAIR"], "true");
+}
+
+#[test]
+fn empty_values_render_as_if_they_were_left_out() {
+    let objects = render(
+        "karpenter",
+        &[
+            NAMED,
+            &["--set", "controller.containerName=", "--set", "controller.securityContext=null"],
+            &["--set", "affinity=null,settings.featureGates=null"],
+        ]
+        .concat(),
+    );
+    let container = container(&objects, "karpenter");
+    assert_eq!(container["name"], "controller");
+    assert!(environment(&container)["FEATURE_GATES"].starts_with("ReservedCapacity=true,"));
 }
 
 #[test]

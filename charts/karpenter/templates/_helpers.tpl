@@ -66,7 +66,7 @@ subjects:
 {{- end }}
 
 {{- define "karpenter.affinity" -}}
-{{- $affinity := deepCopy .Values.affinity }}
+{{- $affinity := deepCopy (.Values.affinity | default dict) }}
 {{- range $kind := list "podAffinity" "podAntiAffinity" }}
 {{- with get $affinity $kind }}
 {{- range .requiredDuringSchedulingIgnoredDuringExecution }}
@@ -81,7 +81,7 @@ subjects:
 {{- end }}
 
 {{- define "karpenter.topologySpread" -}}
-{{- $constraints := deepCopy .Values.topologySpreadConstraints }}
+{{- $constraints := deepCopy (.Values.topologySpreadConstraints | default list) }}
 {{- range $constraints }}
 {{- include "karpenter.fillSelector" (dict "root" $ "term" .) }}
 {{- end }}
@@ -98,8 +98,50 @@ subjects:
 {{- end }}
 {{- end }}
 
-{{- define "karpenter.featureGates" -}}
-{{- with .Values.settings.featureGates -}}
-ReservedCapacity={{ .reservedCapacity }},SpotToSpotConsolidation={{ .spotToSpotConsolidation }},NodeRepair={{ .nodeRepair }},NodeOverlay={{ .nodeOverlay }},StaticCapacity={{ .staticCapacity }},CapacityBuffer={{ .capacityBuffer }}
+{{- /* Every gate of a list with its value; the binary's default where it has none. Takes values and names, pairs of gate and value. */ -}}
+{{- define "karpenter.gates" -}}
+{{- $values := .values | default dict }}
+{{- $pairs := list }}
+{{- range .names }}
+{{- $value := hasKey $values (index . 1) | ternary (get $values (index . 1)) nil }}
+{{- if kindIs "invalid" $value }}
+{{- $value = eq (index . 0) "ReservedCapacity" }}
 {{- end }}
+{{- $pairs = append $pairs (printf "%s=%v" (index . 0) $value) }}
+{{- end }}
+{{- join "," $pairs }}
+{{- end }}
+
+{{- define "karpenter.featureGates" -}}
+{{- include "karpenter.gates" (dict "values" .Values.settings.featureGates "names" (list
+  (list "ReservedCapacity" "reservedCapacity")
+  (list "SpotToSpotConsolidation" "spotToSpotConsolidation")
+  (list "NodeRepair" "nodeRepair")
+  (list "NodeOverlay" "nodeOverlay")
+  (list "StaticCapacity" "staticCapacity")
+  (list "CapacityBuffer" "capacityBuffer")
+  (list "TerminateFirstDrift" "terminateFirstDrift")
+  (list "TerminateFirstRepair" "terminateFirstRepair")
+  (list "PodDeletionCostManagement" "podDeletionCostManagement")
+)) }}
+{{- end }}
+
+{{- define "karpenter.awsFeatureGates" -}}
+{{- $gates := deepCopy (.Values.settings.awsFeatureGates | default dict) }}
+{{- if eq (toString .Values.settings.enableDRA) "true" }}
+{{- $_ := set $gates "draNVIDIAGPU" true }}
+{{- $_ := set $gates "draEFA" true }}
+{{- end }}
+{{- include "karpenter.gates" (dict "values" $gates "names" (list
+  (list "NodeClassCEL" "nodeClassCEL")
+  (list "DRANVIDIAGPU" "draNVIDIAGPU")
+  (list "DRAEFA" "draEFA")
+  (list "RebootForRepair" "rebootForRepair")
+)) }}
+{{- end }}
+
+{{- /* True where pods' resource claims count: the rights to read them are needed. */ -}}
+{{- define "karpenter.dynamicResources" -}}
+{{- $gates := include "karpenter.awsFeatureGates" . }}
+{{- if or (eq (toString .Values.settings.ignoreDRARequests) "false") (contains "DRANVIDIAGPU=true" $gates) (contains "DRAEFA=true" $gates) }}true{{ end }}
 {{- end }}

@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
+use super::checks::Finding;
 use super::crds;
-use super::validation::Finding;
 
 mod cel;
 mod defaults;
@@ -103,7 +103,13 @@ impl Admission {
         let mut unknown = Vec::new();
         defaults::prune(&version.schema, &mut object, &mut unknown);
         defaults::fill(&version.schema, &mut object);
-        let mut findings = metadata::findings(&object, version.namespaced);
+        // The API server clears a namespace that the kind does not have.
+        if !version.namespaced
+            && let Some(Value::Object(meta)) = object.get_mut("metadata")
+        {
+            meta.remove("namespace");
+        }
+        let mut findings = metadata::findings(&object);
         let sound = schema::check(&version.schema, &object, "", &mut findings);
         if sound {
             cel::check(&version.schema, &object, old, "", &mut findings);

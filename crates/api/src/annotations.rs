@@ -2,6 +2,16 @@
 
 /// On Pods, Nodes and NodeClaims: `true`, or on pods a Go duration, blocks voluntary disruption.
 pub const DO_NOT_DISRUPT: &str = "karpenter.sh/do-not-disrupt";
+/// On Nodes and NodeClaims: `true` keeps repair away (alpha).
+pub const DO_NOT_REPAIR: &str = "karpenter.sh/do-not-repair";
+/// On pods: an int32 that says how dear an eviction is (alpha).
+pub const DISRUPTION_COST: &str = "karpenter.sh/disruption-cost";
+/// On pods: which of a ReplicaSet's pods go first, an int32. Kubernetes' own.
+pub const POD_DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+/// On NodeClaims: the Node's boot id before the reboot that was asked for.
+pub const REBOOT_PRE_BOOT_ID: &str = "karpenter.sh/reboot-pre-boot-id";
+/// On NodeClaims: how long a reboot waits for the drain, a Go duration.
+pub const REBOOT_TERMINATION_GRACE_PERIOD: &str = "karpenter.sh/reboot-termination-grace-period";
 /// Hash of a NodePool's static template fields.
 pub const NODEPOOL_HASH: &str = "karpenter.sh/nodepool-hash";
 /// Version of the algorithm behind [`NODEPOOL_HASH`].

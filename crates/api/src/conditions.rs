@@ -25,6 +25,8 @@ pub const INSTANCE_TERMINATING: &str = "InstanceTerminating";
 pub const CONSISTENT_STATE_FOUND: &str = "ConsistentStateFound";
 /// Why the node is being disrupted.
 pub const DISRUPTION_REASON: &str = "DisruptionReason";
+/// The instance is being rebooted to repair its node.
+pub const REBOOTING: &str = "Rebooting";
 /// What schemas cannot check was found right.
 pub const VALIDATION_SUCCEEDED: &str = "ValidationSucceeded";
 /// The pool's class can be used.

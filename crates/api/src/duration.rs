@@ -31,7 +31,7 @@ impl NillableDuration {
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         match self {
-            Self::Invalid(text) => Some(DurationError(text.clone()).to_string()),
+            Self::Invalid(text) => parse_go(text).err().map(|error| error.to_string()),
             Self::Never | Self::After(..) => None,
         }
     }
@@ -70,17 +70,24 @@ impl<'de> Deserialize<'de> for NillableDuration {
     }
 }
 
-/// A text that is not a Go duration.
+/// A text that is not a Go duration, or one that Go could not hold.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("invalid duration {0:?}: expected a number with a unit such as \"10m\" or \"1h30m\"")]
-pub struct DurationError(pub String);
+pub enum DurationError {
+    /// The text has another form.
+    #[error("invalid duration {0:?}: expected a number with a unit such as \"10m\" or \"1h30m\"")]
+    Malformed(String),
+    /// More nanoseconds than 64 bits hold.
+    #[error("invalid duration {0:?}: too long, expected at most 2562047h (292 years)")]
+    TooLong(String),
+}
 
 /// Parses a non-negative Go duration: decimal numbers with units ns, us, ms, s, m, h; `0` alone is zero.
 ///
 /// # Errors
 /// When the text does not have that form, is negative, or is too long for Go's 64-bit nanoseconds.
 pub fn parse_go(text: &str) -> Result<Duration, DurationError> {
-    let error = || DurationError(text.to_owned());
+    let error = || DurationError::Malformed(text.to_owned());
+    let too_long = || DurationError::TooLong(text.to_owned());
     let mut rest = text.strip_prefix('+').unwrap_or(text);
     if rest == "0" {
         return Ok(Duration::ZERO);
@@ -106,6 +113,8 @@ pub fn parse_go(text: &str) -> Result<Duration, DurationError> {
         };
         if let Ok(whole) = number.parse::<u64>() {
             exact += u128::from(whole) * u128::from(scale);
+        } else if number.bytes().all(|b| b.is_ascii_digit()) && !number.is_empty() {
+            return Err(too_long());
         } else {
             let value: f64 = number.parse().map_err(|_| error())?;
             nanos += value * scale as f64;
@@ -117,7 +126,7 @@ pub fn parse_go(text: &str) -> Result<Duration, DurationError> {
         .ok()
         .filter(|n| i64::try_from(*n).is_ok())
         .map(Duration::from_nanos)
-        .ok_or_else(error)
+        .ok_or_else(too_long)
 }
 
 /// Prints a duration as Go does: `1h30m0s`, `37.301795ms`, `0s`.
@@ -158,6 +167,18 @@ pub fn format_go(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_that_is_too_long_is_said_to_be() {
+        for text in ["2562048h", "99999999999999999999h", "9999999999.5h"] {
+            let error = parse_go(text).unwrap_err();
+            assert_eq!(error, DurationError::TooLong(text.to_owned()));
+            assert!(
+                NillableDuration::Invalid(text.to_owned()).problem().unwrap().contains("too long")
+            );
+        }
+        assert!(matches!(parse_go("1hr"), Err(DurationError::Malformed(_))));
+    }
 
     #[test]
     fn go_durations_parse() {

@@ -2,12 +2,18 @@
 
 use std::fmt;
 
-/// A text that is not a Kubernetes quantity.
+/// A text that is not a Kubernetes quantity, or one that is too large.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "invalid quantity {0:?}: expected a number with an optional suffix such as \"500m\" or \"2Gi\""
-)]
-pub struct QuantityError(pub String);
+pub enum QuantityError {
+    /// The text has another form.
+    #[error(
+        "invalid quantity {0:?}: expected a number with an optional suffix such as \"500m\" or \"2Gi\""
+    )]
+    Malformed(String),
+    /// Nothing that exists has so much.
+    #[error("invalid quantity {0:?}: too large, expected less than 2^63")]
+    TooLarge(String),
+}
 
 /// How a quantity is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +60,27 @@ enum Scale {
 /// # Errors
 /// When the text is no quantity, or is too large to hold.
 pub fn parse(text: &str) -> Result<Quantity, QuantityError> {
-    parse_parts(text).ok_or_else(|| QuantityError(text.to_owned()))
+    parse_parts(text).ok_or_else(|| {
+        let text = text.to_owned();
+        if is_well_formed(&text) {
+            QuantityError::TooLarge(text)
+        } else {
+            QuantityError::Malformed(text)
+        }
+    })
+}
+
+/// Whether the text has a quantity's form, however large it is.
+fn is_well_formed(text: &str) -> bool {
+    let rest = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+    let (number, suffix) = rest.split_at(end);
+    let exponent = suffix.strip_prefix(['e', 'E']).unwrap_or_default();
+    let digits = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+    let scaled = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    number.bytes().any(|b| b.is_ascii_digit())
+        && number.matches('.').count() <= 1
+        && (scaled || parse_suffix(suffix).is_some())
 }
 
 fn parse_parts(text: &str) -> Option<Quantity> {
@@ -196,6 +222,15 @@ pub fn format_count(count: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_quantity_that_is_too_large_is_said_to_be() {
+        for text in ["1e99", "99999999999999999999999999999999Ei", "-1e40"] {
+            assert_eq!(parse(text), Err(QuantityError::TooLarge(text.to_owned())), "{text}");
+        }
+        assert!(matches!(parse("1.2.3"), Err(QuantityError::Malformed(_))));
+        assert!(matches!(parse("2GB"), Err(QuantityError::Malformed(_))));
+    }
 
     #[test]
     fn canonical_forms() {

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::TopologySpreadConstraint;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde::Deserialize;
 
-use super::validation::is_qualified_name;
+use super::checks::is_qualified_name;
 
 /// What `--scheduler-config` says.
 #[derive(Clone, Debug, Default, PartialEq)]

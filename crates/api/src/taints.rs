@@ -8,6 +8,8 @@ pub const DISRUPTED_KEY: &str = "karpenter.sh/disrupted";
 pub const DISRUPTION_KEY_V1BETA1: &str = "karpenter.sh/disruption";
 /// Key of the taint from boot until registration.
 pub const UNREGISTERED_KEY: &str = "karpenter.sh/unregistered";
+/// Key of the taint on nodes that are being rebooted.
+pub const REBOOTING_KEY: &str = "karpenter.sh/rebooting";
 /// Effect: new pods stay away.
 pub const NO_SCHEDULE: &str = "NoSchedule";
 /// Effect: pods that are there leave as well.
@@ -25,6 +27,12 @@ pub fn disrupted() -> Taint {
 #[must_use]
 pub fn unregistered() -> Taint {
     new(UNREGISTERED_KEY, None, NO_EXECUTE)
+}
+
+/// `karpenter.sh/rebooting:NoSchedule`.
+#[must_use]
+pub fn rebooting() -> Taint {
+    new(REBOOTING_KEY, None, NO_SCHEDULE)
 }
 
 /// A taint without a time.
@@ -60,6 +68,8 @@ pub fn is_ephemeral(taint: &Taint) -> bool {
         "node.kubernetes.io/unreachable" => effect == NO_SCHEDULE,
         "node.cloudprovider.kubernetes.io/uninitialized" => effect == NO_SCHEDULE,
         UNREGISTERED_KEY => effect == NO_EXECUTE,
+        // A rebooting node is not initialized until it is back.
+        REBOOTING_KEY => effect == NO_SCHEDULE,
         _ => key.starts_with("readiness.k8s.io/"),
     }
 }
@@ -75,5 +85,11 @@ mod tests {
         assert!(marks_disruption(&new(old, Some("disrupting"), NO_SCHEDULE)));
         assert!(!marks_disruption(&new(old, Some("disrupting"), NO_EXECUTE)));
         assert!(!marks_disruption(&unregistered()));
+    }
+
+    #[test]
+    fn a_reboot_passes() {
+        assert!(is_ephemeral(&rebooting()));
+        assert!(!is_ephemeral(&new(REBOOTING_KEY, None, NO_EXECUTE)));
     }
 }

@@ -4,6 +4,7 @@
 //! no runtime, client or SDK among the dependencies: the controllers, `karpenter simulate`, the
 //! benchmarks and the tests call the same functions and get the same answers.
 
+pub mod assemble;
 pub mod disruption;
 pub mod scheduling;
 

@@ -1,35 +1,19 @@
 //! The files that `karpenter render` reads, and placeholders for what they do not tell.
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
 use std::io::Read as _;
 use std::path::Path;
 
 use base64::Engine as _;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
 
-use crate::api::admission::Admission;
-use crate::api::conversion;
 use crate::api::v1::{Ami, AmiRequirement, EC2NodeClass, Operator, SecurityGroup};
+use crate::api::yaml;
 use crate::cloud::aws::ami::AmiFamily;
 use crate::cloud::aws::launchtemplate::Cluster;
 use crate::cloud::aws::placementgroup::PlacementGroup;
 
-/// Input that cannot be used: where, and why.
-#[derive(Debug, thiserror::Error)]
-#[error("{}{message}", if place.is_empty() { String::new() } else { format!("{place}: ") })]
-pub(super) struct InputError {
-    place: String,
-    message: String,
-}
-
-impl InputError {
-    pub(super) fn new(place: impl Display, message: impl Display) -> Self {
-        Self { place: place.to_string(), message: message.to_string() }
-    }
-}
+pub(super) use crate::cli::object::{InputError, object};
 
 /// What is known of the cluster.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -81,67 +65,9 @@ fn read(path: &Path) -> Result<String, InputError> {
     std::fs::read_to_string(path).map_err(error)
 }
 
-/// The one object of that kind in a file of one or more documents.
-///
-/// What the API server would refuse is an error, except for fields that are merely missing: a
-/// draft may be looked at, too.
-pub(super) fn object<T: DeserializeOwned>(
-    path: &Path,
-    kind: &str,
-    notes: &mut Vec<String>,
-) -> Result<T, InputError> {
-    let place = path.display();
-    let documents: Vec<Value> = serde_saphyr::from_multiple(&read(path)?)
-        .map_err(|e| InputError::new(&place, format!("expected YAML or JSON: {e}")))?;
-    let found: Vec<Value> = documents
-        .into_iter()
-        .flat_map(|d| match d {
-            Value::Object(mut list) if list.get("kind").is_some_and(|k| k == "List") => {
-                match list.remove("items") {
-                    Some(Value::Array(items)) => items,
-                    _ => Vec::new(),
-                }
-            }
-            other => vec![other],
-        })
-        .filter(|d| d.get("kind").is_some_and(|k| k == kind))
-        .collect();
-    let count = found.len();
-    let Ok([object]) = <[Value; 1]>::try_from(found) else {
-        let message = format!("expected one object of kind {kind}, found {count}");
-        return Err(InputError::new(&place, message));
-    };
-    if let Some(admitted) = Admission::get().create(object.clone()) {
-        let found = admitted.unknown.into_iter().chain(admitted.findings);
-        let (missing, wrong): (Vec<_>, Vec<_>) =
-            found.partition(|f| f.message.starts_with("required"));
-        if let Some(first) = wrong.first() {
-            return Err(InputError::new(&place, format!("{kind}: {first}")));
-        }
-        notes
-            .extend(missing.iter().map(|f| format!("{kind}: the API server would refuse it: {f}")));
-    }
-    let object = as_v1(object).map_err(|e| InputError::new(&place, format!("{kind}: {e}")))?;
-    serde_path_to_error::deserialize(object)
-        .map_err(|e| InputError::new(&place, format!("{kind}: {}: {}", e.path(), e.inner())))
-}
-
-/// The object in version v1, converted where it is of v1beta1.
-fn as_v1(object: Value) -> Result<Value, String> {
-    let version = object.get("apiVersion").and_then(Value::as_str).unwrap_or_default().to_owned();
-    match version.split_once('/') {
-        Some((_, "v1")) => Ok(object),
-        Some((group, "v1beta1")) if conversion::is_convertible(&object) => {
-            conversion::convert_object(object, &format!("{group}/v1"), &|_| Ok(None))
-                .map_err(|e| e.to_string())
-        }
-        _ => Err(format!("apiVersion {version:?}, expected version v1 or v1beta1")),
-    }
-}
-
 /// The file of `--cluster-info`.
 pub(super) fn info(path: &Path) -> Result<Info, InputError> {
-    serde_saphyr::from_str(&read(path)?).map_err(|e| InputError::new(path.display(), e))
+    yaml::read(&read(path)?).map_err(|e| InputError::new(path.display(), e))
 }
 
 /// The cluster as far as it is known.

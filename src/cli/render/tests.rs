@@ -505,10 +505,10 @@ fn files_are_read_by_kind() {
     assert!(
         problem("kind: NodePool").contains("expected one object of kind EC2NodeClass, found 0")
     );
-    assert!(problem("a: [").contains("expected YAML or JSON"));
+    assert!(problem("a: [").contains("document 1: "));
     assert!(
         problem("apiVersion: karpenter.k8s.aws/v1alpha5\nkind: EC2NodeClass")
-            .contains("expected version v1 or v1beta1")
+            .contains("is not served, expected karpenter.k8s.aws/v1 or karpenter.k8s.aws/v1beta1")
     );
     assert!(
         problem("apiVersion: karpenter.k8s.aws/v1\nkind: EC2NodeClass\nspec: {detailedMonitoring: maybe}")

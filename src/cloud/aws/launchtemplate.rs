@@ -32,8 +32,7 @@ pub use self::options::{EFA, Launch, NITRO_SANDBOX, Reservation, tenancy, types_
 const TTL: Duration = Duration::from_secs(60);
 /// Names begin so.
 const PREFIX: &str = "karpenter.k8s.aws/";
-/// EC2's limit of user data, in bytes.
-pub const USER_DATA_LIMIT: usize = 16_384;
+pub use super::userdata::LIMIT as USER_DATA_LIMIT;
 /// User data of this size, nine tenths of the limit, is worth a word.
 const USER_DATA_WARNING: usize = 14_745;
 

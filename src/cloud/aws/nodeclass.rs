@@ -3,45 +3,90 @@
 use super::ami::AmiFamily;
 use super::instancetype::expressions;
 use super::{kubelet, userdata};
+use crate::api::checks::Finding;
 use crate::api::v1::EC2NodeClass;
 
 /// Reason of kubelet settings that the kubelet would not take.
 pub const INVALID_KUBELET: &str = "InvalidKubeletConfiguration";
+/// Reason of kubelet settings that the family would drop.
+const UNSUPPORTED_KUBELET: &str = "UnsupportedKubeletConfiguration";
+/// Reason of an expression that does not compile.
+const INVALID_EXPRESSION: &str = "KubeletExpressionInvalid";
 
 /// Why a class failed: the condition's reason and message.
 pub type Failure = (&'static str, String);
 
-/// The first thing that is wrong with the class's own settings. `allowed` tells whether kubelet
-/// expressions may be used.
+/// Everything about the class's own settings that can be said without asking AWS, what decides its
+/// condition first. `allowed` tells whether kubelet expressions may be used.
 #[must_use]
-pub fn failure(class: &EC2NodeClass, allowed: bool) -> Option<Failure> {
-    let problems = kubelet::check(class);
-    if !problems.is_empty() {
-        return Some((INVALID_KUBELET, problems.join("; ")));
-    }
-    if let Some(failure) = expressions_failure(class, allowed) {
-        return Some(failure);
-    }
-    if let Some(message) = kubelet::unsupported(class) {
-        return Some(("UnsupportedKubeletConfiguration", message));
-    }
+pub fn findings(class: &EC2NodeClass, allowed: bool) -> Vec<Finding> {
+    let mut all: Vec<Finding> = kubelet::check(class)
+        .iter()
+        .map(|text| located("spec.kubelet", text).because(INVALID_KUBELET))
+        .collect();
+    all.extend(expression_findings(class, allowed));
+    all.extend(
+        kubelet::unsupported(class)
+            .iter()
+            .map(|text| located("spec.kubelet", text).because(UNSUPPORTED_KUBELET)),
+    );
+    let family = AmiFamily::of(class);
     let custom = class.spec.user_data.as_deref().unwrap_or_default();
-    let error = userdata::check(AmiFamily::of(class), custom).err()?;
-    Some(("UserDataInvalid", error.to_string()))
+    if let Err(error) = userdata::check(family, custom) {
+        all.push(located("spec.userData", &error.to_string()).because("UserDataInvalid"));
+    }
+    let name = family.as_str();
+    all.extend(userdata::dropped(family, custom).into_iter().map(|key| {
+        let text = format!("{key} is dropped: nodes of the {name} family are not given it");
+        Finding::new("spec.userData", text).as_warning()
+    }));
+    all
 }
 
-fn expressions_failure(class: &EC2NodeClass, allowed: bool) -> Option<Failure> {
+/// A text that begins with its own path, or with that of the field that it is about.
+fn located(field: &str, text: &str) -> Finding {
+    match text.split_once(": ") {
+        Some((path, message)) if path.starts_with(field) && !path.contains(' ') => {
+            Finding::new(path, message)
+        }
+        _ => Finding::new(field, text.strip_prefix(field).unwrap_or(text).trim_start()),
+    }
+}
+
+fn expression_findings(class: &EC2NodeClass, allowed: bool) -> Vec<Finding> {
     let found = kubelet::expressions(class);
     if !found.is_empty() && !allowed {
-        let message =
-            "spec.kubelet contains a CEL expression, but the NodeClassCEL feature gate is disabled";
-        return Some(("KubeletExpressionsDisabled", message.to_owned()));
+        let message = "contains a CEL expression, but the NodeClassCEL feature gate is disabled";
+        return vec![Finding::new("spec.kubelet", message).because("KubeletExpressionsDisabled")];
     }
-    found.iter().find_map(|(field, text)| {
-        let error = expressions::check(text).err()?;
-        let message = format!("compiling expression, {error} (field={field})");
-        Some(("KubeletExpressionInvalid", message))
-    })
+    let wrong = found.into_iter().filter_map(|(field, text)| {
+        let error = expressions::check(&text).err()?;
+        let text = format!("compiling expression, {error}");
+        Some(Finding::new(field, text).because(INVALID_EXPRESSION))
+    });
+    wrong.collect()
+}
+
+/// The first thing that is wrong with the class's own settings, as the condition says it: all
+/// findings of one reason together, but for expressions, of which the first counts.
+#[must_use]
+pub fn failure(class: &EC2NodeClass, allowed: bool) -> Option<Failure> {
+    let all = findings(class, allowed);
+    let reason = all.iter().find(|f| f.is_error())?.reason;
+    let texts: Vec<String> =
+        all.iter().filter(|f| f.is_error() && f.reason == reason).map(of_condition).collect();
+    let text = if reason == INVALID_EXPRESSION { texts[0].clone() } else { texts.join("; ") };
+    Some((reason, text))
+}
+
+/// A finding in the words of Karpenter's condition.
+fn of_condition(finding: &Finding) -> String {
+    let Finding { path, message, reason, .. } = finding;
+    if *reason == INVALID_EXPRESSION {
+        return format!("{message} (field={path})");
+    }
+    let whole = path == "spec.kubelet" && *reason != INVALID_KUBELET;
+    if whole { format!("{path} {message}") } else { finding.to_string() }
 }
 
 #[cfg(test)]
@@ -95,5 +140,47 @@ mod tests {
         let (reason, message) = check(json!({"maxPods": "instance_type"})).unwrap();
         assert_eq!(reason, "KubeletExpressionInvalid");
         assert!(message.ends_with("(field=spec.kubelet.maxPods)"), "{message}");
+    }
+
+    #[test]
+    fn what_of_the_user_data_is_dropped_is_said_as_a_warning() {
+        let toml = "[grpc]\naddress = \"x\"\n[settings.kubernetes]\nkube-api-qps = 30\nhostname-override = \"o\"\n[settings.kubernetes.static-pods.a]\nenabled = true\nnonsense = 1\n";
+        let class = class(json!({"amiFamily": "Bottlerocket", "userData": toml}));
+        let found = findings(&class, true);
+        let texts: Vec<&str> =
+            found.iter().filter_map(|f| f.message.split(" is dropped").next()).collect();
+        assert_eq!(
+            texts,
+            [
+                "grpc",
+                "settings.kubernetes.hostname-override",
+                "settings.kubernetes.static-pods.a.nonsense"
+            ]
+        );
+        assert!(found.iter().all(|f| !f.is_error() && f.path == "spec.userData"));
+        assert_eq!(failure(&class, true), None);
+    }
+
+    #[test]
+    fn user_data_that_ec2_would_not_take_is_found() {
+        let line = "echo otter otter otter otter otter otter\n";
+        let long = format!("#!/bin/bash\n{}", line.repeat(500));
+        for family in ["AL2023", "AL2", "Custom"] {
+            let class = class(json!({"amiFamily": family, "userData": long}));
+            let (reason, text) = failure(&class, true).unwrap();
+            assert_eq!(reason, "UserDataInvalid");
+            assert!(text.starts_with("spec.userData: makes user data of at least"), "{text}");
+            assert!(text.contains("expected at most 16384"), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_archive_without_an_empty_line_after_its_headers_is_refused() {
+        let archive = "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=\"MARK\"\n--MARK\nContent-Type: text/x-shellscript\n\n#!/bin/bash\necho first\n\n--MARK\nContent-Type: text/x-shellscript\n\n#!/bin/bash\necho second\n\n--MARK--\n";
+        for family in ["AL2023", "AL2"] {
+            let class = class(json!({"amiFamily": family, "userData": archive}));
+            let (_, text) = failure(&class, true).unwrap();
+            assert!(text.contains("missing colon: \"--MARK\""), "{text}");
+        }
     }
 }

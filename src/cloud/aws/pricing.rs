@@ -1,7 +1,7 @@
 //! On-demand and spot prices: refreshed from AWS, kept when AWS cannot be asked, and until then
 //! taken from the last run or from the tables compiled in.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use aws_sdk_pricing::types::{Filter, FilterType};
@@ -35,6 +35,12 @@ pub struct Known {
     pub on_demand: HashMap<String, f64>,
     /// Empty until spot prices are known: then the on-demand price stands in everywhere.
     pub spot: HashMap<String, BTreeMap<String, f64>>,
+}
+
+/// Names of the instance types that this release knows without asking AWS.
+#[must_use]
+pub fn known_types() -> BTreeSet<String> {
+    fallback::on_demand("us-east-1").into_keys().collect()
 }
 
 impl Provider {

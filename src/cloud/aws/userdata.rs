@@ -16,6 +16,9 @@ pub mod bottlerocket;
 pub mod mime;
 pub mod windows;
 
+/// Bytes of user data that EC2 takes, before they are encoded.
+pub const LIMIT: usize = 16_384;
+
 /// What the user data must tell the node.
 #[derive(Clone, Debug, Default)]
 pub struct Bootstrap {
@@ -78,7 +81,20 @@ pub fn check(family: AmiFamily, custom: &str) -> Result<(), UserDataError> {
     let bootstrap = Bootstrap { custom: custom.to_owned(), cluster_cidr, ..Bootstrap::default() };
     // What is merely odd is said when it is rendered for a launch, not at every look.
     let quiet = tracing::subscriber::NoSubscriber::default();
-    tracing::subscriber::with_default(quiet, || render(family, &bootstrap)).map(|_| ())
+    let rendered = tracing::subscriber::with_default(quiet, || render(family, &bootstrap))?;
+    let bytes = STANDARD.decode(rendered).map_or(0, |b| b.len());
+    if bytes > LIMIT {
+        return Err(UserDataError::Custom(format!(
+            "makes user data of at least {bytes} bytes, expected at most {LIMIT}: EC2 takes no more"
+        )));
+    }
+    Ok(())
+}
+
+/// What of the user's own user data the nodes of a family never see.
+#[must_use]
+pub fn dropped(family: AmiFamily, custom: &str) -> Vec<String> {
+    if family == AmiFamily::Bottlerocket { bottlerocket::dropped(custom) } else { Vec::new() }
 }
 
 /// Domains that the kubelet may not label its own node with.

@@ -1,4 +1,4 @@
-//! The pods of a round: those that wait, those of buffers, and those whose node goes away.
+//! What is reported of the pods of a round: those that are left alone, and preferences that cost.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -9,13 +9,9 @@ use parking_lot::Mutex;
 
 use super::super::Context;
 use super::{listed_up_to, pod_reference};
-use crate::api::taints;
-use crate::disruption::pdb::Limits;
 use crate::operator::events::Event;
 use crate::operator::{logging, metrics};
-use crate::scheduling::node::StateNode;
 use crate::scheduling::pod::PodInfo;
-use crate::scheduling::taints::tolerate_all;
 use crate::scheduling::validation::{self, Ignored};
 
 /// Equal warnings about a pod are left out for this long.
@@ -24,39 +20,20 @@ const WARN_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// Waiting pods that are left alone, and why.
 pub(super) type LeftAlone = Vec<(Arc<PodInfo>, Ignored)>;
 
-/// Waiting pods that can be placed, and those that are left alone.
-pub(super) fn pending(ctx: &Context) -> (Vec<Arc<PodInfo>>, LeftAlone) {
-    let volumes = ctx.cluster.volumes();
-    let mut pods = Vec::new();
-    let mut ignored = Vec::new();
-    let mut told = HashSet::new();
-    for pod in ctx.cluster.waiting_pods() {
-        // Pods of one template share what they ask for: one line for all of them.
-        if told.insert(Arc::as_ptr(&pod.constraints)) {
-            tell_unknown_values(&pod);
-        }
-        match validation::waiting_pod(&pod, &volumes) {
-            Ok(()) => pods.push(pod),
-            Err(why) => ignored.push((pod, why)),
+/// Logs values in pods' choice of nodes that their labels cannot have.
+pub(super) fn log_unknown_values<'a>(pods: impl Iterator<Item = &'a Arc<PodInfo>>) {
+    let mut seen = HashSet::new();
+    // Pods of one template share what they ask for: one line for all of them.
+    for pod in pods.filter(|pod| seen.insert(Arc::as_ptr(&pod.constraints))) {
+        for found in validation::unknown_values(&pod.constraints) {
+            tracing::error!(
+                "key" = found.key,
+                "valid-values" = %logging::json(&found.valid),
+                "invalid-values" = %logging::json(&found.invalid),
+                "please correct found invalid values, proceeding with valid values"
+            );
         }
     }
-    (pods, ignored)
-}
-
-fn tell_unknown_values(pod: &PodInfo) {
-    for found in validation::unknown_values(&pod.constraints) {
-        tracing::error!(
-            "key" = found.key,
-            "valid-values" = %logging::json(&found.valid),
-            "invalid-values" = %logging::json(&found.invalid),
-            "please correct found invalid values, proceeding with valid values"
-        );
-    }
-}
-
-/// The pods that stand for the room of capacity buffers.
-pub(super) fn buffers(ctx: &Context) -> Vec<Arc<PodInfo>> {
-    if ctx.settings.gates.capacity_buffer { ctx.cluster.buffer_pods() } else { Vec::new() }
 }
 
 /// Tells of the pods that are left alone.
@@ -76,30 +53,6 @@ pub(super) fn tell_ignored(ctx: &Context, ignored: &LeftAlone) {
             ctx.recorder.publish(event);
         }
     }
-}
-
-/// Pods that will lose their node and can move now.
-pub(super) fn leaving(ctx: &Context, nodes: &[StateNode]) -> Vec<Arc<PodInfo>> {
-    let now = ctx.clock.now();
-    let limits = Limits::new(&ctx.cluster.pdbs());
-    nodes
-        .iter()
-        .filter(|n| n.deleting())
-        .flat_map(|n| &n.pods)
-        .filter(|p| moves_now(p, &limits, now) && !ctx.cluster.is_promised(&p.key))
-        .cloned()
-        .collect()
-}
-
-/// Needs another node, and neither annotation nor budgets keep it where it is for good.
-fn moves_now(pod: &PodInfo, limits: &Limits, now: Timestamp) -> bool {
-    if !pod.is_reschedulable() || (pod.is_active() && pod.do_not_disrupt_active(now)) {
-        return false;
-    }
-    let evictable = pod.is_active()
-        && !pod.owners.node
-        && tolerate_all([&taints::disrupted()], &pod.constraints.tolerations).is_err();
-    !evictable || limits.check_forever(pod).is_ok()
 }
 
 /// What was warned about a pod last.
@@ -174,22 +127,6 @@ mod tests {
             value[part].as_object_mut().unwrap().extend(fields);
         }
         PodInfo::from_pod(&serde_json::from_value(value).unwrap())
-    }
-
-    #[test]
-    fn pods_that_may_not_move_stay() {
-        let now = Timestamp::UNIX_EPOCH;
-        let none = Limits::new(&[]);
-        assert!(moves_now(&pod(json!({})), &none, now));
-        let kept = json!({"metadata": {"annotations": {"karpenter.sh/do-not-disrupt": "true"}}});
-        assert!(!moves_now(&pod(kept), &none, now));
-        let pdb = json!({"metadata": {"name": "b", "namespace": "n"},
-            "spec": {"selector": {"matchLabels": {"app": "a"}}, "maxUnavailable": 0}});
-        let blocked = Limits::new(&[Arc::new(serde_json::from_value(pdb).unwrap())]);
-        assert!(!moves_now(&pod(json!({})), &blocked, now));
-        let tolerant = json!({"spec": {"tolerations": [{"operator": "Exists"}]}});
-        assert!(moves_now(&pod(tolerant), &blocked, now));
-        assert!(!moves_now(&pod(json!({"status": {"phase": "Succeeded"}})), &none, now));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The table of flags, and their syntax: that of Go's flag package, which users' manifests are written for.
 
 use std::collections::BTreeMap;
+use std::iter::Peekable;
 
 use super::SettingsError;
 use crate::api::duration::parse_go;
@@ -19,14 +20,36 @@ struct Flag {
     kind: Kind,
     default: &'static str,
     help: &'static str,
+    /// The chart's value that sets it; empty where there is none.
+    chart: &'static str,
 }
 
-const fn flag(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Flag {
-    Flag { name, kind, default, help }
+const fn flag(
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    help: &'static str,
+    chart: &'static str,
+) -> Flag {
+    Flag { name, kind, default, help, chart }
 }
 
 /// Default of `--feature-gates`.
-pub(super) const GATES: &str = "NodeRepair=false,ReservedCapacity=true,SpotToSpotConsolidation=false,NodeOverlay=false,StaticCapacity=false,CapacityBuffer=false";
+pub(super) const GATES: &str = "NodeRepair=false,ReservedCapacity=true,SpotToSpotConsolidation=false,NodeOverlay=false,StaticCapacity=false,CapacityBuffer=false,TerminateFirstDrift=false,TerminateFirstRepair=false,PodDeletionCostManagement=false";
+
+/// Default of `--aws-feature-gates`.
+const AWS_GATES: &str = "NodeClassCEL=false,DRANVIDIAGPU=false,DRAEFA=false,RebootForRepair=false";
+
+/// Environment variables of earlier releases' settings that are gone.
+const GONE: &[&str] = &[
+    "ASSUME_ROLE_ARN",
+    "ASSUME_ROLE_DURATION",
+    "AWS_ENABLE_ENI_LIMITED_POD_DENSITY",
+    "AWS_ENABLE_POD_ENI",
+    "CLUSTER_CA_BUNDLE_FILE",
+    "LEADER_ELECT",
+    "WEBHOOK_METRICS_PORT",
+];
 
 /// Every flag; its environment variable is the name in capitals with underscores.
 const FLAGS: &[Flag] = &[
@@ -35,110 +58,261 @@ const FLAGS: &[Flag] = &[
         Kind::Text,
         "",
         "name of the Service of the conversion webhook, karpenter when empty",
+        "fullnameOverride",
     ),
-    flag("metrics-port", Kind::Int, "8080", "port of the Prometheus endpoint"),
-    flag("health-probe-port", Kind::Int, "8081", "port of /healthz and /readyz"),
-    flag("webhook-port", Kind::Int, "8443", "port of the conversion webhook, 0 for none"),
+    flag(
+        "metrics-port",
+        Kind::Int,
+        "8080",
+        "port of the Prometheus endpoint",
+        "controller.metrics.port",
+    ),
+    flag(
+        "health-probe-port",
+        Kind::Int,
+        "8081",
+        "port of /healthz and /readyz",
+        "controller.healthProbe.port",
+    ),
+    flag(
+        "webhook-port",
+        Kind::Int,
+        "8443",
+        "port of the conversion webhook, 0 for none",
+        "webhook.port",
+    ),
     flag(
         "webhook-url",
         Kind::Text,
         "",
         "base URL under which the API server reaches the conversion webhook, the Service when empty",
+        "",
     ),
-    flag("disable-webhook", Kind::Bool, "false", "serve no conversion webhook"),
-    flag("kube-client-qps", Kind::Int, "200", "requests a second to the API server, on average"),
-    flag("kube-client-burst", Kind::Int, "300", "requests at once to the API server"),
-    flag("enable-profiling", Kind::Bool, "false", "accepted, without effect"),
+    flag("disable-webhook", Kind::Bool, "false", "serve no conversion webhook", ""),
+    flag(
+        "kube-client-qps",
+        Kind::Int,
+        "200",
+        "requests a second to the API server, on average",
+        "",
+    ),
+    flag("kube-client-burst", Kind::Int, "300", "requests at once to the API server", ""),
+    flag("enable-profiling", Kind::Bool, "false", "accepted, without effect", ""),
     flag(
         "disable-controller-warmup",
         Kind::Bool,
         "true",
         "accepted, without effect: watches start before leadership",
+        "",
     ),
-    flag("disable-leader-election", Kind::Bool, "false", "run without a Lease"),
+    flag("disable-leader-election", Kind::Bool, "false", "run without a Lease", ""),
     flag(
         "disable-cluster-state-observability",
         Kind::Bool,
         "false",
         "publish no metrics and events of the state of pods, nodes and NodePools",
+        "settings.disableClusterStateObservability",
     ),
-    flag("leader-election-name", Kind::Text, "karpenter-leader-election", "name of the Lease"),
+    flag("leader-election-name", Kind::Text, "karpenter-leader-election", "name of the Lease", ""),
     flag(
         "leader-election-namespace",
         Kind::Text,
         "",
         "namespace of the Lease, the pod's own when empty",
+        "",
     ),
-    flag("memory-limit", Kind::Int, "-1", "the container's memory limit in bytes"),
-    flag("cpu-requests", Kind::Int, "1000", "the container's cpu request in millicores"),
-    flag("log-level", Kind::Text, "info", "debug, info or error"),
-    flag("log-output-paths", Kind::Text, "stdout", "where logs go: stdout, stderr, files"),
+    flag(
+        "memory-limit",
+        Kind::Int,
+        "-1",
+        "the container's memory limit in bytes",
+        "controller.resources",
+    ),
+    flag(
+        "cpu-requests",
+        Kind::Int,
+        "1000",
+        "the container's cpu request in millicores",
+        "controller.resources",
+    ),
+    flag("log-level", Kind::Text, "info", "debug, info or error", "logLevel"),
+    flag(
+        "log-output-paths",
+        Kind::Text,
+        "stdout",
+        "where logs go: stdout, stderr, files",
+        "logOutputPaths",
+    ),
     flag(
         "log-error-output-paths",
         Kind::Text,
         "stderr",
         "where the logger's own errors go: stdout, stderr, files",
+        "logErrorOutputPaths",
     ),
-    flag("batch-max-duration", Kind::Time, "10s", "longest time that pods are collected"),
-    flag("batch-idle-duration", Kind::Time, "1s", "quiet time that ends the collecting"),
-    flag("preference-policy", Kind::Text, "Respect", "Respect or Ignore"),
-    flag("min-values-policy", Kind::Text, "Strict", "Strict or BestEffort"),
-    flag("ignore-dra-requests", Kind::Bool, "true", "schedule as if pods had no resource claims"),
-    flag("feature-gates", Kind::Text, GATES, "Name=bool pairs, comma separated"),
+    flag(
+        "batch-max-duration",
+        Kind::Time,
+        "10s",
+        "longest time that pods are collected",
+        "settings.batchMaxDuration",
+    ),
+    flag(
+        "batch-idle-duration",
+        Kind::Time,
+        "1s",
+        "quiet time that ends the collecting",
+        "settings.batchIdleDuration",
+    ),
+    flag(
+        "preference-policy",
+        Kind::Text,
+        "Respect",
+        "Respect or Ignore",
+        "settings.preferencePolicy",
+    ),
+    flag(
+        "min-values-policy",
+        Kind::Text,
+        "Strict",
+        "Strict or BestEffort",
+        "settings.minValuesPolicy",
+    ),
+    flag(
+        "ignore-dra-requests",
+        Kind::Bool,
+        "true",
+        "schedule as if pods had no resource claims",
+        "settings.ignoreDRARequests",
+    ),
+    flag(
+        "feature-gates",
+        Kind::Text,
+        GATES,
+        "Name=bool pairs, comma separated",
+        "settings.featureGates",
+    ),
+    flag(
+        "legacy-node-repair",
+        Kind::Bool,
+        "false",
+        "with NodeRepair, repair nodes as Karpenter 1.14 does: at once, without budgets and replacements",
+        "settings.legacyNodeRepair",
+    ),
     flag(
         "scheduler-config",
         Kind::Text,
         "",
         "YAML with default topology spread constraints, podTopologySpread.defaultConstraints",
+        "",
     ),
     flag(
         "cluster-ca-bundle",
         Kind::Text,
         "",
         "base64 CA of the API server for user data, the controller's own when empty",
+        "settings.clusterCABundle",
     ),
-    flag("cluster-name", Kind::Text, "", "name of the EKS cluster, required"),
+    flag(
+        "cluster-name",
+        Kind::Text,
+        "",
+        "name of the EKS cluster, required",
+        "settings.clusterName",
+    ),
     flag(
         "cluster-endpoint",
         Kind::Text,
         "",
         "URL of the API server for nodes, asked from EKS when empty",
+        "settings.clusterEndpoint",
     ),
-    flag("isolated-vpc", Kind::Bool, "false", "make no pricing API calls"),
-    flag("eks-control-plane", Kind::Bool, "false", "read version and service CIDR from EKS"),
+    flag("isolated-vpc", Kind::Bool, "false", "make no pricing API calls", "settings.isolatedVPC"),
+    flag(
+        "eks-control-plane",
+        Kind::Bool,
+        "false",
+        "read version and service CIDR from EKS",
+        "settings.eksControlPlane",
+    ),
     flag(
         "vm-memory-overhead-percent",
         Kind::Float,
         "0.075",
         "share of memory that the hypervisor keeps",
+        "settings.vmMemoryOverheadPercent",
     ),
-    flag("interruption-queue", Kind::Text, "", "name of the SQS queue with interruption events"),
-    flag("reserved-enis", Kind::Int, "0", "network interfaces that are not for pods"),
-    flag("disable-dry-run", Kind::Bool, "false", "make no dry-run authorization checks"),
+    flag(
+        "interruption-queue",
+        Kind::Text,
+        "",
+        "name of the SQS queue with interruption events",
+        "settings.interruptionQueue",
+    ),
+    flag(
+        "reserved-enis",
+        Kind::Int,
+        "0",
+        "network interfaces that are not for pods",
+        "settings.reservedENIs",
+    ),
+    flag(
+        "disable-dry-run",
+        Kind::Bool,
+        "false",
+        "make no dry-run authorization checks",
+        "settings.disableDryRun",
+    ),
     flag(
         "enable-zonal-shift",
         Kind::Bool,
         "false",
         "avoid zones that a zonal shift moved away from",
+        "settings.enableZonalShift",
     ),
-    flag("ami-refresh-interval", Kind::Time, "1m", "how long found images are kept, at least 1m"),
+    flag(
+        "ami-refresh-interval",
+        Kind::Time,
+        "1m",
+        "how long found images are kept, at least 1m",
+        "settings.amiRefreshInterval",
+    ),
     flag(
         "subnet-refresh-interval",
         Kind::Time,
         "1m",
         "how long found subnets are kept, at least 1m",
+        "settings.subnetRefreshInterval",
     ),
-    flag("aws-feature-gates", Kind::Text, "NodeClassCEL=false", "Name=bool pairs, comma separated"),
+    flag(
+        "security-group-refresh-interval",
+        Kind::Time,
+        "1m",
+        "how long found security groups are kept, at least 1m",
+        "settings.securityGroupRefreshInterval",
+    ),
+    flag(
+        "aws-feature-gates",
+        Kind::Text,
+        AWS_GATES,
+        "Name=bool pairs, comma separated",
+        "settings.awsFeatureGates",
+    ),
     flag(
         "price-config-map",
         Kind::Text,
         "karpenter-prices",
         "ConfigMap that keeps the last known prices for a restart without a way to AWS, none when empty",
+        "",
     ),
 ];
 
 /// The values of all flags, each readable as its kind.
-pub(super) struct Values(BTreeMap<&'static str, String>);
+pub(super) struct Values {
+    values: BTreeMap<&'static str, String>,
+    /// Flags of the command line that no setting has.
+    pub(super) unknown: Vec<String>,
+}
 
 impl Values {
     /// Reads flags (without the program's name) over an environment over defaults.
@@ -146,27 +320,32 @@ impl Values {
         args: &[String],
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, SettingsError> {
-        let mut values = BTreeMap::new();
+        let (mut values, mut unknown) = (BTreeMap::new(), Vec::new());
         for f in FLAGS {
             let from_env = env(&env_name(f.name)).filter(|v| f.kind.check_env(v));
             values.insert(f.name, from_env.unwrap_or_else(|| f.default.to_owned()));
         }
-        let mut rest = args.iter();
+        let mut rest = args.iter().peekable();
         while let Some(arg) = rest.next() {
-            let Some((f, value)) = next_flag(arg, &mut rest)? else { break };
-            if let Err(expected) = f.kind.check_flag(&value) {
-                return Err(SettingsError::Flags(format!(
-                    "invalid value {value:?} for flag -{}: {value:?} is not a valid value, must be {expected}",
-                    f.name
-                )));
+            match next_flag(arg, &mut rest)? {
+                Next::End => break,
+                Next::Unknown(name) => unknown.push(name.to_owned()),
+                Next::Flag(f, value) => {
+                    if let Err(expected) = f.kind.check_flag(&value) {
+                        return Err(SettingsError::Flags(format!(
+                            "invalid value {value:?} for flag -{}: {value:?} is not a valid value, must be {expected}",
+                            f.name
+                        )));
+                    }
+                    values.insert(f.name, value);
+                }
             }
-            values.insert(f.name, value);
         }
-        Ok(Self(values))
+        Ok(Self { values, unknown })
     }
 
     pub(super) fn text(&self, name: &str) -> String {
-        self.0.get(name).cloned().unwrap_or_default()
+        self.values.get(name).cloned().unwrap_or_default()
     }
 
     pub(super) fn int(&self, name: &str) -> i64 {
@@ -186,23 +365,33 @@ impl Values {
     }
 }
 
-/// The flag that `arg` names, with its value; `None` ends the flags.
+/// What a word of the command line is.
+enum Next<'a> {
+    Flag(&'static Flag, String),
+    Unknown(&'a str),
+    /// No flag: the flags end here.
+    End,
+}
+
 fn next_flag<'a>(
-    arg: &str,
-    rest: &mut impl Iterator<Item = &'a String>,
-) -> Result<Option<(&'static Flag, String)>, SettingsError> {
+    arg: &'a str,
+    rest: &mut Peekable<impl Iterator<Item = &'a String>>,
+) -> Result<Next<'a>, SettingsError> {
     if arg.len() < 2 || !arg.starts_with('-') || arg == "--" {
-        return Ok(None);
+        return Ok(Next::End);
     }
     let body = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')).unwrap_or(arg);
     if body.starts_with(['-', '=']) {
         return Err(SettingsError::Flags(format!("bad flag syntax: {arg}")));
     }
     let (name, value) = body.split_once('=').map_or((body, None), |(n, v)| (n, Some(v)));
-    let f = FLAGS
-        .iter()
-        .find(|f| f.name == name)
-        .ok_or_else(|| SettingsError::Flags(format!("flag provided but not defined: -{name}")))?;
+    let Some(f) = FLAGS.iter().find(|f| f.name == name) else {
+        // Its value, if it stands by itself; a switch of the unknown kind is followed by a flag.
+        if value.is_none() {
+            let _ = rest.next_if(|next| !next.starts_with('-'));
+        }
+        return Ok(Next::Unknown(name));
+    };
     let value = match (value, f.kind) {
         (Some(value), _) => value.to_owned(),
         (None, Kind::Bool) => "true".to_owned(),
@@ -211,7 +400,52 @@ fn next_flag<'a>(
             .cloned()
             .ok_or_else(|| SettingsError::Flags(format!("flag needs an argument: -{name}")))?,
     };
-    Ok(Some((f, value)))
+    Ok(Next::Flag(f, value))
+}
+
+/// The setting whose name is most like this one, if any is alike at all.
+fn nearest(name: &str) -> Option<&'static str> {
+    let all = FLAGS.iter().map(|f| (strsim::damerau_levenshtein(name, f.name), f.name));
+    all.filter(|(distance, _)| distance * 4 <= name.len()).min().map(|(_, name)| name)
+}
+
+/// What to log of a flag that no setting has.
+pub(super) fn unknown_flag(name: &str) -> String {
+    let hint = nearest(name).map(|n| format!(", did you mean --{n}?")).unwrap_or_default();
+    format!("flag --{name} is not known and has no effect{hint}")
+}
+
+/// What to log of environment variables that look like settings and are none: those of earlier
+/// releases, and slips of the pen.
+pub fn unknown_variables(names: impl Iterator<Item = String>) -> Vec<String> {
+    let names: Vec<String> = names.collect();
+    // Kubernetes gives each Service of the namespace a handful of variables, NAME_SERVICE_HOST and others.
+    let services: Vec<&str> =
+        names.iter().filter_map(|n| n.strip_suffix("_SERVICE_HOST")).collect();
+    let of_service = |name: &str| {
+        let rest = |service: &&str| name.strip_prefix(*service);
+        let mut rests = services.iter().filter_map(rest);
+        rests.any(|rest| rest.starts_with("_SERVICE_") || rest.starts_with("_PORT"))
+    };
+    let mut found: Vec<String> = names
+        .iter()
+        .filter(|name| name.contains('_') && FLAGS.iter().all(|f| env_name(f.name) != **name))
+        .filter(|name| !of_service(name))
+        .filter_map(|name| {
+            if GONE.contains(&name.as_str()) {
+                return Some(format!(
+                    "environment variable {name} is of an earlier release and has no effect"
+                ));
+            }
+            let near = nearest(&name.to_lowercase().replace('_', "-"))?;
+            Some(format!(
+                "environment variable {name} is not known and has no effect, did you mean {}?",
+                env_name(near)
+            ))
+        })
+        .collect();
+    found.sort_unstable();
+    found
 }
 
 impl Kind {
@@ -273,6 +507,24 @@ pub(super) fn env_name(flag: &str) -> String {
     flag.to_uppercase().replace('-', "_")
 }
 
+/// Each setting's environment variable and the chart's value that sets it, where one does.
+pub fn chart_values() -> impl Iterator<Item = (String, &'static str)> {
+    FLAGS.iter().filter(|f| !f.chart.is_empty()).map(|f| (env_name(f.name), f.chart))
+}
+
+/// The table of the reference page.
+#[must_use]
+pub fn reference() -> String {
+    let mut text = String::from("| flag | default | chart value | |\n|---|---|---|---|\n");
+    for f in FLAGS {
+        let code = |text: &str| if text.is_empty() { String::new() } else { format!("`{text}`") };
+        // A list of gates would be one long word.
+        let default = code(f.default).replace(',', "`, `");
+        text.push_str(&format!("| `{}` | {default} | {} | {} |\n", f.name, code(f.chart), f.help));
+    }
+    text
+}
+
 /// The usage text.
 #[must_use]
 pub fn usage() -> String {
@@ -304,6 +556,32 @@ mod tests {
         for text in ["", "-", "1__0", "_1", "1_", "0x", "1.5", "x"] {
             assert_eq!(parse_int(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn variables_that_look_like_settings_are_named() {
+        let names = [
+            "PATH",
+            "HOME_DIR",
+            "KUBERNETES_SERVICE_HOST",
+            "KARPENTER_SERVICE_HOST",
+            "KARPENTER_PORT_8080_TCP",
+            "CLUSTER_NAME",
+            "BATCH_IDLE_DURATIONS",
+            "ASSUME_ROLE_ARN",
+            "SYSTEM_NAMESPACE",
+            "KUBERNETES_MIN_VERSION",
+            "AWS_REGION",
+            "AWS_ROLE_ARN",
+        ];
+        let found = unknown_variables(names.iter().map(|n| (*n).to_owned()));
+        assert_eq!(
+            found,
+            [
+                "environment variable ASSUME_ROLE_ARN is of an earlier release and has no effect",
+                "environment variable BATCH_IDLE_DURATIONS is not known and has no effect, did you mean BATCH_IDLE_DURATION?",
+            ]
+        );
     }
 
     #[test]

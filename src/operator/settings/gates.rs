@@ -18,6 +18,12 @@ pub struct FeatureGates {
     pub static_capacity: bool,
     /// CapacityBuffers keep room free (alpha).
     pub capacity_buffer: bool,
+    /// A drifted node in a capacity reservation may go before its replacement comes (alpha).
+    pub terminate_first_drift: bool,
+    /// So may an unhealthy one; needs NodeRepair (alpha).
+    pub terminate_first_repair: bool,
+    /// Pods of nodes that consolidation would remove get a low deletion cost (alpha).
+    pub pod_deletion_cost_management: bool,
 }
 
 impl Default for FeatureGates {
@@ -29,14 +35,17 @@ impl Default for FeatureGates {
             node_overlay: false,
             static_capacity: false,
             capacity_buffer: false,
+            terminate_first_drift: false,
+            terminate_first_repair: false,
+            pod_deletion_cost_management: false,
         }
     }
 }
 
 impl FeatureGates {
-    /// Gates left out keep their defaults, unknown ones are ignored.
-    pub(super) fn parse(text: &str) -> Result<Self, SettingsError> {
-        let mut gates = Self::default();
+    /// The gates, and the names among them that no gate has; those left out keep their defaults.
+    pub(super) fn parse(text: &str) -> Result<(Self, Vec<String>), SettingsError> {
+        let (mut gates, mut unknown) = (Self::default(), Vec::new());
         for (key, on) in pairs(text)? {
             match key {
                 "NodeRepair" => gates.node_repair = on,
@@ -45,10 +54,15 @@ impl FeatureGates {
                 "NodeOverlay" => gates.node_overlay = on,
                 "StaticCapacity" => gates.static_capacity = on,
                 "CapacityBuffer" => gates.capacity_buffer = on,
-                _ => {}
+                "TerminateFirstDrift" => gates.terminate_first_drift = on,
+                "TerminateFirstRepair" => gates.terminate_first_repair = on,
+                "PodDeletionCostManagement" => gates.pod_deletion_cost_management = on,
+                // On for everybody since 1.0; manifests of 0.37 still name it.
+                "Drift" => {}
+                _ => unknown.push(key.to_owned()),
             }
         }
-        Ok(gates)
+        Ok((gates, unknown))
     }
 }
 
@@ -57,18 +71,34 @@ impl FeatureGates {
 pub struct AwsFeatureGates {
     /// CEL expressions in an EC2NodeClass's `spec.kubelet` (alpha).
     pub node_class_cel: bool,
+    /// Instance types come with the devices that NVIDIA's DRA driver publishes on them (alpha).
+    pub dra_nvidia_gpu: bool,
+    /// Instance types come with the EFA devices that the DRA network driver publishes (alpha).
+    pub dra_efa: bool,
+    /// Repair may reboot an instance instead of replacing it; needs NodeRepair (alpha).
+    pub reboot_for_repair: bool,
 }
 
 impl AwsFeatureGates {
-    /// Gates left out keep their defaults, unknown ones are ignored.
-    pub(super) fn parse(text: &str) -> Result<Self, SettingsError> {
-        let mut gates = Self::default();
+    /// The gates, and the names among them that no gate has; those left out keep their defaults.
+    pub(super) fn parse(text: &str) -> Result<(Self, Vec<String>), SettingsError> {
+        let (mut gates, mut unknown) = (Self::default(), Vec::new());
         for (key, on) in pairs(text)? {
-            if key == "NodeClassCEL" {
-                gates.node_class_cel = on;
+            match key {
+                "NodeClassCEL" => gates.node_class_cel = on,
+                "DRANVIDIAGPU" => gates.dra_nvidia_gpu = on,
+                "DRAEFA" => gates.dra_efa = on,
+                "RebootForRepair" => gates.reboot_for_repair = on,
+                _ => unknown.push(key.to_owned()),
             }
         }
-        Ok(gates)
+        Ok((gates, unknown))
+    }
+
+    /// Either gate makes devices known that pods' resource claims can be held against.
+    #[must_use]
+    pub fn dynamic_resources(self) -> bool {
+        self.dra_nvidia_gpu || self.dra_efa
     }
 }
 

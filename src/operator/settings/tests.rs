@@ -83,10 +83,6 @@ fn flags_have_gos_syntax() {
         error(&["--cluster-name"], &[]),
         "parsing flags, flag needs an argument: -cluster-name"
     );
-    assert_eq!(
-        error(&["--kubeconfig=x"], &[NAMED]),
-        "parsing flags, flag provided but not defined: -kubeconfig"
-    );
 }
 
 #[test]
@@ -107,13 +103,15 @@ fn everything_wrong_is_told_at_once() {
         "--reserved-enis=-1",
         "--ami-refresh-interval=1s",
         "--subnet-refresh-interval=59s",
+        "--security-group-refresh-interval=59s",
     ];
     assert_eq!(
         error(&args, &[]),
         "validating options, cluster endpoint URL is not valid (cluster-endpoint=nowhere); \
          vm-memory-overhead-percent cannot be negative; reserved-enis cannot be negative; \
          missing field, cluster-name; ami-refresh-interval must be at least 1m; \
-         subnet-refresh-interval must be at least 1m"
+         subnet-refresh-interval must be at least 1m; \
+         security-group-refresh-interval must be at least 1m"
     );
     for good in ["https://a.example", "https://[::1]:6443", "http://127.0.0.1:8080/x"] {
         assert!(parse(&["--cluster-endpoint", good], &[NAMED]).is_ok(), "{good}");
@@ -152,5 +150,64 @@ fn the_usage_names_every_flag_and_variable() {
     let text = usage();
     for name in ["--cluster-name (CLUSTER_NAME)", "--feature-gates (FEATURE_GATES)"] {
         assert!(text.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn the_gates_of_1_15_are_known() {
+    let all = "TerminateFirstDrift=true,TerminateFirstRepair=true,PodDeletionCostManagement=true";
+    let settings = parse(&[], &[NAMED, ("FEATURE_GATES", all)]).unwrap();
+    let gates = settings.gates;
+    assert!(gates.terminate_first_drift && gates.terminate_first_repair);
+    assert!(gates.pod_deletion_cost_management && settings.unknown.is_empty());
+    let aws = [NAMED, ("AWS_FEATURE_GATES", "DRAEFA=true,RebootForRepair=true")];
+    let settings = parse(&["--legacy-node-repair"], &aws).unwrap();
+    assert!(settings.aws_gates.dra_efa && settings.aws_gates.reboot_for_repair);
+    assert!(settings.legacy_node_repair && !settings.aws_gates.dra_nvidia_gpu);
+    // Devices that the provider makes known are of no use to pods whose claims are ignored.
+    assert!(!settings.ignore_dra_requests);
+}
+
+#[test]
+fn names_that_nobody_knows_are_named_and_not_refused() {
+    let env = [NAMED, ("FEATURE_GATES", "Drift=true,NodeRepairs=true")];
+    let args = ["--kubeconfig", "x", "--batch-idle-durations=3s", "--isolated-vpc"];
+    let settings = parse(&args, &env).unwrap();
+    assert_eq!(
+        settings.unknown,
+        [
+            "flag --kubeconfig is not known and has no effect",
+            "flag --batch-idle-durations is not known and has no effect, did you mean --batch-idle-duration?",
+            "feature gate NodeRepairs is not known and has no effect",
+        ]
+    );
+    assert!(settings.isolated_vpc);
+}
+
+/// The page is written by `UPDATE_DOCS=1 cargo test the_reference_page`.
+#[test]
+fn the_reference_page_has_the_table_of_settings() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/src/reference/settings.md");
+    let text = std::fs::read_to_string(page).unwrap();
+    let begin = text.find("| flag |").unwrap();
+    let end = begin + text[begin..].find("\n\n").unwrap() + 1;
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        let new = format!("{}{}{}", &text[..begin], reference(), &text[end..]);
+        std::fs::write(page, new).unwrap();
+        return;
+    }
+    assert_eq!(&text[begin..end], reference());
+}
+
+#[test]
+fn every_chart_value_of_a_setting_is_in_the_schema_and_in_the_template() {
+    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/karpenter/");
+    let read = |name: &str| std::fs::read_to_string(format!("{chart}{name}")).unwrap();
+    let schema: serde_json::Value = serde_json::from_str(&read("values.schema.json")).unwrap();
+    let template = read("templates/deployment.yaml");
+    for (variable, value) in chart_values() {
+        let found = value.split('.').fold(&schema, |at, name| &at["properties"][name]);
+        assert!(found.is_object(), "{value} is not in the schema");
+        assert!(template.contains(&variable), "{variable} is not in the template");
     }
 }

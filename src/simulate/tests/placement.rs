@@ -183,7 +183,7 @@ fn six_hundred_types_are_kept_and_must_be_various_enough() {
 }
 
 #[test]
-fn min_values_count_all_values_of_the_types_left() {
+fn min_values_count_only_what_the_claim_still_allows() {
     let mut document = asking(json!({"nodeSelector": {ZONE: "a"}}));
     document["instanceTypes"][0]["offerings"]
         .as_array_mut()
@@ -191,7 +191,8 @@ fn min_values_count_all_values_of_the_types_left() {
         .push(json!({"zone": "b", "capacityType": "spot", "price": 0.03}));
     document["nodePools"][0]["spec"]["template"]["spec"]["requirements"] = json!([
         {"key": ZONE, "operator": "Exists", "minValues": 2}]);
-    assert_eq!(pods(&solved(&document)), [json!(["n/a"])]);
+    let out = solved(&document);
+    assert!(error(&out).contains("minValues requirement is not met"), "{}", error(&out));
 }
 
 #[test]
@@ -279,8 +280,9 @@ fn only_pods_that_stay_are_counted() {
     assert_eq!(zone_of(&spread(json!({}), elsewhere)), "a");
     let other = json!({"metadata": {"labels": {"app": "b"}}});
     assert_eq!(zone_of(&spread(json!({}), other)), "a");
-    // Those on nodes that are on their way out still count.
-    let mut leaving = spread(json!({}), json!({}));
+    // Those on nodes that are on their way out still count, as long as they do not move.
+    let kept = json!({"metadata": {"annotations": {"karpenter.sh/do-not-disrupt": "true"}}});
+    let mut leaving = spread(json!({}), kept);
     leaving["nodes"][0]["node"]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
     assert_eq!(zone_of(&leaving), "b");
 }

@@ -65,10 +65,10 @@ pub(super) fn check(
         let message = rule["message"].as_str().unwrap_or_default();
         match holds(text, value, old) {
             Ok(true) => {}
-            Ok(false) => out.push(Finding { path: path.to_owned(), message: message.to_owned() }),
+            Ok(false) => out.push(Finding::new(path, message)),
             Err(error) => {
                 let message = format!("{message} (the rule cannot be evaluated: {error})");
-                out.push(Finding { path: path.to_owned(), message });
+                out.push(Finding::new(path, message));
             }
         }
     }

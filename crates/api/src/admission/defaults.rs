@@ -25,7 +25,7 @@ pub(super) fn prune(schema: &Value, object: &mut Value, unknown: &mut Vec<Findin
 }
 
 fn unknown_field(path: String) -> Finding {
-    Finding { path, message: "unknown field".to_owned() }
+    Finding::new(path, "unknown field")
 }
 
 fn prune_value(schema: &Value, value: &mut Value, path: &str, unknown: &mut Vec<Finding>) {

@@ -3,14 +3,14 @@
 use serde_json::Value;
 
 use super::{Finding, member};
-use crate::validation::{is_label_value, is_qualified_name, is_subdomain};
+use crate::checks::names::{is_label_value, is_qualified_name, is_subdomain};
 
 /// The most that all annotations may take together, in bytes.
 const ANNOTATIONS_LIMIT: usize = 256 << 10;
 
-pub(super) fn findings(object: &Value, namespaced: bool) -> Vec<Finding> {
+pub(super) fn findings(object: &Value) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut add = |path: String, message: String| findings.push(Finding { path, message });
+    let mut add = |path: String, message: String| findings.push(Finding::new(path, message));
     let metadata = &object["metadata"];
     let name = metadata["name"].as_str().unwrap_or_default();
     let generated = metadata["generateName"].as_str().unwrap_or_default();
@@ -20,10 +20,6 @@ pub(super) fn findings(object: &Value, namespaced: bool) -> Vec<Finding> {
     if !name.is_empty() && !is_subdomain(name) {
         let text = format!("invalid name {name:?}, expected lower-case letters, digits, - and .");
         add("metadata.name".to_owned(), text);
-    }
-    if !namespaced && metadata["namespace"].as_str().is_some_and(|n| !n.is_empty()) {
-        let text = format!("not allowed: {} is cluster-scoped", object["kind"]);
-        add("metadata.namespace".to_owned(), text.replace('"', ""));
     }
     let mut size = 0;
     for field in ["labels", "annotations"] {

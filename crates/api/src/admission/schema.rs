@@ -13,7 +13,7 @@ pub(super) fn check(schema: &Value, value: &Value, path: &str, out: &mut Vec<Fin
     if schema.get("type").is_none() && !says(schema, "x-kubernetes-int-or-string") {
         return true;
     }
-    let mut add = |message: String| out.push(Finding { path: path.to_owned(), message });
+    let mut add = |message: String| out.push(Finding::new(path, message));
     if let Some(wanted) = wrong_type(schema, value) {
         add(format!("expected {wanted}, is {}", kind_of(value)));
         return false;
@@ -104,7 +104,7 @@ fn bounds(schema: &Value, number: f64, add: &mut impl FnMut(String)) {
 }
 
 fn list(schema: &Value, items: &[Value], path: &str, out: &mut Vec<Finding>) -> bool {
-    let mut add = |path: String, message: String| out.push(Finding { path, message });
+    let mut add = |path: String, message: String| out.push(Finding::new(path, message));
     let count = items.len() as u64;
     if let Some(least) = schema["minItems"].as_u64().filter(|n| count < *n) {
         add(path.to_owned(), format!("has {count} items, expected at least {least}"));
@@ -137,12 +137,12 @@ fn object(schema: &Value, value: &Value, path: &str, out: &mut Vec<Finding>) -> 
     let mut sound = true;
     if let Some(most) = schema["maxProperties"].as_u64().filter(|n| fields.len() as u64 > *n) {
         let message = format!("has {} entries, expected at most {most}", fields.len());
-        out.push(Finding { path: path.to_owned(), message });
+        out.push(Finding::new(path, message));
         sound = false;
     }
     for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         if !fields.contains_key(name) {
-            out.push(Finding { path: member(path, name, true), message: "required".to_owned() });
+            out.push(Finding::new(member(path, name, true), "required"));
             sound = false;
         }
     }

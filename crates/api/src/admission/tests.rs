@@ -127,10 +127,7 @@ fn names_and_labels_are_checked() {
     object["metadata"] = json!({"name": "A_b", "namespace": "x", "labels": {"a b": "c d"}});
     let paths: Vec<String> =
         refused(object).iter().map(|f| f.split(": ").next().unwrap().to_owned()).collect();
-    assert_eq!(
-        paths,
-        ["metadata.name", "metadata.namespace", "metadata.labels[a b]", "metadata.labels[a b]"]
-    );
+    assert_eq!(paths, ["metadata.name", "metadata.labels[a b]", "metadata.labels[a b]"]);
     let mut object = overlay(json!({"requirements": []}));
     object["metadata"] = json!({});
     assert_eq!(refused(object), ["metadata.name: required: name or generateName"]);
@@ -181,4 +178,13 @@ fn values_are_judged_as_the_table_says() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_namespace_is_cleared_where_the_kind_has_none() {
+    let mut object = overlay(json!({"requirements": [], "price": "1"}));
+    object["metadata"]["namespace"] = "x".into();
+    let admitted = Admission::get().create(object).unwrap();
+    assert_eq!(admitted.findings, []);
+    assert_eq!(admitted.object["metadata"].get("namespace"), None);
 }

@@ -115,7 +115,7 @@ fn budgets(s: &mut Value) {
     set(s, &field("nodes"), json!({"default": "10%", "pattern": BUDGET_NODES}));
     set(s, &field("schedule"), json!({"pattern": BUDGET_SCHEDULE}));
     set(s, &field("reasons"), json!({"maxItems": 50, "x-kubernetes-list-type": "set"}));
-    one_of(s, &field("reasons[]"), &["Underutilized", "Empty", "Drifted"]);
+    one_of(s, &field("reasons[]"), &["Underutilized", "Empty", "Drifted", "Unhealthy"]);
 }
 
 /// The status keeps what is newer than v1beta1: a client that changes a spec through v1beta1 would

@@ -214,7 +214,8 @@ fn restricted_v1beta1(variable: &str, of_pool: bool) -> Vec<(String, String)> {
 /// Turns a v1 list of requirements into that of v1beta1.
 pub(super) fn requirements_v1beta1(schema: &mut Value, path: &str, of_pool: bool) {
     let key = format!("{path}[].key");
-    set(schema, path, json!({"maxItems": 30}));
+    // Late releases of 0.37 allow as many as v1.
+    set(schema, path, json!({"maxItems": 100}));
     clear(schema, path, &["x-kubernetes-list-type"]);
     one_of(schema, &format!("{path}[].operator"), OPERATORS_V1BETA1);
     clear_rules(schema, &key);

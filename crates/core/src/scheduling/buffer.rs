@@ -10,8 +10,8 @@ use kube::core::ObjectMeta;
 
 use super::pod::{PodInfo, PodKey};
 use super::resources::{ApiQuantity, ResourceList, pod_requests};
-use crate::api::annotations;
 use crate::api::autoscaling::{CapacityBuffer, CapacityBufferSpec};
+use crate::api::{annotations, pod_defaults};
 
 /// How many pods a buffer stands for.
 ///
@@ -111,17 +111,11 @@ fn pod(namespace: &str, buffer: &str, template: &PodTemplateSpec) -> Pod {
     }
 }
 
-/// The template's spec with limits standing in for requests that it leaves out, as the API server
-/// fills them in for real pods.
+/// The template's spec as that of a real pod, with the API server's defaults.
 #[must_use]
 pub fn effective_spec(template: &PodTemplateSpec) -> PodSpec {
     let mut spec = template.spec.clone().unwrap_or_default();
-    for container in containers(&mut spec) {
-        let Some(resources) = &mut container.resources else { continue };
-        let mut requests = resources.limits.clone().unwrap_or_default();
-        requests.extend(resources.requests.take().unwrap_or_default());
-        resources.requests = Some(requests);
-    }
+    pod_defaults::fill(&mut spec);
     spec
 }
 

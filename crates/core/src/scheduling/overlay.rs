@@ -8,10 +8,9 @@ use parking_lot::RwLock;
 use super::instance_type::{InstanceType, Offering};
 use super::requirements::{Allow, Requirement, Requirements};
 use super::resources::{Name, ResourceList};
-use crate::api::labels;
 use crate::api::v1::{NodePool, Operator};
 use crate::api::v1alpha1::NodeOverlay;
-use crate::api::validation;
+use crate::api::{checks, labels};
 
 /// What an overlay does to a price.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -293,7 +292,7 @@ fn identity(offering: &Offering) -> String {
 impl Parsed {
     fn new(overlay: &NodeOverlay) -> Result<Self, String> {
         let spec = &overlay.spec;
-        let problems = validation::node_overlay(overlay);
+        let problems = checks::nodeoverlay::check(overlay);
         if !problems.is_empty() {
             let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
             return Err(texts.join("; "));

@@ -171,6 +171,26 @@ impl Phase {
     }
 }
 
+/// Why a pod does not wait for a new node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotWaiting {
+    /// It has a node.
+    #[error("the pod has a node")]
+    Bound,
+    /// The DaemonSet's own nodes are its place.
+    #[error("a pod of a DaemonSet does not call for new nodes")]
+    OfDaemonSet,
+    /// A static pod.
+    #[error("a static pod runs on its own node only")]
+    OfNode,
+    /// Its place is being made.
+    #[error("kube-scheduler makes room for it by preemption (status.nominatedNodeName)")]
+    Preempting,
+    /// A pod that is gated, or that kube-scheduler has not looked at.
+    #[error("kube-scheduler has not found it unschedulable")]
+    NotUnschedulable,
+}
+
 /// A pod, parsed.
 ///
 /// Every round goes through the pods of all nodes: what it reads of them comes first and together,
@@ -218,6 +238,7 @@ pub struct PodInfo {
     pub ready_at: Option<i64>,
     /// Priority.
     pub priority: i32,
+    /// What an eviction costs beside the usual: `karpenter.sh/disruption-cost`, else
     /// `controller.kubernetes.io/pod-deletion-cost`.
     pub deletion_cost: i32,
     /// `metadata.deletionTimestamp`: when it is to be gone, its grace period included.
@@ -267,9 +288,7 @@ impl PodInfo {
             claims: claim_names(meta.name.as_deref().unwrap_or(""), spec),
             owners: owners(pod),
             priority: spec.priority.unwrap_or(0),
-            deletion_cost: annotation("controller.kubernetes.io/pod-deletion-cost")
-                .and_then(|text| text.parse().ok())
-                .unwrap_or(0),
+            deletion_cost: disruption_cost(pod).unwrap_or(0),
             do_not_disrupt: annotation(annotations::DO_NOT_DISRUPT).map(Arc::from),
             terminal: matches!(phase, "Failed" | "Succeeded"),
             terminating: meta.deletion_timestamp.is_some(),
@@ -316,11 +335,27 @@ impl PodInfo {
     /// Waits for a node that Karpenter may have to launch.
     #[must_use]
     pub fn is_provisionable(&self) -> bool {
-        self.unschedulable
-            && self.node_name.is_none()
-            && !self.preempting
-            && !self.owners.daemon_set
-            && !self.owners.node
+        self.waits().is_ok()
+    }
+
+    /// Whether the pod waits for a node that Karpenter may have to launch.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn waits(&self) -> Result<(), NotWaiting> {
+        if self.node_name.is_some() {
+            return Err(NotWaiting::Bound);
+        }
+        if self.owners.daemon_set {
+            return Err(NotWaiting::OfDaemonSet);
+        }
+        if self.owners.node {
+            return Err(NotWaiting::OfNode);
+        }
+        if self.preempting {
+            return Err(NotWaiting::Preempting);
+        }
+        if self.unschedulable { Ok(()) } else { Err(NotWaiting::NotUnschedulable) }
     }
 
     /// Neither finished nor being deleted.
@@ -364,6 +399,26 @@ impl PodInfo {
             }),
         }
     }
+}
+
+/// A cost that cannot be read, and so has no effect.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("parsing annotation {key}, invalid value {value:?}, expected a whole number of 32 bits")]
+pub struct CostError {
+    key: &'static str,
+    value: String,
+}
+
+/// What evicting a pod costs beside the usual, as its annotations say; zero where none does.
+///
+/// # Errors
+/// When the annotation that counts is no 32-bit number.
+pub fn disruption_cost(pod: &Pod) -> Result<i32, CostError> {
+    let annotations = pod.metadata.annotations.as_ref();
+    let keys = [annotations::DISRUPTION_COST, annotations::POD_DELETION_COST];
+    let found = keys.into_iter().find_map(|key| Some((key, annotations?.get(key)?)));
+    let Some((key, value)) = found else { return Ok(0) };
+    value.parse().map_err(|_| CostError { key, value: value.clone() })
 }
 
 fn true_since(conditions: &[PodCondition], kind: &str) -> Option<i64> {

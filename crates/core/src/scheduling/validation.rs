@@ -7,9 +7,9 @@ use k8s_openapi::api::core::v1::PodSpec;
 use super::pod::{Constraints, PodInfo};
 use super::requirements::Requirements;
 use super::volumes::{self, VolumeObjects};
+use crate::api::checks::{is_label_value, is_qualified_name};
 use crate::api::labels;
 use crate::api::v1::Operator;
-use crate::api::validation::{is_label_value, is_qualified_name};
 
 /// Why a waiting pod is left alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

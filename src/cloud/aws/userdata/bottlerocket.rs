@@ -39,6 +39,22 @@ pub(super) fn render(bootstrap: &Bootstrap) -> Result<String, UserDataError> {
     toml::to_string(&result).map_err(|e| UserDataError::Custom(e.to_string()))
 }
 
+/// Keys of the user's settings that are not passed on, each with its place.
+pub(super) fn dropped(custom: &str) -> Vec<String> {
+    let Ok(document) = custom.parse::<Table>() else { return Vec::new() };
+    let others = document.keys().filter(|key| *key != "settings").cloned();
+    let mut found: Vec<String> = others.collect();
+    let settings = document.get("settings").and_then(Value::as_table);
+    let part = |key: &str| settings.and_then(|s| s.get(key)).and_then(Value::as_table);
+    if let Some(kubernetes) = part("kubernetes") {
+        settings::dropped_settings("settings.kubernetes", kubernetes, &mut found);
+    }
+    if let Some(commands) = part("bootstrap-commands") {
+        settings::dropped_commands("settings.bootstrap-commands", commands, &mut found);
+    }
+    found
+}
+
 /// Takes a table out of another; nothing is an empty table.
 fn take_table(parent: &mut Table, key: &str) -> Result<Table, UserDataError> {
     match parent.remove(key) {

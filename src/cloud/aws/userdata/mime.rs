@@ -79,6 +79,12 @@ fn header<'a>(lines: impl Iterator<Item = &'a str>, wanted: &str) -> Option<&'a 
 pub fn read(text: &str, ending: Ending) -> Result<Vec<Part>, UserDataError> {
     let text = text.trim_start().replace("\r\n", "\n");
     let (head, rest) = text.split_once("\n\n").unwrap_or((&text, ""));
+    // Without an empty line after the headers the first part would pass for one of them.
+    if let Some(bad) = head.lines().find(|line| !is_header(line)) {
+        return Err(invalid(&format!(
+            "malformed MIME header, missing colon: {bad:?}, expected an empty line before the first part"
+        )));
+    }
     let head = head.replace("\n ", " ").replace("\n\t", " ");
     let content_type = header(head.lines(), "content-type").unwrap_or_default();
     if !content_type.to_ascii_lowercase().starts_with("multipart/") {
@@ -124,9 +130,14 @@ fn split(text: &str, boundary: &str, ending: Ending) -> Result<Vec<Part>, UserDa
     Ok(parts)
 }
 
+/// A header's line, or the continuation of one.
+fn is_header(line: &str) -> bool {
+    line.starts_with([' ', '\t'])
+        || line.split_once(':').is_some_and(|(name, _)| !name.contains(' '))
+}
+
 fn part(lines: Vec<&str>) -> Result<Part, UserDataError> {
     let blank = lines.iter().position(|l| l.trim().is_empty()).unwrap_or(lines.len());
-    let is_header = |line: &&&str| line.contains(':') || line.starts_with([' ', '\t']);
     if let Some(bad) = lines[..blank].iter().find(|line| !is_header(line)) {
         return Err(invalid(&format!(
             "expected a header of a part or an empty line, found {bad:?}"

@@ -49,3 +49,23 @@ fn host_ports_on_one_address_conflict_however_it_is_written() {
     assert!(!port("2001:db8::1").conflicts(&port("2001:db8::2")));
     assert!(!port("10.0.0.1").conflicts(&HostPort::new("UDP", "10.0.0.1", 80)));
 }
+
+#[test]
+fn the_disruption_cost_wins_over_the_deletion_cost() {
+    let cost = |annotations: serde_json::Value| {
+        let pod =
+            serde_json::from_value(serde_json::json!({"metadata": {"annotations": annotations}}))
+                .unwrap();
+        (disruption_cost(&pod).map_err(|e| e.to_string()), PodInfo::from_pod(&pod).deletion_cost)
+    };
+    let (own, others) =
+        ("karpenter.sh/disruption-cost", "controller.kubernetes.io/pod-deletion-cost");
+    assert_eq!(cost(serde_json::json!({own: "7", others: "9"})), (Ok(7), 7));
+    assert_eq!(cost(serde_json::json!({others: "-9"})), (Ok(-9), -9));
+    assert_eq!(cost(serde_json::json!({})), (Ok(0), 0));
+    for bad in ["1.5", "2147483648", ""] {
+        let (text, counts) = cost(serde_json::json!({own: bad, others: "9"}));
+        assert!(text.unwrap_err().contains("karpenter.sh/disruption-cost"));
+        assert_eq!(counts, 0);
+    }
+}

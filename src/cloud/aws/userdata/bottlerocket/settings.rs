@@ -112,6 +112,40 @@ pub(super) fn known(table: Table) -> Result<Table, UserDataError> {
     fields(KUBERNETES, "settings.kubernetes", table)
 }
 
+/// Keys in `settings.kubernetes` that are not passed on.
+pub(super) fn dropped_settings(at: &str, table: &Table, found: &mut Vec<String>) {
+    unknown(KUBERNETES, at, table, found);
+}
+
+/// Keys in `settings.bootstrap-commands` that are not passed on.
+pub(super) fn dropped_commands(at: &str, table: &Table, found: &mut Vec<String>) {
+    for (name, command) in table {
+        if let Value::Table(command) = command {
+            unknown(COMMAND, &format!("{at}.{name}"), command, found);
+        }
+    }
+}
+
+fn unknown(known: &[(&str, Kind)], at: &str, table: &Table, found: &mut Vec<String>) {
+    for (key, value) in table {
+        let place = format!("{at}.{key}");
+        match (known.iter().find(|(name, _)| name == key), value) {
+            (None, _) => found.push(place),
+            (Some((_, Fields(fields))), Value::Table(table)) => {
+                unknown(fields, &place, table, found);
+            }
+            (Some((_, Named(fields))), Value::Table(tables)) => {
+                for (name, table) in tables {
+                    if let Value::Table(table) = table {
+                        unknown(fields, &format!("{place}.{name}"), table, found);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
 /// The user's bootstrap commands.
 pub(super) fn commands(table: Table) -> Result<Table, UserDataError> {
     named(COMMAND, "settings.bootstrap-commands", table)
