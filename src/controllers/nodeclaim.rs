@@ -15,13 +15,18 @@ use crate::api::v1::{NodeClaim, NodeClaimStatus};
 use crate::api::{conditions, finalizers, labels};
 use crate::cluster::Change;
 
-mod conditions_of;
 mod consistency;
+mod disruption;
+mod expiration;
+mod garbagecollection;
+pub(super) mod hydration;
 mod initialization;
 mod launch;
 mod liveness;
 mod lost;
+mod podevents;
 mod registration;
+pub(super) mod tagging;
 pub(super) mod termination;
 
 /// Many at once, so that launches can be made together.
@@ -36,7 +41,11 @@ const LIFECYCLE: Identity = Identity {
 pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
     let lifecycle = LIFECYCLE.scaled(&ctx.settings, 5000);
     tasks.spawn(runner::run(lifecycle, Arc::clone(ctx), all_claims, claims_of_change, reconcile));
-    conditions_of::start(ctx, tasks);
+    disruption::start(ctx, tasks);
+    podevents::start(ctx, tasks);
+    expiration::start(ctx, tasks);
+    garbagecollection::start(ctx, tasks);
+    hydration::start(ctx, tasks);
     consistency::start(ctx, tasks);
     lost::start(ctx, tasks);
 }
