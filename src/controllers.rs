@@ -144,6 +144,12 @@ pub async fn run_all(
     disruption::start(&ctx, &mut tasks);
     observability::start(&ctx, &mut tasks);
     unreadable::start(&ctx, &mut tasks);
+    supervise(tasks, cancel).await
+}
+
+/// Lets tasks run until cancelled. None of them ends by itself, and the process must not go on without
+/// one that does.
+async fn supervise(mut tasks: JoinSet<()>, cancel: CancellationToken) -> Result<(), Error> {
     let ended = tokio::select! {
         () = cancel.cancelled() => Ok(()),
         Some(ended) = tasks.join_next() => Err(Error::Other(match ended {
@@ -157,3 +163,27 @@ pub async fn run_all(
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod supervised {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_controller_that_ends_ends_all_and_is_an_error() {
+        for panics in [false, true] {
+            let mut tasks = JoinSet::new();
+            tasks.spawn(std::future::pending());
+            tasks.spawn(async move { assert!(!panics, "odd") });
+            let error = supervise(tasks, CancellationToken::new()).await.unwrap_err();
+            assert!(error.to_string().starts_with("a controller ended"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn controllers_that_are_told_to_stop_end_without_an_error() {
+        let (mut tasks, cancel) = (JoinSet::new(), CancellationToken::new());
+        tasks.spawn(std::future::pending());
+        cancel.cancel();
+        supervise(tasks, cancel).await.unwrap();
+    }
+}
