@@ -7,7 +7,7 @@ export KARPENTER_CACHE := $(CACHE)
 # The Python that has moto: the local world's.
 MOTO_PYTHON ?= $(firstword $(wildcard $(CACHE)/venv-*/bin/python))
 
-.PHONY: help build demo test test-all fuzz bench compare data lint fmt crds
+.PHONY: help build demo test test-all storm fuzz bench compare data lint fmt crds
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
@@ -23,12 +23,18 @@ LONG := ec2:: instances:: nodeclass:: policy:: api::takeover api::certificate th
 test: ## every fast test and the end-to-end tests
 	tests/env/world prepare
 	tests/env/world check
-	$(CARGO) test --locked --no-fail-fast -p karpenter -p karpenter-api -p karpenter-core --lib --bins --test reference
+	$(CARGO) test --locked --no-fail-fast -p karpenter -p karpenter-api -p karpenter-core -p karpenter-model --lib --bins --test reference --test api --test model
 	$(CARGO) test --locked --no-fail-fast --test e2e -- $(addprefix --skip ,$(LONG))
 
 test-all: ## every test, the long end-to-end ones too
 	tests/env/world prepare
-	$(CARGO) test --locked --no-fail-fast -p karpenter -p karpenter-api -p karpenter-core
+	$(CARGO) test --locked --no-fail-fast -p karpenter -p karpenter-api -p karpenter-core -p karpenter-model
+
+storm: ## schedules of faults in the model world, on all cores; MINUTES=10, or SEED=n for one
+	$(CARGO) test --locked --release --test model storm -- --nocapture --include-ignored $(if $(SEED),schedules,a_storm)
+
+storm: export STORM_MINUTES := $(or $(MINUTES),10)
+storm: export STORM_SEED := $(SEED)
 
 # Coverage for libFuzzer as cargo-fuzz switches it on; without a sanitizer it needs no nightly toolchain.
 FUZZ_FLAGS := --cfg fuzzing -Ccodegen-units=1 -Cpasses=sancov-module $(addprefix -Cllvm-args=-sanitizer-coverage-,\

@@ -12,6 +12,7 @@ mod instance_types;
 mod manifests;
 mod object;
 mod render;
+mod replay;
 mod simulate;
 mod validate;
 
@@ -43,6 +44,8 @@ enum Command {
     InstanceTypes(instance_types::Args),
     /// Decide for a scenario file, without cluster or cloud.
     Simulate(simulate::Args),
+    /// Play days of a workload against NodePools: money, evictions, waiting times.
+    Replay(replay::Args),
     /// Print the CustomResourceDefinitions.
     Crds(crds::Args),
     /// Convert manifests between v1beta1 and v1.
@@ -68,6 +71,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Command::Render(args) => render::run(&args),
             Command::InstanceTypes(args) => instance_types::run(&args),
             Command::Simulate(args) => simulate::run(&args),
+            Command::Replay(args) => replay::run(&args),
             Command::Crds(args) => crds::run(&args),
             Command::Convert(args) => convert::run(&args),
             Command::Validate(args) => validate::run(&args),

@@ -10,7 +10,9 @@ pub mod clock;
 pub mod cloud;
 pub mod cluster;
 pub mod controllers;
+pub mod model;
 pub mod operator;
+pub mod replay;
 pub mod simulate;
 
 pub use karpenter_api as api;

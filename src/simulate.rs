@@ -14,7 +14,7 @@ pub mod disrupt;
 pub mod ec2;
 mod expected;
 mod objects;
-mod read;
+pub(crate) mod read;
 pub mod record;
 pub mod report;
 pub mod scenario;

@@ -112,7 +112,7 @@ async fn decide(ctx: &Arc<Context>, in_flight: &Arc<InFlight>, method: Method) -
     let snapshot = provisioning::snapshot(ctx).await;
     let (ctx, in_flight) = (Arc::clone(ctx), Arc::clone(in_flight));
     let limit = if method == Method::MultiNode { MULTI_LIMIT } else { SINGLE_LIMIT };
-    let decided = tokio::task::spawn_blocking(move || {
+    let decided = super::compute(move || {
         let (pdbs, queued) = (ctx.cluster.pdbs(), in_flight.queued.lock().clone());
         let input = input(&ctx, &snapshot, &pdbs, &queued);
         let end = Instant::now() + limit;
@@ -141,7 +141,7 @@ async fn validate(
     tokio::time::sleep(VALIDATION).await;
     let snapshot = provisioning::snapshot(ctx).await;
     let (ctx, in_flight) = (Arc::clone(ctx), Arc::clone(in_flight));
-    let checked = tokio::task::spawn_blocking(move || {
+    let checked = super::compute(move || {
         let (pdbs, queued) = (ctx.cluster.pdbs(), in_flight.queued.lock().clone());
         disruption::still_valid(&input(&ctx, &snapshot, &pdbs, &queued), &command)
             .map_err(|why| (why, command))

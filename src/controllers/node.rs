@@ -8,8 +8,6 @@ use super::Context;
 
 mod drain;
 mod eviction;
-mod health;
-mod hydration;
 mod termination;
 mod volumes;
 
@@ -21,6 +19,4 @@ pub(super) fn all_nodes(ctx: &Context) -> Vec<String> {
 /// Starts the controllers.
 pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
     termination::start(ctx, tasks);
-    health::start(ctx, tasks);
-    hydration::start(ctx, tasks);
 }

@@ -355,4 +355,65 @@ where
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patch_holds_only_what_changed() {
+        let before = json!({"a": 1, "b": {"c": 2, "d": 3}, "e": [1]});
+        let after = json!({"a": 1, "b": {"c": 4}, "e": [1, 2]});
+        assert_eq!(diff(&before, &after), Some(json!({"b": {"c": 4, "d": null}, "e": [1, 2]})));
+        assert_eq!(diff(&before, &before), None);
+    }
+
+    #[test]
+    fn a_change_is_made_to_what_the_object_is_now() {
+        let condition = |kind: &str, status: &str| json!({"type": kind, "status": status});
+        let object = |version: &str, label: &str, conditions: Value| {
+            json!({"metadata": {"resourceVersion": version, "labels": {"a": label}},
+                "status": {"conditions": conditions}})
+        };
+        let before = object("1", "x", json!([condition("Launched", "Unknown")]));
+        let mut after = object("1", "x", json!([condition("Launched", "True")]));
+        after["status"]["providerID"] = json!("i-1");
+        // Meanwhile another controller has set a condition, and somebody a label.
+        let live = object(
+            "2",
+            "y",
+            json!([condition("Launched", "Unknown"), condition("Drifted", "True")]),
+        );
+        let merged = rebase(&before, &after, &live);
+        let mut expected = live.clone();
+        expected["status"] = json!({"providerID": "i-1",
+            "conditions": [condition("Launched", "True"), condition("Drifted", "True")]});
+        assert_eq!(merged, expected);
+    }
+
+    #[test]
+    fn a_condition_that_is_taken_away_goes_and_one_that_is_new_comes() {
+        let list = |kinds: &[&str]| json!({"c": kinds.iter().map(|k| json!({"type": k})).collect::<Vec<_>>()});
+        let merged = rebase(&list(&["A", "B"]), &list(&["B", "C"]), &list(&["A", "B", "D"]));
+        assert_eq!(merged, list(&["B", "D", "C"]));
+        assert_eq!(rebase(&json!({}), &list(&["A"]), &list(&["B"])), list(&["B", "A"]));
+        // Lists without types are one value.
+        let (one, two, three) = (json!({"l": [1]}), json!({"l": [1, 2]}), json!({"l": [3]}));
+        assert_eq!(rebase(&one, &two, &three), two);
+        assert_eq!(rebase(&one, &json!({}), &one), json!({}));
+    }
+
+    #[test]
+    fn a_finalizer_is_removed_from_the_list_that_was_read() {
+        let meta = ObjectMeta {
+            uid: Some("u".into()),
+            finalizers: Some(vec!["other".into(), "ours".into()]),
+            ..ObjectMeta::default()
+        };
+        let patch = without_finalizer(&meta, "ours").unwrap();
+        assert_eq!(
+            patch[1],
+            json!({"op": "test", "path": "/metadata/finalizers/1", "value": "ours"})
+        );
+        assert_eq!(patch[2], json!({"op": "remove", "path": "/metadata/finalizers/1"}));
+        assert_eq!(without_finalizer(&meta, "third"), None);
+    }
+}

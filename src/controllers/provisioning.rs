@@ -168,7 +168,7 @@ async fn solve(
     let timer = metrics::SCHEDULING_DURATION.with_label_values(&[CONTROLLER]).start_timer();
     let progress = Progress::new();
     let id = progress.id.clone();
-    let solved = tokio::task::spawn_blocking(move || {
+    let solved = super::compute(move || {
         solve_while(&snapshot, &|left| {
             progress.tell(left);
             Instant::now() < limit

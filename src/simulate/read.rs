@@ -7,7 +7,7 @@ use super::ScenarioError;
 use super::expected::{self, Step};
 
 /// Reads a value, refusing fields that nothing reads; `prefix` stands before every path.
-pub(super) fn strict<'de, D, T>(deserializer: D, prefix: &str) -> Result<T, ScenarioError>
+pub(crate) fn strict<'de, D, T>(deserializer: D, prefix: &str) -> Result<T, ScenarioError>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,

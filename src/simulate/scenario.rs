@@ -53,6 +53,21 @@ impl Scenario {
         self.instance_types = Some(Stream { items: types, error: None });
     }
 
+    /// Takes the instance types out.
+    ///
+    /// # Errors
+    /// When there are none, or one of them cannot be used.
+    pub fn take_types(&mut self) -> Result<Vec<TypeEntry>, ScenarioError> {
+        let list = self.instance_types.take().unwrap_or_default();
+        if let Some(error) = list.error {
+            return Err(error.under("instanceTypes"));
+        }
+        if list.items.is_empty() {
+            return Err(ScenarioError::new("instanceTypes", "expected at least one"));
+        }
+        Ok(list.items)
+    }
+
     /// Zones that nodes are in.
     #[must_use]
     pub fn zones(&self) -> BTreeSet<String> {

@@ -16,6 +16,7 @@ mod devices;
 mod ec2;
 mod foreign;
 mod instances;
+mod model;
 mod nodeclass;
 mod operator;
 mod policy;

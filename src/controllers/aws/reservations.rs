@@ -9,6 +9,7 @@ use futures::stream::{self, StreamExt as _};
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use super::every;
 use crate::api::labels;
@@ -16,7 +17,7 @@ use crate::api::v1::{CapacityReservationSelectorTerm, NodeClaim};
 use crate::cloud::aws::AwsProvider;
 use crate::cloud::aws::capacityreservation::to_status;
 use crate::controllers::patch::{self, Lock};
-use crate::controllers::{Context, Error, runner};
+use crate::controllers::{Context, Error};
 use crate::operator::logging;
 
 const PERIOD: Duration = Duration::from_secs(60);
@@ -30,9 +31,14 @@ pub(super) fn start(ctx: &Arc<Context>, aws: &Arc<AwsProvider>, tasks: &mut Join
         return;
     }
     let (context, provider) = (Arc::clone(ctx), Arc::clone(aws));
-    runner::repeat(tasks, "capacityreservation.capacitytype", move || {
+    every(tasks, "capacityreservation.capacitytype", PERIOD, move || {
         let (ctx, aws) = (Arc::clone(&context), Arc::clone(&provider));
-        async move { Ok(Some(if capacity_types(&ctx, &aws).await? { PERIOD } else { CONFLICT })) }
+        async move {
+            while !capacity_types(&ctx, &aws).await? {
+                sleep(CONFLICT).await;
+            }
+            Ok(())
+        }
     });
     let (context, provider) = (Arc::clone(ctx), Arc::clone(aws));
     every(tasks, "capacityreservation.expiration", PERIOD, move || {

@@ -30,9 +30,7 @@ pub(super) async fn finalize(ctx: &Context, api: &Api<NodeClaim>, before: NodeCl
             "TerminationGracePeriodExpiring",
             message,
         ));
-        // One annotation: whatever else is written meanwhile stays.
-        patch::apply(api, &before, &claim, Lock::None).await?;
-        return Ok(Some(Duration::ZERO));
+        return written(patch::apply(api, &before, &claim, Lock::Optimistic).await);
     }
     let provider_id = claim.status.as_ref().and_then(|s| s.provider_id.clone()).unwrap_or_default();
     if is_true(&claim, conditions::REGISTERED) {
@@ -53,6 +51,13 @@ pub(super) async fn finalize(ctx: &Context, api: &Api<NodeClaim>, before: NodeCl
         tracing::info!("provider-id" = provider_id, "deleted nodeclaim");
     }
     Ok(None)
+}
+
+fn written(outcome: Result<(), kube::Error>) -> Outcome {
+    match outcome {
+        Err(error) if patch::is_conflict(&error) => Ok(Some(Duration::from_secs(1))),
+        other => other.map(|()| None).map_err(Into::into),
+    }
 }
 
 /// Writes down when draining has to be over; gives it when it is new.
@@ -117,7 +122,10 @@ async fn instance_gone(
     if !is_true(claim, conditions::INSTANCE_TERMINATING) {
         status_of(claim);
         set_true(claim, conditions::INSTANCE_TERMINATING, ctx.clock.now());
-        patch::merge(api, before, claim).await?;
+        match patch::apply(api, before, claim, Lock::Optimistic).await {
+            Err(error) if patch::is_conflict(&error) => return Ok(false),
+            other => other?,
+        }
     }
     Ok(gone)
 }

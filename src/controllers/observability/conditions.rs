@@ -25,6 +25,7 @@ pub(super) async fn run(ctx: Arc<Context>, kind: &'static Kind) {
     let mut tick = tokio::time::interval(PERIOD);
     loop {
         tokio::select! {
+            biased;
             _ = tick.tick() => refresh(&ctx, &mut watch),
             change = changes.recv() => match change {
                 Ok(change) => {

@@ -1,0 +1,80 @@
+//! PodDisruptionBudgets: how many pods are healthy, and how many may go.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::Cluster;
+use crate::api::{Key, kind, selects};
+
+impl Cluster {
+    pub(super) fn update_budgets(&mut self) {
+        let kind_of = kind("poddisruptionbudgets");
+        for budget in self.store.all(kind_of) {
+            let status = self.status_of(&budget);
+            let key = Key::of(&budget);
+            let _ = self.store.modify(kind_of, &key.namespace, &key.name, "status", |budget| {
+                for (field, value) in status.as_object().into_iter().flatten() {
+                    budget["status"][field] = value.clone();
+                }
+                Ok(())
+            });
+        }
+    }
+
+    fn status_of(&self, budget: &Arc<Value>) -> Value {
+        let key = Key::of(budget);
+        let mine = self.pods.iter().filter(|(k, p)| {
+            k.namespace == key.namespace
+                && !p.finished
+                && selects(&budget["spec"]["selector"], &p.object)
+        });
+        let (mut expected, mut healthy) = (0_i64, 0_i64);
+        let mut counted = std::collections::BTreeSet::new();
+        for (_, pod) in mine {
+            if pod.ready && !pod.deleting {
+                healthy += 1;
+            }
+            match &pod.owner {
+                Some(owner) => {
+                    if counted.insert(owner.uid.clone()) {
+                        expected += self.scale_of(&key.namespace, owner.plural, &owner.name);
+                    }
+                }
+                None => expected += 1,
+            }
+        }
+        let spec = &budget["spec"];
+        let desired = if spec["minAvailable"].is_null() {
+            expected - amount(&spec["maxUnavailable"], expected)
+        } else {
+            amount(&spec["minAvailable"], expected)
+        }
+        .max(0);
+        let allowed = if expected > 0 { (healthy - desired).max(0) } else { 0 };
+        json!({
+            "currentHealthy": healthy, "desiredHealthy": desired, "expectedPods": expected,
+            "disruptionsAllowed": allowed, "disruptedPods": {},
+            "observedGeneration": budget["metadata"]["generation"],
+        })
+    }
+
+    fn scale_of(&self, namespace: &str, plural: &str, name: &str) -> i64 {
+        let found = self.store.get(kind(plural), namespace, name);
+        let Some(found) = found else { return 0 };
+        let field = if plural == "jobs" { "parallelism" } else { "replicas" };
+        found["spec"][field].as_i64().unwrap_or(1)
+    }
+}
+
+/// A number, or a share of one rounded up.
+fn amount(value: &Value, of: i64) -> i64 {
+    match value {
+        Value::Number(number) => number.as_i64().unwrap_or(0),
+        Value::String(text) => {
+            let share = text.strip_suffix('%').and_then(|t| t.parse::<i64>().ok());
+            share.map_or_else(|| text.parse().unwrap_or(0), |share| (share * of + 99) / 100)
+        }
+        _ => 0,
+    }
+}

@@ -1,0 +1,243 @@
+//! A scheduler by Kubernetes' rules, as far as pods here use them: taints, node selectors and
+//! affinity, resources, host ports, affinity to and from pods, hard spread constraints, and the
+//! zones of volumes. Of the nodes that fit, the least loaded is taken.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use karpenter_core::scheduling::taints::tolerates;
+use serde_json::json;
+
+use super::Cluster;
+use super::facts::{NodeFacts, PodFacts};
+use crate::api::{Key, kind, set_condition, write_time};
+
+impl Cluster {
+    /// Binds what can be bound, and marks the rest.
+    pub(super) fn schedule(&mut self) {
+        if !std::mem::take(&mut self.retry) || self.pending.is_empty() {
+            return;
+        }
+        let mut queue: Vec<(i32, jiff::Timestamp, Key)> = self
+            .pending
+            .iter()
+            .filter_map(|key| {
+                let pod = self.pods.get(key)?;
+                Some((-pod.priority, pod.created, key.clone()))
+            })
+            .collect();
+        queue.sort();
+        for (_, _, key) in queue {
+            match self.place(&key) {
+                Some(node) => self.bind(&key, &node),
+                None => self.mark_unschedulable(&key),
+            }
+        }
+    }
+
+    fn bind(&mut self, key: &Key, node: &str) {
+        let claims = self.pods.get(key).map(|p| p.volume_claims.clone()).unwrap_or_default();
+        self.provide_volumes(&key.namespace, &claims, node);
+        if self.store.bind(&key.namespace, &key.name, node).is_err() {
+            return;
+        }
+        self.pending.remove(key);
+        // What comes next in the queue has to see it there.
+        if let (Some(pod), Some(to)) = (self.pods.get_mut(key), self.nodes.get_mut(node)) {
+            to.add(key, pod);
+        }
+    }
+
+    fn mark_unschedulable(&mut self, key: &Key) {
+        let Some(pod) = self.pods.get(key) else { return };
+        if crate::api::condition(&pod.object, "PodScheduled") == Some("False") {
+            return;
+        }
+        let now = write_time(self.store.now());
+        let _ = self.store.modify(kind("pods"), &key.namespace, &key.name, "status", |pod| {
+            set_condition(pod, "PodScheduled", "False", "Unschedulable", &now);
+            Ok(())
+        });
+    }
+
+    /// The node for a pod.
+    fn place(&self, key: &Key) -> Option<String> {
+        let pod = self.pods.get(key)?;
+        let zones = self.volume_zones(&key.namespace, &pod.volume_claims)?;
+        let mut best: Option<(f64, &String)> = None;
+        for (name, node) in &self.nodes {
+            let in_zone = zones.as_ref().is_none_or(|wanted| {
+                node.labels.get(karpenter_api::labels::ZONE).is_some_and(|z| wanted.contains(z))
+            });
+            if !in_zone || !self.fits(key, pod, name, node) {
+                continue;
+            }
+            let load = node.load();
+            if best.is_none_or(|(least, _)| load < least) {
+                best = Some((load, name));
+            }
+        }
+        best.map(|(_, name)| name.clone())
+    }
+
+    fn fits(&self, key: &Key, pod: &PodFacts, name: &str, node: &NodeFacts) -> bool {
+        may_run(pod, name, node, &["NoSchedule", "NoExecute"])
+            && pod.requests.fits(&node.free())
+            && self.ports_are_free(pod, node)
+            && self.affinities_hold(key, pod, node)
+            && pod.spread.iter().all(|c| self.spread_holds(key, pod, node, c))
+    }
+
+    fn ports_are_free(&self, pod: &PodFacts, node: &NodeFacts) -> bool {
+        pod.ports.is_empty()
+            || node
+                .pods
+                .iter()
+                .filter_map(|k| self.pods.get(k))
+                .all(|other| other.ports.is_disjoint(&pod.ports))
+    }
+
+    /// Pods that are bound and not finished, with their nodes.
+    fn placed(&self) -> impl Iterator<Item = (&Key, &PodFacts, &NodeFacts)> {
+        self.nodes.values().flat_map(move |node| {
+            node.pods.iter().filter_map(move |key| Some((key, self.pods.get(key)?, node)))
+        })
+    }
+
+    fn affinities_hold(&self, key: &Key, pod: &PodFacts, node: &NodeFacts) -> bool {
+        let same = |a: &NodeFacts, topology: &str| {
+            let value = node.labels.get(topology);
+            value.is_some() && a.labels.get(topology) == value
+        };
+        let apart = pod.apart.iter().all(|term| {
+            !self.placed().any(|(k, other, at)| {
+                same(at, &term.topology_key) && selected(term, &key.namespace, k, other)
+            })
+        });
+        let wanted_apart = || {
+            self.placed().filter(|(_, other, _)| !other.apart.is_empty()).all(|(k, other, at)| {
+                other.apart.iter().all(|term| {
+                    !(same(at, &term.topology_key) && selected(term, &k.namespace, key, pod))
+                })
+            })
+        };
+        let near = || {
+            pod.near.iter().all(|term| {
+                let mut anywhere = false;
+                let here = self.placed().any(|(k, other, at)| {
+                    let found = selected(term, &key.namespace, k, other);
+                    anywhere |= found;
+                    found && same(at, &term.topology_key)
+                });
+                // The first of a group that is drawn to itself may go anywhere.
+                let first = !anywhere && selected(term, &key.namespace, key, pod);
+                here || (first && node.labels.contains_key(&term.topology_key))
+            })
+        };
+        apart && wanted_apart() && near()
+    }
+
+    fn spread_holds(
+        &self,
+        key: &Key,
+        pod: &PodFacts,
+        node: &NodeFacts,
+        constraint: &k8s_openapi::api::core::v1::TopologySpreadConstraint,
+    ) -> bool {
+        let Some(domain) = node.labels.get(&constraint.topology_key) else { return false };
+        let ignores_taints = constraint.node_taints_policy.as_deref() != Some("Honor");
+        let ignores_affinity = constraint.node_affinity_policy.as_deref() == Some("Ignore");
+        let mut counts: BTreeMap<&String, i32> = BTreeMap::new();
+        for (name, other) in &self.nodes {
+            let Some(value) = other.labels.get(&constraint.topology_key) else { continue };
+            let counted = (ignores_affinity || chosen(pod, name, other))
+                && (ignores_taints || tolerated(pod, other, &["NoSchedule", "NoExecute"]));
+            if !counted {
+                continue;
+            }
+            let matching = other.pods.iter().filter_map(|k| Some((k, self.pods.get(k)?)));
+            let matching = matching.filter(|(k, p)| {
+                k.namespace == key.namespace
+                    && !p.deleting
+                    && matches(constraint.label_selector.as_ref(), p)
+            });
+            *counts.entry(value).or_default() += i32::try_from(matching.count()).unwrap_or(0);
+        }
+        let few = constraint
+            .min_domains
+            .is_some_and(|least| i32::try_from(counts.len()).unwrap_or(0) < least);
+        let least = if few { 0 } else { counts.values().copied().min().unwrap_or(0) };
+        let own = i32::from(matches(constraint.label_selector.as_ref(), pod));
+        counts.get(domain).copied().unwrap_or(0) + own - least <= constraint.max_skew
+    }
+}
+
+/// Whether a node's taints and labels let a pod run there.
+pub(super) fn may_run(pod: &PodFacts, name: &str, node: &NodeFacts, effects: &[&str]) -> bool {
+    let cordoned = node.unschedulable
+        && !pod.tolerations.iter().any(|t| {
+            let all = t.key.as_deref().is_none_or(str::is_empty);
+            t.operator.as_deref() == Some("Exists")
+                && (all || t.key.as_deref() == Some("node.kubernetes.io/unschedulable"))
+        });
+    !cordoned && tolerated(pod, node, effects) && chosen(pod, name, node)
+}
+
+fn tolerated(pod: &PodFacts, node: &NodeFacts, effects: &[&str]) -> bool {
+    node.taints
+        .iter()
+        .filter(|t| effects.contains(&t.effect.as_str()))
+        .all(|taint| pod.tolerations.iter().any(|t| tolerates(t, taint)))
+}
+
+fn chosen(pod: &PodFacts, name: &str, node: &NodeFacts) -> bool {
+    pod.selector.iter().all(|(key, value)| node.labels.get(key) == Some(value))
+        && pod.terms.as_ref().is_none_or(|terms| terms.iter().any(|t| term_holds(t, name, node)))
+}
+
+fn term_holds(term: &NodeSelectorTerm, name: &str, node: &NodeFacts) -> bool {
+    let (labels, fields) = (term.match_expressions.as_ref(), term.match_fields.as_ref());
+    if labels.is_none_or(Vec::is_empty) && fields.is_none_or(Vec::is_empty) {
+        return false;
+    }
+    let by_label =
+        |r: &NodeSelectorRequirement| holds(r, node.labels.get(&r.key).map(String::as_str));
+    let by_field = |r: &NodeSelectorRequirement| holds(r, Some(name));
+    labels.into_iter().flatten().all(by_label) && fields.into_iter().flatten().all(by_field)
+}
+
+fn holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
+    let values = requirement.values.as_deref().unwrap_or_default();
+    let named = |v: &str| values.iter().any(|w| w == v);
+    let bound = values.first().and_then(|v| v.parse::<i64>().ok());
+    let number = value.and_then(|v| v.parse::<i64>().ok());
+    match requirement.operator.as_str() {
+        "In" => value.is_some_and(named),
+        "NotIn" => !value.is_some_and(named),
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
+        "Gt" => number.zip(bound).is_some_and(|(n, b)| n > b),
+        "Lt" => number.zip(bound).is_some_and(|(n, b)| n < b),
+        _ => false,
+    }
+}
+
+/// Whether a term of a pod in `from` selects another pod.
+fn selected(term: &PodAffinityTerm, from: &str, key: &Key, pod: &PodFacts) -> bool {
+    let spaces: BTreeSet<&str> = term.namespaces.iter().flatten().map(String::as_str).collect();
+    let all = term.namespace_selector.as_ref().is_some_and(|s| *s == LabelSelector::default());
+    let near = if spaces.is_empty() {
+        key.namespace == from
+    } else {
+        spaces.contains(key.namespace.as_str())
+    };
+    (all || near) && matches(term.label_selector.as_ref(), pod)
+}
+
+fn matches(selector: Option<&LabelSelector>, pod: &PodFacts) -> bool {
+    let Some(selector) = selector else { return false };
+    let labels = json!({ "metadata": { "labels": pod.labels } });
+    let selector = serde_json::to_value(selector).unwrap_or_default();
+    crate::api::selects(&selector, &labels)
+}

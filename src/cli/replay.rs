@@ -1,0 +1,174 @@
+//! `karpenter replay`: what days of a workload would cost with these NodePools.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use super::manifests;
+use crate::api::admission::Admission;
+use crate::operator::settings::Settings;
+use crate::replay::{Outcome, Variant, Workloads, chart, play, report};
+use crate::simulate::{ScenarioError, load_file};
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  played and printed
+  1  the outcome could not be written
+  2  the command line or a file is wrong; standard error names the place in the document and what was
+     expected there
+
+Equal input gives equal output. Nothing outside the process is asked: the API server, the cloud, the scheduler and
+the kubelets are models, on a clock of their own; the controllers are the real ones.";
+
+/// A workload, and what it is played against.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// Workload file, YAML or JSON: Deployments and Jobs over days.
+    #[arg(long, value_name = "FILE")]
+    pub workload: PathBuf,
+    /// Manifests with NodePools; give it several times to compare.
+    #[arg(long, value_name = "FILE", required = true)]
+    pub nodepools: Vec<PathBuf>,
+    /// Instance types with prices: a document with `instanceTypes`, as scenarios have them.
+    #[arg(long, value_name = "FILE")]
+    pub instance_types: PathBuf,
+    /// A flag of the controller, such as `--flag=--feature-gates=SpotToSpotConsolidation=true`.
+    #[arg(long = "flag", value_name = "FLAG", allow_hyphen_values = true)]
+    pub flags: Vec<String>,
+    /// How to print the outcome.
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// Write a picture of the outcome over time, as SVG.
+    #[arg(long, value_name = "FILE")]
+    pub chart: Option<PathBuf>,
+}
+
+/// Forms of output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For machines.
+    Json,
+}
+
+/// What went wrong, by exit code.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}: {1}")]
+    Input(String, String),
+    #[error("writing {0}: {1}")]
+    Write(String, std::io::Error),
+}
+
+/// Reads, plays, prints.
+#[must_use]
+pub fn run(args: &Args) -> ExitCode {
+    match replay(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("karpenter replay: {error}");
+            match error {
+                Failure::Input(..) => ExitCode::from(2),
+                Failure::Write(..) => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn replay(args: &Args) -> Result<(), Failure> {
+    let input = |path: &Path, error: &dyn std::fmt::Display| {
+        Failure::Input(path.display().to_string(), error.to_string())
+    };
+    let text = std::fs::read_to_string(&args.workload).map_err(|e| input(&args.workload, &e))?;
+    let workloads = Workloads::parse(&text).map_err(|e| input(&args.workload, &e))?;
+    let mut flags = vec!["--cluster-name=model".to_owned()];
+    flags.extend(args.flags.iter().cloned());
+    Settings::parse(&flags, |_| None)
+        .map_err(|e| Failure::Input("--flag".to_owned(), e.to_string()))?;
+    let types = load_file(&args.instance_types)
+        .and_then(|mut scenario| scenario.take_types())
+        .map_err(|e| input(&args.instance_types, &e))?;
+    let mut variants = Vec::new();
+    for path in &args.nodepools {
+        let pools = pools(path)?;
+        variants.push(Variant {
+            name: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+            pools,
+            types: types.iter().map(|t| std::sync::Arc::clone(&t.instance_type)).collect(),
+            flags: args.flags.clone(),
+        });
+    }
+    // Each has its own thread; none sees another.
+    let workloads = &workloads;
+    let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            variants.iter().map(|v| scope.spawn(move || play(workloads, v))).collect();
+        threads
+            .into_iter()
+            .map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    if let Some(path) = &args.chart {
+        std::fs::write(path, chart::svg(&outcomes))
+            .map_err(|e| Failure::Write(path.display().to_string(), e))?;
+    }
+    print(args.output, &outcomes)
+}
+
+/// The NodePools of a file, checked as the API server would.
+fn pools(path: &Path) -> Result<Vec<Value>, Failure> {
+    let name = path.display().to_string();
+    let wrong = |error: &dyn std::fmt::Display| Failure::Input(name.clone(), error.to_string());
+    let manifest = manifests::read(path).map_err(|e| wrong(&e))?;
+    let mut pools = Vec::new();
+    for (index, document) in manifest.documents.iter().enumerate() {
+        for object in manifests::objects(&document.value) {
+            if object["kind"] != "NodePool" {
+                continue;
+            }
+            let under = |path: &str, message: &str| {
+                let place = format!("document {}: {path}", index + 1);
+                wrong(&ScenarioError::new(place, message))
+            };
+            let admitted = Admission::get().create(object.clone());
+            let Some(admitted) = admitted else {
+                return Err(under("apiVersion", "expected karpenter.sh/v1"));
+            };
+            if object["apiVersion"] != "karpenter.sh/v1" {
+                return Err(under("apiVersion", "expected karpenter.sh/v1"));
+            }
+            if let Some(finding) = admitted.unknown.iter().chain(&admitted.findings).next() {
+                return Err(under(&finding.path, &finding.message));
+            }
+            let mut pool = admitted.object;
+            // There is one node class, which stands for all.
+            pool["spec"]["template"]["spec"]["nodeClassRef"] = serde_json::json!({
+                "group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "default" });
+            pools.push(pool);
+        }
+    }
+    if pools.is_empty() {
+        return Err(wrong(&"expected at least one NodePool"));
+    }
+    Ok(pools)
+}
+
+fn print(output: Output, outcomes: &[Outcome]) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    let written = match output {
+        Output::Table => write!(out, "{}", report::Table(outcomes)),
+        Output::Json => serde_json::to_writer_pretty(&mut out, outcomes)
+            .map_err(std::io::Error::from)
+            .and_then(|()| out.write_all(b"\n")),
+    };
+    match written.and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::Write("the outcome".to_owned(), error))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,174 @@
+//! Playing a workload against one set of NodePools.
+
+use std::time::Duration;
+
+use karpenter_model::cloud::Life;
+
+use super::workload::{Workload, Workloads};
+use super::{Outcome, Sample, Variant};
+use crate::api::labels;
+use crate::model::{Options, World, in_runtime};
+
+/// Time between looks at the curves.
+const TICK: Duration = Duration::from_secs(60);
+/// Samples of a whole replay.
+const SAMPLES: u32 = 336;
+
+/// Plays a workload; the same input gives the same outcome.
+#[must_use]
+pub fn play(workloads: &Workloads, variant: &Variant) -> Outcome {
+    in_runtime(workloads.seed, async || Player::new(workloads, variant).run().await)
+}
+
+struct Player<'a> {
+    workloads: &'a Workloads,
+    variant: &'a Variant,
+    world: World,
+    random: fastrand::Rng,
+    weekday: u32,
+    jobs: Vec<usize>,
+    outcome: Outcome,
+}
+
+impl<'a> Player<'a> {
+    fn new(workloads: &'a Workloads, variant: &'a Variant) -> Self {
+        let mut options = Options::new(workloads.seed, variant.types.clone());
+        // Nobody reads the metrics.
+        options.flags = vec!["--disable-cluster-state-observability=true".to_owned()];
+        options.flags.extend(variant.flags.iter().cloned());
+        // Watches that show several changes together cost less; nobody sees the difference.
+        options.pace.settle = Duration::from_millis(250);
+        if let Some(start) = workloads.start {
+            options.start = start;
+        }
+        let days = options.start.as_second().div_euclid(86_400);
+        // The first of January 1970 was a Thursday.
+        let weekday = u32::try_from((days + 3).rem_euclid(7)).unwrap_or(0);
+        Self {
+            workloads,
+            variant,
+            world: World::new(options),
+            random: fastrand::Rng::with_seed(workloads.seed),
+            weekday,
+            jobs: vec![0; workloads.workloads.len()],
+            outcome: Outcome { name: variant.name.clone(), ..Outcome::default() },
+        }
+    }
+
+    async fn run(mut self) -> Outcome {
+        for pool in &self.variant.pools {
+            self.world.apply(pool.clone());
+        }
+        for daemon in &self.workloads.daemon_sets {
+            self.world.apply(daemon.object());
+        }
+        for workload in &self.workloads.workloads {
+            for object in workload.objects() {
+                self.world.apply(object);
+            }
+        }
+        self.world.start();
+        let end = self.workloads.duration.0;
+        let every = (end / SAMPLES).max(TICK);
+        let (mut time, mut sampled) = (Duration::ZERO, Duration::ZERO);
+        while time < end {
+            for at in 0..self.workloads.workloads.len() {
+                self.follow(at, time);
+            }
+            self.interrupt();
+            if time >= sampled {
+                self.sample(time);
+                sampled += every;
+            }
+            self.world.pass(TICK).await;
+            time += TICK;
+        }
+        self.sample(time);
+        self.finish()
+    }
+
+    fn follow(&mut self, at: usize, time: Duration) {
+        let workload: &Workload = &self.workloads.workloads[at];
+        if let Some(curve) = &workload.replicas {
+            let wanted = curve.at(time, self.weekday);
+            let known = self.world.get("deployments", &workload.name);
+            if known.is_some_and(|d| d["spec"]["replicas"] != wanted) {
+                self.world.scale(&workload.name, wanted);
+            }
+        }
+        let Some(runs) = &workload.runs else { return };
+        let due = match runs.every {
+            Some(every) => runs.at.0 + every.0 * u32::try_from(self.jobs[at]).unwrap_or(u32::MAX),
+            None if self.jobs[at] == 0 => runs.at.0,
+            None => return,
+        };
+        if time >= due {
+            self.jobs[at] += 1;
+            let number = self.jobs[at];
+            if number > 1 {
+                self.world.delete("jobs", &format!("{}-{}", workload.name, number - 1));
+            }
+            self.world.apply(workload.job(runs, number));
+        }
+    }
+
+    /// Spot instances are taken away by chance.
+    fn interrupt(&mut self) {
+        let rate = self.workloads.spot_interruptions_per_day * TICK.as_secs_f64() / 86_400.0;
+        if rate <= 0.0 {
+            return;
+        }
+        for instance in self.world.cloud.instances() {
+            let spot = instance.capacity_type == labels::CAPACITY_SPOT;
+            if spot && instance.life == Life::Running && self.random.f64() < rate {
+                self.world.cloud.interrupt(&instance.provider_id);
+            }
+        }
+    }
+
+    fn sample(&mut self, time: Duration) {
+        let pods = self.world.all("pods");
+        let phase = |p: &str| pods.iter().filter(|pod| pod["status"]["phase"] == p).count();
+        let waits = |pod: &&std::sync::Arc<serde_json::Value>| {
+            pod["status"]["phase"] == "Pending"
+                && pod["spec"]["nodeName"].as_str().is_none_or(str::is_empty)
+        };
+        let nodes = self.world.cloud.instances().len();
+        self.outcome.most_nodes = self.outcome.most_nodes.max(nodes);
+        self.outcome.samples.push(Sample {
+            hour: time.as_secs_f64() / 3600.0,
+            nodes,
+            price_per_hour: self.world.cloud.hourly(),
+            pods: phase("Running"),
+            pending: pods.iter().filter(waits).count(),
+        });
+    }
+
+    fn finish(mut self) -> Outcome {
+        let bill = self.world.cloud.bill();
+        let mut waits = self.world.waits();
+        waits.seconds.sort_by(f64::total_cmp);
+        let at = |share: f64| {
+            let last = waits.seconds.len().saturating_sub(1);
+            #[allow(
+                clippy::cast_precision_loss,
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "an index into a list that fits memory"
+            )]
+            let index = (last as f64 * share).round() as usize;
+            waits.seconds.get(index).copied().unwrap_or(0.0)
+        };
+        let outcome = &mut self.outcome;
+        outcome.money = bill.money;
+        outcome.node_hours = bill.node_hours;
+        outcome.launches = bill.launches;
+        outcome.interruptions = bill.interruptions;
+        outcome.evictions = waits.evictions;
+        outcome.pods_bound = waits.seconds.len();
+        outcome.wait_median = at(0.5);
+        outcome.wait99th = at(0.99);
+        outcome.pending_at_end = outcome.samples.last().map_or(0, |s| s.pending);
+        self.outcome
+    }
+}

@@ -1,0 +1,219 @@
+//! Nodes that are not needed go, and dear ones are replaced, within budgets.
+
+use serde_json::json;
+
+use crate::support::*;
+
+#[test]
+fn an_empty_node_goes() {
+    scenario(async |w| {
+        w.apply(pool("default", |_| ()));
+        w.start();
+        w.apply(deployment("web", 2, "1", |_| ()));
+        runs(w, "web", 2).await;
+        w.scale("web", 0);
+        until(w, 10 * MINUTE, "no node is left", |w| w.names("nodes").is_empty()).await;
+        assert!(w.cloud.instances().is_empty() && w.names("nodeclaims").is_empty());
+    });
+}
+
+#[test]
+fn an_empty_node_stays_as_long_as_its_pool_says() {
+    scenario(async |w| {
+        w.apply(pool("default", |spec| {
+            spec["disruption"]["consolidationPolicy"] = json!("WhenEmpty");
+            spec["disruption"]["consolidateAfter"] = json!("30m");
+        }));
+        w.start();
+        w.apply(deployment("web", 1, "1", |_| ()));
+        runs(w, "web", 1).await;
+        w.scale("web", 0);
+        always(w, 28 * MINUTE, "it stays", |w| w.instances().len() == 1).await;
+        until(w, 10 * MINUTE, "it goes", |w| w.instances().is_empty()).await;
+    });
+}
+
+#[test]
+fn pods_move_together_when_a_node_has_room() {
+    scenario(async |w| {
+        w.apply(pool("default", |_| ()));
+        w.start();
+        w.apply(deployment("one", 1, "3500m", |_| ()));
+        runs(w, "one", 1).await;
+        w.apply(deployment("two", 1, "3500m", |_| ()));
+        runs(w, "two", 1).await;
+        assert_eq!(w.instances().len(), 2);
+        // Both fit on one half-empty node now.
+        for app in ["one", "two"] {
+            w.delete("deployments", app);
+        }
+        w.apply(deployment("small", 2, "500m", |_| ()));
+        until(w, 30 * MINUTE, "one small node", |w| w.running("small") == 2 && types(w) == ["c2"])
+            .await;
+    });
+}
+
+#[test]
+fn a_node_that_is_too_large_is_replaced_by_a_smaller_one() {
+    scenario(async |w| {
+        w.apply(pool("default", |_| ()));
+        w.start();
+        w.apply(deployment("web", 12, "1", |_| ()));
+        runs(w, "web", 12).await;
+        let before = w.cloud.hourly();
+        w.scale("web", 1);
+        until(w, 30 * MINUTE, "a small one", |w| types(w) == ["c2"] && w.running("web") == 1).await;
+        until(w, 5 * MINUTE, "it is cheaper", |w| w.cloud.hourly() < before).await;
+    });
+}
+
+#[test]
+fn the_replacement_is_there_before_the_node_goes() {
+    scenario(async |w| {
+        w.apply(pool("default", |_| ()));
+        w.start();
+        w.apply(deployment("web", 12, "1", |_| ()));
+        runs(w, "web", 12).await;
+        let first = w.instances().remove(0).node_name.clone();
+        w.scale("web", 1);
+        until(w, 30 * MINUTE, "the first goes", |w| {
+            w.get("nodes", &first).is_none_or(|n| n["metadata"]["deletionTimestamp"].is_string())
+        })
+        .await;
+        assert!(usable(w) >= 1, "{}", tail(w));
+    });
+}
+
+#[test]
+fn a_replacement_that_cannot_be_had_leaves_the_node_as_it_was() {
+    scenario(async |w| {
+        w.apply(pool("default", |_| ()));
+        w.start();
+        w.apply(deployment("web", 12, "1", |_| ()));
+        runs(w, "web", 12).await;
+        for zone in ZONES {
+            for kind in ["c2", "c4", "c8"] {
+                w.cloud.set_left(kind, zone, "on-demand", Some(0));
+            }
+        }
+        w.scale("web", 1);
+        w.pass(HOUR).await;
+        assert_eq!((w.running("web"), w.instances().len()), (1, 1), "{}", tail(w));
+        // Nothing stays marked, and what is had again is used again.
+        for zone in ZONES {
+            w.cloud.set_left("c2", zone, "on-demand", None);
+        }
+        until(w, HOUR, "a small one", |w| types(w) == ["c2"] && w.running("web") == 1).await;
+    });
+}
+
+#[test]
+fn a_pod_that_must_not_be_disrupted_keeps_its_node() {
+    scenario(async |w| {
+        w.apply(pool("default", |_| ()));
+        w.start();
+        w.apply(deployment("big", 10, "1", |_| ()));
+        runs(w, "big", 10).await;
+        w.apply(deployment("web", 1, "100m", |t| {
+            t["metadata"]["annotations"]["karpenter.sh/do-not-disrupt"] = json!("true");
+        }));
+        runs(w, "web", 1).await;
+        let node = node_of(w, "web");
+        w.scale("big", 0);
+        always(w, 20 * MINUTE, "it stays", |w| w.names("nodes").contains(&node)).await;
+    });
+}
+
+#[test]
+fn a_budget_of_pods_keeps_its_node() {
+    scenario(async |w| {
+        w.apply(pool("default", |_| ()));
+        w.start();
+        w.apply(deployment("big", 10, "1", |_| ()));
+        w.apply(deployment("web", 1, "100m", |_| ()));
+        w.apply(budget("web", "maxUnavailable", json!(0)));
+        runs(w, "big", 10).await;
+        runs(w, "web", 1).await;
+        let node = node_of(w, "web");
+        w.scale("big", 0);
+        always(w, 20 * MINUTE, "it stays", |w| w.names("nodes").contains(&node)).await;
+    });
+}
+
+#[test]
+fn a_pool_whose_budget_is_zero_is_left_alone() {
+    scenario(async |w| {
+        w.apply(pool("default", |spec| {
+            spec["disruption"]["budgets"] = json!([{ "nodes": "0" }]);
+        }));
+        w.start();
+        w.apply(deployment("web", 3, "1", |_| ()));
+        runs(w, "web", 3).await;
+        let count = w.instances().len();
+        w.scale("web", 0);
+        always(w, 20 * MINUTE, "all stay", |w| w.instances().len() == count).await;
+    });
+}
+
+#[test]
+fn no_more_nodes_go_at_once_than_the_budget_says() {
+    scenario(async |w| {
+        w.apply(pool("default", |spec| {
+            spec["disruption"]["budgets"] = json!([{ "nodes": "1" }]);
+        }));
+        w.start();
+        w.apply(deployment("web", 5, "1", |t| {
+            t["spec"]["affinity"] = json!({ "podAntiAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": [{
+                    "topologyKey": "kubernetes.io/hostname",
+                    "labelSelector": { "matchLabels": { "app": "web" } } }] } });
+        }));
+        runs(w, "web", 5).await;
+        until(w, 5 * MINUTE, "five are usable", |w| usable(w) == 5).await;
+        w.scale("web", 0);
+        let one = |w: &karpenter::model::World| {
+            let nodes = w.all("nodes");
+            let going = nodes.iter().filter(|n| {
+                n["spec"]["taints"]
+                    .as_array()
+                    .is_some_and(|t| t.iter().any(|t| t["key"] == "karpenter.sh/disrupted"))
+            });
+            going.count() <= 1
+        };
+        always(w, 30 * MINUTE, "one at a time", one).await;
+        assert!(w.names("nodes").is_empty(), "{}", tail(w));
+    });
+}
+
+#[test]
+fn a_cluster_left_alone_comes_to_rest() {
+    scenario(async |w| {
+        w.apply(pool("default", |_| ()));
+        w.start();
+        for (app, replicas, cpu) in [("a", 5, "700m"), ("b", 3, "1500m"), ("c", 9, "200m")] {
+            w.apply(deployment(app, replicas, cpu, |_| ()));
+        }
+        w.pass(HOUR).await;
+        let (launches, nodes) = (w.cloud.bill().launches, w.names("nodes"));
+        w.pass(HOUR).await;
+        assert_eq!(w.cloud.bill().launches, launches, "{}", tail(w));
+        assert_eq!(w.names("nodes"), nodes);
+        assert_eq!((w.running("a"), w.running("b"), w.running("c")), (5, 3, 9));
+    });
+}
+
+#[test]
+fn a_spot_node_is_not_replaced_by_a_cheaper_spot_node_unless_that_is_switched_on() {
+    scenario(async |w| {
+        w.apply(pool("default", |spec| {
+            spec["template"]["spec"]["requirements"][0]["values"] = json!(["spot"]);
+        }));
+        w.start();
+        w.apply(deployment("web", 3, "1", |_| ()));
+        runs(w, "web", 3).await;
+        let launched = w.cloud.bill().launches;
+        w.scale("web", 1);
+        w.pass(HOUR).await;
+        assert_eq!(w.cloud.bill().launches, launched, "{}", tail(w));
+    });
+}
