@@ -148,7 +148,6 @@ fn the_environment_has_karpenters_names_in_its_order() {
             "CLUSTER_NAME",
             "VM_MEMORY_OVERHEAD_PERCENT",
             "RESERVED_ENIS",
-            "IGNORE_DRA_REQUESTS",
             "AMI_REFRESH_INTERVAL",
             "SUBNET_REFRESH_INTERVAL",
             "SECURITY_GROUP_REFRESH_INTERVAL",
