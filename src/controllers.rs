@@ -1,6 +1,50 @@
 //! The reconcilers, and the table of all of them.
 //!
 //! Each is thin: it reads the state, asks a pure function or the provider, and writes the answer.
+//!
+//! [`runner`] runs all of them. Workers are what one cpu gives; `..` names the most that more cpus give.
+//!
+//! | controller | object | workers | woken by |
+//! |---|---|---|---|
+//! | `nodeclass` | EC2NodeClass | 10 | the class, the end of a NodeClaim |
+//! | `nodeclass.hash` | EC2NodeClass | 10 | the class |
+//! | `nodepool.readiness` | NodePool | 10 | the pool, its class, each 5 s |
+//! | `nodeclaim.lifecycle` | NodeClaim | 1000..5000 | the claim, its Node, the Node's devices |
+//! | `nodeclaim.disruption` | NodeClaim | 10..1000 | the claim, its pool, its class, each 5 min |
+//! | `nodeclaim.podevents` | NodeClaim | 10 | pods that come to or leave its Node |
+//! | `nodeclaim.expiration` | NodeClaim | 10 | the claim, its expiry |
+//! | `nodeclaim.consistency` | NodeClaim | 10 | the claim, each 10 min |
+//! | `nodeclaim.hydration` | NodeClaim | 10 | the claim |
+//! | `nodeclaim.tagging` | NodeClaim | 50 | the claim |
+//! | `nodeclaim.garbagecollection` | none | 1 | each 2 min |
+//! | `node.termination` | Node | 100..5000 | the Node and its pods on its way out, each 1 s |
+//! | `eviction-queue` | Pod | 100..5000 | `node.termination` |
+//! | `node.health` | Node | 10 | the Node |
+//! | `node.hydration` | Node | 10 | the Node |
+//! | `provisioner` | none | 1 | its triggers |
+//! | `provisioner.trigger.pod`, `.node` | Pod, Node | 10 | the object, each 10 s |
+//! | `disruption` | none | 1 | a NodeClaim that becomes consolidatable, each 10 s |
+//! | `static.provisioning`, `static.deprovisioning` | NodePool | 10 | the pool, its NodeClaims |
+//! | `capacitybuffer` | CapacityBuffer | 10 | the buffer, its PodTemplate, each 30 s |
+//! | `nodeoverlay.controller` | none | 1 | overlays, pools, classes, each 6 h |
+//! | `dynamicresources.deviceallocation` | ResourceClaim | 1 | the claim |
+//! | `interruption` | none | 1 | messages of the queue |
+//! | `interruption.instancestatus` | none | 1 | each 60 s |
+//! | `instance.garbagecollection` | none | 1 | each 10 s, later each 2 min |
+//! | `instanceprofile.garbagecollection` | none | 1 | each 30 min |
+//! | `launchtemplate` | none | 1 | each 10 s |
+//! | `capacityreservation.capacitytype`, `.expiration` | none | 1 | each 60 s |
+//! | `zonalshift` | none | 1 | each 30 s |
+//! | `providers.instancetype`, `providers.pricing` | none | 1 | each 12 h |
+//! | `providers.instancetype.capacity` | Node | 1 | the Node |
+//! | `providers.version` | none | 1 | each 5 min |
+//! | `providers.ssm.invalidation` | none | 1 | each 30 min |
+//! | `cloudprovider.metrics` | none | 1 | each 60 s |
+//! | `metrics.node`, `metrics.nodepool` | none | 1 | each 5 s, 10 s |
+//! | `migration.crd` | CustomResourceDefinition | 3 | each 30 s until it is done |
+//!
+//! What only follows the changes of the state to count them (`metrics.pod`, the controllers of status
+//! conditions, lifetimes) has no queue: nothing of it can fail.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,12 +83,9 @@ pub mod aws;
 pub mod capacity_buffer;
 pub mod device_allocation;
 pub mod disruption;
-pub mod garbage;
-pub mod hydration;
 pub mod interruption;
 pub mod migration;
 pub mod node;
-pub mod node_health;
 pub mod node_overlay;
 pub mod nodeclaim;
 pub mod nodeclass;
@@ -133,6 +174,12 @@ pub async fn run_all(
     aws::start(&ctx, &aws, &mut tasks);
     interruption::start(&ctx, &aws, &mut tasks);
     start(&ctx, &mut tasks);
+    supervise(tasks, cancel).await
+}
+
+/// Lets tasks run until cancelled. None of them ends by itself, and the process must not go on without
+/// one that does.
+async fn supervise(mut tasks: JoinSet<()>, cancel: CancellationToken) -> Result<(), Error> {
     let ended = tokio::select! {
         () = cancel.cancelled() => Ok(()),
         Some(ended) = tasks.join_next() => Err(Error::Other(match ended {
@@ -149,9 +196,6 @@ pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
     nodepool::start(ctx, tasks);
     nodeclaim::start(ctx, tasks);
     node::start(ctx, tasks);
-    node_health::start(ctx, tasks);
-    garbage::start(ctx, tasks);
-    hydration::start(ctx, tasks);
     migration::start(ctx, tasks);
     let shared = provisioning::Shared::new(ctx);
     provisioning::start(ctx, &shared, tasks);
@@ -183,3 +227,27 @@ pub(crate) async fn compute<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod supervised {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_controller_that_ends_ends_all_and_is_an_error() {
+        for panics in [false, true] {
+            let mut tasks = JoinSet::new();
+            tasks.spawn(std::future::pending());
+            tasks.spawn(async move { assert!(!panics, "odd") });
+            let error = supervise(tasks, CancellationToken::new()).await.unwrap_err();
+            assert!(error.to_string().starts_with("a controller ended"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn controllers_that_are_told_to_stop_end_without_an_error() {
+        let (mut tasks, cancel) = (JoinSet::new(), CancellationToken::new());
+        tasks.spawn(std::future::pending());
+        cancel.cancel();
+        supervise(tasks, cancel).await.unwrap();
+    }
+}

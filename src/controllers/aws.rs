@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 pub(super) use super::runner::every;
-use super::{Context, Outcome, runner};
+use super::{Context, Outcome, nodeclaim, runner};
 use crate::cloud::aws::AwsProvider;
 
 mod capacity;
@@ -15,7 +15,6 @@ mod catalog;
 mod garbage;
 mod offerings;
 mod reservations;
-mod tagging;
 mod zonalshift;
 
 /// Unused launch templates are looked for this often.
@@ -25,7 +24,7 @@ const TEMPLATE_PERIOD: Duration = Duration::from_secs(10);
 pub fn start(ctx: &Arc<Context>, aws: &Arc<AwsProvider>, tasks: &mut JoinSet<()>) {
     catalog::start(aws, tasks);
     garbage::start(ctx, aws, tasks);
-    tagging::start(ctx, aws, tasks);
+    nodeclaim::tagging::start(ctx, aws, tasks);
     capacity::start(ctx, aws, tasks);
     offerings::start(ctx, tasks);
     reservations::start(ctx, aws, tasks);

@@ -8,6 +8,8 @@ use super::Context;
 
 mod drain;
 mod eviction;
+mod health;
+mod hydration;
 mod termination;
 mod volumes;
 
@@ -19,4 +21,6 @@ pub(super) fn all_nodes(ctx: &Context) -> Vec<String> {
 /// Starts the controllers.
 pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
     termination::start(ctx, tasks);
+    health::start(ctx, tasks);
+    hydration::start(ctx, tasks);
 }

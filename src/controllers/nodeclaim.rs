@@ -13,15 +13,20 @@ use super::runner::{self, Identity};
 use super::{Context, Error, Outcome};
 use crate::api::v1::{NodeClaim, NodeClaimStatus};
 use crate::api::{conditions, finalizers, labels};
-use crate::cluster::Change;
+use crate::cluster::{Change, State};
 
-mod conditions_of;
 mod consistency;
+mod disruption;
+mod expiration;
+mod garbagecollection;
+pub(super) mod hydration;
 mod initialization;
 mod launch;
 mod liveness;
 mod lost;
+mod podevents;
 mod registration;
+pub(super) mod tagging;
 pub(super) mod termination;
 
 /// Many at once, so that launches can be made together.
@@ -36,7 +41,11 @@ const LIFECYCLE: Identity = Identity {
 pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
     let lifecycle = LIFECYCLE.scaled(&ctx.settings, 5000);
     tasks.spawn(runner::run(lifecycle, Arc::clone(ctx), all_claims, claims_of_change, reconcile));
-    conditions_of::start(ctx, tasks);
+    disruption::start(ctx, tasks);
+    podevents::start(ctx, tasks);
+    expiration::start(ctx, tasks);
+    garbagecollection::start(ctx, tasks);
+    hydration::start(ctx, tasks);
     consistency::start(ctx, tasks);
     lost::start(ctx, tasks);
 }
@@ -47,22 +56,24 @@ pub(super) fn all_claims(ctx: &Context) -> Vec<String> {
 }
 
 fn claims_of_change(ctx: &Context, change: &Change) -> Vec<String> {
+    concerned(&ctx.cluster, change)
+}
+
+fn concerned(state: &State, change: &Change) -> Vec<String> {
     match change {
         Change::NodeClaim(name) => vec![name.clone()],
         Change::Node(name) | Change::ResourceSlice(name) => {
-            let node = ctx.cluster.node(name);
+            let node = state.node(name);
             let id = node.and_then(|n| n.spec.as_ref().and_then(|s| s.provider_id.clone()));
             match id {
-                Some(id) => ctx
-                    .cluster
+                Some(id) => state
                     .claim_by_provider_id(&id)
                     .and_then(|c| c.metadata.name.clone())
                     .into_iter()
                     .collect(),
                 // A Node that is gone no longer says which claim it belonged to: its name is on one,
                 // and a claim that is being deleted waits for any of its Nodes.
-                None => ctx
-                    .cluster
+                None => state
                     .claims()
                     .iter()
                     .filter(|c| {
@@ -144,4 +155,30 @@ fn unknown(claim: &mut NodeClaim, kind: &str, reason: &str, message: &str, now: 
 fn set_true(claim: &mut NodeClaim, kind: &str, now: Timestamp) {
     let generation = claim.metadata.generation;
     conditions::set_true(&mut status_of(claim).conditions, kind, generation, now);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_end_of_any_of_its_nodes_wakes_a_claim_that_is_being_deleted() {
+        let state = State::default();
+        let claim = |name: &str, node: &str, deleted: Option<&str>| {
+            let claim = json!({"metadata": {"name": name, "deletionTimestamp": deleted}, "spec": {},
+                "status": {"providerID": format!("aws:///z/{name}"), "nodeName": node}});
+            state.apply_claim(serde_json::from_value(claim).unwrap());
+        };
+        claim("going", "n1", Some("2026-01-01T00:00:00Z"));
+        claim("staying", "n2", None);
+        claim("other", "n3", None);
+        // `n4` was a second Node of some claim; it is gone from the state.
+        let woken = |node: &str| concerned(&state, &Change::Node(node.to_owned()));
+        assert_eq!(woken("n4"), ["going"]);
+        assert_eq!(woken("n2"), ["going", "staying"]);
+        let node = json!({"metadata": {"name": "n3"}, "spec": {"providerID": "aws:///z/other"}});
+        state.apply_node(serde_json::from_value(node).unwrap());
+        assert_eq!(woken("n3"), ["other"]);
+    }
 }

@@ -269,6 +269,7 @@ where
     for name in source.begin() {
         queue.add(&name, now);
     }
+    let (mut measure_at, mut busy) = (now, false);
     loop {
         let now = Instant::now();
         queue.advance(now);
@@ -280,9 +281,13 @@ where
             let work = reconcile(name.to_string());
             workers.spawn(attempt(identity, measured.clone(), name, work));
         }
-        let (unfinished, longest) = queue.unfinished(now);
-        measured.show(queue.depth(), unfinished, longest);
-        let measure = (queue.running() > 0).then(|| now + MEASURE);
+        measured.waiting(queue.depth());
+        if now >= measure_at {
+            let (unfinished, longest) = queue.unfinished(now);
+            measured.unfinished(unfinished, longest);
+            (measure_at, busy) = (now + MEASURE, !longest.is_zero());
+        }
+        let measure = (busy || queue.running() > 0).then_some(measure_at);
         let wake = [queue.next_due(), measure].into_iter().flatten().min();
         tokio::select! {
             // In this order always, so that runs with the same seed are the same.
@@ -440,6 +445,22 @@ mod tests {
         assert_eq!(seen.lock().len(), 2);
         pass(6).await;
         assert_eq!(times(&seen, "c"), [10_000]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reconcile_that_hangs_is_shown_and_its_end_is_too() {
+        const HANGS: Identity = Identity { name: "test.hangs", ..IDENTITY };
+        let mut tasks = JoinSet::new();
+        each(&mut tasks, HANGS, ["a"], |_| async {
+            pass(30).await;
+            Ok(None)
+        });
+        let labels = ["test.hangs", "test.hangs"];
+        let longest = || metrics::QUEUE_LONGEST.with_label_values(&labels).get();
+        pass(20).await;
+        assert!(longest() >= 18.0, "{}", longest());
+        pass(15).await;
+        assert_eq!(longest(), 0.0);
     }
 
     #[tokio::test(start_paused = true)]

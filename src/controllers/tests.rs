@@ -125,9 +125,6 @@ async fn no_controller_touches_what_is_another_providers() {
     nodepool::start(&ctx, &mut tasks);
     nodeclaim::start(&ctx, &mut tasks);
     node::start(&ctx, &mut tasks);
-    node_health::start(&ctx, &mut tasks);
-    garbage::start(&ctx, &mut tasks);
-    hydration::start(&ctx, &mut tasks);
     static_pool::start(&ctx, &mut tasks);
     disruption::start(&ctx, &mut tasks);
     let shared = provisioning::Shared::new(&ctx);

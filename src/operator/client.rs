@@ -228,6 +228,28 @@ mod tests {
         evictions.iter().for_each(|e| e.abort());
     }
 
+    #[tokio::test]
+    async fn an_eviction_that_is_refused_is_one_request() {
+        use axum::http::StatusCode;
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&count);
+        let app = axum::Router::new().fallback(move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let status = r#"{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 429,
+                "reason": "TooManyRequests", "message": "no"}"#;
+            std::future::ready((StatusCode::TOO_MANY_REQUESTS, [("retry-after", "0")], status))
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let client = limited(&Config::new(url.parse().unwrap()), 100, 100).unwrap();
+        let pods = kube::Api::<k8s_openapi::api::core::v1::Pod>::namespaced(client, "n");
+        let error = pods.evict("p", &Default::default()).await.unwrap_err();
+        assert!(matches!(error, kube::Error::Api(status) if status.code == 429));
+        assert_eq!(count.load(Ordering::SeqCst), 1);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_server_that_never_answers_does_not_hold_a_slot_for_ever() {
         let (mut service, _) = service(Duration::from_secs(3600));

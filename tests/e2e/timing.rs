@@ -106,3 +106,24 @@ async fn a_pod_that_may_not_be_evicted_holds_up_neither_its_neighbours_nor_the_d
     .await;
     assert!(!world.events("Disrupted").await.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_was_held_up_ends_and_the_standby_has_taken_over() {
+    let world = World::up().await;
+    let elect = [("DISABLE_LEADER_ELECTION", "false")];
+    let mut leader = Controller::with(&world, &elect);
+    leader.says(&["successfully acquired lease"]).await;
+    let standby = Controller::with(&world, &elect);
+    standby.says(&["attempting to acquire leader lease"]).await;
+    let start = Instant::now();
+    leader.hold(true);
+    standby.says(&["successfully acquired lease"]).await;
+    let took_over = start.elapsed();
+    assert!(took_over >= Duration::from_secs(12), "{took_over:?}");
+    leader.hold(false);
+    let ended = within(Duration::from_secs(5), "the end of the first leader", || {
+        std::future::ready(leader.ended())
+    })
+    .await;
+    assert_ne!(ended, 0);
+}

@@ -140,35 +140,6 @@ fn a_pod_that_ends_slowly_is_waited_for() {
 }
 
 #[test]
-fn critical_pods_and_daemons_leave_last() {
-    scenario(async |w| {
-        w.apply(calm("default", |_| ()));
-        w.start();
-        w.apply(deployment("web", 1, "500m", |t| {
-            t["metadata"]["annotations"]["model.karpenter.sh/ends-in"] = json!("20");
-        }));
-        w.apply(deployment("dns", 1, "500m", |t| {
-            t["spec"]["priorityClassName"] = json!("system-cluster-critical");
-        }));
-        runs(w, "web", 1).await;
-        runs(w, "dns", 1).await;
-        let node = node_of(w, "dns");
-        if node_of(w, "web") != node {
-            return;
-        }
-        let dns = w.pods_of("dns").remove(0)["metadata"]["uid"].clone();
-        delete_claim_of(w, &node);
-        always(w, Duration::from_secs(20), "dns stays while web ends", |w| {
-            w.pods_of("dns").iter().any(|p| {
-                p["metadata"]["uid"] == dns && p["metadata"]["deletionTimestamp"].is_null()
-            })
-        })
-        .await;
-        until(w, 5 * MINUTE, "both moved", |w| !w.names("nodes").contains(&node)).await;
-    });
-}
-
-#[test]
 fn the_instance_waits_for_its_volumes_to_be_detached() {
     with(
         |o| o.pace.detach = Duration::from_secs(120),

@@ -9,7 +9,6 @@ use futures::stream::{self, StreamExt as _};
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
 
 use super::every;
 use crate::api::labels;
@@ -17,7 +16,7 @@ use crate::api::v1::{CapacityReservationSelectorTerm, NodeClaim};
 use crate::cloud::aws::AwsProvider;
 use crate::cloud::aws::capacityreservation::to_status;
 use crate::controllers::patch::{self, Lock};
-use crate::controllers::{Context, Error};
+use crate::controllers::{Context, Error, runner};
 use crate::operator::logging;
 
 const PERIOD: Duration = Duration::from_secs(60);
@@ -31,14 +30,9 @@ pub(super) fn start(ctx: &Arc<Context>, aws: &Arc<AwsProvider>, tasks: &mut Join
         return;
     }
     let (context, provider) = (Arc::clone(ctx), Arc::clone(aws));
-    every(tasks, "capacityreservation.capacitytype", PERIOD, move || {
+    runner::repeat(tasks, "capacityreservation.capacitytype", move || {
         let (ctx, aws) = (Arc::clone(&context), Arc::clone(&provider));
-        async move {
-            while !capacity_types(&ctx, &aws).await? {
-                sleep(CONFLICT).await;
-            }
-            Ok(())
-        }
+        async move { Ok(Some(if capacity_types(&ctx, &aws).await? { PERIOD } else { CONFLICT })) }
     });
     let (context, provider) = (Arc::clone(ctx), Arc::clone(aws));
     every(tasks, "capacityreservation.expiration", PERIOD, move || {

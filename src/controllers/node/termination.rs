@@ -17,7 +17,7 @@ use super::{all_nodes, drain, volumes};
 use crate::api::v1::NodeClaim;
 use crate::api::{annotations, conditions, finalizers, taints};
 use crate::cluster::Change;
-use crate::controllers::patch::{self, Lock};
+use crate::controllers::patch;
 use crate::controllers::runner::{self, Identity};
 use crate::controllers::{Context, Error, Outcome};
 use crate::operator::events::{Event, reference};
@@ -104,11 +104,7 @@ async fn reconcile(ctx: &Context, evictions: &Evictions, name: &str) -> Outcome 
     };
     let mut claim = (*before).clone();
     let outcome = step.with_claim(&mut claim).await;
-    match patch::apply(&claims, &before, &claim, Lock::Optimistic).await {
-        // The state shows the claim as it is now within moments.
-        Err(error) if patch::is_conflict(&error) => return Ok(Some(DRAIN_POLL)),
-        other => other?,
-    }
+    patch::merge(&claims, &before, &claim).await?;
     match outcome? {
         None => release(ctx, &node).await,
         again => Ok(again),

@@ -9,7 +9,7 @@ use kube::Api;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
-use super::super::patch::{self, Lock};
+use super::super::patch;
 use super::super::runner::{self, Identity};
 use super::super::{Context, Outcome};
 use super::{all_claims, is_true, set_true, status_of};
@@ -85,13 +85,11 @@ async fn reconcile(ctx: &Context, seen: &Mutex<HashMap<String, Timestamp>>, name
         conditions::set(list, kind, conditions::FALSE, reason, text, generation, now);
     }
     let api = Api::<NodeClaim>::all(ctx.client.clone());
-    match patch::apply(&api, &before, &claim, Lock::Optimistic).await {
-        Err(error) if patch::is_conflict(&error) => {
-            seen.lock().remove(name);
-            Ok(Some(Duration::from_secs(1)))
-        }
-        other => other.map(|()| Some(PERIOD)).map_err(Into::into),
+    if let Err(error) = patch::merge(&api, &before, &claim).await {
+        seen.lock().remove(name);
+        return Err(error.into());
     }
+    Ok(Some(PERIOD))
 }
 
 /// A text for each requested resource of which the Node has too little.

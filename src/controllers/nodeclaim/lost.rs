@@ -18,7 +18,7 @@ use super::super::{Context, Outcome, observability, patch};
 use super::is_true;
 use crate::api::v1::NodeClaim;
 use crate::api::{conditions, labels};
-use crate::cluster::Change;
+use crate::cluster::{Change, State};
 use crate::operator::logging;
 
 const IDENTITY: Identity =
@@ -60,7 +60,7 @@ fn of_change(ctx: &Context, change: &Change) -> Vec<String> {
 }
 
 async fn reconcile(ctx: &Context, missed: &Missed, name: &str) -> Outcome {
-    let lost = ctx.cluster.claim(name).filter(|claim| is_lost(ctx, claim));
+    let lost = ctx.cluster.claim(name).filter(|claim| is_lost(&ctx.cluster, claim));
     let Some(claim) = lost else {
         missed.lock().remove(name);
         return Ok(None);
@@ -82,9 +82,34 @@ async fn reconcile(ctx: &Context, missed: &Missed, name: &str) -> Outcome {
     Ok(None)
 }
 
-fn is_lost(ctx: &Context, claim: &NodeClaim) -> bool {
+fn is_lost(state: &State, claim: &NodeClaim) -> bool {
     let id = claim.status.as_ref().and_then(|s| s.provider_id.as_deref());
     claim.metadata.deletion_timestamp.is_none()
         && is_true(claim, conditions::REGISTERED)
-        && id.is_some_and(|id| ctx.cluster.nodes_by_provider_id(id).is_empty())
+        && id.is_some_and(|id| state.nodes_by_provider_id(id).is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn a_registered_claim_is_lost_while_it_has_no_node() {
+        let state = State::default();
+        let claim = |conditions: Value| -> NodeClaim {
+            serde_json::from_value(json!({"metadata": {"name": "c"}, "spec": {},
+                "status": {"providerID": "aws:///z/i-1", "conditions": conditions}}))
+            .unwrap()
+        };
+        let registered = claim(json!([{"type": "Registered", "status": "True", "reason": "",
+            "message": "", "lastTransitionTime": "1970-01-01T00:00:00Z"}]));
+        assert!(is_lost(&state, &registered));
+        assert!(!is_lost(&state, &claim(json!([]))), "its Node has not joined yet");
+        let node = json!({"metadata": {"name": "n"}, "spec": {"providerID": "aws:///z/i-1"}});
+        state.apply_node(serde_json::from_value(node).unwrap());
+        assert!(!is_lost(&state, &registered));
+        state.delete_node("n");
+        assert!(is_lost(&state, &registered));
+    }
 }

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Api;
 
 use super::super::nodepool::health;
-use super::super::patch::{self, Lock};
+use super::super::patch;
 use super::super::{Context, Outcome};
 use super::{decided, set_true, status_of, unknown};
 use crate::api::v1::NodeClaim;
@@ -58,12 +58,8 @@ pub(super) async fn run(ctx: &Context, claim: &mut NodeClaim) -> Outcome {
         return Ok(Some(Duration::from_secs(1)));
     };
     claim.metadata.labels.get_or_insert_default().extend(more);
-    let mut wanted = (*node).clone();
-    sync(claim, &mut wanted);
-    match patch::apply(&api, &node, &wanted, Lock::Optimistic).await {
-        Err(error) if patch::is_conflict(&error) => return Ok(Some(Duration::from_secs(1))),
-        other => other?,
-    }
+    // A kubelet that starts writes its Node all the time.
+    patch::edit(&api, &node, |wanted| sync(claim, wanted)).await?;
     status_of(claim).node_name = Some(name.clone());
     tracing::info!(
         "provider-id" = provider_id,

@@ -30,7 +30,9 @@ pub(super) async fn finalize(ctx: &Context, api: &Api<NodeClaim>, before: NodeCl
             "TerminationGracePeriodExpiring",
             message,
         ));
-        return written(patch::apply(api, &before, &claim, Lock::Optimistic).await);
+        // One annotation: whatever else is written meanwhile stays.
+        patch::apply(api, &before, &claim, Lock::None).await?;
+        return Ok(Some(Duration::ZERO));
     }
     let provider_id = claim.status.as_ref().and_then(|s| s.provider_id.clone()).unwrap_or_default();
     if is_true(&claim, conditions::REGISTERED) {
@@ -51,13 +53,6 @@ pub(super) async fn finalize(ctx: &Context, api: &Api<NodeClaim>, before: NodeCl
         tracing::info!("provider-id" = provider_id, "deleted nodeclaim");
     }
     Ok(None)
-}
-
-fn written(outcome: Result<(), kube::Error>) -> Outcome {
-    match outcome {
-        Err(error) if patch::is_conflict(&error) => Ok(Some(Duration::from_secs(1))),
-        other => other.map(|()| None).map_err(Into::into),
-    }
 }
 
 /// Writes down when draining has to be over; gives it when it is new.
@@ -122,10 +117,7 @@ async fn instance_gone(
     if !is_true(claim, conditions::INSTANCE_TERMINATING) {
         status_of(claim);
         set_true(claim, conditions::INSTANCE_TERMINATING, ctx.clock.now());
-        match patch::apply(api, before, claim, Lock::Optimistic).await {
-            Err(error) if patch::is_conflict(&error) => return Ok(false),
-            other => other?,
-        }
+        patch::merge(api, before, claim).await?;
     }
     Ok(gone)
 }

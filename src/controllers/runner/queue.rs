@@ -32,8 +32,6 @@ enum Pending {
 #[derive(Debug)]
 struct Entry {
     pending: Pending,
-    /// Start of the reconcile under way.
-    running: Option<Instant>,
     /// A change came during the reconcile under way.
     changed: bool,
     /// Failures in a row.
@@ -49,7 +47,8 @@ pub(super) struct Queue {
     entries: HashMap<Arc<str>, Entry>,
     due: VecDeque<Arc<str>>,
     later: BTreeSet<(Instant, Arc<str>)>,
-    running: usize,
+    /// Starts of the reconciles under way.
+    running: HashMap<Arc<str>, Instant>,
     /// Entries that came into `due` so far.
     added: u64,
 }
@@ -62,7 +61,7 @@ impl Queue {
             entries: HashMap::new(),
             due: VecDeque::new(),
             later: BTreeSet::new(),
-            running: 0,
+            running: HashMap::new(),
             added: 0,
         }
     }
@@ -75,12 +74,11 @@ impl Queue {
         };
         let entry = self.entries.entry(Arc::clone(&name)).or_insert(Entry {
             pending: Pending::Nothing,
-            running: None,
             changed: false,
             failures: 0,
             not_before: None,
         });
-        if entry.running.is_some() {
+        if self.running.contains_key(&name) {
             entry.changed = true;
             return;
         }
@@ -95,9 +93,8 @@ impl Queue {
         let entry = self.entries.get_mut(&name)?;
         let Pending::Due(since) = entry.pending else { return None };
         entry.pending = Pending::Nothing;
-        entry.running = Some(now);
         entry.changed = false;
-        self.running += 1;
+        self.running.insert(Arc::clone(&name), now);
         Some((name, now.saturating_duration_since(since)))
     }
 
@@ -106,9 +103,7 @@ impl Queue {
         let Some((name, _)) = self.entries.get_key_value(name) else { return };
         let name = Arc::clone(name);
         let Some(entry) = self.entries.get_mut(&name) else { return };
-        if entry.running.take().is_some() {
-            self.running -= 1;
-        }
+        self.running.remove(&name);
         let changed = std::mem::take(&mut entry.changed);
         let wait = match outcome {
             Ok(again) => {
@@ -141,7 +136,7 @@ impl Queue {
 
     /// Objects that are being reconciled.
     pub(super) fn running(&self) -> usize {
-        self.running
+        self.running.len()
     }
 
     /// How often objects became due since the last call.
@@ -151,9 +146,8 @@ impl Queue {
 
     /// The time for which the reconciles under way have run: together, and the longest.
     pub(super) fn unfinished(&self, now: Instant) -> (Duration, Duration) {
-        let times = self.entries.values().filter_map(|e| e.running);
-        times.fold((Duration::ZERO, Duration::ZERO), |(sum, longest), start| {
-            let time = now.saturating_duration_since(start);
+        self.running.values().fold((Duration::ZERO, Duration::ZERO), |(sum, longest), start| {
+            let time = now.saturating_duration_since(*start);
             (sum + time, longest.max(time))
         })
     }
@@ -338,6 +332,23 @@ mod tests {
         queue.done("bad", Err(()), now);
         queue.add("good", now);
         assert_eq!(names(&mut queue, now), ["good"]);
+    }
+
+    #[test]
+    fn many_objects_cost_no_more_than_their_number() {
+        let (mut queue, now) = queue();
+        let start = std::time::Instant::now();
+        for n in 0..100_000 {
+            queue.add(&n.to_string(), now);
+        }
+        for _ in 0..100_000 {
+            let (name, _) = queue.next(now).unwrap();
+            assert!(queue.unfinished(now).1.is_zero());
+            queue.done(&name, Ok(Some(SECOND)), now);
+        }
+        assert_eq!(queue.later.len(), 100_000);
+        // A scan of all objects at each step takes minutes.
+        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     }
 
     #[test]

@@ -86,11 +86,14 @@ impl ControllerMetrics {
         self.waits.observe(time.as_secs_f64());
     }
 
-    /// Shows how many objects wait for a worker, and for how long the reconciles under way have run:
-    /// together, and the longest.
-    pub fn show(&self, depth: usize, unfinished: Duration, longest: Duration) {
+    /// Shows how many objects wait for a worker.
+    pub fn waiting(&self, depth: usize) {
         #[allow(clippy::cast_precision_loss, reason = "a gauge is a float")]
         self.depth.set(depth as f64);
+    }
+
+    /// Shows for how long the reconciles under way have run: together, and the longest.
+    pub fn unfinished(&self, unfinished: Duration, longest: Duration) {
         self.unfinished.set(unfinished.as_secs_f64());
         self.longest.set(longest.as_secs_f64());
     }
@@ -127,7 +130,8 @@ mod tests {
         let measured = ControllerMetrics::new("shown", 3);
         measured.added(2);
         measured.waited(Duration::from_millis(5));
-        measured.show(1, Duration::from_secs(3), Duration::from_secs(2));
+        measured.waiting(1);
+        measured.unfinished(Duration::from_secs(3), Duration::from_secs(2));
         measured.started();
         measured.finished(Duration::from_millis(20), Reconciled::Error);
         let text = super::super::render();

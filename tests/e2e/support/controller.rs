@@ -74,6 +74,11 @@ impl Controller {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Its exit code once it has ended.
+    pub fn ended(&mut self) -> Option<i32> {
+        self.child.try_wait().ok().flatten().and_then(|status| status.code())
+    }
+
     /// Asks it to stop and waits for it; gives the exit code.
     pub fn stop(&mut self) -> Option<i32> {
         let _ = Command::new("kill").arg(self.child.id().to_string()).status();

@@ -81,6 +81,7 @@ impl Cluster {
             let _ = self.store.create(kind("persistentvolumes"), "", volume);
             let _ = self.store.modify(kind_of, namespace, claim, "", |claim| {
                 claim["spec"]["volumeName"] = json!(name);
+                claim["metadata"]["annotations"]["pv.kubernetes.io/bind-completed"] = json!("yes");
                 Ok(())
             });
             let _ = self.store.modify(kind_of, namespace, claim, "status", |claim| {

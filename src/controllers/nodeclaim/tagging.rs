@@ -31,13 +31,17 @@ const VISIBLE: Duration = Duration::from_secs(1);
 /// Where tagging is not allowed, it is tried again after this long.
 const REFUSED: Duration = Duration::from_secs(3600);
 
-pub(super) fn start(ctx: &Arc<Context>, aws: &Arc<AwsProvider>, tasks: &mut JoinSet<()>) {
+pub(in crate::controllers) fn start(
+    ctx: &Arc<Context>,
+    aws: &Arc<AwsProvider>,
+    tasks: &mut JoinSet<()>,
+) {
     let provider = Arc::clone(aws);
     let pace = Arc::new(Pace::default());
     tasks.spawn(runner::run(
         TAGGING,
         Arc::clone(ctx),
-        crate::controllers::nodeclaim::all_claims,
+        super::all_claims,
         runner::changed_claim,
         move |ctx, name| {
             let (aws, pace) = (Arc::clone(&provider), Arc::clone(&pace));

@@ -8,13 +8,13 @@ use k8s_openapi::api::core::v1::{Node, NodeCondition};
 use kube::Api;
 use tokio::task::JoinSet;
 
-use super::node::all_nodes;
-use super::nodeclaim::termination::{tell_deadline, write_deadline};
-use super::runner::{self, Identity};
-use super::{Context, Error, Outcome, observability, patch};
+use super::all_nodes;
 use crate::api::v1::NodeClaim;
 use crate::api::{annotations, labels};
 use crate::cloud::RepairPolicy;
+use crate::controllers::nodeclaim::termination::{tell_deadline, write_deadline};
+use crate::controllers::runner::{self, Identity};
+use crate::controllers::{Context, Error, Outcome, observability, patch};
 use crate::operator::events::{Event, reference};
 use crate::operator::metrics;
 
@@ -27,7 +27,7 @@ const BLOCKED: Duration = Duration::from_secs(300);
 const BLOCKED_EVENT: Duration = Duration::from_secs(900);
 
 /// Starts the controller, if its gate is on and the provider knows what to repair.
-pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
+pub(super) fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
     if !ctx.settings.gates.node_repair || ctx.cloud.repair_policies().is_empty() {
         return;
     }

@@ -1,14 +1,13 @@
-//! Disruption conditions: `Consolidatable` and `Drifted`, and when pods last came or went.
+//! Disruption conditions: `Consolidatable` and `Drifted`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
 use tokio::task::JoinSet;
 
-use super::super::patch::{self, Lock};
+use super::super::patch;
 use super::super::runner::{self, Identity};
 use super::super::{Context, Outcome};
 use super::{all_claims, condition, is_true, set_true, status_of};
@@ -19,18 +18,13 @@ use crate::scheduling::requirements::{Allow, Requirements};
 
 const DISRUPTION: Identity =
     Identity { name: "nodeclaim.disruption", group: labels::GROUP, kind: "NodeClaim", workers: 10 };
-const POD_EVENTS: Identity =
-    Identity { name: "nodeclaim.podevents", group: labels::GROUP, kind: "NodeClaim", workers: 10 };
 /// Drift is looked at again after this long.
 const DRIFT_PERIOD: Duration = Duration::from_secs(300);
-/// Pod events closer together than this are one.
-const POD_EVENT_DEDUPE: Duration = Duration::from_secs(10);
 
-/// Starts both controllers.
+/// Starts the controller.
 pub(super) fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
     let disruption = DISRUPTION.scaled(&ctx.settings, 1000);
     tasks.spawn(runner::run(disruption, Arc::clone(ctx), all_claims, select, reconcile));
-    tasks.spawn(runner::run(POD_EVENTS, Arc::clone(ctx), |_| Vec::new(), claims_of_pod, pod_event));
 }
 
 fn select(ctx: &Context, change: &Change) -> Vec<String> {
@@ -56,30 +50,6 @@ fn pool_of(claim: &NodeClaim) -> Option<&String> {
     claim.metadata.labels.as_ref()?.get(labels::NODEPOOL)
 }
 
-/// Claims whose node a pod has just come to, or left.
-fn claims_of_pod(ctx: &Context, change: &Change) -> Vec<String> {
-    let Change::Bound(node) = change else { return Vec::new() };
-    ctx.cluster
-        .claims()
-        .iter()
-        .filter(|c| c.status.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node))
-        .filter_map(|c| c.metadata.name.clone())
-        .collect()
-}
-
-async fn pod_event(ctx: Arc<Context>, name: String) -> Outcome {
-    let Some(before) = ctx.cluster.claim(&name) else { return Ok(None) };
-    let last = before.status.as_ref().and_then(|s| s.last_pod_event_time.clone());
-    if last.is_some_and(|t| ctx.clock.since(t.0) < POD_EVENT_DEDUPE) {
-        return Ok(None);
-    }
-    let mut claim = (*before).clone();
-    status_of(&mut claim).last_pod_event_time = Some(Time(ctx.clock.now()));
-    let api = Api::<NodeClaim>::all(ctx.client.clone());
-    patch::apply(&api, &before, &claim, Lock::None).await?;
-    Ok(None)
-}
-
 async fn reconcile(ctx: Arc<Context>, name: String) -> Outcome {
     let Some(before) = ctx.cluster.claim(&name) else { return Ok(None) };
     if before.metadata.deletion_timestamp.is_some() {
@@ -92,9 +62,11 @@ async fn reconcile(ctx: Arc<Context>, name: String) -> Outcome {
     } else {
         None
     };
-    drifted(&ctx, &mut claim, &pool).await?;
+    let drift = drifted(&ctx, &mut claim, &pool).await;
     let api = Api::<NodeClaim>::all(ctx.client.clone());
+    // What is known is written even where drift cannot be found out.
     patch::merge(&api, &before, &claim).await?;
+    drift?;
     Ok(Some(again.map_or(DRIFT_PERIOD, |a| a.min(DRIFT_PERIOD))))
 }
 
@@ -201,6 +173,8 @@ fn static_drift(claim: &NodeClaim, pool: &NodePool) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
     use super::*;
     use serde_json::json;
 
