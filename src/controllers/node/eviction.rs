@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
-use kube::api::{DeleteParams, EvictParams, Preconditions};
+use kube::api::{DeleteParams, EvictParams, ListParams, Preconditions};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -21,6 +21,7 @@ use crate::api::{conditions, v1::NodeClaim};
 use crate::operator::events::{Event, reference};
 use crate::operator::metrics;
 use crate::operator::rate::Backoff;
+use crate::operator::readable::Readable;
 use crate::scheduling::pod::{PodInfo, PodKey};
 
 const QUEUE: Identity = Identity { name: "eviction-queue", group: "", kind: "Pod", workers: 100 };
@@ -279,9 +280,14 @@ fn disruption_reason(claim: &NodeClaim) -> String {
 
 /// Pods of the node as the API server has them; the state may be behind it.
 pub(super) async fn live_pods(ctx: &Context, node: &str) -> Result<Vec<Arc<PodInfo>>, kube::Error> {
-    let params = kube::api::ListParams::default().fields(&format!("spec.nodeName={node}"));
-    let pods = Api::<Pod>::all(ctx.client.clone()).list(&params).await?;
-    Ok(pods.iter().map(|pod| Arc::new(PodInfo::from_pod(pod))).collect())
+    let params = ListParams::default().fields(&format!("spec.nodeName={node}"));
+    let found = Api::<Readable<Pod>>::all(ctx.client.clone()).list(&params).await?;
+    let pods = found.items.into_iter().filter_map(|pod| match pod {
+        Readable::Object(pod) => Some(Arc::new(PodInfo::from_pod(&pod))),
+        // What cannot be read cannot be drained either; it is reported where the watch shows it.
+        Readable::Odd(_) => None,
+    });
+    Ok(pods.collect())
 }
 
 #[cfg(test)]
