@@ -62,6 +62,12 @@ pub trait CloudProvider: Send + Sync + 'static {
         &[]
     }
 
+    /// Asks for a reboot of the claim's instance. `request` names the reboot: asked for again by the
+    /// same name, it is not made a second time.
+    async fn reboot(&self, _claim: &NodeClaim, _request: &str) -> Result<(), Error> {
+        Err(Error::Other("the provider cannot reboot instances".to_owned()))
+    }
+
     /// The provider's name, for metrics.
     fn name(&self) -> &'static str;
 }

@@ -18,7 +18,7 @@ pub(crate) mod read;
 pub mod record;
 pub mod report;
 pub mod scenario;
-mod table;
+pub mod table;
 mod types;
 
 use crate::api::yaml;

@@ -51,52 +51,15 @@ def interface_limits():
     return json.loads(run.stdout)
 
 
-# ---- branch interfaces
+# ---- network interfaces
 
 
-def branch_rule(info):
-    """The rule that src/cloud/aws/instancetype/network.rs has, too."""
-    name = info["InstanceType"]
-    family, size = name.split(".", 1)
-    if info.get("Hypervisor") == "xen" or family in ("t1", "t2", "t3", "t3a", "t4g", "u-6tb1"):
-        return 0
-    if family.startswith("mac"):
-        return 6
-    cores = info["VCpuInfo"]["DefaultVCpus"]
-    if "-flex" in family:
-        cores //= 2
-    match = NAME.match(name)
-    generation = int(match[3]) if match else 0
-    small = "arm64" in info["ProcessorInfo"]["SupportedArchitectures"] or generation <= 5
-    total = next(
-        n
-        for limit, n in (
-            (1, 6),
-            (2, 12),
-            (4, 22),
-            (8, 42),
-            (16, 62),
-            (32, 62 if small else 92),
-            (48, 62 if small else 122),
-            (10**9, 122),
-        )
-        if cores <= limit
-    )
-    interfaces = sum(c["MaximumNetworkInterfaces"] for c in info["NetworkInfo"]["NetworkCards"])
-    return max(0, min(120, total - interfaces))
-
-
-def branch_interfaces(types, limits):
-    rows = []
-    for name in sorted(limits):
-        limit = limits[name]
-        known = limit["BranchInterface"] if limit["IsTrunkingCompatible"] else 0
-        if name not in types:
-            # Types that EC2 no longer sells, or not to everybody, cannot be worked out.
-            rows.append((name, known))
-        elif branch_rule(types[name]) != known:
-            rows.append((name, known))
-    return rows
+def network_limits(limits):
+    """Branch interfaces, and addresses of each interface, of all types that the controller knows."""
+    return [
+        (n, l["BranchInterface"] if l["IsTrunkingCompatible"] else 0, l["IPv4PerInterface"])
+        for n, l in sorted(limits.items())
+    ]
 
 
 # ---- prices
@@ -111,30 +74,31 @@ def listed(cells):
     return min(found) if found else None
 
 
-def on_demand(types, cells):
-    """Type -> (USD an hour in us-east-1, how it is known)."""
-    prices = {n: (p, "listed") for n in cells if (p := listed(cells[n]))}
+def published():
+    """Region -> type -> price, as AWS published them; that file is not made here."""
+    prices = collections.defaultdict(dict)
+    with open(DATA / "on-demand-prices.csv") as file:
+        for row in csv.DictReader(file):
+            prices[row["region"]][row["instance-type"]] = float(row["price-an-hour"])
+    return prices
+
+
+def estimates(types):
+    """Type -> USD an hour in us-east-1, of types that have no published price in any region."""
+    known = published()
     a_core = collections.defaultdict(list)
-    for name, (price, _) in prices.items():
+    for name, price in known["us-east-1"].items():
         if name in types:
             a_core[name.split(".")[0]].append(price / cores(types[name]))
     a_core = {family: statistics.median(list_) for family, list_ in a_core.items()}
-    # A cell that is far from its family's line was mixed up with another product.
-    for name, (price, _) in list(prices.items()):
-        line = a_core.get(name.split(".")[0])
-        if name in types and line and not 0.5 < price / cores(types[name]) / line < 2.1:
-            del prices[name]
+    prices = {}
     for name, info in types.items():
-        if name in prices:
+        if any(name in region for region in known.values()) or accelerated(info):
             continue
-        family = name.split(".")[0]
-        if family in a_core:
-            prices[name] = (a_core[family] * cores(info), "scaled")
-        elif not accelerated(info):
-            older = predecessor(family, a_core)
-            if older:
-                price, steps = older
-                prices[name] = (price * GENERATION_STEP**steps * cores(info), "estimated")
+        older = predecessor(name.split(".")[0], a_core)
+        if older:
+            price, steps = older
+            prices[name] = price * GENERATION_STEP**steps * cores(info)
     return prices
 
 
@@ -183,20 +147,20 @@ def write(name, header, rows):
 
 def main():
     types, cells, limits = moto_types(), libcloud_prices(), interface_limits()
-    write("branch-interfaces.csv", ("instance-type", "branches"), branch_interfaces(types, limits))
-    prices = on_demand(types, cells)
+    write("network-limits.csv", ("instance-type", "branches", "addresses"), network_limits(limits))
+    prices = estimates(types)
     write(
-        "on-demand-prices.csv",
-        ("instance-type", "usd", "known"),
-        [(n, f"{p:.5f}".rstrip("0"), how) for n, (p, how) in sorted(prices.items())],
+        "estimated-prices.csv",
+        ("instance-type", "usd"),
+        [(n, f"{p:.5f}".rstrip("0")) for n, p in sorted(prices.items())],
     )
     write(
         "price-regions.csv",
         ("region", "factor"),
         [(r, f"{f:.3f}") for r, f in sorted(regions(cells).items())],
     )
-    print(collections.Counter(how for _, how in prices.values()))
-    print("without a price:", sorted(set(types) - set(prices)))
+    known = set(prices).union(*published().values())
+    print("without a price:", sorted(set(types) - known))
 
 
 if __name__ == "__main__":

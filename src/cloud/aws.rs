@@ -17,7 +17,7 @@ use self::unavailable::UnavailableOfferings;
 use crate::api::v1::{EC2NodeClass, NodeClaim, NodePool};
 use crate::api::{annotations, conditions, conversion, hash, labels};
 use crate::clock::Clock;
-use crate::cloud::{CloudProvider, Error, RepairPolicy};
+use crate::cloud::{CloudProvider, Detail, Error, RepairPolicy};
 use crate::operator::events::{Event, Recorder, reference};
 use crate::operator::settings::Settings;
 use crate::scheduling::instance_type::InstanceType;
@@ -32,6 +32,7 @@ pub mod clients;
 mod drift;
 pub mod errors;
 pub mod filters;
+pub mod flight;
 pub mod instance;
 pub mod instanceprofile;
 pub mod instancetype;
@@ -184,7 +185,11 @@ impl AwsProvider {
                 },
                 options,
             )),
-            security_groups: Arc::new(securitygroup::Provider::new(clients.clone(), &clock)),
+            security_groups: Arc::new(securitygroup::Provider::new(
+                clients.clone(),
+                &clock,
+                settings.security_group_refresh_interval,
+            )),
             amis: Arc::new(ami::Provider::new(
                 clients.clone(),
                 &clock,
@@ -538,6 +543,29 @@ impl CloudProvider for AwsProvider {
         let partition = self.instances.get_fresh(id).await?.placement_partition;
         let label = |n: i32| (labels::PLACEMENT_GROUP_PARTITION.to_owned(), n.to_string());
         Ok(partition.map(|n| BTreeMap::from([label(n)])))
+    }
+
+    async fn reboot(&self, claim: &NodeClaim, request: &str) -> Result<(), Error> {
+        let provider_id =
+            claim.status.as_ref().and_then(|s| s.provider_id.as_deref()).unwrap_or_default();
+        let id = instance::parse_provider_id(provider_id).ok_or_else(|| {
+            Error::Other(format!(
+                "provider id does not match known format (provider-id={provider_id})"
+            ))
+        })?;
+        let call = self.instances.reboot(id, request);
+        let failed = |error: errors::AwsError| {
+            if error.is_not_found() {
+                return Error::NodeClaimNotFound(error.to_string());
+            }
+            let text = format!("rebooting instance, {error}");
+            Error::Call(Detail::from(text).of_call(error.call()))
+        };
+        match self.permissions.ask(Feature::Reboot, call).await {
+            Ok(Some(())) => Ok(()),
+            Ok(None) => Err(failed(Feature::Reboot.refusal())),
+            Err(error) => Err(failed(error)),
+        }
     }
 
     fn repair_policies(&self) -> &'static [RepairPolicy] {

@@ -71,6 +71,10 @@ impl<P: CloudProvider> CloudProvider for Metered<P> {
         self.measure("GetInstanceTypes", self.0.instance_types(pool, class)).await
     }
 
+    async fn reboot(&self, claim: &NodeClaim, request: &str) -> Result<(), Error> {
+        self.measure("Reboot", self.0.reboot(claim, request)).await
+    }
+
     async fn is_drifted(
         &self,
         claim: &NodeClaim,

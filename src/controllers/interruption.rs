@@ -48,6 +48,16 @@ pub fn start(ctx: &Arc<Context>, aws: &Arc<AwsProvider>, tasks: &mut JoinSet<()>
     );
 }
 
+/// The error of a queue that cannot be used: it names the queue, and the setting that names it.
+fn unusable(name: &str, error: &AwsError) -> Error {
+    let hint = if error.is_not_found() {
+        ", expected the name of an SQS queue of the controller's account and region"
+    } else {
+        ""
+    };
+    Error::Other(format!("interruption-queue (INTERRUPTION_QUEUE) {name:?}{hint}: {error}"))
+}
+
 struct Queue {
     ctx: Arc<Context>,
     aws: Arc<AwsProvider>,
@@ -62,7 +72,8 @@ impl Queue {
         let allowed = &self.aws.permissions;
         let mut url = self.url.lock().clone();
         if url.is_none() {
-            let Some(found) = allowed.ask(Feature::Interruptions, self.find(name)).await? else {
+            let found = allowed.ask(Feature::Interruptions, self.find(name)).await;
+            let Some(found) = found.map_err(|e| unusable(name, &e))? else {
                 return Ok(false);
             };
             tracing::debug!("queue" = name, "watching interruption queue");
@@ -74,7 +85,7 @@ impl Queue {
             Err(error) if error.is_not_found() => {
                 // Made anew, it may be somewhere else.
                 *self.url.lock() = None;
-                return Err(error.into());
+                return Err(unusable(name, &error));
             }
             other => other?,
         };
@@ -131,5 +142,22 @@ impl Queue {
             Ok(_) => metrics::INTERRUPTION_DELETED.with_label_values::<&str>(&[]).inc(),
             Err(error) => tell_failure!(Error::from(error), "failed deleting interruption message"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_queue_is_named_with_the_setting_that_names_it() {
+        let error =
+            |code| AwsError::local("GetQueueUrl", code, "The specified queue does not exist");
+        let text =
+            unusable("quueue", &error("AWS.SimpleQueueService.NonExistentQueue")).to_string();
+        for part in ["INTERRUPTION_QUEUE", "\"quueue\"", "expected the name", "does not exist"] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(!unusable("q", &error("InternalError")).to_string().contains("expected"));
     }
 }

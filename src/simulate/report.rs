@@ -67,6 +67,9 @@ pub struct Launch {
     pub zone: String,
     pub capacity_type: String,
     pub price: f64,
+    /// Nobody published the price.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub price_estimated: bool,
 }
 
 /// A node that exists and the pods that it gets.
@@ -215,6 +218,7 @@ impl ClaimReport {
                 zone: offering.zone().to_owned(),
                 capacity_type: offering.capacity_type().to_owned(),
                 price: offering.price,
+                price_estimated: offering.price_estimated,
             }),
         }
     }

@@ -165,6 +165,9 @@ pub struct OfferingSpec {
     pub zone: String,
     pub capacity_type: String,
     pub price: f64,
+    /// Nobody published the price: it orders types, and replaces no node.
+    #[serde(default)]
+    pub price_estimated: bool,
     #[serde(default = "yes")]
     pub available: bool,
     /// More labels of nodes from this offering.

@@ -41,6 +41,11 @@ fn some(items: &[String], most: usize) -> String {
     if items.len() > most { format!("{shown} and {} more", items.len() - most) } else { shown }
 }
 
+/// A price with a mark where it is only an estimate.
+pub fn shown_price(price: f64, estimated: bool) -> String {
+    format!("{}{price:.4}", if estimated { "~" } else { "" })
+}
+
 fn amounts(claim: &ClaimDetails) -> String {
     let shown = claim.requests.iter().map(|(name, amount)| format!("{name}={}", amount.0));
     shown.collect::<Vec<_>>().join(" ")
@@ -58,7 +63,7 @@ impl Display for Report {
                         l.instance_type.clone(),
                         l.zone.clone(),
                         l.capacity_type.clone(),
-                        format!("{:.4}", l.price),
+                        shown_price(l.price, l.price_estimated),
                     ),
                     None => ("-".into(), "-".into(), "-".into(), "-".into()),
                 };

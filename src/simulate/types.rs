@@ -142,6 +142,7 @@ fn offering(spec: &OfferingSpec, sharing: &mut Sharing) -> Offering {
     Offering {
         requirements: sharing.share(all),
         price: spec.price,
+        price_estimated: spec.price_estimated,
         available: spec.available,
         reservation_capacity: spec.reservation_capacity,
         ..Offering::default()
@@ -173,6 +174,9 @@ fn describe_offering(offering: &Offering) -> Value {
         "available": offering.available, "labels": more,
         "requirements": described(&offering.requirements, &own, |r| r.single().is_none()),
     });
+    if offering.price_estimated {
+        value["priceEstimated"] = true.into();
+    }
     if offering.reservation_capacity != 0 {
         value["reservationCapacity"] = offering.reservation_capacity.into();
     }
@@ -207,7 +211,8 @@ mod tests {
             "offerings": [{"zone": "a", "capacityType": "spot", "price": 0.03, "available": false,
                 "labels": {"topology.k8s.aws/zone-id": "use1-az1"},
                 "requirements": [{"key": "example.com/reserved", "operator": "DoesNotExist"}]},
-                {"zone": "b", "capacityType": "on-demand", "price": 0.1, "reservationCapacity": 2}]
+                {"zone": "b", "capacityType": "on-demand", "price": 0.1, "priceEstimated": true,
+                    "reservationCapacity": 2}]
         });
         let read = |value: &Value| {
             let spec: InstanceTypeSpec = serde_json::from_value(value.clone()).unwrap();

@@ -128,7 +128,7 @@ async fn a_refused_pool_is_avoided_by_the_next_launch() {
     let failures = metric(
         &controller,
         "karpenter_cloudprovider_instance_launch_failures_total",
-        &["reason=\"InsufficientInstanceCapacity\"", "zone=\"us-east-1a\"", "zone_id=\"use1-az"],
+        &["reason=\"LaunchFailed\"", "zone=\"us-east-1a\"", "zone_id=\"use1-az"],
     )
     .await;
     assert_eq!(failures, Some(1.0));

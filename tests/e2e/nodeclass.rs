@@ -15,6 +15,7 @@ mod broken;
 mod drift;
 mod expressions;
 mod images;
+mod isolation;
 mod leftovers;
 
 const ROLE: &str = "KarpenterNodeRole-weasel-eks";

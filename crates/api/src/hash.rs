@@ -168,6 +168,10 @@ pub fn ec2_node_class_hash(class: &EC2NodeClass, family: &str, ca_bundle: &str) 
             .string("NestedVirtualization", c.nested_virtualization.as_deref())
             .0
     });
+    // Fields that have their zero value take no part, but the object around them does.
+    let enclaves = spec.enclave_options.as_ref().map(|e| {
+        Struct::new("EnclaveOptions").boolean("Enabled", Some(e.enabled).filter(|on| *on)).0
+    });
     let hashed = Struct::new("EC2NodeClassSpec")
         .field("PlacementGroupSelector", placement)
         .boolean("AssociatePublicIPAddress", spec.associate_public_ip_address)
@@ -182,7 +186,8 @@ pub fn ec2_node_class_hash(class: &EC2NodeClass, family: &str, ca_bundle: &str) 
         .field("MetadataOptions", spec.metadata_options.as_ref().map(metadata))
         .field("ConnectionTracking", spec.connection_tracking.as_ref().map(tracking))
         .string("Context", spec.context.as_deref())
-        .field("CPUOptions", cpu);
+        .field("CPUOptions", cpu)
+        .field("EnclaveOptions", enclaves);
     let kubelet = kubelet_text(spec.kubelet.as_ref());
     set([hashed.0, text(family), text(ca_bundle), text(&kubelet)].into_iter()).to_string()
 }
@@ -399,6 +404,20 @@ mod tests {
         spec["instanceProfile"] = json!("test-instance-profile");
         let class = EC2NodeClass::new("x", serde_json::from_value(spec).unwrap());
         assert_eq!(ec2_node_class_hash(&class, "Custom", "test-ca-bundle"), "10323991363677716244");
+    }
+
+    #[test]
+    fn adding_changing_and_removing_enclave_options_changes_the_hash() {
+        let with = |value: Option<Value>| {
+            let mut spec = base();
+            if let Some(value) = value {
+                spec["enclaveOptions"] = value;
+            }
+            let class = EC2NodeClass::new("x", serde_json::from_value(spec).unwrap());
+            ec2_node_class_hash(&class, "Custom", "test-ca-bundle")
+        };
+        let all = [None, Some(json!({"enabled": true})), Some(json!({"enabled": false}))].map(with);
+        assert!(all[0] != all[1] && all[1] != all[2] && all[0] != all[2], "{all:?}");
     }
 
     #[test]

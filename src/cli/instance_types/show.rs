@@ -10,6 +10,7 @@ use crate::api::labels;
 use crate::scheduling::instance_type::InstanceType;
 use crate::scheduling::requirements::{Requirement, Requirements};
 use crate::scheduling::resources::{Name, ResourceList};
+use crate::simulate::table::shown_price;
 
 /// Forms of output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -50,8 +51,11 @@ struct OfferingReport<'a> {
     zone: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     capacity_reservation_id: &'a str,
-    /// USD an hour; nothing where no price is known.
+    /// In the region's currency an hour; nothing where no price is known.
     price: Option<f64>,
+    /// Nobody published the price.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    price_estimated: bool,
     available: bool,
 }
 
@@ -76,6 +80,7 @@ impl<'a> Report<'a> {
                     zone: o.zone(),
                     capacity_reservation_id: o.reservation_id(),
                     price: Some(o.price).filter(|p| *p > 0.0),
+                    price_estimated: o.price_estimated,
                     available: o.available,
                 })
                 .collect(),
@@ -168,12 +173,12 @@ fn devices(capacity: &ResourceList) -> String {
     list.join(",")
 }
 
-/// The least price of a capacity type, with a mark where nothing of it can be had.
+/// The least price of a capacity type, marked where it is estimated, or that nothing can be had.
 fn price(kind: &InstanceType, capacity_type: &str) -> String {
     let offers = || kind.offerings.iter().filter(|o| o.capacity_type() == capacity_type);
-    let least = offers().filter(|o| o.available).map(|o| o.price).min_by(f64::total_cmp);
+    let least = offers().filter(|o| o.available).min_by(|a, b| a.price.total_cmp(&b.price));
     match (least, offers().next()) {
-        (Some(price), _) => format!("{price:.4}"),
+        (Some(offer), _) => shown_price(offer.price, offer.price_estimated),
         (None, Some(_)) => "unavailable".to_owned(),
         (None, None) => "-".to_owned(),
     }

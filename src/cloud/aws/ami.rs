@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use aws_sdk_ec2::types::{Filter, Image};
 
-use super::cache::TtlCache;
 use super::clients::Clients;
 use super::errors::AwsError;
+use super::flight::Memo;
 use super::select::{cache_key, filter, tag_filters};
 use super::ssm::{self, Kind, Parameter};
 use crate::api::v1::{Ami, AmiSelectorTerm, EC2NodeClass};
@@ -34,9 +34,19 @@ pub enum AmiError {
     /// The alias names a release that has no image.
     #[error("getting amis, failed to discover any AMIs for alias (alias={0})")]
     NoRelease(String),
-    /// Anything else.
-    #[error("getting amis, {0}")]
-    Other(String),
+    /// AWS cannot be asked.
+    #[error("getting amis, {attempt}{error}{context}")]
+    Aws { attempt: &'static str, error: AwsError, context: String },
+}
+
+impl AmiError {
+    fn describing(error: AwsError) -> Self {
+        Self::Aws { attempt: "", error, context: String::new() }
+    }
+
+    fn parameter(attempt: &'static str, error: AwsError, name: &str) -> Self {
+        Self::Aws { attempt, error, context: format!(" (parameter={name})") }
+    }
 }
 
 /// Finds images.
@@ -45,9 +55,7 @@ pub struct Provider {
     clients: Clients,
     clock: Clock,
     parameters: Arc<ssm::Provider>,
-    images: TtlCache<String, Vec<Ami>>,
-    /// One search at a time.
-    searching: tokio::sync::Mutex<()>,
+    images: Memo<String, Vec<Ami>, AmiError>,
 }
 
 impl Provider {
@@ -59,13 +67,7 @@ impl Provider {
         refresh: Duration,
         parameters: Arc<ssm::Provider>,
     ) -> Self {
-        Self {
-            clients,
-            clock: clock.clone(),
-            parameters,
-            images: TtlCache::new(clock.clone(), refresh),
-            searching: tokio::sync::Mutex::new(()),
-        }
+        Self { clients, clock: clock.clone(), parameters, images: Memo::new(clock, refresh) }
     }
 
     /// The images of a node class, newest first. `kubernetes` is `major.minor`.
@@ -73,23 +75,21 @@ impl Provider {
     /// # Errors
     /// When the alias does not go with the Kubernetes version, or AWS cannot be asked.
     pub async fn list(&self, class: &EC2NodeClass, kubernetes: &str) -> Result<Vec<Ami>, AmiError> {
-        let _one_at_a_time = self.searching.lock().await;
+        // Before what is kept counts, so that a new version or a moved parameter is seen.
         let queries = self.queries(class, kubernetes).await?;
-        let key = cache_key(&class.metadata);
-        if let Some(cached) = self.images.get(&key) {
-            return Ok(cached);
-        }
+        self.images.get(&cache_key(&class.metadata), || self.search(queries)).await
+    }
+
+    async fn search(&self, queries: Vec<Query>) -> Result<Vec<Ami>, AmiError> {
         let mut known: BTreeMap<String, Vec<Variant>> = BTreeMap::new();
         let mut images: BTreeMap<String, Image> = BTreeMap::new();
         for query in queries {
             known.extend(query.known.clone());
-            for image in self.describe(&query).await.map_err(|e| AmiError::Other(e.to_string()))? {
+            for image in self.describe(&query).await.map_err(AmiError::describing)? {
                 images.insert(image.image_id().unwrap_or_default().to_owned(), image);
             }
         }
-        let chosen = choose::choose(images.into_values(), &known, self.clock.now());
-        self.images.set(key, chosen.clone());
-        Ok(chosen)
+        Ok(choose::choose(images.into_values(), &known, self.clock.now()))
     }
 
     /// Forgets SSM parameters whose image has been deprecated: a newer one takes its place.
@@ -146,10 +146,8 @@ impl Provider {
                 Err(error) if error.is_not_found() => {}
                 // To go on without an image that exists would drift every node that has it.
                 Err(error) => {
-                    let name = parameter.name;
-                    return Err(AmiError::Other(format!(
-                        "getting ssm parameter, {error} (parameter={name})"
-                    )));
+                    let attempt = "getting ssm parameter, ";
+                    return Err(AmiError::parameter(attempt, error, &parameter.name));
                 }
             }
         }
@@ -176,9 +174,10 @@ impl Provider {
                 tracing::error!("error" = %error, "ssmParameter" = name, "parameter not found");
                 Ok(None)
             }
-            Err(error) => Err(AmiError::Other(format!(
-                "resolving ssm parameter, getting ssm parameter, {error} (parameter={name})"
-            ))),
+            Err(error) => {
+                let attempt = "resolving ssm parameter, getting ssm parameter, ";
+                Err(AmiError::parameter(attempt, error, name))
+            }
         }
     }
 

@@ -15,8 +15,9 @@ use self::observe::Observer;
 
 /// Region of clients whose configuration names none; the controller does not start without one.
 const DEFAULT_REGION: &str = "us-east-1";
-/// Calls are tried so often: throttling delays a launch, it does not fail it.
-const ATTEMPTS: u32 = 8;
+/// Calls are tried so often, as the AWS SDK for Go does by default: what still fails is tried
+/// again by the work queue of the object that needs it, with growing delays.
+const ATTEMPTS: u32 = 3;
 
 /// One client a service.
 #[derive(Clone, Debug)]
@@ -34,12 +35,10 @@ pub struct Clients {
 
 /// Loads region, credentials and endpoints as every AWS tool does.
 ///
-/// Retries are adaptive: each API has a token budget of its own and slows down by itself, with
-/// jitter, while AWS refuses calls.
+/// Retries are the SDKs' standard ones: three attempts, delays that double from up to a second,
+/// with jitter, and a budget of retries for each API.
 pub async fn load_config() -> SdkConfig {
-    let retries = RetryConfig::adaptive()
-        .with_max_attempts(ATTEMPTS)
-        .with_initial_backoff(Duration::from_millis(500));
+    let retries = RetryConfig::standard().with_max_attempts(ATTEMPTS);
     let mut loader =
         aws_config::defaults(BehaviorVersion::latest()).retry_config(retries).timeout_config(
             TimeoutConfig::builder()
@@ -74,7 +73,7 @@ impl Clients {
         let eks = aws_sdk_eks::config::Builder::from(config).interceptor(watch());
         let iam = aws_sdk_iam::config::Builder::from(config).interceptor(watch());
         let pricing = aws_sdk_pricing::config::Builder::from(config)
-            .region(Region::new(pricing_region(&region)))
+            .region(Region::new(pricing_region(&region).map_or(region.clone(), str::to_owned)))
             .interceptor(watch());
         let sqs = aws_sdk_sqs::config::Builder::from(config).interceptor(watch());
         let ssm = aws_sdk_ssm::config::Builder::from(config).interceptor(watch());
@@ -92,26 +91,42 @@ impl Clients {
     }
 }
 
-/// The region whose price list API answers for a region.
-fn pricing_region(region: &str) -> &'static str {
-    match region.split('-').next() {
-        Some("ap") => "ap-south-1",
-        Some("cn") => "cn-northwest-1",
-        Some("eu") => "eu-central-1",
-        _ => "us-east-1",
+/// The region whose price list API answers for a region: one of the same partition, since
+/// credentials are good in theirs alone. Nothing where the partition has none.
+pub(super) fn pricing_region(region: &str) -> Option<&'static str> {
+    match partition(region) {
+        "aws" => Some(match region.split('-').next() {
+            Some("ap") => "ap-south-1",
+            Some("eu") => "eu-central-1",
+            _ => "us-east-1",
+        }),
+        "aws-cn" => Some("cn-northwest-1"),
+        "aws-eusc" => Some("eusc-de-east-1"),
+        _ => None,
+    }
+}
+
+/// The currency of a region's price list.
+pub(super) fn currency(region: &str) -> &'static str {
+    match partition(region) {
+        "aws-cn" => "CNY",
+        "aws-eusc" => "EUR",
+        _ => "USD",
     }
 }
 
 /// The partition of AWS that a region is in, as ARNs name it.
-#[must_use]
-pub fn partition(region: &str) -> &'static str {
-    if region.starts_with("cn-") {
-        "aws-cn"
-    } else if region.starts_with("us-gov-") {
-        "aws-us-gov"
-    } else {
-        "aws"
-    }
+fn partition(region: &str) -> &'static str {
+    const PARTITIONS: [(&str, &str); 7] = [
+        ("cn-", "aws-cn"),
+        ("us-gov-", "aws-us-gov"),
+        ("us-iso-", "aws-iso"),
+        ("us-isob-", "aws-iso-b"),
+        ("eu-isoe-", "aws-iso-e"),
+        ("us-isof-", "aws-iso-f"),
+        ("eusc-", "aws-eusc"),
+    ];
+    PARTITIONS.iter().find(|(prefix, _)| region.starts_with(prefix)).map_or("aws", |(_, p)| *p)
 }
 
 #[cfg(test)]
@@ -119,18 +134,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prices_come_from_the_nearest_price_list() {
-        assert_eq!(pricing_region("us-west-2"), "us-east-1");
-        assert_eq!(pricing_region("ap-northeast-2"), "ap-south-1");
-        assert_eq!(pricing_region("cn-north-1"), "cn-northwest-1");
-        assert_eq!(pricing_region("eu-west-1"), "eu-central-1");
-        assert_eq!(pricing_region("sa-east-1"), "us-east-1");
-    }
-
-    #[test]
-    fn regions_have_partitions() {
-        assert_eq!(partition("cn-north-1"), "aws-cn");
-        assert_eq!(partition("us-gov-east-1"), "aws-us-gov");
-        assert_eq!(partition("us-east-1"), "aws");
+    fn prices_come_from_a_price_list_of_the_same_partition() {
+        for (region, list, money) in [
+            ("us-west-2", Some("us-east-1"), "USD"),
+            ("sa-east-1", Some("us-east-1"), "USD"),
+            ("ap-northeast-2", Some("ap-south-1"), "USD"),
+            ("eu-west-1", Some("eu-central-1"), "USD"),
+            ("cn-north-1", Some("cn-northwest-1"), "CNY"),
+            ("eusc-de-east-1", Some("eusc-de-east-1"), "EUR"),
+            ("us-gov-west-1", None, "USD"),
+            ("us-iso-east-1", None, "USD"),
+            ("us-isob-east-1", None, "USD"),
+            ("eu-isoe-west-1", None, "USD"),
+        ] {
+            assert_eq!((pricing_region(region), currency(region)), (list, money), "{region}");
+        }
     }
 }

@@ -67,6 +67,23 @@ impl AwsError {
         }
     }
 
+    /// The IAM action that the call needs, such as `ec2:DescribeImages`.
+    #[must_use]
+    pub fn action(&self) -> String {
+        let prefix = match service_of(self.operation) {
+            "ARC - Zonal Shift" => "arc-zonal-shift".to_owned(),
+            service => service.to_ascii_lowercase(),
+        };
+        format!("{prefix}:{}", self.operation)
+    }
+
+    /// What a call that the policy does not allow is reported with.
+    #[must_use]
+    pub fn denial(&self) -> String {
+        let (_, why) = launch_failure(&self.to_string());
+        format!("Controller isn't authorized to call {}: {why}", self.action())
+    }
+
     /// The resource does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
@@ -161,6 +178,7 @@ fn service_of(operation: &str) -> &'static str {
         "GetManagedResource" => "ARC - Zonal Shift",
         "GetParameter" => "SSM",
         "GetProducts" => "Pricing",
+        "GetQueueUrl" | "ReceiveMessage" | "DeleteMessage" => "SQS",
         _ if operation.ends_with("InstanceProfile") || operation.ends_with("InstanceProfiles") => {
             "IAM"
         }

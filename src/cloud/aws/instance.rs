@@ -14,6 +14,7 @@ use super::batcher::{Batcher, Window};
 use super::capacityreservation;
 use super::clients::Clients;
 use super::errors::AwsError;
+use super::flight::Memo;
 use super::launchtemplate;
 use super::placementgroup;
 use super::select::filter;
@@ -57,6 +58,9 @@ const DESCRIPTIONS: Window = Window {
 const TERMINATIONS: Window = Window { name: "terminate_instances", ..DESCRIPTIONS };
 const TAGGINGS: Window = Window { name: "create_tags", ..DESCRIPTIONS };
 
+/// How long a reboot is remembered, so that it is not made twice.
+const REBOOT_TTL: Duration = Duration::from_secs(3600);
+
 /// What launches depend on beside their parts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
@@ -96,7 +100,10 @@ pub struct Provider {
     /// When this process began to launch: older claims may have an instance already.
     started: Timestamp,
     tries: Mutex<HashMap<String, Tried>>,
-    listed: tokio::sync::Mutex<Option<(Timestamp, Arc<[Instance]>)>>,
+    /// The list in which lost launches are looked for.
+    listed: Memo<(), Arc<[Instance]>, Error>,
+    /// Reboots that EC2 took.
+    reboots: Memo<String, (), AwsError>,
     /// Instances by id, from their launch on; kept in step by [`Provider::list`].
     known: RwLock<HashMap<String, Instance>>,
     recorder: OnceLock<Recorder>,
@@ -147,6 +154,8 @@ impl Provider {
             options,
             started: parts.clock.now(),
             kube: Api::all(parts.kube),
+            reboots: Memo::new(&parts.clock, REBOOT_TTL),
+            listed: Memo::new(&parts.clock, launch::FRESH),
             clock: parts.clock,
             clients: parts.clients,
             unavailable: parts.unavailable,
@@ -156,7 +165,6 @@ impl Provider {
             reservations: parts.reservations,
             shifts: parts.shifts,
             tries: Mutex::default(),
-            listed: tokio::sync::Mutex::default(),
             known: RwLock::default(),
             recorder: OnceLock::new(),
         }
@@ -294,6 +302,19 @@ impl Provider {
                 Err(failed("terminating instance", &error))
             }
         }
+    }
+
+    /// Reboots an instance, once for each `request`: EC2 takes no token for it.
+    ///
+    /// # Errors
+    /// When EC2 refuses.
+    pub async fn reboot(&self, id: &str, request: &str) -> Result<(), AwsError> {
+        let request = request.to_owned();
+        let call = || async {
+            let answer = self.clients.ec2.reboot_instances().instance_ids(id).send().await;
+            answer.map(drop).map_err(|e| AwsError::new("RebootInstances", &e))
+        };
+        self.reboots.get(&request, call).await
     }
 
     /// Adds tags to an instance, together with all others that get the same.

@@ -19,14 +19,21 @@ const MISSING_ROLE_TTL: Duration = Duration::from_secs(60);
 /// How long a profile that was just in use is kept from collection.
 const PROTECTION: Duration = Duration::from_secs(3600);
 
+/// What IAM has of an instance profile.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Profile {
+    path: String,
+    /// Its role's name, without a path.
+    role: Option<String>,
+}
+
 /// Makes, reads and removes instance profiles.
 #[derive(Debug)]
 pub struct Provider {
     clients: Clients,
     permissions: Arc<Permissions>,
     cluster: String,
-    /// Role of each known profile, without its path.
-    roles: TtlCache<String, Option<String>>,
+    profiles: TtlCache<String, Profile>,
     missing_roles: TtlCache<String, AwsError>,
     protected: TtlCache<String, ()>,
 }
@@ -44,7 +51,7 @@ impl Provider {
             clients,
             permissions: Arc::clone(permissions),
             cluster: cluster.to_owned(),
-            roles: TtlCache::new(clock.clone(), PROFILE_TTL),
+            profiles: TtlCache::new(clock.clone(), PROFILE_TTL),
             missing_roles: TtlCache::new(clock.clone(), MISSING_ROLE_TTL),
             protected: TtlCache::new(clock.clone(), PROTECTION),
         }
@@ -89,8 +96,9 @@ impl Provider {
 
     /// Makes sure that a profile with the role exists; returns its name.
     ///
-    /// The profile in use (`current`) is kept while it has the role; else a new one is made and
-    /// both are protected from collection.
+    /// The profile in use (`current`) is kept while it has the role and was made for the class;
+    /// else a new one is made and both are protected from collection. One of the user's, which the
+    /// class had before, is not the class's to keep: its owner may change or remove it.
     ///
     /// # Errors
     /// When IAM refuses, or the role does not exist.
@@ -103,10 +111,10 @@ impl Provider {
         if let Some(name) = current {
             let has = match self.get(name).await {
                 Ok(has) => has,
-                Err(error) if error.is_not_found() => None,
+                Err(error) if error.is_not_found() => Profile::default(),
                 Err(error) => return Err(ProfileError::Get(name.to_owned(), error)),
             };
-            if has.as_deref() == Some(bare(role)) {
+            if has.role.as_deref() == Some(bare(role)) && self.is_own(class, name, &has) {
                 return Ok(name.to_owned());
             }
         }
@@ -131,6 +139,11 @@ impl Provider {
         Ok(name)
     }
 
+    /// Whether a profile was made for a class, by this release or an earlier one.
+    fn is_own(&self, class: &EC2NodeClass, name: &str, profile: &Profile) -> bool {
+        profile.path == self.path(class) || self.legacy_name(class).is_ok_and(|own| own == name)
+    }
+
     /// Keeps a profile from collection for a while: instances may still be starting with it.
     pub fn protect(&self, name: &str) {
         self.protected.set(name.to_owned(), ());
@@ -142,17 +155,17 @@ impl Provider {
         self.protected.get(&name.to_owned()).is_some()
     }
 
-    /// The role of a profile, from the cache if it is known.
-    async fn get(&self, name: &str) -> Result<Option<String>, AwsError> {
-        if let Some(known) = self.roles.get(&name.to_owned()) {
+    /// A profile, from the cache if it is known.
+    async fn get(&self, name: &str) -> Result<Profile, AwsError> {
+        if let Some(known) = self.profiles.get(&name.to_owned()) {
             return Ok(known);
         }
-        let role = self.read(name).await?;
-        self.roles.set(name.to_owned(), role.clone());
-        Ok(role)
+        let profile = self.read(name).await?;
+        self.profiles.set(name.to_owned(), profile.clone());
+        Ok(profile)
     }
 
-    async fn read(&self, name: &str) -> Result<Option<String>, AwsError> {
+    async fn read(&self, name: &str) -> Result<Profile, AwsError> {
         let answer = self
             .clients
             .iam
@@ -161,10 +174,11 @@ impl Provider {
             .send()
             .await
             .map_err(|e| AwsError::new("GetInstanceProfile", &e))?;
-        Ok(answer
-            .instance_profile()
-            .and_then(|p| p.roles().first())
-            .map(|r| r.role_name().to_owned()))
+        let profile = answer.instance_profile();
+        Ok(Profile {
+            path: profile.map(|p| p.path().to_owned()).unwrap_or_default(),
+            role: profile.and_then(|p| p.roles().first()).map(|r| r.role_name().to_owned()),
+        })
     }
 
     async fn create(&self, class: &EC2NodeClass, name: &str, role: &str) -> Result<(), AwsError> {
@@ -173,12 +187,12 @@ impl Provider {
             Ok(has) => has,
             Err(error) if error.is_not_found() => {
                 self.create_empty(class, name).await?;
-                None
+                Profile { path: self.path(class), role: None }
             }
             Err(error) => return Err(error),
         };
-        if has.as_deref() != Some(bare) {
-            if let Some(old) = has {
+        if has.role.as_deref() != Some(bare) {
+            if let Some(old) = has.role {
                 self.remove_role(name, &old).await?;
             }
             self.add_role(name, bare).await.inspect_err(|error| {
@@ -187,7 +201,8 @@ impl Provider {
                 }
             })?;
         }
-        self.roles.set(name.to_owned(), Some(bare.to_owned()));
+        let profile = Profile { path: has.path, role: Some(bare.to_owned()) };
+        self.profiles.set(name.to_owned(), profile);
         Ok(())
     }
 
@@ -236,7 +251,7 @@ impl Provider {
     /// When IAM refuses.
     pub async fn delete(&self, name: &str) -> Result<(), AwsError> {
         let role = match self.read(name).await {
-            Ok(role) => role,
+            Ok(profile) => profile.role,
             Err(error) if error.is_not_found() => {
                 self.forget(name);
                 return Ok(());
@@ -257,7 +272,7 @@ impl Provider {
     }
 
     fn forget(&self, name: &str) {
-        self.roles.remove(&name.to_owned());
+        self.profiles.remove(&name.to_owned());
         self.protected.remove(&name.to_owned());
     }
 
@@ -319,14 +334,6 @@ pub enum ProfileError {
     /// IAM does not know the role.
     #[error("creating instance profile, role not found, {0}")]
     RoleNotFound(AwsError),
-}
-
-impl ProfileError {
-    /// True when only another role, or making this one, helps.
-    #[must_use]
-    pub fn is_role_missing(&self) -> bool {
-        matches!(self, Self::RoleNotFound(_))
-    }
 }
 
 /// True when it is the role that IAM does not know, and not the profile.

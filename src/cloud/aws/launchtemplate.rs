@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use aws_sdk_ec2::types::{RequestLaunchTemplateData, ResourceType};
 use base64::Engine as _;
+use futures::StreamExt as _;
 use parking_lot::Mutex;
 
 use super::ami::AmiFamily;
 use super::clients::Clients;
 use super::errors::AwsError;
+use super::flight::Flights;
 use super::select::filter;
 use super::tags::{self, CLUSTER_NAME};
 use super::userdata::{self, UserDataError};
@@ -30,6 +32,8 @@ pub use self::options::{EFA, Launch, NITRO_SANDBOX, Reservation, tenancy, types_
 
 /// How long a launch template is kept after its last use.
 const TTL: Duration = Duration::from_secs(60);
+/// Removals of unused templates at once.
+const REMOVALS: usize = 8;
 /// Names begin so.
 const PREFIX: &str = "karpenter.k8s.aws/";
 pub use super::userdata::LIMIT as USER_DATA_LIMIT;
@@ -108,6 +112,15 @@ struct Known {
     until: jiff::Timestamp,
 }
 
+/// What became of a template.
+#[derive(Clone, Debug)]
+enum Change {
+    /// It exists, by this id.
+    Made(Result<String, TemplateError>),
+    /// It is gone.
+    Removed(Result<(), AwsError>),
+}
+
 /// Makes and removes launch templates.
 #[derive(Debug)]
 pub struct Provider {
@@ -115,8 +128,10 @@ pub struct Provider {
     clock: Clock,
     cluster: parking_lot::RwLock<Cluster>,
     known: Mutex<BTreeMap<String, Known>>,
-    /// Making and removing exclude each other.
-    changing: tokio::sync::Mutex<()>,
+    /// Templates that are being made or removed: those two exclude each other for each name.
+    changes: Flights<String, Change>,
+    /// The question for the service CIDR.
+    resolving: Flights<(), Result<(), AwsError>>,
 }
 
 impl Provider {
@@ -128,7 +143,8 @@ impl Provider {
             clock: clock.clone(),
             cluster: parking_lot::RwLock::new(cluster),
             known: Mutex::default(),
-            changing: tokio::sync::Mutex::new(()),
+            changes: Flights::default(),
+            resolving: Flights::default(),
         }
     }
 
@@ -143,15 +159,15 @@ impl Provider {
     /// # Errors
     /// When EKS cannot be asked or tells none.
     pub async fn resolve_cidr(&self) -> Result<(), AwsError> {
-        let known = || self.cluster.read().cidr.is_some();
-        if known() {
-            return Ok(());
-        }
         // Of many that need it, one asks.
-        let _one_at_a_time = self.changing.lock().await;
-        if known() {
-            return Ok(());
-        }
+        self.resolving
+            .run(&(), || async {
+                if self.cluster.read().cidr.is_some() { Ok(()) } else { self.read_cidr().await }
+            })
+            .await
+    }
+
+    async fn read_cidr(&self) -> Result<(), AwsError> {
         let name = self.cluster.read().name.clone();
         let answer = self
             .clients
@@ -188,7 +204,6 @@ impl Provider {
                 .map_err(|e| TemplateError::NotReady(format!("resolving cluster CIDR, {e}")))?;
         }
         let specs = specs(&self.cluster(), launch)?;
-        let _one_at_a_time = self.changing.lock().await;
         let mut templates = Vec::new();
         for spec in specs {
             let id = self.ensure(launch, &spec).await?;
@@ -204,11 +219,36 @@ impl Provider {
     }
 
     async fn ensure(&self, launch: &Launch<'_>, spec: &Spec) -> Result<String, TemplateError> {
-        let until = self.clock.now() + TTL;
-        if let Some(known) = self.known.lock().get_mut(&spec.name) {
-            known.until = until;
-            return Ok(known.id.clone());
+        loop {
+            if let Some(id) = self.use_known(&spec.name) {
+                return Ok(id);
+            }
+            let make = || async {
+                match self.use_known(&spec.name) {
+                    Some(id) => Change::Made(Ok(id)),
+                    None => Change::Made(self.find_or_create(launch, spec).await),
+                }
+            };
+            // A removal that is under way ends first; then it is made again.
+            if let Change::Made(outcome) = self.changes.run(&spec.name, make).await {
+                return outcome;
+            }
         }
+    }
+
+    /// The id of a template that is known to exist, which is kept for longer now.
+    fn use_known(&self, name: &str) -> Option<String> {
+        let mut known = self.known.lock();
+        let known = known.get_mut(name)?;
+        known.until = self.clock.now() + TTL;
+        Some(known.id.clone())
+    }
+
+    async fn find_or_create(
+        &self,
+        launch: &Launch<'_>,
+        spec: &Spec,
+    ) -> Result<String, TemplateError> {
         let describing =
             |error| TemplateError::Aws { attempt: "describing launch templates", error };
         let id = match self.find(&spec.name).await.map_err(describing)? {
@@ -221,6 +261,7 @@ impl Provider {
                 error,
             })?,
         };
+        let until = self.clock.now() + TTL;
         self.known.lock().insert(spec.name.clone(), Known { id: id.clone(), until });
         Ok(id)
     }
@@ -331,26 +372,38 @@ impl Provider {
 
     /// Removes templates that have not been used for a minute.
     ///
-    /// Launches wait for one removal at most, and never get a template that is being removed.
+    /// A launch that needs one of them waits for its removal, and never gets one that is going.
     pub async fn delete_expired(&self) {
-        for name in self.expired() {
-            let _no_launch = self.changing.lock().await;
-            let now = self.clock.now();
-            let Some(known) = self.known.lock().get(&name).filter(|k| k.until <= now).cloned()
-            else {
-                continue;
-            };
-            match self.delete(&known.id).await {
-                Ok(()) => {
-                    self.known.lock().remove(&name);
-                    tracing::debug!("id" = known.id, "name" = name, "deleted launch template");
-                }
-                Err(error) => {
-                    tracing::error!("launch-template" = name, "error" = %error, "failed to delete launch template");
-                    self.known.lock().insert(name, Known { until: now + TTL, ..known });
-                }
+        let removals = self.expired().into_iter().map(|name| async move {
+            self.changes.run(&name, || self.delete_if_expired(&name)).await
+        });
+        futures::stream::iter(removals).buffer_unordered(REMOVALS).collect::<Vec<_>>().await;
+    }
+
+    async fn delete_if_expired(&self, name: &str) -> Change {
+        let now = self.clock.now();
+        let Some(expired) = self.take_if(name, |known| known.until <= now) else {
+            return Change::Removed(Ok(()));
+        };
+        let outcome = self.delete(&expired.id).await;
+        match &outcome {
+            Ok(()) => {
+                tracing::debug!("id" = expired.id, "name" = name, "deleted launch template");
+            }
+            Err(error) => {
+                tracing::error!("launch-template" = name, "error" = %error, "failed to delete launch template");
+                let until = now + TTL;
+                self.known.lock().insert(name.to_owned(), Known { until, ..expired });
             }
         }
+        Change::Removed(outcome)
+    }
+
+    /// Forgets a template that is as asked for, before it is removed.
+    fn take_if(&self, name: &str, wanted: impl Fn(&Known) -> bool) -> Option<Known> {
+        let mut known = self.known.lock();
+        known.get(name).filter(|k| wanted(k))?;
+        known.remove(name)
     }
 
     fn expired(&self) -> Vec<String> {
@@ -367,12 +420,24 @@ impl Provider {
         }
     }
 
+    /// Removes a template, after whatever else is being done about it.
+    async fn remove(&self, name: &String, id: &str) -> Result<(), AwsError> {
+        loop {
+            let remove = || async {
+                self.take_if(name, |_| true);
+                Change::Removed(self.delete(id).await)
+            };
+            if let Change::Removed(outcome) = self.changes.run(name, remove).await {
+                return outcome;
+            }
+        }
+    }
+
     /// Removes every template of a node class.
     ///
     /// # Errors
     /// When EC2 refuses; the others are removed all the same.
     pub async fn delete_all(&self, class: &EC2NodeClass) -> Result<(), AwsError> {
-        let _no_launch = self.changing.lock().await;
         let cluster = self.cluster.read().name.clone();
         let class_name = class.metadata.name.clone().unwrap_or_default();
         let list = self
@@ -383,11 +448,8 @@ impl Provider {
             .await?;
         let (mut deleted, mut failure) = (Vec::new(), None);
         for (name, id) in list {
-            match self.delete(&id).await {
-                Ok(()) => {
-                    self.known.lock().remove(&name);
-                    deleted.push(name);
-                }
+            match self.remove(&name, &id).await {
+                Ok(()) => deleted.push(name),
                 Err(error) => failure = Some(error),
             }
         }

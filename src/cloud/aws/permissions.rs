@@ -35,6 +35,8 @@ pub enum Feature {
     Tagging,
     /// Acting on what AWS announces in the queue.
     Interruptions,
+    /// Rebooting instances to repair them.
+    Reboot,
 }
 
 impl Feature {
@@ -79,6 +81,11 @@ impl Feature {
                 "interruptions",
                 "sqs:GetQueueUrl, sqs:ReceiveMessage",
                 "nodes are not drained ahead of interruptions",
+            ),
+            Self::Reboot => (
+                "reboot",
+                "ec2:RebootInstances",
+                "unhealthy nodes that a reboot would repair are replaced",
             ),
             Self::Tagging => (
                 "tagging",

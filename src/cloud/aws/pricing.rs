@@ -1,5 +1,8 @@
 //! On-demand and spot prices: refreshed from AWS, kept when AWS cannot be asked, and until then
 //! taken from the last run or from the tables compiled in.
+//!
+//! Each price carries where it comes from. An estimate orders types, and is good for no more:
+//! nothing is replaced for its sake.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,7 +12,7 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::clients::Clients;
+use super::clients::{self, Clients};
 use super::errors::AwsError;
 
 mod fallback;
@@ -22,13 +25,45 @@ pub use self::kept::Keeper;
 pub struct Provider {
     clients: Clients,
     isolated: bool,
-    prices: RwLock<Known>,
+    prices: RwLock<Prices>,
     /// Rises whenever a price may have changed.
     version: AtomicU64,
     said_why_not: AtomicBool,
 }
 
-/// Prices by type, and for spot by zone.
+/// Where an on-demand price comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The price list, in this process or an earlier one, or an administrator.
+    List,
+    /// AWS's published prices that are compiled in.
+    Table,
+    /// Worked out from the type's price in another region, or from a type like it.
+    Estimate,
+}
+
+/// A price an hour in the region's currency.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Price {
+    pub amount: f64,
+    pub source: Source,
+}
+
+impl Price {
+    /// True for a price that nobody published.
+    #[must_use]
+    pub fn is_estimated(&self) -> bool {
+        self.source == Source::Estimate
+    }
+}
+
+#[derive(Debug, Default)]
+struct Prices {
+    on_demand: HashMap<String, Price>,
+    spot: HashMap<String, BTreeMap<String, f64>>,
+}
+
+/// Prices by type, and for spot by zone, as AWS or an administrator told them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct Known {
@@ -51,7 +86,7 @@ impl Provider {
         Self {
             clients,
             isolated,
-            prices: RwLock::new(Known { on_demand, spot: HashMap::new() }),
+            prices: RwLock::new(Prices { on_demand, spot: HashMap::new() }),
             version: AtomicU64::new(1),
             said_why_not: AtomicBool::new(false),
         }
@@ -71,31 +106,49 @@ impl Provider {
 
     /// On-demand price of a type.
     #[must_use]
-    pub fn on_demand(&self, instance_type: &str) -> Option<f64> {
+    pub fn on_demand(&self, instance_type: &str) -> Option<Price> {
         self.prices.read().on_demand.get(instance_type).copied()
     }
 
-    /// Spot price of a type in a zone; the on-demand price until spot prices are known.
+    /// Spot price of a type in a zone; the on-demand price until spot prices are known, which
+    /// no spot price exceeds.
     #[must_use]
-    pub fn spot(&self, instance_type: &str, zone: &str) -> Option<f64> {
+    pub fn spot(&self, instance_type: &str, zone: &str) -> Option<Price> {
         let prices = self.prices.read();
         if prices.spot.is_empty() {
             return prices.on_demand.get(instance_type).copied();
         }
-        prices.spot.get(instance_type)?.get(zone).copied()
+        let amount = prices.spot.get(instance_type)?.get(zone).copied()?;
+        Some(Price { amount, source: Source::List })
     }
 
-    /// All that is known.
+    /// What AWS or an administrator told: nothing of the tables compiled in, which a later
+    /// release may have better.
     #[must_use]
     pub fn known(&self) -> Known {
-        self.prices.read().clone()
+        let prices = self.prices.read();
+        let listed = prices.on_demand.iter().filter(|(_, p)| p.source == Source::List);
+        Known {
+            on_demand: listed.map(|(name, p)| (name.clone(), p.amount)).collect(),
+            spot: prices.spot.clone(),
+        }
+    }
+
+    /// How many types have a published price, and how many an estimated one.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        let prices = self.prices.read();
+        let estimated = prices.on_demand.values().filter(|p| p.is_estimated()).count();
+        (prices.on_demand.len() - estimated, estimated)
     }
 
     /// Lays prices over those known; unusable ones are left out.
     pub fn learn(&self, new: Known) {
         let usable = |price: &f64| price.is_finite() && *price > 0.0;
         let mut prices = self.prices.write();
-        prices.on_demand.extend(new.on_demand.into_iter().filter(|(_, p)| usable(p)));
+        let listed = |amount| Price { amount, source: Source::List };
+        let on_demand = new.on_demand.into_iter().filter(|(_, p)| usable(p));
+        prices.on_demand.extend(on_demand.map(|(name, amount)| (name, listed(amount))));
         for (kind, zones) in new.spot {
             let zones = zones.into_iter().filter(|(_, p)| usable(p));
             prices.spot.entry(kind).or_default().extend(zones);
@@ -111,8 +164,13 @@ impl Provider {
                 "running in an isolated VPC, on-demand pricing information will not be updated",
             );
         }
-        self.clients.region.starts_with("us-gov").then_some(
-            "pricing APIs aren't available in AWS GovCloud regions, on-demand pricing information will not be updated",
+        if self.clients.region.starts_with("us-gov") {
+            return Some(
+                "pricing APIs aren't available in AWS GovCloud regions, on-demand pricing information will not be updated",
+            );
+        }
+        clients::pricing_region(&self.clients.region).is_none().then_some(
+            "pricing APIs aren't available in this AWS partition, on-demand pricing information will not be updated",
         )
     }
 
@@ -123,7 +181,12 @@ impl Provider {
     pub async fn update_on_demand(&self) -> Result<(), AwsError> {
         if let Some(reason) = self.why_not() {
             if !self.said_why_not.swap(true, Ordering::AcqRel) {
-                tracing::info!("{reason}");
+                let (published, estimated) = self.counts();
+                tracing::info!(
+                    "published-price-count" = published,
+                    "estimated-price-count" = estimated,
+                    "{reason}"
+                );
             }
             return Ok(());
         }
@@ -135,8 +198,12 @@ impl Provider {
         }
         on_demand.extend(metal);
         self.learn(Known { on_demand, ..Known::default() });
-        let count = self.prices.read().on_demand.len();
-        tracing::debug!("instance-type-count" = count, "updated on-demand pricing");
+        let (published, estimated) = self.counts();
+        tracing::debug!(
+            "instance-type-count" = published + estimated,
+            "estimated-price-count" = estimated,
+            "updated on-demand pricing"
+        );
         Ok(())
     }
 
@@ -162,7 +229,7 @@ impl Provider {
                 .map_err(|e| AwsError::local("GetProducts", "RequestNotBuilt", e.to_string()))?;
             request = request.filters(filter);
         }
-        let currency = if self.clients.region.starts_with("cn-") { "CNY" } else { "USD" };
+        let currency = clients::currency(&self.clients.region);
         let mut pages = request.into_paginator().page_size(100).send();
         let mut found = HashMap::new();
         while let Some(page) = pages.next().await {
@@ -261,16 +328,34 @@ mod tests {
     fn spot_costs_as_on_demand_until_spot_prices_are_known() {
         let provider = provider("us-east-1", false);
         let version = provider.version();
-        assert_eq!(provider.spot("m5.large", "us-east-1a"), Some(0.096));
+        let amount = |price: Option<Price>| price.map(|p| p.amount);
+        assert_eq!(amount(provider.spot("m5.large", "us-east-1a")), Some(0.096));
         let zones =
             BTreeMap::from([("us-east-1a".to_owned(), 0.03), ("us-east-1b".to_owned(), 0.0)]);
         let spot = HashMap::from([("m5.large".to_owned(), zones)]);
         provider.learn(Known { spot, ..Known::default() });
         assert!(provider.version() > version);
-        assert_eq!(provider.spot("m5.large", "us-east-1a"), Some(0.03));
+        assert_eq!(amount(provider.spot("m5.large", "us-east-1a")), Some(0.03));
         assert_eq!(provider.spot("m5.large", "us-east-1b"), None);
         assert_eq!(provider.spot("c5.large", "us-east-1a"), None);
-        assert_eq!(provider.on_demand("c5.large"), Some(0.085));
+        assert_eq!(amount(provider.on_demand("c5.large")), Some(0.085));
+    }
+
+    #[test]
+    fn a_price_that_was_told_is_no_estimate_and_is_kept() {
+        let provider = provider("eu-west-1", true);
+        let price = provider.on_demand("m5.large").unwrap();
+        assert!(price.is_estimated());
+        assert!(provider.spot("m5.large", "eu-west-1a").unwrap().is_estimated());
+        assert_eq!(provider.known(), Known::default(), "tables are not what was told");
+        let (published, estimated) = provider.counts();
+        assert!(published == 0 && estimated > 1000);
+        let on_demand = HashMap::from([("m5.large".to_owned(), 0.107)]);
+        provider.learn(Known { on_demand: on_demand.clone(), ..Known::default() });
+        let price = provider.on_demand("m5.large").unwrap();
+        assert_eq!(price, Price { amount: 0.107, source: Source::List });
+        assert_eq!(provider.known().on_demand, on_demand);
+        assert_eq!(provider.counts(), (1, estimated - 1));
     }
 
     #[tokio::test]
@@ -278,6 +363,6 @@ mod tests {
         provider("us-gov-west-1", false).update_on_demand().await.unwrap();
         let isolated = provider("eu-west-1", true);
         isolated.update_on_demand().await.unwrap();
-        assert!(isolated.on_demand("m5.large").unwrap() > 0.1);
+        assert!(isolated.on_demand("m5.large").unwrap().amount > 0.1);
     }
 }

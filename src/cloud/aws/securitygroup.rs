@@ -20,8 +20,8 @@ pub struct Provider {
 impl Provider {
     /// A provider with an empty cache.
     #[must_use]
-    pub fn new(clients: Clients, clock: &Clock) -> Self {
-        Self { clients, groups: TtlCache::new(clock.clone(), Duration::from_secs(60)) }
+    pub fn new(clients: Clients, clock: &Clock, refresh: Duration) -> Self {
+        Self { clients, groups: TtlCache::new(clock.clone(), refresh) }
     }
 
     /// The security groups that a node class selects, by id.

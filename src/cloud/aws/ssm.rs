@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::cache::TtlCache;
 use super::clients::Clients;
 use super::errors::AwsError;
+use super::flight::Memo;
 use crate::clock::Clock;
 
 /// How long AWS's own parameters are kept.
@@ -36,39 +36,30 @@ pub struct Parameter {
 #[derive(Debug)]
 pub struct Provider {
     clients: Clients,
-    public: TtlCache<String, (Kind, String)>,
-    custom: TtlCache<String, String>,
-    /// One call at a time, so that node classes with the same alias share its answer.
-    asking: tokio::sync::Mutex<()>,
+    public: Memo<String, (Kind, String), AwsError>,
+    custom: Memo<String, (Kind, String), AwsError>,
 }
 
 impl Provider {
     /// A provider with empty caches.
     #[must_use]
     pub fn new(clients: Clients, clock: &Clock) -> Self {
-        Self {
-            clients,
-            public: TtlCache::new(clock.clone(), PUBLIC_TTL),
-            custom: TtlCache::new(clock.clone(), CUSTOM_TTL),
-            asking: tokio::sync::Mutex::new(()),
-        }
+        Self { clients, public: Memo::new(clock, PUBLIC_TTL), custom: Memo::new(clock, CUSTOM_TTL) }
     }
 
-    /// The value of a parameter. Failures are not kept.
+    /// The value of a parameter. Node classes that need the same one share a call; failures are
+    /// not kept.
     ///
     /// # Errors
     /// When SSM refuses; a parameter that does not exist is "not found".
     pub async fn get(&self, parameter: &Parameter) -> Result<String, AwsError> {
-        let _one_at_a_time = self.asking.lock().await;
+        let kept = if parameter.kind == Kind::Custom { &self.custom } else { &self.public };
+        let found = kept.get(&parameter.name, || self.read(parameter)).await?;
+        Ok(found.1)
+    }
+
+    async fn read(&self, parameter: &Parameter) -> Result<(Kind, String), AwsError> {
         let name = &parameter.name;
-        let cached = if parameter.kind == Kind::Custom {
-            self.custom.get(name)
-        } else {
-            self.public.get(name).map(|(_, value)| value)
-        };
-        if let Some(value) = cached {
-            return Ok(value);
-        }
         let answer = self
             .clients
             .ssm
@@ -79,12 +70,7 @@ impl Provider {
             .map_err(|e| AwsError::new("GetParameter", &e))?;
         let value = answer.parameter().and_then(|p| p.value()).unwrap_or_default().to_owned();
         tracing::info!("parameter" = name, "value" = value, "discovered ssm parameter");
-        if parameter.kind == Kind::Custom {
-            self.custom.set(name.clone(), value.clone());
-        } else {
-            self.public.set(name.clone(), (parameter.kind, value.clone()));
-        }
-        Ok(value)
+        Ok((parameter.kind, value))
     }
 
     /// The kept parameters that AWS may have moved, with their values.
@@ -98,6 +84,6 @@ impl Provider {
 
     /// Forgets a parameter, so that it is read again.
     pub fn forget(&self, name: &str) {
-        self.public.remove(&name.to_owned());
+        self.public.forget(&name.to_owned());
     }
 }

@@ -49,10 +49,24 @@ fn is_reserved(claim: &NodeClaim) -> bool {
     label(claim, labels::CAPACITY_TYPE) == Some(labels::CAPACITY_RESERVED)
 }
 
+/// Whether the claim or its Node says that the instance is in a reservation. The two are written
+/// one after the other, and whoever writes a Node may put old labels back.
+fn seems_reserved(ctx: &Context, claim: &NodeClaim) -> bool {
+    let id = claim.status.as_ref().and_then(|s| s.provider_id.as_deref()).unwrap_or_default();
+    is_reserved(claim)
+        || (!id.is_empty()
+            && ctx.cluster.nodes_by_provider_id(id).iter().any(|node| {
+                let label =
+                    node.metadata.labels.as_ref().and_then(|l| l.get(labels::CAPACITY_TYPE));
+                label.is_some_and(|c| c == labels::CAPACITY_RESERVED)
+            }))
+}
+
 /// An instance whose reservation is gone runs on, as an on-demand one: its labels follow. False
 /// when something is left to do since it changed meanwhile.
 async fn capacity_types(ctx: &Context, aws: &AwsProvider) -> Result<bool, Error> {
-    let reserved: Vec<_> = ctx.cluster.claims().into_iter().filter(|c| is_reserved(c)).collect();
+    let reserved: Vec<_> =
+        ctx.cluster.claims().into_iter().filter(|c| seems_reserved(ctx, c)).collect();
     if reserved.is_empty() {
         return Ok(true);
     }

@@ -11,15 +11,27 @@ use super::super::patch;
 use super::super::runner::{self, Identity};
 use super::super::{Context, Outcome};
 use super::{all_claims, condition, is_true, set_true, status_of};
-use crate::api::v1::{NodeClaim, NodePool};
+use crate::api::v1::{NodeClaim, NodePool, Operator};
 use crate::api::{annotations, conditions, labels};
 use crate::cluster::Change;
-use crate::scheduling::requirements::{Allow, Requirements};
+use crate::scheduling::instance_type::{InstanceType, Offering};
+use crate::scheduling::requirements::{Allow, Requirement, Requirements};
 
 const DISRUPTION: Identity =
     Identity { name: "nodeclaim.disruption", group: labels::GROUP, kind: "NodeClaim", workers: 10 };
 /// Drift is looked at again after this long.
 const DRIFT_PERIOD: Duration = Duration::from_secs(300);
+
+/// Claims younger than this are not asked whether their instance type still exists.
+const TYPE_CHECK_AGE: Duration = Duration::from_secs(3600);
+/// The reason of claims whose instance type the provider no longer has.
+const TYPE_NOT_FOUND: &str = "InstanceTypeNotFound";
+/// Labels of nodes in capacity reservations.
+const RESERVATION: [&str; 3] = [
+    labels::CAPACITY_RESERVATION_ID,
+    labels::CAPACITY_RESERVATION_TYPE,
+    labels::CAPACITY_RESERVATION_INTERRUPTIBLE,
+];
 
 /// Starts the controller.
 pub(super) fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
@@ -114,6 +126,7 @@ async fn drifted(
     let reason = if is_true(claim, conditions::LAUNCHED) {
         match static_drift(claim, pool) {
             Some(reason) => Some(reason.to_owned()),
+            None if type_is_gone(ctx, claim, pool).await => Some(TYPE_NOT_FOUND.to_owned()),
             None => match is_drifted(ctx, claim, pool).await {
                 Ok(reason) => reason,
                 Err(error) if error.is_not_found() => return Ok(()),
@@ -171,6 +184,44 @@ fn static_drift(claim: &NodeClaim, pool: &NodePool) -> Option<&'static str> {
     has.compatible(&wanted, Allow::Nothing).is_err().then_some("RequirementsDrifted")
 }
 
+/// Whether the provider no longer has the claim's instance type. New claims are not judged: what
+/// the provider knows may be older than they are.
+async fn type_is_gone(ctx: &Context, claim: &NodeClaim, pool: &NodePool) -> bool {
+    let created = claim.metadata.creation_timestamp.as_ref().map(|t| t.0);
+    if created.is_none_or(|at| ctx.clock.since(at) < TYPE_CHECK_AGE) {
+        return false;
+    }
+    // While the provider cannot say what there is, nothing is gone.
+    ctx.instance_types(pool).await.is_ok_and(|types| !is_offered(claim, &types))
+}
+
+/// Whether one of the types is the claim's, and can be had as the claim's labels say; an offering
+/// that is not available for the moment counts.
+fn is_offered(claim: &NodeClaim, types: &[Arc<InstanceType>]) -> bool {
+    let mut own = claim.metadata.labels.clone().unwrap_or_default();
+    let name = own.get(labels::INSTANCE_TYPE).cloned().unwrap_or_default();
+    // A label whose value is not known yet says nothing.
+    own.retain(|_, value| !value.is_empty());
+    let reserved = own.get(labels::CAPACITY_TYPE).is_some_and(|c| c == labels::CAPACITY_RESERVED);
+    if reserved {
+        // A reservation ends, and its instance runs on as an on-demand one.
+        own.retain(|key, _| !RESERVATION.contains(&key.as_str()));
+    }
+    let mut wanted = Requirements::from_labels(own.iter());
+    if reserved {
+        let kinds = [labels::CAPACITY_RESERVED, labels::CAPACITY_ON_DEMAND];
+        wanted.replace(Requirement::new(labels::CAPACITY_TYPE, Operator::In, kinds));
+    }
+    let fits = |o: &Offering| {
+        let mut of_offering = o.requirements.clone();
+        if reserved {
+            RESERVATION.iter().for_each(|key| of_offering.remove(key));
+        }
+        wanted.compatible(&of_offering, Allow::WellKnown).is_ok()
+    };
+    types.iter().filter(|t| *t.name == *name).any(|t| t.offerings.iter().any(fits))
+}
+
 #[cfg(test)]
 mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -226,5 +277,42 @@ mod tests {
         let amd =
             claim(json!({"metadata": {"labels": {"kubernetes.io/arch": "amd64"}}, "spec": {}}));
         assert_eq!(static_drift(&amd, &arm), Some("RequirementsDrifted"));
+    }
+
+    #[test]
+    fn a_claim_whose_type_can_no_longer_be_had_has_drifted() {
+        let offering = |capacity: &str, more: &[(&str, &str)], available: bool| Offering {
+            requirements: [(labels::CAPACITY_TYPE, capacity), (labels::ZONE, "a")]
+                .iter()
+                .chain(more)
+                .map(|(key, value)| Requirement::is(key, value))
+                .collect(),
+            available,
+            ..Offering::default()
+        };
+        let types = |offerings: Vec<Offering>| {
+            [Arc::new(InstanceType { name: "m5.large".into(), offerings, ..Default::default() })]
+        };
+        let node = |kind: &str, capacity: &str, zone: &str| {
+            claim(json!({"spec": {}, "metadata": {"labels": {labels::INSTANCE_TYPE: kind,
+                labels::CAPACITY_TYPE: capacity, labels::ZONE: zone,
+                labels::PLACEMENT_GROUP_PARTITION: "", labels::CAPACITY_RESERVATION_ID: "cr-1"}}}))
+        };
+        let on_demand = types(vec![offering("on-demand", &[], false)]);
+        for (want, kind, capacity, zone) in [
+            (true, "m5.large", "on-demand", "a"),
+            (false, "m1.large", "on-demand", "a"),
+            (false, "m5.large", "spot", "a"),
+            (false, "m5.large", "on-demand", "b"),
+            // The reservation is gone; the instance is taken for an on-demand one.
+            (true, "m5.large", "reserved", "a"),
+        ] {
+            let node = node(kind, capacity, zone);
+            assert_eq!(is_offered(&node, &on_demand), want, "{kind} {capacity} {zone}");
+        }
+        let other = [(labels::CAPACITY_RESERVATION_ID, "cr-2")];
+        let reserved = types(vec![offering("reserved", &other, true)]);
+        assert!(is_offered(&node("m5.large", "reserved", "a"), &reserved));
+        assert!(!is_offered(&node("m5.large", "reserved", "b"), &reserved));
     }
 }

@@ -9,6 +9,7 @@ use super::{Controller, MINUTE, status_of};
 use crate::api::conditions;
 use crate::api::v1::EC2NodeClass;
 use crate::cloud::aws::ami::AmiError;
+use crate::cloud::aws::errors::AwsError;
 use crate::cloud::aws::{capacityreservation, placementgroup};
 use crate::operator::logging;
 
@@ -21,6 +22,14 @@ fn is_settled(class: &EC2NodeClass, kind: &str) -> bool {
 }
 
 impl Controller {
+    /// Reports a call that the policy does not allow on the condition that needs its answer. One
+    /// that holds for the class as it is now stays: what was found is still right.
+    pub(super) fn report_denied(&self, class: &mut EC2NodeClass, kind: &str, error: &AwsError) {
+        if error.is_unauthorized() && !is_settled(class, kind) {
+            self.set(class, kind, conditions::FALSE, "Unauthorized", &error.denial());
+        }
+    }
+
     pub(super) async fn amis(&self, class: &mut EC2NodeClass) -> Outcome {
         let kind = conditions::AMIS_READY;
         let version = self.aws.version.get().await?;
@@ -39,6 +48,9 @@ impl Controller {
                         "AMISelector did not match any AMIs, there are none for the alias {alias:?}"
                     );
                     self.set(class, kind, conditions::FALSE, "AMINotFound", &message);
+                }
+                if let AmiError::Aws { error, .. } = &error {
+                    self.report_denied(class, kind, error);
                 }
                 return Err(Error::Other(error.to_string()));
             }
@@ -148,7 +160,8 @@ impl Controller {
 
     pub(super) async fn subnets(&self, class: &mut EC2NodeClass) -> Outcome {
         let kind = conditions::SUBNETS_READY;
-        let found = self.aws.subnets.list(class).await?;
+        let outcome = self.aws.subnets.list(class).await;
+        let found = outcome.inspect_err(|e| self.report_denied(class, kind, e))?;
         if found.is_empty() {
             status_of(class).subnets.clear();
             let message = "SubnetSelector did not match any Subnets";
@@ -171,7 +184,8 @@ impl Controller {
 
     pub(super) async fn security_groups(&self, class: &mut EC2NodeClass) -> Outcome {
         let kind = conditions::SECURITY_GROUPS_READY;
-        let found = self.aws.security_groups.list(class).await?;
+        let outcome = self.aws.security_groups.list(class).await;
+        let found = outcome.inspect_err(|e| self.report_denied(class, kind, e))?;
         if found.is_empty() && !class.spec.security_group_selector_terms.is_empty() {
             status_of(class).security_groups.clear();
             let message = "SecurityGroupSelector did not match any SecurityGroups";

@@ -36,9 +36,9 @@ pub(super) enum Stop {
     Verdict(Failure),
     /// The answer is no for now, and is not worth keeping.
     Condition(Failure, Option<Duration>),
-    /// There is no answer yet.
+    /// There is no answer yet, since something that is on its way is not there.
     Again(Duration),
-    /// Something else went wrong.
+    /// Something went wrong that may pass: it is logged, and tried again with growing delays.
     Error(String),
 }
 
@@ -57,10 +57,10 @@ const RUN_INSTANCES: Call = Call { name: "RunInstances", reason: "RunInstancesAu
 impl Call {
     /// What an error of the call means for the class.
     fn stop(self, error: &AwsError) -> Stop {
-        if error.is_rate_limited() || error.is_server_fault() {
-            return Stop::Again(SOON);
-        }
         let name = self.name;
+        if error.is_rate_limited() || error.is_server_fault() {
+            return Stop::Error(format!("validating ec2:{name} authorization, {error}"));
+        }
         if error.is_unauthorized() {
             match name {
                 "CreateFleet" => {
@@ -226,7 +226,12 @@ impl Controller {
             let answer = request.customize().config_override(once()).send().await;
             match answer.map_err(|e| AwsError::new("RunInstances", &e)) {
                 Err(error) if !error.is_dry_run_success() => {
+                    // A throttled API is not asked for each subnet in turn.
+                    let stop = error.is_rate_limited();
                     first.get_or_insert(error);
+                    if stop {
+                        break;
+                    }
                 }
                 _ => return Ok(()),
             }
@@ -438,12 +443,9 @@ mod tests {
     #[test]
     fn errors_of_dry_runs_are_told_apart() {
         let error = |code: &str, message: &str| AwsError::local("CreateFleet", code, message);
-        assert!(matches!(CREATE_FLEET.stop(&error("RequestLimitExceeded", "")), Stop::Again(_)));
-        assert!(matches!(CREATE_FLEET.stop(&error("InternalError", "")), Stop::Again(_)));
-        assert!(matches!(
-            CREATE_FLEET.stop(&error("InvalidSubnetID.NotFound", "")),
-            Stop::Error(_)
-        ));
+        for code in ["RequestLimitExceeded", "InternalError", "InvalidSubnetID.NotFound"] {
+            assert!(matches!(CREATE_FLEET.stop(&error(code, "")), Stop::Error(_)), "{code}");
+        }
         let Stop::Verdict((reason, message)) =
             CREATE_FLEET.stop(&error("UnauthorizedOperation", ""))
         else {

@@ -29,8 +29,16 @@ pub(super) fn start(ctx: &Arc<Context>, aws: &Arc<AwsProvider>, tasks: &mut Join
         HASH,
         Arc::clone(ctx),
         super::all_classes,
-        |_, change| match change {
+        |ctx, change| match change {
             Change::NodeClass(name) => vec![name.clone()],
+            // A claim may be written with an old stamp after its class has got the new one.
+            Change::NodeClaim(name) => ctx
+                .cluster
+                .claim(name)
+                .filter(|claim| has_other_version(claim))
+                .map(|claim| claim.spec.node_class_ref.name.clone())
+                .into_iter()
+                .collect(),
             _ => Vec::new(),
         },
         move |ctx, name| {
@@ -48,8 +56,9 @@ async fn reconcile(ctx: &Context, aws: &AwsProvider, name: &str) -> Outcome {
     let hash = aws.class_hash(&class);
     let marks = class.metadata.annotations.get_or_insert_default();
     let version = annotations::EC2NODECLASS_HASH_VERSION_VALUE;
-    if marks.get(annotations::EC2NODECLASS_HASH_VERSION).is_none_or(|v| v != version) {
-        take_over(ctx, name, &|claim| aws.claim_hash(&before, claim)).await?;
+    let outdated = marks.get(annotations::EC2NODECLASS_HASH_VERSION).is_none_or(|v| v != version);
+    if outdated || ctx.cluster.claims().iter().any(|c| has_other_version(c)) {
+        take_over(ctx, name, outdated, &|claim| aws.claim_hash(&before, claim)).await?;
     }
     marks.insert(annotations::EC2NODECLASS_HASH.to_owned(), hash);
     marks.insert(annotations::EC2NODECLASS_HASH_VERSION.to_owned(), version.to_owned());
@@ -62,11 +71,27 @@ async fn reconcile(ctx: &Context, aws: &AwsProvider, name: &str) -> Outcome {
 /// The hash that a claim of the class is stamped with today.
 type HashFor<'a> = &'a (dyn Fn(&NodeClaim) -> String + Sync);
 
-/// Claims stamped with another version get today's, so that an upgrade drifts nothing.
-async fn take_over(ctx: &Context, class: &str, hash_for: HashFor<'_>) -> Result<(), Error> {
+/// Whether a claim is stamped with the version of another release.
+fn has_other_version(claim: &NodeClaim) -> bool {
+    let stamp = claim.metadata.annotations.as_ref();
+    let stamp = stamp.and_then(|a| a.get(annotations::EC2NODECLASS_HASH_VERSION));
+    stamp.is_some_and(|v| v != annotations::EC2NODECLASS_HASH_VERSION_VALUE)
+}
+
+/// Claims stamped with another version get today's, so that an upgrade drifts nothing. Those
+/// without a stamp are left to their launch unless `all` are asked for.
+async fn take_over(
+    ctx: &Context,
+    class: &str,
+    all: bool,
+    hash_for: HashFor<'_>,
+) -> Result<(), Error> {
     let api = Api::<NodeClaim>::all(ctx.client.clone());
     let mut failures = Vec::new();
     for before in ctx.cluster.claims_of_class(class) {
+        if !all && !has_other_version(&before) {
+            continue;
+        }
         let Some(claim) = restamped(&before, class, hash_for) else { continue };
         if let Err(error) = patch::apply(&api, &before, &claim, Lock::None).await {
             failures.push(error.to_string());
@@ -80,7 +105,9 @@ fn restamped(claim: &NodeClaim, class: &str, hash_for: HashFor<'_>) -> Option<No
     let version = annotations::EC2NODECLASS_HASH_VERSION;
     let today = annotations::EC2NODECLASS_HASH_VERSION_VALUE;
     let stamp = claim.metadata.annotations.as_ref().and_then(|a| a.get(version));
-    if claim.spec.node_class_ref.name != class || stamp.is_some_and(|v| v == today) {
+    let reference = &claim.spec.node_class_ref;
+    let own = matches!(reference.group.as_str(), "" | labels::AWS_GROUP);
+    if !own || reference.name != class || stamp.is_some_and(|v| v == today) {
         return None;
     }
     let hash = hash_for(claim);
@@ -126,5 +153,18 @@ mod tests {
         assert_eq!(hash(&restamped(&claim("a", "v5", drifted)).unwrap()), "old");
         assert!(restamped(&claim("a", "v6", json!([]))).is_none());
         assert!(restamped(&claim("b", "v5", json!([]))).is_none());
+        // A class of the same name may be another provider's.
+        let mut foreign = claim("a", "v5", json!([]));
+        foreign.spec.node_class_ref.group = "eks.amazonaws.com".to_owned();
+        assert!(restamped(&foreign).is_none());
+    }
+
+    #[test]
+    fn a_claim_with_an_old_stamp_is_found_whenever_it_was_written() {
+        assert!(has_other_version(&claim("a", "v5", json!([]))));
+        assert!(!has_other_version(&claim("a", "v6", json!([]))));
+        let mut fresh = claim("a", "v6", json!([]));
+        fresh.metadata.annotations = None;
+        assert!(!has_other_version(&fresh), "its launch stamps it");
     }
 }

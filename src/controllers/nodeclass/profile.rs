@@ -41,12 +41,18 @@ impl Controller {
         Ok(None)
     }
 
-    /// A role that IAM does not know is the user's to mend, and is said; other failures pass.
+    /// A role that IAM does not know and a call that the policy does not allow are the user's to
+    /// mend, and are reported; other failures pass.
     fn no_profile(&self, class: &mut EC2NodeClass, role: &str, error: &ProfileError) -> Outcome {
-        if error.is_role_missing() {
-            let message = format!("spec.role: IAM has no role {role:?}");
-            let kind = conditions::INSTANCE_PROFILE_READY;
-            self.set(class, kind, conditions::FALSE, "RoleNotFound", &message);
+        let kind = conditions::INSTANCE_PROFILE_READY;
+        match error {
+            ProfileError::RoleNotFound(_) => {
+                let message = format!("spec.role: IAM has no role {role:?}");
+                self.set(class, kind, conditions::FALSE, "RoleNotFound", &message);
+            }
+            ProfileError::Get(_, error) | ProfileError::Create(error) => {
+                self.report_denied(class, kind, error);
+            }
         }
         Err(Error::Other(error.to_string()))
     }

@@ -52,11 +52,14 @@ impl Controller {
         if AmiFamily::of(class) == AmiFamily::Al2023
             && let Err(error) = self.aws.launch_templates.resolve_cidr().await
         {
-            if error.is_server_fault() {
-                return Ok(Some(Duration::from_secs(5)));
+            // An outage says nothing about the class.
+            if !error.is_server_fault() && !error.is_rate_limited() {
+                let mut message = "Failed to detect the cluster CIDR".to_owned();
+                if error.is_unauthorized() {
+                    message = format!("{message}: {}", error.denial());
+                }
+                self.set(class, kind, conditions::FALSE, "ClusterCIDRResolutionFailed", &message);
             }
-            let message = "Failed to detect the cluster CIDR";
-            self.set(class, kind, conditions::FALSE, "ClusterCIDRResolutionFailed", message);
             return Err(Error::Other(format!("failed to detect the cluster CIDR, {error}")));
         }
         let expressions = self.ctx.settings.aws_gates.node_class_cel;

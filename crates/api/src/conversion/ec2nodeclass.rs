@@ -22,6 +22,7 @@ const V1_FIELDS: &[&str] = &[
     "capacityReservationSelectorTerms",
     "connectionTracking",
     "cpuOptions",
+    "enclaveOptions",
     "ipPrefixCount",
     "kubelet",
     "networkInterfaces",

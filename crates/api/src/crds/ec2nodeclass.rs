@@ -270,6 +270,7 @@ fn options(s: &mut Value) {
         set(s, &path, json!({"format": "int32", "minimum": min, "maximum": max}));
     }
     one_of(s, "spec.cpuOptions.nestedVirtualization", &["enabled", "disabled"]);
+    set(s, "spec.enclaveOptions", json!({"required": ["enabled"]}));
     set(s, "spec.ipPrefixCount", json!({"format": "int32", "minimum": 0}));
     metadata_options(s, 1);
     let interfaces = "spec.networkInterfaces";
@@ -380,6 +381,7 @@ fn schema_v1beta1(mut schema: Value) -> Value {
             "capacityReservationSelectorTerms",
             "connectionTracking",
             "cpuOptions",
+            "enclaveOptions",
             "ipPrefixCount",
             "kubelet",
             "networkInterfaces",

@@ -56,6 +56,9 @@ pub struct EC2NodeClassSpec {
     /// Detailed monitoring.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detailed_monitoring: Option<bool>,
+    /// Nitro Enclaves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enclave_options: Option<EnclaveOptions>,
     /// Name of an instance profile that the user manages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance_profile: Option<String>,
@@ -96,6 +99,12 @@ pub struct EC2NodeClassSpec {
 }
 
 impl EC2NodeClass {
+    /// Whether its instances must be able to run Nitro Enclaves.
+    #[must_use]
+    pub fn wants_enclaves(&self) -> bool {
+        self.spec.enclave_options.as_ref().is_some_and(|o| o.enabled)
+    }
+
     /// The class with the kubelet's settings that a NodePool or NodeClaim brings along from
     /// v1beta1, where they stood there: those count instead of the class' own.
     ///
@@ -254,6 +263,14 @@ pub struct CpuOptions {
     /// `enabled` or `disabled`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nested_virtualization: Option<String>,
+}
+
+/// Settings of Nitro Enclaves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EnclaveOptions {
+    /// True for instances that can run enclaves.
+    pub enabled: bool,
 }
 
 /// Settings of the instance metadata service.

@@ -23,6 +23,8 @@ pub struct Candidate {
     pub instance_type: Option<Arc<InstanceType>>,
     /// Price an hour; zero when unknown.
     pub price: f64,
+    /// The price is an estimate, which justifies no replacement.
+    pub price_estimated: bool,
     /// One, and what evicting its pods costs on top.
     pub disruption_cost: f64,
     /// Pods that need another node.
@@ -176,18 +178,18 @@ fn build(
     let of = |key: &str| node.labels().get(key).map(String::as_str).unwrap_or_default();
     let instance_type =
         pool.instance_types.iter().find(|t| *t.name == *of(labels::INSTANCE_TYPE)).cloned();
-    let price = instance_type
-        .as_ref()
-        .and_then(|t| {
-            t.offerings.iter().find(|o| {
-                o.zone() == of(labels::ZONE) && o.capacity_type() == of(labels::CAPACITY_TYPE)
-            })
+    let offering = instance_type.as_ref().and_then(|t| {
+        t.offerings.iter().find(|o| {
+            o.zone() == of(labels::ZONE) && o.capacity_type() == of(labels::CAPACITY_TYPE)
         })
-        .map_or(0.0, |o| if o.price.is_finite() { o.price } else { 0.0 });
+    });
+    let price = offering.map(|o| o.price).filter(|p| p.is_finite()).unwrap_or(0.0);
+    let price_estimated = offering.is_some_and(|o| o.price_estimated);
     Ok(Candidate {
         pool: Arc::clone(&pool.node_pool),
         instance_type,
         price,
+        price_estimated,
         disruption_cost: disruption_cost(&node.pods),
         pods: node.pods.iter().filter(|p| p.is_reschedulable()).cloned().collect(),
         node: node.clone(),

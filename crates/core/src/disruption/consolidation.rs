@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Candidate, Command, Input, Method, Reason, simulation};
 use crate::api::labels;
 use crate::api::v1::{ConsolidationPolicy, Operator};
-use crate::scheduling::instance_type::{InstanceType, sort_by_price};
+use crate::scheduling::instance_type::{InstanceType, Offering, sort_by_price};
 use crate::scheduling::requirements::{Requirement, Requirements};
 use crate::scheduling::results::PlannedClaim;
 
@@ -65,6 +65,10 @@ fn cheaper(
     total: f64,
     method: Method,
 ) -> Result<PlannedClaim, String> {
+    if let Some(candidate) = candidates.iter().find(|c| c.price_estimated) {
+        let kind = candidate.label(labels::INSTANCE_TYPE).unwrap_or_default();
+        return Err(format!("Can't replace with a cheaper node, the price of {kind} is estimated"));
+    }
     let capacity = |requirements: &Requirements, value: &str| {
         requirements.get(labels::CAPACITY_TYPE).is_none_or(|r| r.has(value))
     };
@@ -148,14 +152,16 @@ fn below(claim: &mut PlannedClaim, limit: f64) -> Result<(), String> {
 }
 
 /// The dearest price that a launch can come to: of the capacity type that a launch would choose.
+/// An estimated price may be any.
 #[must_use]
 pub fn worst_launch_price(kind: &InstanceType, requirements: &Requirements) -> f64 {
+    let price = |o: &Offering| if o.price_estimated { f64::MAX } else { o.price };
     [labels::CAPACITY_RESERVED, labels::CAPACITY_SPOT, labels::CAPACITY_ON_DEMAND]
         .iter()
         .find_map(|capacity_type| {
             kind.compatible_offerings(requirements)
                 .filter(|o| o.capacity_type() == *capacity_type)
-                .map(|o| o.price)
+                .map(price)
                 .max_by(f64::total_cmp)
         })
         .unwrap_or(f64::MAX)

@@ -158,6 +158,32 @@ fn a_large_node_is_replaced_with_a_cheaper_one() {
 }
 
 #[test]
+fn an_estimated_price_never_justifies_a_replacement() {
+    let estimated = |wanted: &'static [&'static str]| {
+        let nodes = vec![node("big", "large", "16", ALL, &["1"])];
+        let mut snapshot = snapshot(json!({}), nodes);
+        let types = snapshot.node_pools[0].instance_types.iter().map(|kind| {
+            let mut kind = (**kind).clone();
+            kind.offerings[0].price_estimated = wanted.contains(&&*kind.name);
+            Arc::new(kind)
+        });
+        snapshot.node_pools[0].instance_types = types.collect();
+        run(&snapshot, Method::SingleNode)
+    };
+    let types = |decision: Decision| -> Vec<String> {
+        let mut command = decision.command.unwrap();
+        command.replacements.remove(0).instance_types.iter().map(|t| t.name.to_string()).collect()
+    };
+    assert_eq!(types(estimated(&["small"])), ["medium"]);
+    let decision = estimated(&["small", "medium"]);
+    assert!(decision.command.is_none());
+    assert_eq!(decision.rejected["big"], "Can't replace with a cheaper node");
+    let decision = estimated(&["large"]);
+    assert!(decision.command.is_none(), "what the node costs is not known either");
+    assert!(decision.rejected["big"].ends_with("the price of large is estimated"));
+}
+
+#[test]
 fn several_nodes_become_one() {
     let nodes = (0..4).map(|i| node(&format!("n{i}"), "medium", "4", ALL, &["900m"])).collect();
     let budget = json!({"budgets": [{"nodes": "100%"}]});

@@ -55,10 +55,15 @@ pub struct Offering {
     pub requirements: Requirements,
     /// Price an hour, in the provider's currency.
     pub price: f64,
+    /// True for a price that nobody published: good for an order, but no reason to replace a node.
+    pub price_estimated: bool,
     /// False while the provider knows that it cannot be had.
     pub available: bool,
     /// For reserved offerings: how many more instances the reservation holds.
     pub reservation_capacity: i64,
+    /// For reserved offerings: all that keeps it from being available is that the reservation is
+    /// full, which may pass.
+    pub reservation_full: bool,
     /// True when a NodeOverlay set the price.
     pub price_overlay: bool,
     /// Amounts that replace or extend the type's capacity for instances from this offering.

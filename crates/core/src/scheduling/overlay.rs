@@ -273,6 +273,8 @@ impl TypeChanges {
         for offering in &mut changed.offerings {
             if let Some((_, change)) = self.prices.get(&identity(offering)) {
                 offering.price = change.of(offering.price);
+                // A price that the administrator set is known.
+                offering.price_estimated &= !matches!(change, PriceChange::Set(_));
                 offering.price_overlay = true;
             }
         }

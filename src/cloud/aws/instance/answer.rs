@@ -32,8 +32,7 @@ impl Provider {
         if let Some(placed) = &answer.placed {
             return Ok(self.launched(attempt, placed));
         }
-        let texts: BTreeSet<String> =
-            answer.errors.iter().map(|e| format!("{}: {}", e.code, e.message)).collect();
+        let texts: BTreeSet<String> = answer.errors.iter().map(ToString::to_string).collect();
         let text = texts.into_iter().collect::<Vec<_>>().join("; ");
         let message = format!("with fleet error(s), {text}");
         // The call itself went well; what it could not do has a name in the log all the same.
@@ -61,8 +60,9 @@ impl Provider {
         let place = refused.place.clone().unwrap_or_default();
         let subnet = attempt.subnets.values().find(|c| c.subnet.zone == place.zone);
         let zone_id = subnet.and_then(|c| c.subnet.zone_id.as_deref()).unwrap_or_default();
+        let (reason, _) = errors::launch_failure(&refused.to_string());
         metrics::INSTANCE_LAUNCH_FAILURES
-            .with_label_values(&[&place.zone, zone_id, attempt.capacity_type, &refused.code])
+            .with_label_values(&[&place.zone, zone_id, attempt.capacity_type, reason])
             .inc();
         if refused.code == errors::SPOT_ROLE_MISSING {
             self.unavailable.mark_capacity_type(labels::CAPACITY_SPOT);

@@ -214,6 +214,12 @@ pub struct Refused {
     pub place: Option<Place>,
 }
 
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)
+    }
+}
+
 impl Place {
     fn of(place: Option<&FleetLaunchTemplateOverrides>) -> Option<Self> {
         let place = place?;
@@ -298,8 +304,8 @@ async fn send(
     members: &[Member],
 ) -> Result<CreateFleetOutput, AwsError> {
     let count = i32::try_from(members.len()).unwrap_or(i32::MAX);
-    let mut tags = content.tags.clone();
-    tags.extend([identity::tag(members)]);
+    let mut of_instances = content.tags.clone();
+    of_instances.extend([identity::tag(members)]);
     let mut request = clients
         .ec2
         .create_fleet()
@@ -318,9 +324,11 @@ async fn send(
                 })
                 .build(),
         );
-    for kind in [ResourceType::Instance, ResourceType::Volume, ResourceType::Fleet] {
-        request = request.tag_specifications(tags::specification(kind, &tags));
-    }
+    // For whom an instance is stands on the instance alone: there it is looked for.
+    request = request
+        .tag_specifications(tags::specification(ResourceType::Instance, &of_instances))
+        .tag_specifications(tags::specification(ResourceType::Volume, &content.tags))
+        .tag_specifications(tags::specification(ResourceType::Fleet, &content.tags));
     request = match content.market {
         Market::Spot => request.spot_options(spot_options(content.prioritized)),
         Market::OnDemand | Market::Reserved => {

@@ -25,7 +25,7 @@ use crate::scheduling::instance_type::InstanceType;
 use crate::scheduling::requirements::{Requirement, Requirements};
 
 /// How old a list of instances may be that lost launches are looked for in.
-const FRESH: Duration = Duration::from_secs(2);
+pub(super) const FRESH: Duration = Duration::from_secs(2);
 /// Launches of an earlier process are not given up before EC2 had this long to show them.
 const SETTLED: Duration = Duration::from_secs(5);
 /// What is remembered of a claim's launches is forgotten after this long without another.
@@ -305,15 +305,7 @@ impl Provider {
 
     /// One list for everybody who looks for his instance at the same time.
     async fn lately_listed(&self) -> Result<Arc<[Instance]>, Error> {
-        let mut known = self.listed.lock().await;
-        if let Some((at, list)) = &*known
-            && self.clock.since(*at) < FRESH
-        {
-            return Ok(Arc::clone(list));
-        }
-        let list: Arc<[Instance]> = self.list().await?.into();
-        *known = Some((self.clock.now(), Arc::clone(&list)));
-        Ok(list)
+        self.listed.get(&(), || async { Ok(self.list().await?.into()) }).await
     }
 
     async fn claims(&self) -> Result<Vec<Claimed>, Error> {

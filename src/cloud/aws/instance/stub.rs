@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -33,6 +34,8 @@ pub(super) struct Stub {
     /// Answers to give, by action, each once: status and body.
     answers: Mutex<BTreeMap<&'static str, VecDeque<(u16, String)>>>,
     calls: Mutex<Vec<Call>>,
+    /// The next call of this action takes so long.
+    slow: Mutex<Option<(&'static str, Duration)>>,
     /// What was written to the API server.
     written: Mutex<Vec<Value>>,
     /// NodeClaims that the API server has.
@@ -48,6 +51,11 @@ impl Stub {
     /// The next call of that action fails.
     pub(super) fn fail(&self, action: &'static str, status: u16, code: &str, message: &str) {
         self.push(action, status, failure(code, message));
+    }
+
+    /// The next call of that action is answered after a while.
+    pub(super) fn slow(&self, action: &'static str, delay: Duration) {
+        *self.slow.lock() = Some((action, delay));
     }
 
     fn push(&self, action: &'static str, status: u16, body: String) {
@@ -125,6 +133,10 @@ async fn serve(State(stub): State<Arc<Stub>>, method: Method, uri: Uri, body: By
     .unwrap();
     let action = call["Action"].clone();
     stub.calls.lock().push(call);
+    let delay = stub.slow.lock().take_if(|(slow, _)| *slow == action);
+    if let Some((_, delay)) = delay {
+        tokio::time::sleep(delay).await;
+    }
     let given = stub.answers.lock().get_mut(action.as_str()).and_then(VecDeque::pop_front);
     let (status, text) = given.unwrap_or_else(|| Stub::usual(&action));
     let status = axum::http::StatusCode::from_u16(status).unwrap();
@@ -162,11 +174,8 @@ impl World {
         let clock = Clock::manual(Timestamp::from_second(1_000_000).unwrap());
         let unavailable = Arc::new(UnavailableOfferings::new(&clock));
         let permissions = Arc::new(Permissions::new(&clock));
-        let subnets = Arc::new(subnet::Provider::new(
-            clients.clone(),
-            &clock,
-            std::time::Duration::from_secs(60),
-        ));
+        let subnets =
+            Arc::new(subnet::Provider::new(clients.clone(), &clock, Duration::from_secs(60)));
         let reservations =
             Arc::new(capacityreservation::Provider::new(clients.clone(), &clock, &permissions));
         let cluster = launchtemplate::Cluster {
@@ -199,7 +208,7 @@ impl World {
         };
         let provider = Provider::new(parts, options);
         // Launches of an earlier process have settled.
-        clock.advance(std::time::Duration::from_secs(60));
+        clock.advance(Duration::from_secs(60));
         Self { stub, provider, unavailable, subnets, reservations, kube, clock }
     }
 }

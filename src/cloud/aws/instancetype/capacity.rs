@@ -4,7 +4,7 @@ use super::Options;
 use super::expressions::{self, Variables};
 use super::info::{Device, Info};
 use super::kubelet::{MaxPods, Settings, eviction_amount};
-use super::network::{branch_interfaces, eni_limited_pods};
+use super::network::{branch_interfaces, eni_limited_pods, windows_addresses};
 use crate::api::v1::EC2NodeClass;
 use crate::cloud::aws::ami::AmiFamily;
 use crate::scheduling::instance_type::Overhead;
@@ -123,9 +123,7 @@ impl Subject<'_> {
             list.set(Name::from(name), amount);
         }
         if self.family.windows_build().is_some() {
-            let addresses =
-                info.network_info.as_ref().map_or(0, |n| n.ipv4_addresses_per_interface);
-            list.set(Name::from(PRIVATE_IPV4), (addresses - 1).max(0));
+            list.set(Name::from(PRIVATE_IPV4), windows_addresses(info));
         }
         list
     }

@@ -22,6 +22,7 @@ pub(super) fn compatible(
     let interfaces = spec.network_interfaces.as_deref().unwrap_or_default();
     compatible_with_class(&info.instance_type, class)
         && nested_ok
+        && (!class.wants_enclaves() || info.nitro_enclaves_support.as_deref() == Some("supported"))
         && group.is_none_or(|g| strategies.contains(&g.strategy))
         && (spec.connection_tracking.is_none() || info.hypervisor.as_deref() == Some("nitro"))
         && (interfaces.is_empty()

@@ -5,20 +5,43 @@ use std::sync::LazyLock;
 
 use super::info::Info;
 
-/// Types whose baseline bandwidth the rule below does not give, in Mbit/s.
-static BANDWIDTHS: LazyLock<HashMap<&'static str, i64>> =
+/// Types whose baseline bandwidth the rule below does not give, in Mbit/s; nothing for those whose
+/// figure is not published.
+static BANDWIDTHS: LazyLock<HashMap<&'static str, Option<i64>>> =
     LazyLock::new(|| table(include_str!("../../../../data/network-bandwidth.csv")));
 
-/// Types whose number of branch interfaces the rule below does not give.
-static BRANCHES: LazyLock<HashMap<&'static str, i64>> =
-    LazyLock::new(|| table(include_str!("../../../../data/branch-interfaces.csv")));
+/// What the VPC resource controller, which makes branch interfaces and hands out addresses to
+/// Windows pods, knows of each type. It does neither on types that it does not know.
+static LIMITS: LazyLock<HashMap<&'static str, Limits>> = LazyLock::new(|| {
+    let text: &'static str = include_str!("../../../../data/network-limits.csv");
+    let limits = |line: &'static str| {
+        let mut cells = line.split(',');
+        let name = cells.next()?;
+        let mut number = || cells.next()?.parse().ok();
+        Some((name, Limits { branches: number()?, addresses: number()? }))
+    };
+    text.lines().skip(1).filter_map(limits).collect()
+});
+
+/// Limits of a type's network interfaces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Limits {
+    /// Branch interfaces; 0 where there is no trunking.
+    branches: i64,
+    /// IPv4 addresses of each interface.
+    addresses: i64,
+}
+
+fn limits(info: &Info) -> Limits {
+    LIMITS.get(info.instance_type.as_str()).copied().unwrap_or_default()
+}
 
 /// Names and numbers of a file with a heading; `data/README.md` tells where it comes from.
-fn table(text: &'static str) -> HashMap<&'static str, i64> {
+fn table(text: &'static str) -> HashMap<&'static str, Option<i64>> {
     text.lines()
         .skip(1)
         .filter_map(|line| line.split_once(','))
-        .filter_map(|(name, number)| Some((name, number.trim().parse().ok()?)))
+        .map(|(name, number)| (name, number.trim().parse().ok()))
         .collect()
 }
 
@@ -26,7 +49,7 @@ fn table(text: &'static str) -> HashMap<&'static str, i64> {
 #[must_use]
 pub fn bandwidth(info: &Info) -> Option<i64> {
     if let Some(known) = BANDWIDTHS.get(info.instance_type.as_str()) {
-        return Some(*known);
+        return *known;
     }
     let network = info.network_info.as_ref()?;
     let advertised = gigabits(&network.network_performance)?;
@@ -58,49 +81,16 @@ pub fn eni_limited_pods(info: &Info, taken: i64) -> i64 {
     usable * (addresses - 1) + 2
 }
 
-/// Families on Nitro that cannot trunk interfaces.
-const NO_TRUNKING: &[&str] = &["t1", "t2", "t3", "t3a", "t4g", "u-6tb1"];
-
 /// Branch interfaces for pods with security groups of their own; 0 where there is no trunking.
 #[must_use]
 pub fn branch_interfaces(info: &Info) -> i64 {
-    if let Some(known) = BRANCHES.get(info.instance_type.as_str()) {
-        return *known;
-    }
-    let family = info.family();
-    if info.hypervisor.as_deref() == Some("xen") || NO_TRUNKING.contains(&family) {
-        return 0;
-    }
-    if family.starts_with("mac") {
-        return 6;
-    }
-    let Some(network) = info.network_info.as_ref() else { return 0 };
-    let mut cores = info.v_cpu_info.default;
-    if family.contains("-flex") {
-        cores /= 2;
-    }
-    let total = match cores {
-        ..=1 => 6,
-        2 => 12,
-        3..=4 => 22,
-        5..=8 => 42,
-        9..=16 => 62,
-        17..=48 if is_older(info) => 62,
-        17..=32 => 92,
-        _ => 122,
-    };
-    let interfaces: i64 = network.network_cards.iter().map(|c| c.maximum_network_interfaces).sum();
-    (total - interfaces).clamp(0, 120)
+    limits(info).branches
 }
 
-/// Graviton, and everything up to the fifth generation.
-fn is_older(info: &Info) -> bool {
-    let arm = info
-        .processor_info
-        .as_ref()
-        .is_some_and(|p| p.supported_architectures.iter().any(|a| a == "arm64"));
-    let (_, generation) = super::requirements::category_and_generation(&info.instance_type);
-    arm || generation.and_then(|g| g.parse::<i64>().ok()).is_none_or(|g| g <= 5)
+/// Addresses for Windows pods: those of one interface but its own.
+#[must_use]
+pub fn windows_addresses(info: &Info) -> i64 {
+    (limits(info).addresses - 1).max(0)
 }
 
 #[cfg(test)]
@@ -122,8 +112,21 @@ mod tests {
 
     #[test]
     fn the_tables_are_read() {
-        assert_eq!(BANDWIDTHS["i7ie.48xlarge"], 100_000);
-        assert_eq!(BRANCHES["p5.48xlarge"], 120);
-        assert!(BRANCHES.len() > 100);
+        assert_eq!(BANDWIDTHS["i7ie.48xlarge"], Some(100_000));
+        assert_eq!(BANDWIDTHS["r9g.large"], None);
+        assert_eq!(LIMITS["p5.48xlarge"].branches, 120);
+        assert!(LIMITS.len() > 1400);
+    }
+
+    #[test]
+    fn types_that_the_vpc_resource_controller_does_not_know_have_none_of_its_interfaces() {
+        let of = |name: &str| {
+            let info = Info { instance_type: name.to_owned(), ..Info::default() };
+            (branch_interfaces(&info), windows_addresses(&info))
+        };
+        assert_eq!(of("hpc6a.48xlarge"), (0, 0));
+        assert_eq!(of("x99.large"), (0, 0));
+        assert_eq!(of("m5.large"), (9, 9));
+        assert_eq!(of("t3.medium"), (0, 5));
     }
 }

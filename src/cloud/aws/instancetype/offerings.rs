@@ -82,7 +82,7 @@ impl<'a> Market<'a> {
         let group = self.group.as_ref().map(|g| (&g.id, &g.strategy, g.partition_count));
         let parts = (
             (subnets, &self.shifted, spec.connection_tracking.is_some(), &spec.cpu_options),
-            (spec.ip_prefix_count, group, states),
+            (spec.ip_prefix_count, group, states, self.class.wants_enclaves()),
         );
         serde_json::to_string(&parts).unwrap_or_default()
     }
@@ -141,14 +141,16 @@ impl<'a> Market<'a> {
                 } else {
                     self.parts.pricing.on_demand(name)
                 };
-                let price = price.or_else(|| self.overlaid.get(name).copied());
+                let price = price.map(|p| (p.amount, p.is_estimated()));
+                let price = price.or_else(|| Some((*self.overlaid.get(name)?, false)));
                 let refused = || {
                     let cache = &self.parts.unavailable;
                     cache.is_unavailable(capacity_type, name, &zone.name, &zone.subnets, scope)
                 };
                 list.push(Offering {
                     requirements: requirements.clone(),
-                    price: price.unwrap_or(0.0),
+                    price: price.map_or(0.0, |p| p.0),
+                    price_estimated: price.is_some_and(|p| p.1),
                     available: price.is_some() && in_zone(&zone.name) && !refused(),
                     ..Offering::default()
                 });
@@ -176,10 +178,14 @@ impl<'a> Market<'a> {
             ] {
                 requirements.replace(Requirement::is(key, value));
             }
+            let usable = reservation.state != "expiring" && in_zone(zone);
             Offering {
                 requirements,
-                price: self.parts.pricing.on_demand(name).unwrap_or(0.0) / RESERVED_DISCOUNT,
-                available: *left != 0 && reservation.state != "expiring" && in_zone(zone),
+                // Paid for already: of its price only the order counts, estimated or not.
+                price: self.parts.pricing.on_demand(name).map_or(0.0, |p| p.amount)
+                    / RESERVED_DISCOUNT,
+                available: usable && *left != 0,
+                reservation_full: usable && *left == 0,
                 reservation_capacity: *left,
                 ..Offering::default()
             }

@@ -44,9 +44,9 @@ impl Launch<'_> {
         requests.is_some_and(|r| r.contains_key(resource))
     }
 
-    /// True when the pods want a Nitro enclave.
+    /// True when the pods or the node class want a Nitro enclave.
     pub(super) fn enclave(&self) -> bool {
-        self.requests(NITRO_SANDBOX)
+        self.class.wants_enclaves() || self.requests(NITRO_SANDBOX)
     }
 
     /// The partition that the claim asks for: the first by its text, as EC2 is told; 0 for none.

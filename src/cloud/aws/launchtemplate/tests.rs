@@ -142,6 +142,7 @@ fn names_follow_what_the_template_says() {
         json!({"instanceStorePolicy": "RAID0"}),
         json!({"kubelet": {"maxPods": 5}}),
         json!({"cpuOptions": {"nestedVirtualization": "enabled"}}),
+        json!({"enclaveOptions": {"enabled": true}}),
     ] {
         assert_ne!(base, name(other.clone()), "{other}");
     }
@@ -151,6 +152,17 @@ fn names_follow_what_the_template_says() {
     let mut spot = Case::new(json!({}));
     spot.capacity_type = "spot";
     assert_ne!(base, spot.only().name);
+}
+
+#[test]
+fn enclaves_are_turned_on_by_the_class_or_by_what_pods_ask_for() {
+    let enabled = |case: Case| case.only().data.enclave_options().unwrap().enabled();
+    let with = |spec: Value| enabled(Case::new(json!({"enclaveOptions": spec})));
+    assert_eq!(with(json!({"enabled": true})), Some(true));
+    assert_eq!(with(json!({"enabled": false})), Some(false));
+    let mut case = Case::new(json!({"enclaveOptions": {"enabled": false}}));
+    case.claim = claim(json!({"resources": {"requests": {NITRO_SANDBOX: "1"}}}));
+    assert_eq!(enabled(case), Some(true));
 }
 
 #[test]

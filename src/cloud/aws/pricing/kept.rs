@@ -12,6 +12,9 @@ use super::{Known, Provider};
 const REGION: &str = "region";
 const ON_DEMAND: &str = "on-demand.json";
 const SPOT: &str = "spot.json";
+/// Set where `on-demand.json` has nothing but what AWS told; earlier releases kept estimates, too.
+const SOURCE: &str = "source";
+const PRICE_LIST: &str = "price-list";
 /// Who owns the fields.
 const MANAGER: &str = "karpenter";
 
@@ -33,7 +36,10 @@ impl Keeper {
     pub async fn restore(&self, provider: &Provider) {
         match self.api.get_opt(&self.name).await {
             Ok(Some(map)) => {
-                let data = map.data.unwrap_or_default();
+                let mut data = map.data.unwrap_or_default();
+                if is_own(&map.metadata) && data.get(SOURCE).is_none_or(|s| s != PRICE_LIST) {
+                    data.remove(ON_DEMAND);
+                }
                 match read(&data, provider.region()) {
                     Ok(known) => {
                         tracing::debug!(
@@ -77,12 +83,19 @@ impl Keeper {
     }
 }
 
+/// True for a map that nobody but a controller wrote.
+fn is_own(metadata: &ObjectMeta) -> bool {
+    let managers = metadata.managed_fields.as_deref().unwrap_or_default();
+    !managers.is_empty() && managers.iter().all(|m| m.manager.as_deref() == Some(MANAGER))
+}
+
 fn write(known: &Known, region: &str) -> BTreeMap<String, String> {
     // Plain maps of numbers always serialize; sorted, so that equal prices give equal text.
     let on_demand: BTreeMap<_, _> = known.on_demand.iter().collect();
     let spot: BTreeMap<_, _> = known.spot.iter().collect();
     [
         (REGION.to_owned(), region.to_owned()),
+        (SOURCE.to_owned(), PRICE_LIST.to_owned()),
         (ON_DEMAND.to_owned(), serde_json::to_string(&on_demand).unwrap_or_default()),
         (SPOT.to_owned(), serde_json::to_string(&spot).unwrap_or_default()),
     ]
@@ -108,6 +121,18 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+
+    #[test]
+    fn estimates_that_an_earlier_release_kept_are_not_taken_for_known() {
+        let written_by = |managers: &[&str]| -> ObjectMeta {
+            let list: Vec<_> = managers.iter().map(|m| serde_json::json!({"manager": m})).collect();
+            serde_json::from_value(serde_json::json!({"managedFields": list})).unwrap()
+        };
+        assert!(is_own(&written_by(&[MANAGER])));
+        assert!(!is_own(&written_by(&[MANAGER, "kubectl"])), "an administrator's prices count");
+        assert!(!is_own(&written_by(&[])));
+        assert_eq!(write(&Known::default(), "eu-west-1")[SOURCE], PRICE_LIST);
+    }
 
     #[test]
     fn prices_come_back_as_they_were() {

@@ -292,6 +292,7 @@ fn class_v1() -> Any {
         ("capacityReservationSelectorTerms", one(json!([[{"id": "cr-1"}]]))),
         ("connectionTracking", one(json!([{"udpTimeout": 30}]))),
         ("cpuOptions", one(json!([{}]))),
+        ("enclaveOptions", one(json!([{"enabled": true}, {"enabled": false}]))),
         ("ipPrefixCount", one(json!([2]))),
         (
             "networkInterfaces",

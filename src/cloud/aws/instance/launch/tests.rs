@@ -198,3 +198,87 @@ async fn launch_templates_fail_a_launch_with_their_reason() {
     assert!(matches!(error, Error::Create { reason, condition, .. }
         if reason == "SubnetResolutionFailed" && condition == "Error getting subnets"));
 }
+
+#[tokio::test]
+async fn a_call_that_takes_long_for_one_class_delays_no_other() {
+    for action in ["DescribeLaunchTemplates", "CreateLaunchTemplate"] {
+        let world = World::new().await;
+        world.stub.slow(action, Duration::from_secs(30));
+        world.stub.answer("CreateFleet", &stub::fleet(&["i-1"]));
+        let claim = stub::claim(&world.clock, &["on-demand"]);
+        let types = [stub::kind("m5.large")];
+        let class = stub::class();
+        let slow = world.provider.launch(&class, &claim, &types);
+        let mut other = stub::class();
+        other.spec.user_data = Some("#!/bin/bash".to_owned());
+        let quick = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let launch = world.provider.launch(&other, &claim, &types);
+            tokio::time::timeout(Duration::from_secs(3), launch).await
+        };
+        tokio::select! {
+            launched = slow => panic!("{action}: the slow call came first: {launched:?}"),
+            launched = quick => assert_eq!(launched.unwrap().unwrap().id, "i-1", "{action}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_template_that_is_being_removed_is_made_again_for_who_needs_it() {
+    let world = World::new().await;
+    world.stub.answer("CreateFleet", &stub::fleet(&["i-1"]));
+    launch(&world).await.unwrap();
+    world.clock.advance(Duration::from_secs(61));
+    world.stub.slow("DeleteLaunchTemplate", Duration::from_millis(500));
+    world.stub.answer("DeleteLaunchTemplate", "<DeleteLaunchTemplateResponse/>");
+    world.stub.answer("CreateFleet", &stub::fleet(&["i-2"]));
+    let needed = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        launch(&world).await
+    };
+    let (launched, ()) = tokio::join!(needed, world.provider.templates.delete_expired());
+    assert_eq!(launched.unwrap().id, "i-2");
+    assert_eq!(world.stub.calls("DeleteLaunchTemplate").len(), 1);
+    assert_eq!(world.stub.calls("CreateLaunchTemplate").len(), 2);
+    // What a launch has just used is kept.
+    world.provider.templates.delete_expired().await;
+    assert_eq!(world.stub.calls("DeleteLaunchTemplate").len(), 1);
+}
+
+#[tokio::test]
+async fn for_whom_an_instance_is_stands_on_the_instance_alone() {
+    let world = World::new().await;
+    world.stub.answer("CreateFleet", &stub::fleet(&["i-1"]));
+    launch(&world).await.unwrap();
+    let call = &world.stub.calls("CreateFleet")[0];
+    let tagged = |kind: &str| {
+        let at = call.iter().find(|(k, v)| k.ends_with("ResourceType") && *v == kind).unwrap().0;
+        let prefix = at.trim_end_matches("ResourceType");
+        let keys = call.iter().filter(|(k, _)| k.starts_with(prefix) && k.ends_with("Key"));
+        keys.map(|(_, v)| v.clone()).collect::<BTreeSet<String>>()
+    };
+    let of_volumes = tagged("volume");
+    assert_eq!(of_volumes, tagged("fleet"));
+    assert!(!of_volumes.contains(NODECLAIM), "{of_volumes:?}");
+    assert!(of_volumes.contains(labels::NODEPOOL), "{of_volumes:?}");
+    let mut of_instances = tagged("instance");
+    assert!(of_instances.remove(NODECLAIM));
+    assert_eq!(of_instances, of_volumes);
+}
+
+#[tokio::test]
+async fn a_reboot_is_made_once_for_each_request() {
+    let world = World::new().await;
+    world.stub.fail("RebootInstances", 503, "RequestLimitExceeded", "slow down");
+    let error = world.provider.reboot("i-1", "first").await.unwrap_err();
+    assert_eq!(error.code, "RequestLimitExceeded");
+    for _ in 0..3 {
+        world.stub.answer("RebootInstances", "<RebootInstancesResponse/>");
+    }
+    for request in ["first", "first", "second"] {
+        world.provider.reboot("i-1", request).await.unwrap();
+    }
+    let calls = world.stub.calls("RebootInstances");
+    assert_eq!(calls.len(), 3, "one that failed, one for each request");
+    assert_eq!(calls[0]["InstanceId.1"], "i-1");
+}
