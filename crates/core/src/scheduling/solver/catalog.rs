@@ -39,6 +39,8 @@ pub(super) struct Catalog {
     /// Rows on which nothing fits: some amount is negative.
     pub(super) broken: FixedBitSet,
     pub(super) offers: Vec<Offers>,
+    /// Rows by what a reserved offering asks for whose reservation is full.
+    full: Vec<(SetId, FixedBitSet)>,
     columns: FxHashMap<KeyId, Column>,
     req_masks: FxHashMap<ReqId, FixedBitSet>,
     matching: FxHashMap<SetId, FixedBitSet>,
@@ -61,6 +63,7 @@ impl Catalog {
             allocatable: Vec::with_capacity(types.len() * resources.len()),
             broken: FixedBitSet::new(),
             offers: Vec::new(),
+            full: Vec::new(),
             columns: FxHashMap::default(),
             req_masks: FxHashMap::default(),
             matching: FxHashMap::default(),
@@ -124,6 +127,15 @@ impl Catalog {
                     .entry(Arc::from(offering.reservation_id()))
                     .and_modify(|c| *c = (*c).min(left))
                     .or_insert(left);
+            }
+            // A full reservation is known, and is no way to launch anything.
+            if reserved && offering.reservation_capacity <= 0 {
+                let at = self.full.iter().position(|(s, _)| *s == set).unwrap_or_else(|| {
+                    self.full.push((set, FixedBitSet::with_capacity(rows)));
+                    self.full.len() - 1
+                });
+                self.full[at].1.insert(row);
+                continue;
             }
             if !offering.available {
                 continue;
@@ -216,6 +228,17 @@ impl Catalog {
             self.offered.insert(set, mask);
         }
         &self.offered[&set]
+    }
+
+    /// Rows that a node with these requirements could be if only a reservation were not full.
+    pub(super) fn reserved_elsewhere(&self, set: SetId, interner: &mut Interner) -> FixedBitSet {
+        let mut rows = FixedBitSet::with_capacity(self.rows());
+        for (place, of) in &self.full {
+            if interner.compatible(set, *place, true) {
+                rows.union_with(of);
+            }
+        }
+        rows
     }
 
     /// The cheapest such offering of each row; infinite without one.

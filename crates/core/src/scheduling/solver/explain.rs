@@ -19,6 +19,8 @@ use crate::scheduling::resources::{Name, ResourceList};
 use crate::scheduling::results::{FilterError, PodError, Reason};
 use crate::scheduling::taints::tolerate_all;
 
+/// The message for reserved capacity that is taken.
+const TAKEN: &str = "one or more instance types with compatible reserved offerings are available, but could not be reserved";
 /// Requests from which on a missing `m` is likely.
 const ABSURD_CPU_MILLI: i64 = 1_000_000 * 1000;
 /// Domains that a topology message lists.
@@ -184,9 +186,7 @@ impl Round<'_, '_> {
         if !rows.is_clear() {
             let unmet = self.world.stock.unmet(shape, &rows, &mut self.world.interner);
             if unmet.is_empty() {
-                return Reason::Reserved(
-                    "one or more instance types with compatible reserved offerings are available, but could not be reserved",
-                );
+                return Reason::Reserved(TAKEN);
             }
             let names = unmet.iter().map(|(k, _)| &**self.world.interner.key_name(*k));
             let text = min_values_text(names);
@@ -218,7 +218,6 @@ impl Round<'_, '_> {
         let catalog = world.stock.catalog(template);
         let matching = catalog.matching(set, &mut world.interner).clone();
         let offered = catalog.offered(set, &mut world.interner).clone();
-        let mould = &world.stock.templates[template as usize];
         let amounts = world.resources.vector(&requests);
         let width = world.resources.len();
         let mut error = FilterError {
@@ -227,6 +226,15 @@ impl Round<'_, '_> {
             absurd_cpu: requests.get(&Name::Cpu) >= ABSURD_CPU_MILLI,
             ..FilterError::default()
         };
+        let full = world.stock.catalog(template).reserved_elsewhere(set, &mut world.interner);
+        let mould = &world.stock.templates[template as usize];
+        let holds = |row: usize| {
+            let room = &mould.net[row * width..(row + 1) * width];
+            matching.contains(row) && super::amounts::fits(&amounts, room)
+        };
+        if error.min_values.is_none() && evaluated.intersection(&full).any(holds) {
+            return Reason::Reserved(TAKEN);
+        }
         for row in evaluated.ones() {
             let room = &mould.net[row * width..(row + 1) * width];
             let requirements = matching.contains(row);

@@ -297,7 +297,7 @@ fn without(snapshot: &Snapshot, nodes: &[usize], pods: &[Arc<PodInfo>], closing:
         !nodes.contains(&(at - 1))
     });
     if !closing {
-        own.nodes.iter_mut().for_each(|n| n.closed = false);
+        own.nodes.iter_mut().filter(|n| n.closed).for_each(|n| n.closed = false);
     }
     own.pods.extend(pods.iter().cloned());
     own

@@ -382,3 +382,43 @@ fn topology_rules_that_exclude_each_other_are_both_named_with_their_counts() {
     );
     assert!(text.contains("exclude each other"), "{text}");
 }
+
+#[test]
+fn a_full_reservation_is_waited_for_only_where_nothing_else_will_do() {
+    let with = |capacity: i64, spec: Value, other: bool| {
+        let mut pool = pool_of("p", spec, &[("small", 2, 0.1)], &["a"], "on-demand");
+        let mut kind = (*pool.instance_types[0]).clone();
+        kind.requirements.replace(Requirement::new(
+            labels::CAPACITY_TYPE,
+            Operator::In,
+            ["on-demand", "reserved"],
+        ));
+        kind.offerings.push(Offering {
+            requirements: [
+                Requirement::is(labels::ZONE, "a"),
+                Requirement::is(labels::CAPACITY_TYPE, labels::CAPACITY_RESERVED),
+                Requirement::is(labels::CAPACITY_RESERVATION_ID, "r-1"),
+            ]
+            .into_iter()
+            .collect(),
+            available: true,
+            reservation_capacity: capacity,
+            ..Offering::default()
+        });
+        pool.instance_types = [Arc::new(kind)].into();
+        let mut pools = vec![pool];
+        pools.extend(
+            other.then(|| pool_of("q", json!({}), &[("small", 2, 0.1)], &["a"], "on-demand")),
+        );
+        solve(&snapshot(pools, small_pods(1, "1", &json!({}))))
+    };
+    let reserved = || {
+        json!({"weight": 9, "template": {"spec": {"requirements": [
+            {"key": labels::CAPACITY_TYPE, "operator": "In", "values": ["reserved"]}]}}})
+    };
+    assert_eq!(by_pool(&with(1, reserved(), true))["p"], 1);
+    assert_eq!(by_pool(&with(0, reserved(), true))["q"], 1);
+    assert_eq!(by_pool(&with(0, json!({}), false))["p"], 1);
+    let waits = with(0, reserved(), false);
+    assert!(matches!(waits.errors[0].1, crate::scheduling::results::PodError::Reserved(_)));
+}
