@@ -23,7 +23,6 @@ pub(super) mod hydration;
 mod initialization;
 mod launch;
 mod liveness;
-mod lost;
 mod podevents;
 mod registration;
 pub(super) mod tagging;
@@ -47,7 +46,6 @@ pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
     garbagecollection::start(ctx, tasks);
     hydration::start(ctx, tasks);
     consistency::start(ctx, tasks);
-    lost::start(ctx, tasks);
 }
 
 /// Names of all NodeClaims.
