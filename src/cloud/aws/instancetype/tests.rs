@@ -697,13 +697,13 @@ fn an_overlay_prices_a_type_that_has_no_price() {
     let class = family("AL2023");
     let offers = || {
         let types = provider.list(&class).unwrap();
-        let all: Vec<_> = by_name(&types)["g7.2xlarge"].offerings.clone();
+        let all: Vec<_> = by_name(&types)["x8aedz.large"].offerings.clone();
         let available: Vec<f64> = all.iter().filter(|o| o.available).map(|o| o.price).collect();
         available
     };
     assert!(offers().is_empty(), "nobody knows what it costs");
     let spec = json!({"price": "1.5", "requirements": [
-        {"key": labels::INSTANCE_TYPE, "operator": "In", "values": ["g7.2xlarge"]}]});
+        {"key": labels::INSTANCE_TYPE, "operator": "In", "values": ["x8aedz.large"]}]});
     let overlay = NodeOverlay::new("o", serde_json::from_value(spec).unwrap());
     let pool = NodePool::new("p", serde_json::from_value(json!({})).unwrap());
     let pools = [PoolTypes { pool: Arc::new(pool), types: provider.list(&class).unwrap() }];

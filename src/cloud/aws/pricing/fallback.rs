@@ -108,7 +108,7 @@ mod tests {
         for (region, name, amount) in [
             ("us-east-1", "t3.nano", 0.0052),
             ("us-east-1", "g5g.xlarge", 0.42),
-            ("us-east-1", "p4d.24xlarge", 21.957_642),
+            ("us-east-1", "p4d.24xlarge", 21.9576),
             ("us-gov-west-1", "t3.small", 0.0244),
             ("us-gov-west-1", "g6.xlarge", 1.0144),
         ] {

@@ -95,9 +95,11 @@ fn refused(code: &str, message: &str) -> Refused {
     }
 }
 
+/// Refusals counted so far by the class of a code, as Karpenter names it.
 fn failures(case: &Case, code: &str) -> f64 {
+    let (reason, _) = errors::launch_failure(&format!("{code}: no"));
     metrics::INSTANCE_LAUNCH_FAILURES
-        .with_label_values(&["a", "id-a", case.capacity_type, code])
+        .with_label_values(&["a", "id-a", case.capacity_type, reason])
         .get()
 }
 
