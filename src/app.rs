@@ -33,7 +33,7 @@ const REACH: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(
 /// When something that the process needs cannot be had, when the lease is lost, or when a controller,
 /// a watch or a server ends by itself.
 pub async fn serve(settings: Arc<Settings>) -> anyhow::Result<()> {
-    metrics::init(logging::COMMIT);
+    metrics::init(logging::COMMIT, settings.metrics.clone());
     let version = env!("CARGO_PKG_VERSION");
     tracing::debug!("version" = version, "discovered karpenter version");
     let config = client::config().await?;
@@ -121,6 +121,7 @@ async fn work(
         recorder,
         clock,
         registration_health: controllers::nodepool::health::Tracker::default(),
+        savings: controllers::cost::Ledger::default(),
     };
     Ok(controllers::run_all(Arc::new(ctx), aws, stop).await?)
 }

@@ -22,7 +22,7 @@ mod validate;
     name = "karpenter",
     version,
     about = "A Kubernetes node autoscaler for EKS",
-    after_long_help = crate::operator::settings::usage()
+    after_help = crate::operator::settings::usage()
 )]
 struct Cli {
     #[command(subcommand)]
@@ -79,6 +79,22 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             let _ = error.print();
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::Cli;
+
+    #[test]
+    fn short_and_long_help_list_the_settings() {
+        let short = Cli::command().render_help().to_string();
+        let long = Cli::command().render_long_help().to_string();
+        for text in [short, long] {
+            assert!(text.contains("--cluster-name (CLUSTER_NAME)"), "{text}");
         }
     }
 }

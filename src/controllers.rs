@@ -81,6 +81,7 @@ macro_rules! tell_failure {
 
 pub mod aws;
 pub mod capacity_buffer;
+pub mod cost;
 pub mod device_allocation;
 pub mod disruption;
 pub mod interruption;
@@ -96,6 +97,8 @@ pub mod pod_metrics;
 pub mod provisioning;
 pub mod read_live;
 pub mod runner;
+#[cfg(test)]
+mod scrape_tests;
 pub mod state_metrics;
 pub mod static_pool;
 pub mod unreadable;
@@ -109,6 +112,8 @@ pub struct Context {
     pub recorder: Recorder,
     pub clock: Clock,
     pub registration_health: nodepool::health::Tracker,
+    /// What was saved.
+    pub savings: cost::Ledger,
 }
 
 impl Context {
@@ -140,9 +145,16 @@ pub enum Error {
     /// AWS refused.
     #[error("{0}")]
     Aws(#[from] crate::cloud::aws::errors::AwsError),
+    /// More than one thing failed.
+    #[error("{}", joined(.0))]
+    Several(Vec<Error>),
     /// Anything else.
     #[error("{0}")]
     Other(String),
+}
+
+fn joined(errors: &[Error]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 impl Error {
@@ -152,7 +164,20 @@ impl Error {
         match self {
             Self::Cloud(error) | Self::Launch(error) => error.failed_call(),
             Self::Aws(error) => Some(error.call()),
+            Self::Several(errors) => errors.iter().find_map(Self::failed_call),
             Self::Kube(_) | Self::Other(_) => None,
+        }
+    }
+
+    /// Nothing, one error as it is, or several as one.
+    ///
+    /// # Errors
+    /// When there is at least one.
+    pub fn all(mut errors: Vec<Self>) -> Result<(), Self> {
+        match errors.len() {
+            0 => Ok(()),
+            1 => Err(errors.remove(0)),
+            _ => Err(Self::Several(errors)),
         }
     }
 }
@@ -174,6 +199,14 @@ pub async fn run_all(
     aws::start(&ctx, &aws, &mut tasks);
     interruption::start(&ctx, &aws, &mut tasks);
     start(&ctx, &mut tasks);
+    let keeper = cost::Keeper::new(
+        ctx.client.clone(),
+        &crate::operator::namespace(),
+        &ctx.settings.savings_config_map,
+    );
+    if let Some(keeper) = keeper {
+        keeper.start(&ctx, &mut tasks);
+    }
     supervise(tasks, cancel).await
 }
 
@@ -194,10 +227,10 @@ async fn supervise(mut tasks: JoinSet<()>, cancel: CancellationToken) -> Result<
 /// Starts every controller that works with any provider.
 pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
     nodepool::start(ctx, tasks);
-    nodeclaim::start(ctx, tasks);
+    let shared = provisioning::Shared::new(ctx);
+    nodeclaim::start(ctx, &shared.decisions, tasks);
     node::start(ctx, tasks);
     migration::start(ctx, tasks);
-    let shared = provisioning::Shared::new(ctx);
     provisioning::start(ctx, &shared, tasks);
     state_metrics::start(ctx, tasks);
     pod_metrics::start(ctx, &shared.decisions, tasks);

@@ -18,7 +18,7 @@ fn variables() -> impl Iterator<Item = String> {
 
 /// Runs the controller until it is told to stop; the exit code says how it went.
 pub fn run(args: &[String]) -> ExitCode {
-    if args.iter().any(|a| matches!(a.as_str(), "-h" | "--help" | "-help")) {
+    if args.iter().any(|a| matches!(a.as_str(), "-h" | "--h" | "--help" | "-help")) {
         eprint!("{}", settings::usage());
         return ExitCode::SUCCESS;
     }

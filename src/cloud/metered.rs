@@ -8,6 +8,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 
 use super::{CloudProvider, Error, RepairPolicy};
+use crate::api::labels;
 use crate::api::v1::{EC2NodeClass, NodeClaim, NodePool};
 use crate::operator::{logging, metrics};
 use crate::scheduling::instance_type::InstanceType;
@@ -22,9 +23,11 @@ impl<P: CloudProvider> Metered<P> {
         Self(provider)
     }
 
+    /// Measures a call that is about a NodePool; `pool` is empty for one that is not.
     async fn measure<T>(
         &self,
         method: &str,
+        pool: &str,
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
         let controller = logging::current_controller().unwrap_or_default();
@@ -34,8 +37,7 @@ impl<P: CloudProvider> Metered<P> {
         let time = start.elapsed().as_secs_f64();
         metrics::CLOUDPROVIDER_DURATION.with_label_values(&labels).observe(time);
         if let Err(error) = &outcome {
-            let labels = [labels[0], labels[1], labels[2], error.class()];
-            metrics::CLOUDPROVIDER_ERRORS.with_label_values(&labels).inc();
+            metrics::provider_failed(labels, error.class(), pool);
         }
         outcome
     }
@@ -48,19 +50,19 @@ impl<P: CloudProvider> CloudProvider for Metered<P> {
         claim: &NodeClaim,
         class: Option<&EC2NodeClass>,
     ) -> Result<NodeClaim, Error> {
-        self.measure("Create", self.0.create(claim, class)).await
+        self.measure("Create", pool_of(claim), self.0.create(claim, class)).await
     }
 
     async fn delete(&self, claim: &NodeClaim) -> Result<(), Error> {
-        self.measure("Delete", self.0.delete(claim)).await
+        self.measure("Delete", pool_of(claim), self.0.delete(claim)).await
     }
 
     async fn get(&self, provider_id: &str) -> Result<NodeClaim, Error> {
-        self.measure("Get", self.0.get(provider_id)).await
+        self.measure("Get", "", self.0.get(provider_id)).await
     }
 
     async fn list(&self) -> Result<Vec<NodeClaim>, Error> {
-        self.measure("List", self.0.list()).await
+        self.measure("List", "", self.0.list()).await
     }
 
     async fn instance_types(
@@ -68,11 +70,12 @@ impl<P: CloudProvider> CloudProvider for Metered<P> {
         pool: &NodePool,
         class: Option<&EC2NodeClass>,
     ) -> Result<Arc<[Arc<InstanceType>]>, Error> {
-        self.measure("GetInstanceTypes", self.0.instance_types(pool, class)).await
+        let types = self.0.instance_types(pool, class);
+        self.measure("GetInstanceTypes", name_of(pool), types).await
     }
 
     async fn reboot(&self, claim: &NodeClaim, request: &str) -> Result<(), Error> {
-        self.measure("Reboot", self.0.reboot(claim, request)).await
+        self.measure("Reboot", pool_of(claim), self.0.reboot(claim, request)).await
     }
 
     async fn is_drifted(
@@ -81,7 +84,8 @@ impl<P: CloudProvider> CloudProvider for Metered<P> {
         pool: &NodePool,
         class: Option<&EC2NodeClass>,
     ) -> Result<Option<String>, Error> {
-        self.measure("IsDrifted", self.0.is_drifted(claim, pool, class)).await
+        let drifted = self.0.is_drifted(claim, pool, class);
+        self.measure("IsDrifted", pool_of(claim), drifted).await
     }
 
     async fn registration_labels(
@@ -98,4 +102,14 @@ impl<P: CloudProvider> CloudProvider for Metered<P> {
     fn name(&self) -> &'static str {
         self.0.name()
     }
+}
+
+/// The NodePool of a claim.
+fn pool_of(claim: &NodeClaim) -> &str {
+    let labels = claim.metadata.labels.as_ref();
+    labels.and_then(|l| l.get(labels::NODEPOOL)).map_or("", String::as_str)
+}
+
+fn name_of(pool: &NodePool) -> &str {
+    pool.metadata.name.as_deref().unwrap_or_default()
 }

@@ -305,7 +305,7 @@ impl Feed {
                     }
                     Ok(None) => return,
                     Err(error) => {
-                        tracing::error!("error" = %error, "resource" = source, "watch failed");
+                        report(source, &error);
                     }
                 }
             }
@@ -352,6 +352,26 @@ fn is_absent(error: &kube::Error) -> bool {
 /// Lists come page by page: one answer never holds a whole large cluster.
 fn config() -> watcher::Config {
     watcher::Config::default()
+}
+
+/// Logs that a watch ended. The API server ends one whose version it no longer has, as it does once
+/// with each new kind: everything is listed again, and nothing is wrong.
+fn report(source: &str, error: &watcher::Error) {
+    if is_expired(error) {
+        tracing::debug!("error" = %error, "resource" = source, "watch expired, listing again");
+    } else {
+        tracing::error!("error" = %error, "resource" = source, "watch failed");
+    }
+}
+
+fn is_expired(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchError(status) => status.code == 410,
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) => status.code == 410,
+        _ => false,
+    }
 }
 
 /// What becomes of one kind's objects, and which of them are known.

@@ -63,7 +63,7 @@ async fn judge(ctx: &Context) -> Result<(), Error> {
         }
         match ctx.instance_types(&pool).await {
             Ok(types) => pools.push(PoolTypes { pool, types }),
-            Err(error) => errors.push(error.to_string()),
+            Err(error) => errors.push(Error::from(error)),
         }
     }
     let overlays: Vec<Arc<NodeOverlay>> = ctx
@@ -79,8 +79,8 @@ async fn judge(ctx: &Context) -> Result<(), Error> {
     }))
     .await;
     ctx.cluster.set_overlay_store(store);
-    errors.extend(written.into_iter().filter_map(Result::err).map(|e| e.to_string()));
-    if errors.is_empty() { Ok(()) } else { Err(Error::Other(errors.join("; "))) }
+    errors.extend(written.into_iter().filter_map(Result::err).map(Error::from));
+    Error::all(errors)
 }
 
 async fn write(

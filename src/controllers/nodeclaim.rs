@@ -9,6 +9,7 @@ use kube::Api;
 use tokio::task::JoinSet;
 
 use super::patch;
+use super::provisioning::decisions::Decisions;
 use super::runner::{self, Identity};
 use super::{Context, Error, Outcome};
 use crate::api::v1::{NodeClaim, NodeClaimStatus};
@@ -17,6 +18,7 @@ use crate::cluster::{Change, State};
 
 mod consistency;
 mod disruption;
+mod events;
 mod expiration;
 mod garbagecollection;
 pub(super) mod hydration;
@@ -37,8 +39,10 @@ const LIFECYCLE: Identity = Identity {
 };
 
 /// Starts the controllers of NodeClaims.
-pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
+pub fn start(ctx: &Arc<Context>, decisions: &Arc<Decisions>, tasks: &mut JoinSet<()>) {
     let lifecycle = LIFECYCLE.scaled(&ctx.settings, 5000);
+    let decisions = Arc::clone(decisions);
+    let reconcile = move |ctx, name| reconcile(ctx, Arc::clone(&decisions), name);
     tasks.spawn(runner::run(lifecycle, Arc::clone(ctx), all_claims, claims_of_change, reconcile));
     disruption::start(ctx, tasks);
     podevents::start(ctx, tasks);
@@ -86,7 +90,7 @@ fn concerned(state: &State, change: &Change) -> Vec<String> {
     }
 }
 
-async fn reconcile(ctx: Arc<Context>, name: String) -> Outcome {
+async fn reconcile(ctx: Arc<Context>, decisions: Arc<Decisions>, name: String) -> Outcome {
     let api = Api::<NodeClaim>::all(ctx.client.clone());
     let Some(before) = ctx.cluster.claim(&name).map(|c| (*c).clone()) else { return Ok(None) };
     if before.metadata.deletion_timestamp.is_some() {
@@ -106,9 +110,9 @@ async fn reconcile(ctx: Arc<Context>, name: String) -> Outcome {
     let mut again: Option<Duration> = None;
     let mut note = |outcome: Outcome| match outcome {
         Ok(delay) => again = [again, delay].into_iter().flatten().min(),
-        Err(error) => errors.push(error.to_string()),
+        Err(error) => errors.push(error),
     };
-    note(launch::run(&ctx, &api, &mut claim).await);
+    note(launch::run(&ctx, &decisions, &api, &mut claim).await);
     note(registration::run(&ctx, &mut claim).await);
     note(initialization::run(&ctx, &mut claim).await);
     note(liveness::run(&ctx, &api, &claim).await);
@@ -116,7 +120,8 @@ async fn reconcile(ctx: Arc<Context>, name: String) -> Outcome {
     if let Some(written) = patch::merge(&api, &before, &claim).await? {
         ctx.cluster.apply_claim_if_known(written);
     }
-    if errors.is_empty() { Ok(again) } else { Err(Error::Other(errors.join("; "))) }
+    Error::all(errors)?;
+    Ok(again)
 }
 
 fn set_ready(claim: &mut NodeClaim, now: Timestamp) {

@@ -143,7 +143,7 @@ impl Controller {
         let mut errors = Vec::new();
         let mut note = |outcome: Outcome| match outcome {
             Ok(delay) => again.extend(delay),
-            Err(error) => errors.push(error.to_string()),
+            Err(error) => errors.push(error),
         };
         let generation = class.metadata.generation;
         let dependents = dependents(self.ctx.settings.gates.reserved_capacity);
@@ -169,9 +169,7 @@ impl Controller {
             Ok(Some(written)) => self.ctx.cluster.apply_class(written),
             Ok(None) => {}
         }
-        if !errors.is_empty() {
-            return Err(Error::Other(errors.join("; ")));
-        }
+        Error::all(errors)?;
         Ok(again.into_iter().min())
     }
 }

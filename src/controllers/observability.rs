@@ -14,23 +14,36 @@ mod conditions;
 mod lifetimes;
 mod view;
 
+use conditions::Known;
 use view::Kind;
 
 /// Starts what publishes the state; settings can keep most of it off.
 pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
     spawn(tasks, "lifetimes", lifetimes::run(Arc::clone(ctx)));
-    conditions(ctx, tasks, &view::EC2NODECLASS);
-    if ctx.settings.disable_cluster_state_observability {
-        return;
+    let mut kinds: Vec<&'static Kind> = vec![&view::EC2NODECLASS];
+    if !ctx.settings.disable_cluster_state_observability {
+        kinds.extend([&view::NODECLAIM, &view::NODEPOOL, &view::NODE]);
     }
-    conditions(ctx, tasks, &view::NODECLAIM);
-    conditions(ctx, tasks, &view::NODEPOOL);
-    conditions(ctx, tasks, &view::NODE);
+    let known: Vec<(&'static Kind, Known)> =
+        kinds.into_iter().map(|kind| (kind, Known::default())).collect();
+    for (kind, known) in &known {
+        let work = conditions::run(Arc::clone(ctx), *kind, Arc::clone(known));
+        spawn(tasks, kind.controller, work);
+    }
+    let clock = ctx.clock.clone();
+    metrics::add_source(move |page| conditions::write(&known, clock.now(), page));
 }
 
-fn conditions(ctx: &Arc<Context>, tasks: &mut JoinSet<()>, kind: &'static Kind) {
-    spawn(tasks, kind.controller, conditions::run(Arc::clone(ctx), kind));
+/// What is known of each kind when the state has just been listed.
+#[cfg(test)]
+pub(super) fn known_now(state: &crate::cluster::State) -> Vec<(&'static Kind, Known)> {
+    [&view::EC2NODECLASS, &view::NODECLAIM, &view::NODEPOOL, &view::NODE]
+        .map(|kind| (kind, conditions::known_of(kind, state)))
+        .into()
 }
+
+#[cfg(test)]
+pub(super) use conditions::write as write_conditions;
 
 fn spawn(
     tasks: &mut JoinSet<()>,

@@ -1,10 +1,9 @@
 //! Metrics of pods: where each is, and how long it took to get there.
 //!
-//! What there is a line of for every pod is written from the state when the metrics are asked for,
-//! so that nothing is kept twice.
+//! What has a series per pod is written from the state when the metrics are asked for, so that
+//! nothing is kept twice.
 
-use std::collections::HashMap;
-use std::fmt::Write as _;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -17,6 +16,8 @@ use super::Context;
 use super::provisioning::decisions::Decisions;
 use crate::api::labels;
 use crate::cluster::Change;
+use crate::operator::metrics::page::{Family, Page};
+use crate::operator::metrics::{Level, Release};
 use crate::operator::{logging, metrics};
 use crate::scheduling::node::StateNode;
 use crate::scheduling::pod::{Phase, PodInfo, PodKey};
@@ -28,9 +29,9 @@ pub fn start(ctx: &Arc<Context>, decisions: &Arc<Decisions>, tasks: &mut JoinSet
     }
     let waits = Arc::new(Waits::default());
     let (ctx2, waits2, decisions2) = (Arc::clone(ctx), Arc::clone(&waits), Arc::clone(decisions));
-    metrics::add_source(move |out| {
-        states(&ctx2, out);
-        waits2.write(&decisions2, ctx2.clock.now(), out);
+    metrics::add_source(move |page| {
+        write_states(&ctx2.cluster.pods(), &ctx2.cluster.state_nodes(), page);
+        waits2.write(&decisions2, ctx2.clock.now(), page);
     });
     let (ctx, decisions) = (Arc::clone(ctx), Arc::clone(decisions));
     let work = async move { run(&ctx, &waits, &decisions).await };
@@ -58,11 +59,20 @@ async fn run(ctx: &Context, waits: &Waits, decisions: &Decisions) {
     }
 }
 
-/// Pods that are not where they are going yet, with the seconds of their creation.
+/// A pod on its way.
+#[derive(Clone, Copy)]
+struct Wait {
+    /// When the pod was made, in seconds.
+    created: i64,
+    /// Whether it asks for dynamic resources.
+    dynamic: bool,
+}
+
+/// Pods that are not where they are going yet.
 #[derive(Default)]
 struct Waits {
-    unbound: Mutex<HashMap<PodKey, i64>>,
-    unstarted: Mutex<HashMap<PodKey, i64>>,
+    unbound: Mutex<HashMap<PodKey, Wait>>,
+    unstarted: Mutex<HashMap<PodKey, Wait>>,
 }
 
 impl Waits {
@@ -72,30 +82,32 @@ impl Waits {
             self.unstarted.lock().remove(key);
             return;
         };
+        let wait = Wait { created: pod.created, dynamic: pod.dynamic_resources };
         let thought_of = || decisions.times(key).and_then(|t| t.schedulable);
         let since =
             |at: i64, from: i64| f64::from(i32::try_from((at - from).max(0)).unwrap_or(i32::MAX));
         match pod.bound_at {
-            None => drop(self.unbound.lock().insert(key.clone(), pod.created)),
+            None => drop(self.unbound.lock().insert(key.clone(), wait)),
             Some(at) => {
-                if let Some(created) = self.unbound.lock().remove(key) {
-                    metrics::PODS_BOUND.with_label_values::<&str>(&[]).observe(since(at, created));
+                if let Some(waited) = self.unbound.lock().remove(key) {
+                    metrics::pod_bound(since(at, waited.created), waited.dynamic);
                     if let Some(from) = thought_of() {
-                        metrics::PODS_PROVISIONING_BOUND
-                            .with_label_values::<&str>(&[])
-                            .observe(since(at, from.as_second()));
+                        metrics::pod_bound_since_decision(
+                            since(at, from.as_second()),
+                            waited.dynamic,
+                        );
                     }
                 }
             }
         }
         match pod.ready_at {
             None if pod.phase == Phase::Pending => {
-                self.unstarted.lock().insert(key.clone(), pod.created);
+                self.unstarted.lock().insert(key.clone(), wait);
             }
             None => {}
             Some(at) => {
-                if let Some(created) = self.unstarted.lock().remove(key) {
-                    metrics::PODS_STARTUP.observe(&[], since(at, created));
+                if let Some(waited) = self.unstarted.lock().remove(key) {
+                    metrics::PODS_STARTUP.observe(&[], since(at, waited.created));
                     if let Some(from) = thought_of() {
                         metrics::PODS_PROVISIONING_STARTUP
                             .with_label_values::<&str>(&[])
@@ -111,64 +123,129 @@ impl Waits {
         self.unstarted.lock().retain(|key, _| there(key));
     }
 
-    fn write(&self, decisions: &Decisions, now: Timestamp, out: &mut String) {
-        let mut all = Vec::new();
-        for (map, plain, provisioning) in [
-            (&self.unbound, "unbound", "provisioning_unbound"),
-            (&self.unstarted, "unstarted", "provisioning_unstarted"),
-        ] {
-            let entries: Vec<(PodKey, i64)> =
-                map.lock().iter().map(|(key, at)| (key.clone(), *at)).collect();
-            for (key, created) in entries {
-                all.push((plain, now.as_second() - created, key.clone()));
-                if let Some(from) = decisions.times(&key).and_then(|t| t.schedulable) {
-                    all.push((provisioning, now.as_second() - from.as_second(), key));
+    fn write(&self, decisions: &Decisions, now: Timestamp, page: &mut Page<'_>) {
+        if page.level() < Level::Full {
+            return;
+        }
+        let copy = |map: &Mutex<HashMap<PodKey, Wait>>| -> Vec<(PodKey, Wait)> {
+            map.lock().iter().map(|(key, wait)| (key.clone(), *wait)).collect()
+        };
+        let (unbound, unstarted) = (copy(&self.unbound), copy(&self.unstarted));
+        let seconds = |from: i64| {
+            f64::from(i32::try_from((now.as_second() - from).max(0)).unwrap_or(i32::MAX))
+        };
+        let release = metrics::release();
+        let mut waits =
+            |family: &Family, list: &[(PodKey, Wait)], by_decision: bool, labelled: bool| {
+                let Some(mut lines) = page.family(family) else { return };
+                for (key, wait) in list {
+                    let decided = || decisions.times(key).and_then(|t| t.schedulable);
+                    let from = if by_decision {
+                        decided().map(Timestamp::as_second)
+                    } else {
+                        Some(wait.created)
+                    };
+                    let Some(from) = from else { continue };
+                    let mut values = vec![&*key.name, &*key.namespace];
+                    if labelled && release == Release::V1_15 {
+                        values.push(flag(wait.dynamic));
+                    }
+                    lines.add(&values, seconds(from));
                 }
+            };
+        waits(&metrics::PODS_UNBOUND, &unbound, false, true);
+        waits(&metrics::PODS_PROVISIONING_UNBOUND, &unbound, true, true);
+        waits(&metrics::PODS_UNSTARTED, &unstarted, false, false);
+        waits(&metrics::PODS_PROVISIONING_UNSTARTED, &unstarted, true, false);
+        if let Some(mut lines) = page.family(&metrics::PODS_UNDECIDED) {
+            for (key, acknowledged) in decisions.undecided() {
+                lines.add(&[&key.name, &key.namespace], seconds(acknowledged.as_second()));
             }
-        }
-        for (key, acknowledged) in decisions.undecided() {
-            let waited = now.as_second() - acknowledged.as_second();
-            all.push(("provisioning_scheduling_undecided", waited, key));
-        }
-        all.sort_by(|a, b| (a.0, &a.2).cmp(&(b.0, &b.2)));
-        let mut last = "";
-        for (name, seconds, key) in all {
-            if name != last {
-                last = name;
-                let _ = writeln!(out, "# TYPE karpenter_pods_{name}_time_seconds gauge");
-            }
-            let (pod, namespace) = (&key.name, &key.namespace);
-            let _ = writeln!(
-                out,
-                "karpenter_pods_{name}_time_seconds{{name=\"{pod}\",namespace=\"{namespace}\"}} {}",
-                seconds.max(0)
-            );
         }
     }
 }
 
-/// One line a pod.
-fn states(ctx: &Context, out: &mut String) {
-    let nodes: HashMap<String, StateNode> = ctx
-        .cluster
-        .state_nodes()
-        .into_iter()
-        .filter_map(|n| Some((n.node.as_ref()?.metadata.name.clone()?, n)))
+/// What the metrics show of a pod's node.
+#[derive(Clone, Copy, Default)]
+struct Place<'a> {
+    nodepool: &'a str,
+    zone: &'a str,
+    arch: &'a str,
+    capacity_type: &'a str,
+    instance_type: &'a str,
+    managed: bool,
+}
+
+impl<'a> Place<'a> {
+    fn of(node: &'a StateNode) -> Self {
+        let label = |key: &str| node.labels().get(key).map_or("", String::as_str);
+        Self {
+            nodepool: label(labels::NODEPOOL),
+            zone: label(labels::ZONE),
+            arch: label(labels::ARCH),
+            capacity_type: label(labels::CAPACITY_TYPE),
+            instance_type: label(labels::INSTANCE_TYPE),
+            managed: node.managed(),
+        }
+    }
+}
+
+/// Writes where each pod is. Below the level `full` pods are counted by their node's place and type
+/// of capacity, phase and readiness.
+pub(super) fn write_states(pods: &[Arc<PodInfo>], nodes: &[StateNode], page: &mut Page<'_>) {
+    let full = page.level() == Level::Full;
+    let Some(mut lines) = page.family(&metrics::PODS_STATE) else { return };
+    let places: HashMap<&str, Place<'_>> = nodes
+        .iter()
+        .filter_map(|n| Some((n.node.as_ref()?.metadata.name.as_deref()?, Place::of(n))))
         .collect();
-    let mut pods = ctx.cluster.pods();
-    if pods.is_empty() {
-        return;
+    let mut counts: BTreeMap<[&str; 13], u32> = BTreeMap::new();
+    for pod in pods {
+        let place = pod.node_name.as_deref().and_then(|n| places.get(n)).copied();
+        let place = place.unwrap_or_default();
+        if full {
+            let owner = owner_of(pod);
+            let node = pod.node_name.as_deref().unwrap_or_default();
+            let own = [&*pod.key.name, &*pod.key.namespace, owner.as_str(), node];
+            lines.add(&values_of(pod, &place, own, place.instance_type), 1.0);
+        } else {
+            *counts.entry(values_of(pod, &place, [""; 4], "")).or_default() += 1;
+        }
     }
-    pods.sort_by(|a, b| a.key.cmp(&b.key));
-    out.push_str("# HELP karpenter_pods_state Pod state is the current state of pods. This metric can be used several ways as it is labeled by the pod name, namespace, owner, node, nodepool name, zone, architecture, capacity type, instance type and pod phase.\n# TYPE karpenter_pods_state gauge\n");
-    for pod in &pods {
-        let node = pod.node_name.as_deref().and_then(|n| nodes.get(n));
-        let _ = writeln!(out, "karpenter_pods_state{{{}}} 1", labels_of(pod, node));
+    for (values, count) in counts {
+        lines.add(&values, f64::from(count));
     }
 }
 
-fn labels_of(pod: &PodInfo, node: Option<&StateNode>) -> String {
-    let owner = pod.owner.as_ref().map_or_else(String::new, |o| {
+fn values_of<'a>(
+    pod: &PodInfo,
+    place: &Place<'a>,
+    [name, namespace, owner, node]: [&'a str; 4],
+    instance_type: &'a str,
+) -> [&'a str; 13] {
+    [
+        name,
+        namespace,
+        owner,
+        node,
+        flag(pod.node_name.is_some()),
+        place.nodepool,
+        place.zone,
+        place.arch,
+        place.capacity_type,
+        instance_type,
+        pod.phase.as_str(),
+        flag(pod.ready),
+        flag(place.managed),
+    ]
+}
+
+fn flag(on: bool) -> &'static str {
+    if on { "true" } else { "false" }
+}
+
+fn owner_of(pod: &PodInfo) -> String {
+    pod.owner.as_ref().map_or_else(String::new, |o| {
         format!(
             "/apis/{}/namespaces/{}/{}s/{}",
             o.api_version,
@@ -176,31 +253,14 @@ fn labels_of(pod: &PodInfo, node: Option<&StateNode>) -> String {
             o.kind.to_lowercase(),
             o.name
         )
-    });
-    let label = |key: &str| node.and_then(|n| n.labels().get(key)).map_or("", String::as_str);
-    let flag = |on: bool| if on { "true" } else { "false" };
-    let pairs = [
-        ("name", &*pod.key.name),
-        ("namespace", &pod.key.namespace),
-        ("owner", &owner),
-        ("node", pod.node_name.as_deref().unwrap_or("")),
-        ("scheduled", flag(pod.node_name.is_some())),
-        ("nodepool", label(labels::NODEPOOL)),
-        ("zone", label(labels::ZONE)),
-        ("arch", label(labels::ARCH)),
-        ("capacity_type", label(labels::CAPACITY_TYPE)),
-        ("instance_type", label(labels::INSTANCE_TYPE)),
-        ("phase", pod.phase.as_str()),
-        ("ready", flag(pod.ready)),
-        ("managed", flag(node.is_some_and(|n| n.managed()))),
-    ];
-    // None of these can hold a character that would need escaping.
-    pairs.map(|(key, value)| format!("{key}=\"{value}\"")).join(",")
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operator::metrics::{Options, page_of};
+    use crate::scheduling::node::NodeView;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(seconds).unwrap()
@@ -213,31 +273,63 @@ mod tests {
         let mut pod = PodInfo { key: key.clone(), created: 100, ..PodInfo::default() };
         waits.see(&key, Some(&pod), &decisions);
         decisions.acknowledge(&key, at(101));
-        let shown = |now: i64| {
-            let mut out = String::new();
-            waits.write(&decisions, at(now), &mut out);
-            out
-        };
+        let shown =
+            |now: i64| page_of(&Options::default(), |page| waits.write(&decisions, at(now), page));
         let line = r#"karpenter_pods_unbound_time_seconds{name="p",namespace="n"} 5"#;
         assert!(shown(105).contains(line));
         assert!(shown(105).contains("provisioning_scheduling_undecided_time_seconds{"));
+        decisions.placed(&key, at(103));
+        for name in ["unbound", "unstarted"] {
+            let line = format!(
+                r#"karpenter_pods_provisioning_{name}_time_seconds{{name="p",namespace="n"}} 2"#
+            );
+            assert!(shown(105).contains(&line), "{}", shown(105));
+        }
         pod.bound_at = Some(107);
         pod.ready_at = Some(110);
         waits.see(&key, Some(&pod), &decisions);
-        let text = shown(111);
-        assert!(!text.contains("unbound") && !text.contains("unstarted"));
+        assert_eq!(shown(111), "");
+    }
+
+    fn pods() -> Vec<Arc<PodInfo>> {
+        let pod = |name: &str| {
+            let value = serde_json::json!({"metadata": {"name": name, "namespace": "n",
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r",
+                    "uid": "u"}]}, "spec": {"nodeName": "x", "containers": []},
+                "status": {"phase": "Running"}});
+            Arc::new(PodInfo::from_pod(&serde_json::from_value(value).unwrap()))
+        };
+        vec![pod("p"), pod("q")]
+    }
+
+    fn nodes() -> Vec<StateNode> {
+        let value = serde_json::json!({"metadata": {"name": "x", "labels": {
+            labels::NODEPOOL: "default", labels::INSTANCE_TYPE: "m5.large"}}});
+        let node = Some(Arc::new(serde_json::from_value(value).unwrap()));
+        vec![NodeView { node, ..NodeView::default() }.into()]
     }
 
     #[test]
-    fn a_pod_tells_its_node_and_owner() {
-        let value = serde_json::json!({"metadata": {"name": "p", "namespace": "n",
-            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r",
-                "uid": "u"}]}, "spec": {"nodeName": "x", "containers": []},
-            "status": {"phase": "Running"}});
-        let pod = PodInfo::from_pod(&serde_json::from_value(value).unwrap());
-        let text = labels_of(&pod, None);
-        assert!(text.contains(r#"owner="/apis/apps/v1/namespaces/n/replicasets/r""#));
-        assert!(text.contains(r#"scheduled="true""#) && text.contains(r#"phase="Running""#));
-        assert!(text.contains(r#"managed="false""#));
+    fn a_pod_shows_its_node_and_owner() {
+        let text = page_of(&Options::default(), |page| write_states(&pods(), &nodes(), page));
+        assert!(
+            text.contains(
+                "karpenter_pods_state{name=\"p\",namespace=\"n\",\
+             owner=\"/apis/apps/v1/namespaces/n/replicasets/r\",node=\"x\",scheduled=\"true\",\
+             nodepool=\"default\",zone=\"\",arch=\"\",capacity_type=\"\",\
+             instance_type=\"m5.large\",phase=\"Running\",ready=\"false\",managed=\"false\"} 1\n"
+            ),
+            "{text}"
+        );
+        assert_eq!(text.lines().count(), 4);
+    }
+
+    #[test]
+    fn pods_are_counted_below_the_full_level() {
+        let options = Options { level: Level::Standard, ..Options::default() };
+        let text = page_of(&options, |page| write_states(&pods(), &nodes(), page));
+        let line = text.lines().last().unwrap();
+        assert!(line.starts_with(r#"karpenter_pods_state{name="",namespace="",owner="",node="","#));
+        assert!(line.contains(r#"nodepool="default""#) && line.ends_with(" 2"), "{text}");
     }
 }

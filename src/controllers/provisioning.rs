@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use prometheus::Gauge;
 use tokio::task::JoinSet;
 
-use super::{Context, runner};
+use super::{Context, cost, runner};
 use crate::assemble::Assembly;
 use crate::operator::{logging, metrics};
 use crate::scheduling::pod::PodInfo;
@@ -17,6 +17,7 @@ use crate::scheduling::solver::solve_while;
 pub mod batcher;
 mod create;
 pub mod decisions;
+mod events;
 mod record;
 mod schedule;
 mod triggers;
@@ -134,6 +135,9 @@ async fn provision(ctx: &Context, shared: &Shared, warnings: &waiting::Warnings)
         super::capacity_buffer::placed(ctx, &results, &pods).await;
     }
     create::all(ctx, &shared.decisions, &results, &by_key).await;
+    for (pool, per_hour) in cost::saved_by_packing(&results.new_claims) {
+        ctx.savings.record(&pool, "packing", per_hour, ctx.clock.now());
+    }
 }
 
 /// Schedules the pods; nothing when there is nothing to do or nothing to do it with.

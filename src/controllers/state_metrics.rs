@@ -5,39 +5,43 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
+use super::cost::{self, Prices};
 use super::{Context, runner};
 use crate::api::labels;
 use crate::api::v1::{NodeClaim, NodePool};
 use crate::operator::logging;
-use crate::operator::metrics::{self, series::Series};
+use crate::operator::metrics::page::{Family, Page, render};
+use crate::operator::metrics::{self, Level, series::Series};
 use crate::scheduling::instance_type::InstanceType;
 use crate::scheduling::node::StateNode;
 use crate::scheduling::resources::{Name, ResourceList};
 
-/// Nodes are measured this often.
-const NODES_EVERY: Duration = Duration::from_secs(5);
 /// NodePools are measured this often.
 const POOLS_EVERY: Duration = Duration::from_secs(10);
 
-/// Starts measuring.
+/// Adds nodes to the metrics, and starts measuring NodePools.
 pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
     if ctx.settings.disable_cluster_state_observability {
         return;
     }
-    let (of_nodes, series) = (Arc::clone(ctx), Series::default());
-    runner::repeat(tasks, "metrics.node", move || {
-        nodes(&of_nodes, &series);
-        std::future::ready(Ok(Some(NODES_EVERY)))
+    let of_nodes = Arc::clone(ctx);
+    metrics::add_source(move |page| {
+        write_nodes(&of_nodes.cluster.state_nodes(), of_nodes.clock.now(), page);
     });
+    let prices = Arc::new(Prices::default());
+    if ctx.settings.cost_metrics {
+        cost::start(ctx, &prices);
+    }
     let (of_pools, kept) = (Arc::clone(ctx), Arc::new(Mutex::default()));
     runner::repeat(tasks, "metrics.nodepool", move || {
-        let (ctx, kept) = (Arc::clone(&of_pools), Arc::clone(&kept));
+        let (ctx, kept, prices) = (Arc::clone(&of_pools), Arc::clone(&kept), Arc::clone(&prices));
         async move {
             let (series, unknown) = &mut *kept.lock().await;
-            pools(&ctx, series, unknown).await;
+            pools(&ctx, series, unknown, &prices).await;
             Ok(Some(POOLS_EVERY))
         }
     });
@@ -53,81 +57,136 @@ fn shown(name: &Name, amount: i64) -> f64 {
 #[derive(Default)]
 struct Load {
     pods: ResourceList,
+    pod_limits: ResourceList,
     daemons: ResourceList,
+    daemon_limits: ResourceList,
 }
 
 impl Load {
     fn of(node: &StateNode) -> Self {
         let mut load = Self::default();
         for pod in node.pods.iter().filter(|p| !p.terminal) {
-            let part = if pod.owners.daemon_set { &mut load.daemons } else { &mut load.pods };
-            part.add(&pod.requests);
+            let (requests, limits) = if pod.owners.daemon_set {
+                (&mut load.daemons, &mut load.daemon_limits)
+            } else {
+                (&mut load.pods, &mut load.pod_limits)
+            };
+            requests.add(&pod.requests);
+            limits.add(&pod.limits);
         }
         load
     }
 }
 
-fn nodes(ctx: &Context, series: &Series) {
-    let gauges = [
-        &*metrics::NODES_ALLOCATABLE,
-        &*metrics::NODES_POD_REQUESTS,
-        &*metrics::NODES_DAEMON_REQUESTS,
-        &*metrics::NODES_SYSTEM_OVERHEAD,
-        &*metrics::NODES_CURRENT_LIFETIME,
-    ];
-    let now = ctx.clock.now();
-    let all = ctx.cluster.state_nodes();
-    let count = u32::try_from(all.len()).unwrap_or(u32::MAX);
-    metrics::CLUSTER_STATE_NODES.with_label_values::<&str>(&[]).set(f64::from(count));
-    let mut there = std::collections::HashSet::new();
+/// The series of one node, or of all nodes of a kind together.
+#[derive(Default)]
+struct Row {
+    /// Amounts in the order of [`AMOUNTS`].
+    amounts: [ResourceList; 6],
+    /// Age in seconds, of a single node.
+    age: Option<f64>,
+}
+
+/// The gauges of a row's amounts.
+const AMOUNTS: [&std::sync::LazyLock<Family>; 6] = [
+    &metrics::NODES_ALLOCATABLE,
+    &metrics::NODES_POD_REQUESTS,
+    &metrics::NODES_POD_LIMITS,
+    &metrics::NODES_DAEMON_REQUESTS,
+    &metrics::NODES_DAEMON_LIMITS,
+    &metrics::NODES_SYSTEM_OVERHEAD,
+];
+
+/// Writes what nodes offer and carry. Below the level `full` nodes are added up.
+pub(super) fn write_nodes(nodes: &[StateNode], now: Timestamp, page: &mut Page<'_>) {
+    let full = page.level() == Level::Full;
+    if let Some(mut lines) = page.family(&metrics::CLUSTER_STATE_NODES) {
+        lines.add(&[], f64::from(u32::try_from(nodes.len()).unwrap_or(u32::MAX)));
+    }
+    let mut rows: BTreeMap<Vec<&str>, Row> = BTreeMap::new();
     let (mut offered, mut requested) = (ResourceList::new(), ResourceList::new());
-    for node in all.iter().filter(|n| n.node.is_some()) {
-        let own = labels_of(node);
+    for node in nodes.iter().filter(|n| n.node.is_some()) {
         let (allocatable, load) = (node.allocatable(), Load::of(node));
         let mut overhead = node.capacity();
         overhead.sub(&allocatable);
-        let mut samples = Vec::new();
-        let amounts = [(0, &allocatable), (1, &load.pods), (2, &load.daemons), (3, &overhead)];
-        for (gauge, list) in amounts {
-            for (name, amount) in list.iter().filter(|(n, _)| n.as_str() != "nodes") {
-                let mut labels = own.clone();
-                labels.push(metrics::metric_label(name.as_str()));
-                samples.push((gauge, labels, shown(name, amount)));
-            }
-        }
-        let created = node.node.as_ref().and_then(|n| n.metadata.creation_timestamp.as_ref());
-        if let Some(created) = created {
-            samples.push((4, own, now.duration_since(created.0).as_secs_f64().max(0.0)));
-        }
-        series.set(&gauges, node.name(), samples);
-        there.insert(node.name());
         offered.add(&allocatable);
         requested.add(&load.pods);
         requested.add(&load.daemons);
+        let row = rows.entry(labels_of(node, full)).or_default();
+        let amounts = [
+            &allocatable,
+            &load.pods,
+            &load.pod_limits,
+            &load.daemons,
+            &load.daemon_limits,
+            &overhead,
+        ];
+        row.amounts.iter_mut().zip(amounts).for_each(|(sum, part)| sum.add(part));
+        let created = node.node.as_ref().and_then(|n| n.metadata.creation_timestamp.as_ref());
+        row.age = created.map(|at| now.duration_since(at.0).as_secs_f64().max(0.0));
     }
-    series.keep(&gauges, |name| there.contains(name));
-    for (name, total) in offered.iter().filter(|(_, total)| *total > 0) {
-        let share = 100.0 * shown(name, requested.get(name)) / shown(name, total);
-        let kind = metrics::metric_label(name.as_str());
-        metrics::CLUSTER_UTILIZATION.with_label_values(&[&kind]).set(share);
+    write_rows(&rows, page);
+    if let Some(mut lines) = page.family(&metrics::CLUSTER_UTILIZATION) {
+        for (name, total) in offered.iter().filter(|(_, total)| *total > 0) {
+            let share = 100.0 * shown(name, requested.get(name)) / shown(name, total);
+            lines.add(&[&metrics::metric_label(name.as_str())], share);
+        }
     }
 }
 
-/// Values of the labels of node metrics, but for what one metric has besides.
-fn labels_of(node: &StateNode) -> Vec<String> {
-    let mut list: Vec<String> = metrics::NODE_LABELS
-        .iter()
-        .map(|(key, _)| node.labels().get(*key).cloned().unwrap_or_default())
-        .collect();
+fn write_rows(rows: &BTreeMap<Vec<&str>, Row>, page: &mut Page<'_>) {
+    let own = metrics::NODES_CURRENT_LIFETIME.labels();
+    let rendered: Vec<(String, &Row)> =
+        rows.iter().map(|(values, row)| (render(own, values), row)).collect();
+    for (index, family) in AMOUNTS.into_iter().enumerate() {
+        let Some(mut lines) = page.family(family) else { continue };
+        for (labels, row) in &rendered {
+            for (name, amount) in row.amounts[index].iter().filter(|(n, _)| n.as_str() != "nodes") {
+                let kind = metrics::metric_label(name.as_str());
+                lines.add_rendered(labels, &[&kind], shown(name, amount));
+            }
+        }
+    }
+    if let Some(mut lines) = page.family(&metrics::NODES_CURRENT_LIFETIME) {
+        for (values, row) in rows {
+            row.age.into_iter().for_each(|age| lines.add(values, age));
+        }
+    }
+}
+
+/// The labels that stay when nodes are added up.
+const KEPT: &[&str] = &[
+    labels::NODEPOOL,
+    labels::ZONE,
+    labels::REGION,
+    labels::ARCH,
+    labels::OS,
+    labels::CAPACITY_TYPE,
+];
+
+/// Values of the labels of node metrics but for the resource; those that name one node or its type
+/// only when every node is shown by itself.
+fn labels_of(node: &StateNode, full: bool) -> Vec<&str> {
+    let values = metrics::NODE_LABELS.iter().map(|(key, _)| {
+        let shown = full || KEPT.contains(key);
+        node.labels().get(*key).filter(|_| shown).map_or("", String::as_str)
+    });
     let object = node.node.as_ref();
-    let phase = object.and_then(|n| n.status.as_ref()).and_then(|s| s.phase.clone());
-    list.push(object.and_then(|n| n.metadata.name.clone()).unwrap_or_default());
-    list.push(phase.unwrap_or_default());
-    list.push(node.managed().to_string());
+    let phase = object.and_then(|n| n.status.as_ref()).and_then(|s| s.phase.as_deref());
+    let name = object.and_then(|n| n.metadata.name.as_deref()).filter(|_| full);
+    let managed = if node.managed() { "true" } else { "false" };
+    let mut list: Vec<&str> = values.collect();
+    list.extend([name.unwrap_or_default(), phase.unwrap_or_default(), managed]);
     list
 }
 
-async fn pools(ctx: &Context, series: &Series, unknown: &mut HashMap<String, String>) {
+async fn pools(
+    ctx: &Context,
+    series: &Series,
+    unknown: &mut HashMap<String, String>,
+    prices: &Prices,
+) {
+    let mut known = HashMap::new();
     let gauges =
         [&*metrics::NODEPOOLS_LIMIT, &*metrics::NODEPOOLS_USAGE, &*metrics::NODEPOOLS_COST];
     let all = ctx.cluster.pools();
@@ -146,32 +205,34 @@ async fn pools(ctx: &Context, series: &Series, unknown: &mut HashMap<String, Str
             }
         }
         let of_pool = claims.iter().filter(|c| label(c, labels::NODEPOOL) == Some(&name));
-        let cost = cost(ctx, pool, of_pool, unknown).await;
-        samples.push((2, vec![name.clone()], cost));
+        let of_pool = prices_of(ctx, pool, of_pool, unknown).await;
+        samples.push((2, vec![name.clone()], of_pool.values().sum()));
+        known.extend(of_pool);
         series.set(&gauges, &name, samples);
     }
     series.keep(&gauges, |name| ctx.cluster.pool(name).is_some());
+    prices.set(known);
 }
 
 fn label<'a>(claim: &'a NodeClaim, key: &str) -> Option<&'a String> {
     claim.metadata.labels.as_ref()?.get(key)
 }
 
-/// The price of the pool's launched claims an hour. A claim without a known price counts as free,
-/// which is told once a claim.
-async fn cost<'a>(
+/// The prices of the pool's launched claims an hour, by the claim's name. A claim without a known
+/// price counts as free, which is logged once per claim.
+async fn prices_of<'a>(
     ctx: &Context,
     pool: &Arc<NodePool>,
     claims: impl Iterator<Item = &'a Arc<NodeClaim>>,
     unknown: &mut HashMap<String, String>,
-) -> f64 {
+) -> HashMap<String, f64> {
     let name = pool.metadata.name.as_deref().unwrap_or_default();
     let mut types = ctx.instance_types(pool).await.unwrap_or_else(|_| Arc::new([]));
     if let Some(changed) = ctx.cluster.overlay_store().and_then(|s| s.apply(name, &types)) {
         types = changed;
     }
     let by_name: BTreeMap<&str, &Arc<InstanceType>> = types.iter().map(|t| (&*t.name, t)).collect();
-    let mut total = 0.0;
+    let mut prices = HashMap::new();
     for claim in claims {
         let (Some(kind), Some(capacity), Some(zone)) = (
             label(claim, labels::INSTANCE_TYPE),
@@ -183,10 +244,10 @@ async fn cost<'a>(
         let offering = by_name.get(kind.as_str()).and_then(|t| {
             t.offerings.iter().find(|o| o.zone() == zone && o.capacity_type() == capacity)
         });
+        let claim = claim.metadata.name.clone().unwrap_or_default();
         match offering {
-            Some(offering) => total += offering.price,
+            Some(offering) => drop(prices.insert(claim, offering.price)),
             None => {
-                let claim = claim.metadata.name.clone().unwrap_or_default();
                 if unknown.insert(claim.clone(), name.to_owned()).is_none() {
                     metrics::NODEPOOLS_COST_ERRORS.with_label_values(&[name]).inc();
                     tracing::error!(
@@ -198,29 +259,95 @@ async fn cost<'a>(
             }
         }
     }
-    total
+    prices
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operator::metrics::{Options, page_of};
     use crate::scheduling::node::NodeView;
     use crate::scheduling::pod::{Owners, PodInfo};
 
-    #[test]
-    fn daemons_are_told_apart_from_other_pods() {
-        let pod = |daemon_set: bool, cpu: i64| {
-            Arc::new(PodInfo {
-                owners: Owners { daemon_set, ..Owners::default() },
-                requests: [(Name::Cpu, cpu)].into_iter().collect(),
-                ..PodInfo::default()
-            })
+    fn node(name: &str, zone: &str) -> StateNode {
+        let pod = |daemon_set: bool, cpu: i64, limit: i64| PodInfo {
+            owners: Owners { daemon_set, ..Owners::default() },
+            requests: [(Name::Cpu, cpu)].into_iter().collect(),
+            limits: Arc::new([(Name::Cpu, limit)].into_iter().collect()),
+            ..PodInfo::default()
         };
-        let done = Arc::new(PodInfo { terminal: true, ..(*pod(false, 9000)).clone() });
-        let pods = vec![pod(false, 500), pod(false, 250), pod(true, 100), done];
-        let load = Load::of(&NodeView { pods, ..NodeView::default() }.into());
-        assert_eq!(load.pods.get(&Name::Cpu), 750);
-        assert_eq!(load.daemons.get(&Name::Cpu), 100);
+        let done = PodInfo { terminal: true, ..pod(false, 9000, 9000) };
+        let object = serde_json::json!({
+            "metadata": {"name": name, "creationTimestamp": "1970-01-01T00:00:10Z", "labels": {
+                labels::NODEPOOL: "default", labels::ZONE: zone,
+                labels::INSTANCE_TYPE: "m5.large",
+            }},
+            "status": {"capacity": {"cpu": "2"}, "allocatable": {"cpu": "1900m"}},
+        });
+        NodeView {
+            node: Some(Arc::new(serde_json::from_value(object).unwrap())),
+            pods: [pod(false, 500, 600), pod(false, 250, 300), pod(true, 100, 200), done]
+                .map(Arc::new)
+                .into(),
+            ..NodeView::default()
+        }
+        .into()
+    }
+
+    fn lines(level: Level, start: &str) -> Vec<String> {
+        let nodes = [node("a", "z1"), node("b", "z1"), node("c", "z2")];
+        let now = Timestamp::from_second(25).unwrap();
+        let options = Options { level, ..Options::default() };
+        let text = page_of(&options, |page| write_nodes(&nodes, now, page));
+        text.lines().filter(|l| l.starts_with(start)).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_node_shows_what_it_offers_and_what_pods_and_daemons_take_of_it() {
+        for (name, cpu) in [
+            ("karpenter_nodes_allocatable", "1.9"),
+            ("karpenter_nodes_total_pod_requests", "0.75"),
+            ("karpenter_nodes_total_pod_limits", "0.9"),
+            ("karpenter_nodes_total_daemon_requests", "0.1"),
+            ("karpenter_nodes_total_daemon_limits", "0.2"),
+            ("karpenter_nodes_system_overhead", "0.1"),
+        ] {
+            let found = lines(Level::Full, &format!("{name}{{"));
+            let of_a: Vec<_> = found.iter().filter(|l| l.contains(r#"node_name="a""#)).collect();
+            let [line] = of_a.as_slice() else { panic!("{name}: {found:?}") };
+            assert!(line.ends_with(&format!(" {cpu}")), "{line}");
+            for label in [r#"zone="z1""#, r#"instance_type="m5.large""#, r#"resource_type="cpu""#] {
+                assert!(line.contains(label), "{line}");
+            }
+        }
+        let ages = lines(Level::Full, "karpenter_nodes_current_lifetime_seconds{");
+        assert!(ages.len() == 3 && ages.iter().all(|l| l.ends_with(" 15")), "{ages:?}");
+        let share = lines(Level::Full, "karpenter_cluster_utilization_percent{");
+        assert!(
+            share[0]
+                .starts_with(r#"karpenter_cluster_utilization_percent{resource_type="cpu"} 44.7"#)
+        );
+        assert_eq!(
+            lines(Level::Full, "karpenter_cluster_state_node_count "),
+            ["karpenter_cluster_state_node_count 3"]
+        );
+    }
+
+    #[test]
+    fn nodes_of_one_pool_and_zone_are_added_up_below_the_full_level() {
+        let found = lines(Level::Standard, "karpenter_nodes_allocatable{");
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].contains(r#"zone="z1""#) && found[0].ends_with(" 3.8"), "{found:?}");
+        assert!(
+            found
+                .iter()
+                .all(|l| l.contains(r#"node_name="""#) && l.contains(r#"instance_type="""#))
+        );
+        assert!(lines(Level::Standard, "karpenter_nodes_current_lifetime_seconds").is_empty());
+    }
+
+    #[test]
+    fn amounts_are_cores_and_bytes() {
         assert!((shown(&Name::Cpu, 750) - 0.75).abs() < 1e-9);
         assert!((shown(&Name::Memory, 750) - 750.0).abs() < 1e-9);
     }

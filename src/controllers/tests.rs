@@ -38,6 +38,7 @@ pub(super) fn context(client: &kube::Client) -> Arc<Context> {
         recorder: Recorder::new(client.clone(), clock.clone()),
         clock,
         registration_health: nodepool::health::Tracker::default(),
+        savings: cost::Ledger::default(),
     })
 }
 
@@ -123,7 +124,7 @@ async fn no_controller_touches_what_is_another_providers() {
     );
     let mut tasks = JoinSet::new();
     nodepool::start(&ctx, &mut tasks);
-    nodeclaim::start(&ctx, &mut tasks);
+    nodeclaim::start(&ctx, &provisioning::Shared::new(&ctx).decisions, &mut tasks);
     node::start(&ctx, &mut tasks);
     static_pool::start(&ctx, &mut tasks);
     disruption::start(&ctx, &mut tasks);
@@ -138,4 +139,19 @@ async fn no_controller_touches_what_is_another_providers() {
     assert!(written.is_empty(), "{written:?}");
     assert!(asked.iter().any(|r| r == "GET /apis/karpenter.sh/v1/nodeclaims"), "{asked:?}");
     assert!(ctx.cloud.list().await.unwrap().is_empty());
+}
+
+#[test]
+fn several_failures_keep_the_aws_call_that_failed() {
+    let call = FailedCall { operation: "CreateFleet", ..FailedCall::default() };
+    let launch = crate::cloud::Error::Create {
+        reason: "LaunchFailed".to_owned(),
+        condition: String::new(),
+        message: crate::cloud::Detail::from("denied").of_call(call.clone()),
+    };
+    let errors = vec![Error::Other("first".to_owned()), Error::Launch(launch)];
+    let error = Error::all(errors).unwrap_err();
+    assert_eq!(error.to_string(), "first; launching nodeclaim, denied");
+    assert_eq!(error.failed_call(), Some(call));
+    assert!(Error::all(Vec::new()).is_ok());
 }

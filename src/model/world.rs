@@ -196,6 +196,7 @@ impl World {
             settings: Arc::clone(&self.settings),
             clock: self.clock.clone(),
             registration_health: controllers::nodepool::health::Tracker::default(),
+            savings: controllers::cost::Ledger::default(),
         });
         provider.start(&ctx, &mut tasks);
         controllers::start(&ctx, &mut tasks);

@@ -16,8 +16,10 @@ use tower::{BoxError, Layer, Service};
 use super::metrics;
 use super::rate::RateLimit;
 
+mod calls;
 mod lanes;
 
+use calls::Call;
 use lanes::{Lane, Lanes};
 
 /// Why there is no client.
@@ -125,6 +127,7 @@ where
         let limits = self.watched.limits.clone();
         let lane = Lane::of(&request);
         let (method, host) = (request.method().to_string(), Arc::clone(&self.watched.host));
+        let (call, begun) = (Call::of(&request), Instant::now());
         // The request is sent when its future is first polled.
         let answer = self.inner.call(request);
         Box::pin(async move {
@@ -149,6 +152,10 @@ where
             let code =
                 answer.as_ref().map_or("<error>".to_owned(), |r| r.status().as_str().to_owned());
             metrics::KUBE_REQUESTS.with_label_values(&[&code, &method, &*host]).inc();
+            metrics::CLIENT_GO_REQUESTS.with_label_values(&[&code, &method]).inc();
+            if let Some(call) = call {
+                call.took(begun.elapsed());
+            }
             answer
         })
     }

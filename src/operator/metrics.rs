@@ -1,23 +1,75 @@
 //! Prometheus metrics, by Karpenter's names.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use parking_lot::Mutex;
-use prometheus::{
-    CounterVec, Encoder as _, GaugeVec, HistogramOpts, HistogramVec, Opts, Registry, TextEncoder,
-};
+use prometheus::{CounterVec, GaugeVec, HistogramOpts, HistogramVec, Opts, Registry, TextEncoder};
 
 use crate::api::labels;
 
+macro_rules! metrics {
+    ($($(#[$doc:meta])* $id:ident: $type:ty = $make:expr;)*) => {
+        $($(#[$doc])* pub static $id: LazyLock<$type> = LazyLock::new(|| $make);)*
+
+        /// Makes every metric known, so that all are there from the start.
+        pub(super) fn touch_all() {
+            $(LazyLock::force(&$id);)*
+        }
+    };
+}
+
 mod controller;
 mod list;
+mod options;
+pub mod page;
+mod process;
+mod scraped;
 pub mod series;
 pub mod status;
 mod summary;
 
 pub use controller::{ControllerMetrics, Reconciled};
 pub use list::*;
+pub use options::{Level, Options, Release};
+use page::{Family, Page, Sink};
+pub use scraped::*;
 pub use summary::SummaryVec;
+
+/// One metric of the list.
+#[derive(Clone, Debug)]
+pub struct Definition {
+    /// Its name.
+    pub name: String,
+    /// `counter`, `gauge`, `histogram` or `summary`.
+    pub kind: &'static str,
+    /// Its labels.
+    pub labels: Vec<String>,
+    /// What it shows.
+    pub help: String,
+}
+
+static CATALOG: Mutex<Vec<Definition>> = Mutex::new(Vec::new());
+
+/// Every metric that there is, by name.
+#[must_use]
+pub fn catalog() -> Vec<Definition> {
+    touch_all();
+    let mut all = CATALOG.lock().clone();
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
+}
+
+fn touch_all() {
+    list::touch_all();
+    scraped::touch_all();
+    status::touch_all();
+}
+
+fn define(name: &str, kind: &'static str, help: &str, labels: &[&str]) {
+    let labels = labels.iter().map(|l| (*l).to_owned()).collect();
+    let definition = Definition { name: name.to_owned(), kind, labels, help: help.to_owned() };
+    CATALOG.lock().push(definition);
+}
 
 /// Buckets of durations, in seconds.
 pub const DURATIONS: &[f64] = &[
@@ -41,10 +93,12 @@ pub fn metric_label(name: &str) -> String {
 }
 
 fn counter(name: &str, help: &str, labels: &[&str]) -> CounterVec {
+    define(name, "counter", help, labels);
     register(CounterVec::new(Opts::new(name, help), labels))
 }
 
 fn gauge(name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+    define(name, "gauge", help, labels);
     register(GaugeVec::new(Opts::new(name, help), labels))
 }
 
@@ -53,16 +107,28 @@ fn histogram(name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> Histog
 }
 
 fn histogram_of(name: &str, help: &str, labels: &[&str], buckets: Vec<f64>) -> HistogramVec {
+    define(name, "histogram", help, labels);
     register(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), labels))
 }
 
 fn summary(name: &str, help: &str, labels: &'static [&'static str]) -> SummaryVec {
+    define(name, "summary", help, labels);
     register(SummaryVec::new(name, help, labels))
 }
 
-/// `count` bucket bounds from `start` on, each twice the one before.
-fn powers_of_two(start: f64, count: usize) -> Vec<f64> {
-    std::iter::successors(Some(start), |bound| Some(bound * 2.0)).take(count).collect()
+fn scraped(name: &str, help: &str, labels: &[&str]) -> Family {
+    define(name, "gauge", help, labels);
+    Family::new(name, "gauge", help, labels)
+}
+
+fn scraped_counter(name: &str, help: &str, labels: &[&str]) -> Family {
+    define(name, "counter", help, labels);
+    Family::new(name, "counter", help, labels)
+}
+
+/// `count` bucket bounds from `start` on, each `factor` times the one before.
+fn exponential(start: f64, factor: f64, count: usize) -> Vec<f64> {
+    std::iter::successors(Some(start), |bound| Some(bound * factor)).take(count).collect()
 }
 
 #[allow(clippy::expect_used, reason = "names and labels are constants, checked by a test")]
@@ -74,10 +140,14 @@ fn register<M: prometheus::core::Collector + Clone + 'static>(
     metric
 }
 
-/// Sets what is known at the start.
-pub fn init(commit: Option<&str>) {
-    list::touch_all();
-    status::touch_all();
+/// Sets what is known at the start. To be called before any metric is written.
+pub fn init(commit: Option<&str>, options: Options) {
+    options::set(options);
+    let catalog = catalog();
+    let names: Vec<&str> = catalog.iter().map(|d| d.name.as_str()).collect();
+    for pattern in options::current().idle_patterns(&names) {
+        tracing::error!("metrics-drop" = pattern, "no metric has this name");
+    }
     let arch = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -92,50 +162,96 @@ pub fn init(commit: Option<&str>) {
     }
 }
 
-/// All metrics in the text format.
+/// The release whose labels the metrics have.
 #[must_use]
-pub fn render() -> String {
-    let mut buffer = Vec::new();
-    let _ = TextEncoder::new().encode(&REGISTRY.gather(), &mut buffer);
-    let mut text = String::from_utf8(buffer).unwrap_or_default();
-    for source in SOURCES.lock().iter() {
-        source(&mut text);
-    }
-    text
+pub fn release() -> Release {
+    options::current().release
 }
 
-type Source = Box<dyn Fn(&mut String) + Send + Sync>;
+/// Counts a failed call of the provider. `class` is empty for errors without a class of their own,
+/// `pool` for calls that are not about one NodePool.
+pub fn provider_failed(labels: [&str; 3], class: &str, pool: &str) {
+    let [controller, method, provider] = labels;
+    match release() {
+        Release::V1_14 => {
+            CLOUDPROVIDER_ERRORS.with_label_values(&[controller, method, provider, class]).inc();
+        }
+        Release::V1_15 => {
+            let class = if class.is_empty() { "unknown" } else { class };
+            let labels = [controller, method, provider, class, pool];
+            CLOUDPROVIDER_ERRORS.with_label_values(&labels).inc();
+        }
+    }
+}
+
+/// Records the time from a pod's creation until it has a node.
+pub fn pod_bound(seconds: f64, dynamic: bool) {
+    observe_bound(&PODS_BOUND, seconds, dynamic);
+}
+
+/// Records the time from the first decision about a pod until it has a node.
+pub fn pod_bound_since_decision(seconds: f64, dynamic: bool) {
+    observe_bound(&PODS_PROVISIONING_BOUND, seconds, dynamic);
+}
+
+fn observe_bound(metric: &HistogramVec, seconds: f64, dynamic: bool) {
+    let flag = if dynamic { "true" } else { "false" };
+    let labels: &[&str] = if release() == Release::V1_15 { &[flag] } else { &[] };
+    metric.with_label_values(labels).observe(seconds);
+}
+
+/// Writes all metrics in the text format, piece by piece. Ends early once nobody reads.
+pub fn render_into(sink: Sink<'_>) {
+    let options = options::current();
+    let mut page = Page::new(options, sink);
+    for family in REGISTRY.gather().into_iter().filter(|f| options.serves(f.name())) {
+        if let Ok(text) = TextEncoder::new().encode_to_string(&[family]) {
+            page.push(&text);
+        }
+    }
+    process::write(&mut page);
+    // A slow reader must not hold back whoever adds a source.
+    let sources = SOURCES.lock().clone();
+    for source in &sources {
+        source(&mut page);
+    }
+    page.finish();
+}
+
+type Source = Arc<dyn Fn(&mut Page<'_>) + Send + Sync>;
 
 /// What writes its metrics when they are asked for.
 static SOURCES: Mutex<Vec<Source>> = Mutex::new(Vec::new());
 
-/// Adds metrics that are written, in the text format, only when they are asked for.
-pub fn add_source(source: impl Fn(&mut String) + Send + Sync + 'static) {
-    SOURCES.lock().push(Box::new(source));
+/// Adds metrics that are written only when they are asked for. A gauge must have one source.
+pub fn add_source(source: impl Fn(&mut Page<'_>) + Send + Sync + 'static) {
+    SOURCES.lock().push(Arc::new(source));
+}
+
+/// What a source writes, whole.
+#[cfg(test)]
+pub fn page_of(options: &Options, write: impl FnOnce(&mut Page<'_>)) -> String {
+    let mut text = String::new();
+    let mut sink = |piece: String| {
+        text.push_str(&piece);
+        true
+    };
+    let mut page = Page::new(options, &mut sink);
+    write(&mut page);
+    page.finish();
+    text
+}
+
+/// All metrics, whole.
+#[cfg(test)]
+pub fn render() -> String {
+    let mut text = String::new();
+    render_into(&mut |piece| {
+        text.push_str(&piece);
+        true
+    });
+    text
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_metric_registers_and_shows() {
-        init(Some("abcdef0"));
-        let text = render();
-        assert!(text.contains("karpenter_build_info{"));
-        assert!(text.contains("controller_runtime_conversion_webhook_panics_total 0"));
-        assert!(text.contains(
-            r#"karpenter_voluntary_disruption_consolidation_timeouts_total{consolidation_type="multi"} 0"#
-        ));
-    }
-
-    #[test]
-    fn node_labels_are_short_and_distinct() {
-        let shown: Vec<&str> = NODE_LABELS.iter().map(|(_, label)| label.as_str()).collect();
-        for label in ["nodepool", "zone", "instance_type", "capacity_type", "instance_cpu"] {
-            assert!(shown.contains(&label), "{label}");
-        }
-        let distinct: std::collections::BTreeSet<&str> = shown.iter().copied().collect();
-        assert_eq!(distinct.len(), shown.len());
-    }
-}
+mod tests;

@@ -1,22 +1,24 @@
 //! HTTP servers: metrics, health, and the conversion webhook.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, RawQuery, State as Shared};
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum_server::tls_rustls::RustlsConfig;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::certs::Certificate;
@@ -60,6 +62,44 @@ fn everywhere(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)
 }
 
+/// Takes a port of this machine; `setting` is the flag that names it.
+async fn bind(port: u16, setting: &str) -> std::io::Result<TcpListener> {
+    TcpListener::bind(everywhere(port)).await.map_err(|error| {
+        let text = format!("listening on port {port} (--{setting}), {error}");
+        std::io::Error::new(error.kind(), text)
+    })
+}
+
+/// Scrapes that are answered at once; more are refused.
+const SCRAPES: usize = 4;
+/// How long a scraper may leave a piece of the answer lying.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Answers a scrape piece by piece, so that it takes little memory however much there is to show.
+async fn scrape() -> Response {
+    static SLOTS: Semaphore = Semaphore::const_new(SCRAPES);
+    let Ok(slot) = SLOTS.try_acquire() else {
+        let text = "too many scrapes are under way";
+        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    };
+    let (pieces, answer) = mpsc::channel::<String>(2);
+    tokio::task::spawn_blocking(move || {
+        let _slot = slot;
+        let runtime = tokio::runtime::Handle::current();
+        let mut pass_on = |piece| {
+            let sent = tokio::time::timeout(PATIENCE, pieces.send(piece));
+            matches!(runtime.block_on(sent), Ok(Ok(())))
+        };
+        metrics::render_into(&mut pass_on);
+    });
+    let body = futures::stream::unfold(answer, |mut answer| async move {
+        let piece = answer.recv().await?;
+        Some((Ok::<_, Infallible>(Bytes::from(piece)), answer))
+    });
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], Body::from_stream(body)).into_response()
+}
+
 /// Serves `/metrics`; port 0 serves nothing.
 ///
 /// # Errors
@@ -68,14 +108,8 @@ pub async fn serve_metrics(port: u16, background: &mut JoinSet<()>) -> std::io::
     if port == 0 {
         return Ok(());
     }
-    let app = Router::new().route(
-        "/metrics",
-        get(|| async {
-            let kind = "text/plain; version=0.0.4; charset=utf-8";
-            ([(header::CONTENT_TYPE, kind)], metrics::render())
-        }),
-    );
-    let listener = TcpListener::bind(everywhere(port)).await?;
+    let app = Router::new().route("/metrics", get(scrape));
+    let listener = bind(port, "metrics-port").await?;
     tracing::info!("bindAddress" = format!(":{port}"), "secure" = false, "Serving metrics server");
     serve(listener, app, background);
     Ok(())
@@ -98,7 +132,7 @@ pub async fn serve_health(
     let mut list = ready;
     list.push(("readyz", always));
     let app = Router::new().merge(probe("/healthz", alive)).merge(probe("/readyz", Checks(list)));
-    let listener = TcpListener::bind(everywhere(port)).await?;
+    let listener = bind(port, "health-probe-port").await?;
     tracing::info!("name" = "health probe", "addr" = format!("[::]:{port}"), "starting server");
     serve(listener, app, background);
     Ok(())
@@ -171,7 +205,7 @@ const REVIEW_LIMIT: usize = 256 << 20;
 /// A body that is no JSON is answered with a client error, anything else by `review`.
 ///
 /// # Errors
-/// When the certificate cannot be used.
+/// When the certificate cannot be used or the port cannot be taken.
 pub async fn serve_webhook(
     port: u16,
     certificate: &Certificate,
@@ -202,11 +236,11 @@ pub async fn serve_webhook(
         .route(conversion::PATH, post(convert.clone()))
         .route(conversion::PATH_AWS, post(convert))
         .layer(axum::extract::DefaultBodyLimit::max(REVIEW_LIMIT));
+    let listener = bind(port, "webhook-port").await?.into_std()?;
     tracing::info!("port" = port, "Serving webhook server");
-    let served = config.clone();
+    let server = axum_server::from_tcp_rustls(listener, config.clone())?;
     background.spawn(async move {
-        let served =
-            axum_server::bind_rustls(everywhere(port), served).serve(app.into_make_service()).await;
+        let served = server.serve(app.into_make_service()).await;
         if let Err(error) = served {
             tracing::error!("error" = %error, "webhook server stopped");
         }
@@ -217,6 +251,28 @@ pub async fn serve_webhook(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_port_in_use_is_named_with_its_setting() {
+        let taken = TcpListener::bind(everywhere(0)).await.unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let mut background = JoinSet::new();
+        let metrics = serve_metrics(port, &mut background).await.unwrap_err().to_string();
+        let start = format!("listening on port {port} (--metrics-port), ");
+        assert!(metrics.starts_with(&start), "{metrics}");
+        let health = serve_health(port, Vec::new(), &mut background).await.unwrap_err();
+        let health = health.to_string();
+        assert!(health.contains("(--health-probe-port)"), "{health}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_scrape_is_answered_whole() {
+        let answer = scrape().await;
+        let body = axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap();
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        assert!(text.contains("\nprocess_resident_memory_bytes "), "{text}");
+        assert!(text.ends_with('\n'));
+    }
 
     #[tokio::test]
     async fn a_failing_check_is_named() {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::http::Uri;
 
+use super::metrics::{self, Level, Release};
 use crate::api::scheduler_config::SchedulerConfig;
 
 mod flags;
@@ -24,6 +25,8 @@ pub struct Settings {
     pub karpenter_service: String,
     /// Port of `/metrics`; 0 for none.
     pub metrics_port: u16,
+    /// Which metrics are served.
+    pub metrics: metrics::Options,
     /// Port of `/healthz` and `/readyz`; 0 for none.
     pub health_probe_port: u16,
     /// Port of the conversion webhook; 0 for none.
@@ -96,6 +99,10 @@ pub struct Settings {
     pub security_group_refresh_interval: Duration,
     /// ConfigMap that keeps the last known prices; empty keeps none.
     pub price_config_map: String,
+    /// Serve what nodes cost and what was saved.
+    pub cost_metrics: bool,
+    /// ConfigMap that keeps what was saved; empty keeps nothing.
+    pub savings_config_map: String,
     /// Features of the EC2 provider that can be switched.
     pub aws_gates: AwsFeatureGates,
     /// What to log of names that no setting and no gate has.
@@ -144,6 +151,7 @@ impl Settings {
                 .filter(|name| !name.is_empty())
                 .unwrap_or_else(|| "karpenter".to_owned()),
             metrics_port: port(values, "metrics-port")?,
+            metrics: metrics_options(values)?,
             health_probe_port: port(values, "health-probe-port")?,
             webhook_port: if values.boolean("disable-webhook") { 0 } else { webhook_port },
             webhook_url: text("webhook-url"),
@@ -182,6 +190,8 @@ impl Settings {
             ami_refresh_interval: values.time("ami-refresh-interval"),
             subnet_refresh_interval: values.time("subnet-refresh-interval"),
             security_group_refresh_interval: values.time("security-group-refresh-interval"),
+            cost_metrics: values.boolean("cost-metrics"),
+            savings_config_map: text("savings-config-map"),
             price_config_map: text("price-config-map"),
             aws_gates,
             unknown,
@@ -253,6 +263,18 @@ fn choice(values: &Values, name: &str, allowed: &[&str]) -> Result<String, Setti
         flags::env_name(name),
         named.join(" or ")
     )))
+}
+
+fn metrics_options(values: &Values) -> Result<metrics::Options, SettingsError> {
+    let level = choice(values, "metrics-level", Level::WORDS)?;
+    let release = choice(values, "metrics-compat", Release::WORDS)?;
+    let drop = values.text("metrics-drop");
+    let names = drop.split([',', ' ']).filter(|name| !name.is_empty());
+    Ok(metrics::Options {
+        level: Level::parse(&level).unwrap_or_default(),
+        drop: names.map(str::to_owned).collect(),
+        release: Release::parse(&release).unwrap_or_default(),
+    })
 }
 
 fn port(values: &Values, name: &str) -> Result<u16, SettingsError> {

@@ -533,3 +533,62 @@ async fn helm_installs_and_upgrades_both_charts() {
     world.kubectl_with(&["apply", "--dry-run=server", "-f", "-"], &rendered.unwrap()).unwrap();
     helm(&["uninstall", "karpenter"]);
 }
+
+#[test]
+fn dashboards_and_alerts_are_made_when_they_are_asked_for() {
+    let words = ["--set", "settings.clusterName=c", "--api-versions", "monitoring.coreos.com/v1"];
+    let without = render("karpenter", &words);
+    let of = |objects: &[Value], kind: &str| {
+        let named = objects.iter().filter(|o| o["kind"] == kind);
+        named.map(|o| o["metadata"]["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&without, "ConfigMap"), ["karpenter-prices"]);
+    assert!(of(&without, "PrometheusRule").is_empty());
+
+    let asked = [
+        "--set",
+        "dashboards.enabled=true,prometheusRule.enabled=true,settings.keepSavings=true",
+        "--set",
+        "prometheusRule.runbookURL=https://docs/alerts.html",
+        "--set",
+        "prometheusRule.disabled={KarpenterDown}",
+        "--set",
+        "settings.costMetrics=true,controller.metrics.level=standard",
+        "--set",
+        "controller.metrics.drop={workqueue_*,karpenter_pods_state}",
+    ];
+    let with = render("karpenter", &[&words[..], &asked].concat());
+    let mut maps = of(&with, "ConfigMap");
+    maps.sort();
+    assert_eq!(
+        maps,
+        [
+            "karpenter-dashboard-capacity",
+            "karpenter-dashboard-controller",
+            "karpenter-dashboard-cost",
+            "karpenter-dashboard-disruption",
+            "karpenter-prices",
+            "karpenter-savings",
+        ]
+    );
+    let board = find(&with, "ConfigMap", "karpenter-dashboard-cost");
+    assert_eq!(board["metadata"]["labels"]["grafana_dashboard"], "1");
+    let text = board["data"]["cost.json"].as_str().unwrap();
+    let board: Value = serde_json::from_str(text).unwrap();
+    assert_eq!(board["title"], "Karpenter / Cost");
+    assert!(text.contains("{{nodepool}}"));
+    let rule = find(&with, "PrometheusRule", "karpenter");
+    let groups = rule["spec"]["groups"].as_array().unwrap();
+    let rules: Vec<&Value> = groups.iter().flat_map(|g| g["rules"].as_array().unwrap()).collect();
+    assert!(rules.iter().all(|r| r["alert"] != "KarpenterDown"));
+    let leader = rules.iter().find(|r| r["alert"] == "KarpenterNoLeader").unwrap();
+    assert_eq!(leader["annotations"]["runbook_url"], "https://docs/alerts.html#karpenternoleader");
+    let container = container(&with, "karpenter");
+    let env = container["env"].as_array().unwrap();
+    let value = |name: &str| env.iter().find(|e| e["name"] == name).map(|e| e["value"].clone());
+    assert_eq!(value("METRICS_LEVEL"), Some("standard".into()));
+    assert_eq!(value("METRICS_DROP"), Some("workqueue_*,karpenter_pods_state".into()));
+    assert_eq!(value("METRICS_COMPAT"), None);
+    assert_eq!(value("COST_METRICS"), Some("true".into()));
+    assert_eq!(value("SAVINGS_CONFIG_MAP"), Some("karpenter-savings".into()));
+}

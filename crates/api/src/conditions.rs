@@ -154,22 +154,26 @@ pub fn init(
 }
 
 /// Recomputes `Ready`: False if a dependent is, else Unknown if one is or is outdated, else True.
+///
+/// The message names the latest transition first. Times that were read back have whole seconds, so
+/// that of equal ones the order in which conditions are stored decides.
 pub fn set_ready(
     conditions: &mut Vec<Condition>,
     dependents: &[&str],
     generation: Option<i64>,
     now: Timestamp,
 ) -> bool {
-    let mut unhealthy: Vec<(Timestamp, &str, String)> = Vec::new();
+    let mut unhealthy: Vec<((Timestamp, usize), &str, String)> = Vec::new();
     let mut any_false = false;
     for kind in dependents {
-        match get(conditions, kind) {
-            Some(c) if c.status == TRUE && c.observed_generation == generation => {}
-            Some(c) => {
+        match conditions.iter().enumerate().find(|(_, c)| c.type_ == *kind) {
+            Some((_, c)) if c.status == TRUE && c.observed_generation == generation => {}
+            Some((place, c)) => {
                 any_false |= c.status == FALSE && c.observed_generation == generation;
-                unhealthy.push((c.last_transition_time.0, kind, c.status.clone()));
+                let at = c.last_transition_time.0;
+                unhealthy.push(((at, place), kind, c.status.clone()));
             }
-            None => unhealthy.push((Timestamp::MIN, kind, UNKNOWN.to_owned())),
+            None => unhealthy.push(((Timestamp::MIN, 0), kind, UNKNOWN.to_owned())),
         }
     }
     if unhealthy.is_empty() {
@@ -222,5 +226,22 @@ mod tests {
         set(&mut list, LAUNCHED, FALSE, "x", "", None, now);
         set_ready(&mut list, NODECLAIM_READY, None, now);
         assert!(is_false(&list, READY));
+    }
+
+    #[test]
+    fn ready_names_the_latest_transition_first_also_once_times_are_read_back() {
+        let mut list = Vec::new();
+        let at = |millis| Timestamp::from_millisecond(millis).unwrap();
+        set(&mut list, SUBNETS_READY, FALSE, "a", "", None, at(1100));
+        set(&mut list, SECURITY_GROUPS_READY, FALSE, "b", "", None, at(1200));
+        let dependents = [SUBNETS_READY, SECURITY_GROUPS_READY];
+        let latest_first = "SecurityGroupsReady=False, SubnetsReady=False";
+        set_ready(&mut list, &dependents, None, at(1300));
+        assert_eq!(get(&list, READY).unwrap().message, latest_first);
+        for condition in &mut list {
+            condition.last_transition_time = Time(at(1000));
+        }
+        assert!(!set_ready(&mut list, &dependents, None, at(2000)));
+        assert_eq!(get(&list, READY).unwrap().message, latest_first);
     }
 }

@@ -106,6 +106,13 @@ impl Feature {
     }
 }
 
+/// Sets a feature's series, one per permission.
+fn show(feature: &str, permissions: &str, value: f64) {
+    for permission in permissions.split(", ") {
+        metrics::FEATURE_DISABLED.with_label_values(&[feature, permission]).set(value);
+    }
+}
+
 /// Knows which features are off.
 #[derive(Debug)]
 pub struct Permissions {
@@ -167,7 +174,7 @@ impl Permissions {
     fn turn_off(&self, feature: Feature, error: &AwsError) {
         let first = self.off.lock().insert(feature, self.clock.now() + RETRY).is_none();
         let (name, permission, missed) = feature.describe();
-        metrics::FEATURE_DISABLED.with_label_values(&[name, permission]).set(1.0);
+        show(name, permission, 1.0);
         if first {
             tracing::warn!(
                 "feature" = name,
@@ -181,7 +188,7 @@ impl Permissions {
     fn turn_on(&self, feature: Feature) {
         let was_off = self.off.lock().remove(&feature).is_some();
         let (name, permission, _) = feature.describe();
-        metrics::FEATURE_DISABLED.with_label_values(&[name, permission]).set(0.0);
+        show(name, permission, 0.0);
         if was_off {
             tracing::info!(
                 "feature" = name,
@@ -213,6 +220,18 @@ mod tests {
         assert_eq!(other.unwrap_err().code, "RequestLimitExceeded");
         assert_eq!(permissions.settle(feature, Ok(1)), Ok(Some(1)));
         assert!(!permissions.is_off(feature));
+    }
+
+    #[test]
+    fn each_permission_has_a_series_of_its_own() {
+        let permissions = Permissions::new(&Clock::manual(Timestamp::UNIX_EPOCH));
+        let error = AwsError::local("GetQueueUrl", "AccessDenied", "no");
+        permissions.turn_off(Feature::Interruptions, &error);
+        for permission in ["sqs:GetQueueUrl", "sqs:ReceiveMessage"] {
+            let series =
+                metrics::FEATURE_DISABLED.with_label_values(&["interruptions", permission]);
+            assert!((series.get() - 1.0).abs() < f64::EPSILON, "{permission}");
+        }
     }
 
     #[tokio::test]

@@ -58,3 +58,12 @@ fn what_a_new_list_does_not_hold_is_forgotten() {
     assert!(state.pool("stays").is_some() && state.pool("goes").is_none());
     assert!(state.left_out().is_empty());
 }
+
+#[test]
+fn an_expired_watch_is_no_failure() {
+    let status = |code| Box::new(kube::core::Status { code, ..Default::default() });
+    assert!(is_expired(&watcher::Error::WatchError(status(410))));
+    assert!(is_expired(&watcher::Error::WatchFailed(kube::Error::Api(status(410)))));
+    assert!(!is_expired(&watcher::Error::WatchError(status(500))));
+    assert!(!is_expired(&watcher::Error::NoResourceVersion));
+}

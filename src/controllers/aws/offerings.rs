@@ -4,13 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
 use super::every;
 use crate::api::labels;
+use crate::api::v1::NodePool;
 use crate::controllers::{Context, Error};
-use crate::operator::metrics;
+use crate::operator::metrics::{
+    self,
+    page::{Family, Page},
+};
 use crate::scheduling::instance_type::InstanceType;
+use crate::scheduling::requirements::Requirements;
 
 const PERIOD: Duration = Duration::from_secs(60);
 
@@ -19,35 +25,47 @@ type Offered = BTreeMap<(Arc<str>, String, String), (bool, f64)>;
 
 pub(super) fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
     let ctx = Arc::clone(ctx);
+    let shown = Arc::new(Mutex::new(Arc::new(Offered::new())));
+    let written = Arc::clone(&shown);
+    metrics::add_source(move |page| {
+        let offered = Arc::clone(&written.lock());
+        write(&offered, page);
+    });
     every(tasks, "cloudprovider.metrics", PERIOD, move || {
-        let ctx = Arc::clone(&ctx);
-        async move { publish(&ctx).await }
+        let (ctx, shown) = (Arc::clone(&ctx), Arc::clone(&shown));
+        async move { publish(&ctx, &shown).await }
     });
 }
 
 /// Publishes what any NodePool can have; a pool that fails does not keep the others from it.
-async fn publish(ctx: &Context) -> Result<(), Error> {
+async fn publish(ctx: &Context, shown: &Mutex<Arc<Offered>>) -> Result<(), Error> {
     let mut offered = Offered::new();
     let mut failure = None;
     for pool in ctx.cluster.pools() {
         match ctx.instance_types(&pool).await {
-            Ok(types) => add(&mut offered, &types),
+            Ok(types) => add(&mut offered, &types, &requirements_of(&pool)),
             Err(error) => failure = Some(error),
         }
     }
     if ctx.settings.gates.reserved_capacity {
         add_missing_reserved(&mut offered);
     }
-    for ((kind, capacity_type, zone), (available, price)) in offered {
-        let labels = [&*kind, capacity_type.as_str(), zone.as_str()];
-        metrics::OFFERING_AVAILABLE.with_label_values(&labels).set(f64::from(u8::from(available)));
-        metrics::OFFERING_PRICE.with_label_values(&labels).set(price);
-    }
+    *shown.lock() = Arc::new(offered);
     failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
-fn add(offered: &mut Offered, types: &[Arc<InstanceType>]) {
-    for kind in types {
+/// What a NodePool asks of its nodes.
+fn requirements_of(pool: &NodePool) -> Requirements {
+    let template = &pool.spec.template;
+    let mut all = Requirements::from_api(&template.spec.requirements);
+    let labels = template.metadata.labels.as_ref();
+    all.merge(&Requirements::from_labels(labels.into_iter().flatten()));
+    all
+}
+
+/// Adds the types that a pool admits: a series of each type that nobody can use would only cost.
+fn add(offered: &mut Offered, types: &[Arc<InstanceType>], pool: &Requirements) {
+    for kind in types.iter().filter(|t| pool.intersects(&t.requirements).is_ok()) {
         for offering in &kind.offerings {
             let key = (
                 Arc::clone(&kind.name),
@@ -58,6 +76,17 @@ fn add(offered: &mut Offered, types: &[Arc<InstanceType>]) {
             *known = (known.0 || offering.available, offering.price);
         }
     }
+}
+
+fn write(offered: &Offered, page: &mut Page<'_>) {
+    let mut series = |family: &Family, value: fn(&(bool, f64)) -> f64| {
+        let Some(mut lines) = page.family(family) else { return };
+        for ((kind, capacity_type, zone), offering) in offered {
+            lines.add(&[kind, capacity_type, zone], value(offering));
+        }
+    };
+    series(&metrics::OFFERING_AVAILABLE, |(available, _)| f64::from(u8::from(*available)));
+    series(&metrics::OFFERING_PRICE, |(_, price)| *price);
 }
 
 /// A type without a reservation in a zone has none to offer there.
@@ -96,12 +125,40 @@ mod tests {
     #[test]
     fn what_one_pool_can_have_is_available() {
         let mut offered = Offered::new();
-        add(&mut offered, &[kind(true, 0.1)]);
-        add(&mut offered, &[kind(false, 0.2)]);
+        let any = Requirements::new();
+        add(&mut offered, &[kind(true, 0.1)], &any);
+        add(&mut offered, &[kind(false, 0.2)], &any);
         add_missing_reserved(&mut offered);
         let key = |c: &str| (Arc::from("m5.large"), c.to_owned(), "a".to_owned());
         assert_eq!(offered[&key("spot")], (true, 0.2));
         assert_eq!(offered[&key("reserved")], (false, 0.0));
         assert_eq!(offered.len(), 2);
+    }
+
+    #[test]
+    fn types_that_no_pool_admits_have_no_series() {
+        let mut offered = Offered::new();
+        let named = |name: &str| {
+            let requirements = [Requirement::is(labels::INSTANCE_TYPE, name)];
+            let own = InstanceType {
+                requirements: requirements.into_iter().collect(),
+                ..(*kind(true, 0.1)).clone()
+            };
+            Arc::new(InstanceType { name: Arc::from(name), ..own })
+        };
+        let pool: Requirements =
+            [Requirement::is(labels::INSTANCE_TYPE, "m5.large")].into_iter().collect();
+        add(&mut offered, &[named("m5.large"), named("x2.large")], &pool);
+        let text = metrics::page_of(&metrics::Options::default(), |page| write(&offered, page));
+        let series: Vec<&str> = text.lines().filter(|l| !l.starts_with('#')).collect();
+        assert_eq!(
+            series,
+            [
+                r#"karpenter_cloudprovider_instance_type_offering_available{instance_type="m5.large",capacity_type="spot",zone="a"} 1"#,
+                r#"karpenter_cloudprovider_instance_type_offering_price_estimate{instance_type="m5.large",capacity_type="spot",zone="a"} 0.1"#,
+            ]
+        );
+        let standard = metrics::Options { level: metrics::Level::Standard, ..Default::default() };
+        assert_eq!(metrics::page_of(&standard, |page| write(&offered, page)), "");
     }
 }

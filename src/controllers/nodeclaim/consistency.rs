@@ -12,11 +12,10 @@ use tokio::task::JoinSet;
 use super::super::patch;
 use super::super::runner::{self, Identity};
 use super::super::{Context, Outcome};
-use super::{all_claims, is_true, set_true, status_of};
+use super::{all_claims, events, is_true, set_true, status_of};
 use crate::api::conditions;
 use crate::api::labels;
 use crate::api::v1::NodeClaim;
-use crate::operator::events::{Event, reference};
 use crate::scheduling::resources::ResourceList;
 
 const CONSISTENCY: Identity = Identity {
@@ -70,9 +69,7 @@ async fn reconcile(ctx: &Context, seen: &Mutex<HashMap<String, Timestamp>>, name
     let issues = too_small(&before, &ResourceList::from_quantities_lossy(capacity));
     for issue in &issues {
         tracing::info!("issue" = issue, "failed consistency check");
-        let event =
-            Event::new(reference(before.as_ref()), true, "FailedConsistencyCheck", issue.clone());
-        ctx.recorder.publish(event.by_message());
+        ctx.recorder.publish(events::failed_consistency_check(&before, issue));
     }
     let mut claim = (*before).clone();
     let kind = conditions::CONSISTENT_STATE_FOUND;

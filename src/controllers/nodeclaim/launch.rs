@@ -2,17 +2,23 @@
 
 use kube::Api;
 
+use super::super::provisioning::decisions::Decisions;
+use super::super::provisioning::pod_reference;
 use super::super::{Context, Error, Outcome};
 use super::super::{observability, patch};
-use super::{condition, decided, set_true, status_of, unknown};
+use super::{condition, decided, events, set_true, status_of, unknown};
 use crate::api::v1::NodeClaim;
 use crate::api::{annotations, conditions, labels};
 use crate::cloud;
-use crate::operator::events::{Event, reference};
 use crate::operator::logging;
 
 /// Launches the claim's instance unless that is decided.
-pub(super) async fn run(ctx: &Context, api: &Api<NodeClaim>, claim: &mut NodeClaim) -> Outcome {
+pub(super) async fn run(
+    ctx: &Context,
+    decisions: &Decisions,
+    api: &Api<NodeClaim>,
+    claim: &mut NodeClaim,
+) -> Outcome {
     if decided(claim, conditions::LAUNCHED) {
         return Ok(None);
     }
@@ -36,18 +42,14 @@ pub(super) async fn run(ctx: &Context, api: &Api<NodeClaim>, claim: &mut NodeCla
             Ok(None)
         }
         Err(error @ cloud::Error::InsufficientCapacity(_)) => {
-            ctx.recorder.publish(Event::new(
-                reference(claim),
-                true,
-                "InsufficientCapacityError",
-                format!(
-                    "NodeClaim {} event: {error}",
-                    claim.metadata.name.as_deref().unwrap_or("")
-                ),
-            ));
+            ctx.recorder.publish(events::insufficient_capacity(claim, &error));
+            tell_pods(ctx, decisions, claim, &error);
             give_up(api, claim, &error).await
         }
-        Err(error @ cloud::Error::NodeClassNotReady(_)) => give_up(api, claim, &error).await,
+        Err(error @ cloud::Error::NodeClassNotReady(_)) => {
+            ctx.recorder.publish(events::node_class_not_ready(claim, &error));
+            give_up(api, claim, &error).await
+        }
         Err(error) => {
             let (reason, message) = match &error {
                 cloud::Error::Create { reason, condition, .. } => {
@@ -61,7 +63,18 @@ pub(super) async fn run(ctx: &Context, api: &Api<NodeClaim>, claim: &mut NodeCla
     }
 }
 
-/// The claim cannot be launched as it is: it is deleted, its pods are scheduled anew.
+/// Reports the failure on the pods that the claim was made for and that still wait.
+fn tell_pods(ctx: &Context, decisions: &Decisions, claim: &NodeClaim, error: &cloud::Error) {
+    for key in decisions.pods_of(claim.metadata.name.as_deref().unwrap_or_default()) {
+        let pod = ctx.cluster.pod(&key).filter(|p| p.node_name.is_none() && !p.terminal);
+        if let Some(pod) = pod {
+            let object = pod_reference(&pod);
+            ctx.recorder.publish(events::nominated_claim_failed(object, claim, error));
+        }
+    }
+}
+
+/// The claim cannot be launched as it is: it is deleted, and its pods are scheduled again.
 async fn give_up(api: &Api<NodeClaim>, claim: &NodeClaim, error: &cloud::Error) -> Outcome {
     tell_failure!(*error, "failed launching nodeclaim");
     let reason = match error {

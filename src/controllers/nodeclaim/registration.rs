@@ -10,10 +10,9 @@ use kube::Api;
 use super::super::nodepool::health;
 use super::super::patch;
 use super::super::{Context, Outcome};
-use super::{decided, set_true, status_of, unknown};
+use super::{decided, events, set_true, status_of, unknown};
 use crate::api::v1::NodeClaim;
 use crate::api::{conditions, finalizers, labels, taints};
-use crate::operator::events::{Event, reference};
 use crate::operator::logging;
 
 /// Matches the claim with its Node unless that is decided.
@@ -84,12 +83,7 @@ fn warn_if_untainted(ctx: &Context, claim: &NodeClaim, node: &Node) {
         "taint" = "karpenter.sh/unregistered:NoExecute",
         "node claim registration error"
     );
-    ctx.recorder.publish(Event::new(
-        reference(claim),
-        true,
-        "UnregisteredTaintMissing",
-        "Missing karpenter.sh/unregistered taint which prevents registration related race conditions on Karpenter-managed nodes".to_owned(),
-    ));
+    ctx.recorder.publish(events::unregistered_taint_missing(claim));
 }
 
 /// Gives the Node what the claim says it has.

@@ -8,10 +8,9 @@ use kube::Api;
 
 use super::super::patch::{self, Lock};
 use super::super::{Context, Outcome};
-use super::{is_true, set_true, status_of};
+use super::{events, is_true, set_true, status_of};
 use crate::api::v1::NodeClaim;
 use crate::api::{annotations, conditions, finalizers};
-use crate::operator::events::{Event, reference};
 
 /// Time between looks at an instance that is shutting down.
 const POLL: Duration = Duration::from_secs(5);
@@ -23,13 +22,7 @@ pub(super) async fn finalize(ctx: &Context, api: &Api<NodeClaim>, before: NodeCl
         return Ok(None);
     }
     if let Some(deadline) = annotate_deadline(&mut claim) {
-        let message = format!("All pods will be deleted by {deadline}");
-        ctx.recorder.publish(Event::new(
-            reference(&claim),
-            true,
-            "TerminationGracePeriodExpiring",
-            message,
-        ));
+        ctx.recorder.publish(events::termination_grace_period_expiring(&claim, deadline));
         // One annotation: whatever else is written meanwhile stays.
         patch::apply(api, &before, &claim, Lock::None).await?;
         return Ok(Some(Duration::ZERO));

@@ -1,4 +1,4 @@
-//! Objects with conditions, whatever their kind, as far as metrics and events tell of them.
+//! Objects with conditions, whatever their kind, as far as metrics and events show them.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -7,14 +7,14 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 
-use crate::api::labels;
+use crate::api::{conditions, labels};
 use crate::cluster::{Change, State};
 use crate::operator::events::reference;
 use crate::operator::metrics::status::{self, KindMetrics};
 
 /// One object.
 #[derive(Clone, Debug, Default)]
-pub(super) struct View {
+pub(in crate::controllers) struct View {
     pub(super) name: String,
     pub(super) uid: String,
     pub(super) reference: ObjectReference,
@@ -22,6 +22,8 @@ pub(super) struct View {
     pub(super) conditions: Vec<Seen>,
     pub(super) deleted: Option<Timestamp>,
     pub(super) finalizers: Vec<String>,
+    /// When it was looked at.
+    pub(super) seen: Timestamp,
 }
 
 /// One condition of it.
@@ -35,13 +37,17 @@ pub(super) struct Seen {
 }
 
 /// A kind of object, and where to find those of it.
-pub(super) struct Kind {
+pub(in crate::controllers) struct Kind {
     pub(super) controller: &'static str,
     pub(super) group: &'static str,
     pub(super) kind: &'static str,
     pub(super) metrics: &'static LazyLock<KindMetrics>,
     /// The metrics of all kinds together count these, too.
     pub(super) counted_together: bool,
+    /// There are as many of the kind as there are nodes.
+    pub(super) numerous: bool,
+    /// Conditions that an object has from its beginning: unknown until they are written.
+    pub(super) implied: &'static [&'static str],
     pub(super) all: fn(&State) -> Vec<View>,
     pub(super) one: fn(&State, &str) -> Option<View>,
     /// The name of the object that a change is about, if it is of the kind.
@@ -54,6 +60,13 @@ pub(super) static NODECLAIM: Kind = Kind {
     kind: "NodeClaim",
     metrics: &status::NODECLAIM,
     counted_together: true,
+    numerous: true,
+    implied: &[
+        conditions::READY,
+        conditions::LAUNCHED,
+        conditions::REGISTERED,
+        conditions::INITIALIZED,
+    ],
     all: |state| state.claims().iter().map(|c| of_claim(c)).collect(),
     one: |state, name| state.claim(name).map(|c| of_claim(&c)),
     of: |change| match change {
@@ -68,6 +81,8 @@ pub(super) static NODEPOOL: Kind = Kind {
     kind: "NodePool",
     metrics: &status::NODEPOOL,
     counted_together: true,
+    numerous: false,
+    implied: &[conditions::READY, conditions::VALIDATION_SUCCEEDED, conditions::NODE_CLASS_READY],
     all: |state| state.pools().iter().map(|p| of_pool(p)).collect(),
     one: |state, name| state.pool(name).map(|p| of_pool(&p)),
     of: |change| match change {
@@ -82,6 +97,15 @@ pub(super) static EC2NODECLASS: Kind = Kind {
     kind: "EC2NodeClass",
     metrics: &status::EC2NODECLASS,
     counted_together: true,
+    numerous: false,
+    implied: &[
+        conditions::READY,
+        conditions::AMIS_READY,
+        conditions::SUBNETS_READY,
+        conditions::SECURITY_GROUPS_READY,
+        conditions::INSTANCE_PROFILE_READY,
+        conditions::VALIDATION_SUCCEEDED,
+    ],
     all: |state| state.classes().iter().map(|c| of_class(c)).collect(),
     one: |state, name| state.class(name).map(|c| of_class(&c)),
     of: |change| match change {
@@ -96,6 +120,8 @@ pub(super) static NODE: Kind = Kind {
     kind: "Node",
     metrics: &status::NODE_STATUS,
     counted_together: false,
+    numerous: true,
+    implied: &[],
     all: |state| state.nodes().iter().map(|n| of_node(n)).collect(),
     one: |state, name| state.node(name).map(|n| of_node(&n)),
     of: |change| match change {
@@ -151,6 +177,7 @@ fn view(meta: &ObjectMeta, reference: ObjectReference, conditions: Vec<Seen>) ->
         conditions,
         deleted: meta.deletion_timestamp.as_ref().map(|t| t.0),
         finalizers: meta.finalizers.clone().unwrap_or_default(),
+        seen: Timestamp::default(),
     }
 }
 

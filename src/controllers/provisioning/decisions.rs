@@ -63,6 +63,13 @@ impl Decisions {
         self.claims.lock().get(key).cloned()
     }
 
+    /// The pods for which a NodeClaim was created.
+    #[must_use]
+    pub fn pods_of(&self, claim: &str) -> Vec<PodKey> {
+        let claims = self.claims.lock();
+        claims.iter().filter(|(_, of)| *of == claim).map(|(key, _)| key.clone()).collect()
+    }
+
     /// Why the last round found no place for a pod.
     #[must_use]
     pub fn error_of(&self, key: &PodKey) -> Option<String> {
@@ -124,6 +131,9 @@ mod tests {
         assert_eq!(decisions.placed(&key, at(9)), None);
         assert_eq!(decisions.error_of(&key), None);
         assert_eq!(decisions.times(&key).unwrap().schedulable, Some(at(9)));
+        decisions.claimed(&key, "claim");
+        assert_eq!(decisions.pods_of("claim"), [key.clone()]);
+        assert!(decisions.pods_of("other").is_empty());
         decisions.retain(&HashSet::new());
         assert_eq!(decisions.times(&key), None);
     }

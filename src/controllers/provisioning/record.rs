@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use super::super::Context;
 use super::decisions::Decisions;
-use super::pod_reference;
+use super::events;
 use super::waiting::LeftAlone;
-use crate::operator::events::{Event, reference};
 use crate::operator::{logging, metrics};
 use crate::scheduling::pod::{PodInfo, PodKey};
 use crate::scheduling::results::{PodError, Results, SkippedPool};
@@ -147,13 +146,8 @@ fn skipped_pool(ctx: &Context, skipped: &SkippedPool) {
         }
         None => tracing::info!("NodePool" = %name, "{text}"),
     }
-    let suffix = skipped.min_values.as_ref().map_or("", |_| " due to minValues incompatibility");
-    let text = format!(
-        "NodePool requirements filtered out all compatible available instance types{suffix}"
-    );
-    let mut event = Event::new(reference(pool.as_ref()), true, "NoCompatibleInstanceTypes", text);
-    event.dedupe_for = Duration::from_secs(60);
-    ctx.recorder.publish(event);
+    let by_min_values = skipped.min_values.is_some();
+    ctx.recorder.publish(events::no_compatible_instance_types(pool, by_min_values));
 }
 
 fn failed(ctx: &Context, key: &PodKey, error: &PodError, pod: Option<&Arc<PodInfo>>) {
@@ -166,14 +160,10 @@ fn failed(ctx: &Context, key: &PodKey, error: &PodError, pod: Option<&Arc<PodInf
         _ => tracing::error!("Pod" = %name, "error" = %error, "could not schedule pod"),
     }
     let Some(pod) = pod else { return };
-    let text = format!("Failed to schedule pod, {error}");
-    let mut event = Event::new(pod_reference(pod), true, "FailedScheduling", text);
-    event.dedupe_for = Duration::from_secs(300);
-    ctx.recorder.publish(event);
+    ctx.recorder.publish(events::failed_scheduling(pod, error));
 }
 
 /// Tells a pod where it is expected to run.
 pub(super) fn nominated(ctx: &Context, pod: &PodInfo, on: &str) {
-    let message = format!("Pod should schedule on: {on}");
-    ctx.recorder.publish(Event::new(pod_reference(pod), false, "Nominated", message).limited());
+    ctx.recorder.publish(events::nominated(pod, on));
 }

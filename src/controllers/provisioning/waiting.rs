@@ -8,8 +8,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use super::super::Context;
-use super::{listed_up_to, pod_reference};
-use crate::operator::events::Event;
+use super::{events, listed_up_to};
 use crate::operator::{logging, metrics};
 use crate::scheduling::pod::PodInfo;
 use crate::scheduling::validation::{self, Ignored};
@@ -47,10 +46,7 @@ pub(super) fn tell_ignored(ctx: &Context, ignored: &LeftAlone) {
             "ignoring pod"
         );
         if !why.opted_out {
-            let text = format!("Failed to schedule pod, {why}");
-            let mut event = Event::new(pod_reference(pod), true, "FailedScheduling", text);
-            event.dedupe_for = Duration::from_secs(300);
-            ctx.recorder.publish(event);
+            ctx.recorder.publish(events::failed_scheduling(pod, why));
         }
     }
 }

@@ -5,21 +5,11 @@ use std::sync::LazyLock;
 
 use prometheus::{CounterVec, GaugeVec, HistogramVec};
 
+use super::options::current;
 use super::{
-    DURATIONS, NODE_LABELS, SummaryVec, counter, gauge, histogram, histogram_of, powers_of_two,
+    DURATIONS, NODE_LABELS, SummaryVec, counter, exponential, gauge, histogram, histogram_of,
     summary,
 };
-
-macro_rules! metrics {
-    ($($(#[$doc:meta])* $id:ident: $type:ty = $make:expr;)*) => {
-        $($(#[$doc])* pub static $id: LazyLock<$type> = LazyLock::new(|| $make);)*
-
-        /// Makes every metric known, so that all are there from the start.
-        pub(super) fn touch_all() {
-            $(LazyLock::force(&$id);)*
-        }
-    };
-}
 
 /// Labels of what happens to a NodeClaim that is disrupted.
 const DISRUPTED: &[&str] =
@@ -44,9 +34,9 @@ metrics! {
     /// Pods that have to move because of that.
     PODS_DISRUPTION_INITIATED: CounterVec = counter("karpenter_pods_disruption_initiated_total", "Pods on NodeClaims that were deleted and that have to move.", DISRUPTED);
     /// Time from the termination call to the instance being gone.
-    INSTANCE_TERMINATION_DURATION: HistogramVec = histogram_of("karpenter_nodeclaims_instance_termination_duration_seconds", "Time from the call that terminates an instance until it is gone, in seconds.", &["nodepool"], powers_of_two(1.0, 11));
+    INSTANCE_TERMINATION_DURATION: HistogramVec = histogram_of("karpenter_nodeclaims_instance_termination_duration_seconds", "Time from the call that terminates an instance until it is gone, in seconds.", &["nodepool"], exponential(1.0, 2.0, 11));
     /// Time from a NodeClaim's deletion to its finalizer's removal.
-    NODECLAIM_TERMINATION_DURATION: HistogramVec = histogram_of("karpenter_nodeclaims_termination_duration_seconds", "Time from a NodeClaim's deletion until its finalizer is removed, in seconds.", &["nodepool"], powers_of_two(1.0, 12));
+    NODECLAIM_TERMINATION_DURATION: HistogramVec = histogram_of("karpenter_nodeclaims_termination_duration_seconds", "Time from a NodeClaim's deletion until its finalizer is removed, in seconds.", &["nodepool"], exponential(1.0, 2.0, 12));
     /// NodeClaims replaced by node repair.
     NODECLAIMS_UNHEALTHY: CounterVec = counter("karpenter_nodeclaims_unhealthy_disrupted_total", "NodeClaims that were deleted because their nodes were unhealthy.", &["condition", "nodepool", "capacity_type", "image_id"]);
 
@@ -61,22 +51,6 @@ metrics! {
     NODE_TERMINATION_DURATION: SummaryVec = summary("karpenter_nodes_termination_duration_seconds", "Time from a Node's deletion until its finalizer is removed, in seconds.", &["nodepool"]);
     /// How old Nodes became.
     NODE_LIFETIME: HistogramVec = histogram("karpenter_nodes_lifetime_duration_seconds", "Age of Nodes when they were removed, in seconds.", &["nodepool"], LIFETIMES);
-    /// What nodes offer to pods.
-    NODES_ALLOCATABLE: GaugeVec = gauge("karpenter_nodes_allocatable", "Resources that nodes offer to pods.", &node_labels(&["resource_type"]));
-    /// What pods request, daemons left out.
-    NODES_POD_REQUESTS: GaugeVec = gauge("karpenter_nodes_total_pod_requests", "Requests of the pods on nodes, daemons left out.", &node_labels(&["resource_type"]));
-    /// Limits of pods, daemons left out.
-    NODES_POD_LIMITS: GaugeVec = gauge("karpenter_nodes_total_pod_limits", "Limits of the pods on nodes, daemons left out.", &node_labels(&["resource_type"]));
-    /// What daemons request.
-    NODES_DAEMON_REQUESTS: GaugeVec = gauge("karpenter_nodes_total_daemon_requests", "Requests of the daemons on nodes.", &node_labels(&["resource_type"]));
-    /// Limits of daemons.
-    NODES_DAEMON_LIMITS: GaugeVec = gauge("karpenter_nodes_total_daemon_limits", "Limits of the daemons on nodes.", &node_labels(&["resource_type"]));
-    /// What the system keeps.
-    NODES_SYSTEM_OVERHEAD: GaugeVec = gauge("karpenter_nodes_system_overhead", "Capacity of nodes that is not allocatable.", &node_labels(&["resource_type"]));
-    /// How old nodes are.
-    NODES_CURRENT_LIFETIME: GaugeVec = gauge("karpenter_nodes_current_lifetime_seconds", "Age of nodes in seconds.", &node_labels(&[]));
-    /// Requests over allocatable of the whole cluster.
-    CLUSTER_UTILIZATION: GaugeVec = gauge("karpenter_cluster_utilization_percent", "Requests of all pods as a share of what all nodes offer.", &["resource_type"]);
 
     // NodePools.
     /// Limits of NodePools.
@@ -96,11 +70,11 @@ metrics! {
     /// From creation to readiness.
     PODS_STARTUP: SummaryVec = summary("karpenter_pods_startup_duration_seconds", "Time from pods' creation until they are ready, in seconds.", &[]);
     /// From creation to a node.
-    PODS_BOUND: HistogramVec = histogram("karpenter_pods_bound_duration_seconds", "Time from pods' creation until they have a node, in seconds.", &[], DURATIONS);
+    PODS_BOUND: HistogramVec = histogram("karpenter_pods_bound_duration_seconds", "Time from pods' creation until they have a node, in seconds.", &current().release.labels(&[], "dynamic_resources"), DURATIONS);
     /// From the first decision to readiness.
     PODS_PROVISIONING_STARTUP: HistogramVec = histogram("karpenter_pods_provisioning_startup_duration_seconds", "Time from pods' first being found schedulable until they are ready, in seconds.", &[], DURATIONS);
     /// From the first decision to a node.
-    PODS_PROVISIONING_BOUND: HistogramVec = histogram("karpenter_pods_provisioning_bound_duration_seconds", "Time from pods' first being found schedulable until they have a node, in seconds.", &[], DURATIONS);
+    PODS_PROVISIONING_BOUND: HistogramVec = histogram("karpenter_pods_provisioning_bound_duration_seconds", "Time from pods' first being found schedulable until they have a node, in seconds.", &current().release.labels(&[], "dynamic_resources"), DURATIONS);
     /// From first seen to the first decision.
     SCHEDULING_DECISION: HistogramVec = histogram("karpenter_pods_scheduling_decision_duration_seconds", "Time from pods' first being seen until a decision was made about them, in seconds.", &[], DURATIONS);
     /// Calls of the eviction API.
@@ -141,8 +115,6 @@ metrics! {
     UNSCHEDULABLE_PODS: GaugeVec = gauge("karpenter_scheduler_unschedulable_pods_count", "Pods that fit nowhere.", &["controller"]);
     /// Pending pods by the zone they can go to.
     PENDING_PODS_BY_ZONE: GaugeVec = gauge("karpenter_scheduler_pending_pods_by_effective_zone_count", "Pending pods by the one zone they can go to, flexible or none.", &["controller", "zone"]);
-    /// Nodes and NodeClaims in the state.
-    CLUSTER_STATE_NODES: GaugeVec = gauge("karpenter_cluster_state_node_count", "Nodes in the cluster state.", &[]);
     /// 1 when the state holds everything.
     CLUSTER_STATE_SYNCED: GaugeVec = gauge("karpenter_cluster_state_synced", "1 while the cluster state holds everything, else 0.", &[]);
     /// For how long it has not.
@@ -152,15 +124,11 @@ metrics! {
     /// Calls of the provider.
     CLOUDPROVIDER_DURATION: HistogramVec = histogram("karpenter_cloudprovider_duration_seconds", "Time of the provider's methods, in seconds.", &["controller", "method", "provider"], prometheus::DEFAULT_BUCKETS);
     /// Failed calls of the provider.
-    CLOUDPROVIDER_ERRORS: CounterVec = counter("karpenter_cloudprovider_errors_total", "Errors of the provider's methods.", &["controller", "method", "provider", "error"]);
+    CLOUDPROVIDER_ERRORS: CounterVec = counter("karpenter_cloudprovider_errors_total", "Errors of the provider's methods.", &current().release.labels(&["controller", "method", "provider", "error"], "nodepool"));
     /// Cores of instance types.
     INSTANCE_TYPE_CPU: GaugeVec = gauge("karpenter_cloudprovider_instance_type_cpu_cores", "Cores of instance types.", &["instance_type"]);
     /// Memory of instance types.
     INSTANCE_TYPE_MEMORY: GaugeVec = gauge("karpenter_cloudprovider_instance_type_memory_bytes", "Memory of instance types, in bytes.", &["instance_type"]);
-    /// What can be launched.
-    OFFERING_AVAILABLE: GaugeVec = gauge("karpenter_cloudprovider_instance_type_offering_available", "1 for offerings that can be launched, else 0.", &["instance_type", "capacity_type", "zone"]);
-    /// What it costs.
-    OFFERING_PRICE: GaugeVec = gauge("karpenter_cloudprovider_instance_type_offering_price_estimate", "Prices of offerings, in dollars an hour.", &["instance_type", "capacity_type", "zone"]);
     /// Launches that EC2 refused.
     INSTANCE_LAUNCH_FAILURES: CounterVec = counter("karpenter_cloudprovider_instance_launch_failures_total", "Offerings that EC2 did not launch.", &["zone", "zone_id", "capacity_type", "reason"]);
     /// Terminations that EC2 refused.
@@ -182,17 +150,21 @@ metrics! {
     /// How long user data is.
     USERDATA_BYTES: GaugeVec = gauge("karpenter_ec2nodeclasses_userdata_bytes", "Size of the user data of node classes, in bytes.", &["nodeclass"]);
     /// Requests to AWS.
-    AWS_REQUESTS: CounterVec = counter("aws_sdk_go_request_total", "Requests to AWS.", &["service", "action", "status_code"]);
+    AWS_REQUESTS: CounterVec = counter("aws_sdk_go_request_total", "Requests to AWS.", &["service", "action", "code"]);
     /// Time of requests to AWS, retries included.
-    AWS_REQUEST_DURATION: HistogramVec = histogram("aws_sdk_go_request_duration_seconds", "Time of requests to AWS with their retries, in seconds.", &["service", "action"], DURATIONS);
+    AWS_REQUEST_DURATION: HistogramVec = histogram_of("aws_sdk_go_request_duration_seconds", "Time of requests to AWS with their retries, in seconds.", &["service", "action", "code"], exponential(0.01, 1.5, 20));
     /// Retries of requests to AWS.
-    AWS_REQUEST_RETRIES: HistogramVec = histogram("aws_sdk_go_request_retry_count", "Retries of requests to AWS.", &["service", "action"], &[0.0, 1.0, 2.0, 3.0, 5.0, 10.0]);
+    AWS_REQUEST_RETRIES: HistogramVec = histogram("aws_sdk_go_request_retry_count", "Retries of requests to AWS.", &["service", "action", "code"], RETRIES);
     /// Attempts of requests to AWS.
-    AWS_ATTEMPTS: CounterVec = counter("aws_sdk_go_request_attempt_total", "Attempts of requests to AWS.", &["service", "action", "status_code"]);
+    AWS_ATTEMPTS: CounterVec = counter("aws_sdk_go_request_attempt_total", "Attempts of requests to AWS.", &["service", "action", "code"]);
     /// Time of attempts.
-    AWS_ATTEMPT_DURATION: HistogramVec = histogram("aws_sdk_go_request_attempt_duration_seconds", "Time of attempts of requests to AWS, in seconds.", &["service", "action"], DURATIONS);
+    AWS_ATTEMPT_DURATION: HistogramVec = histogram_of("aws_sdk_go_request_attempt_duration_seconds", "Time of attempts of requests to AWS, in seconds.", &["service", "action", "code"], exponential(0.01, 1.5, 20));
 
     // The framework.
+    /// Requests to the API server, as Karpenter's libraries name them.
+    CLIENT_GO_REQUESTS: CounterVec = counter("client_go_request_total", "Number of HTTP requests, partitioned by status code and method.", &["code", "method"]);
+    /// Time of requests to the API server; watches are left out.
+    CLIENT_GO_DURATION: HistogramVec = histogram_of("client_go_request_duration_seconds", "Request latency in seconds. Broken down by verb, group, version, kind, and subresource.", &["verb", "group", "version", "kind", "subresource"], exponential(0.001, 1.5, 20));
     /// Reconciles.
     RECONCILES: CounterVec = counter("controller_runtime_reconcile_total", "Total number of reconciliations per controller.", &["controller", "result"]);
     /// Failed reconciles.
@@ -267,11 +239,15 @@ const RECONCILE_TIMES: &[f64] = &[
 const QUEUE_TIMES: &[f64] =
     &[1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1000.0];
 
-/// 1, 2, 4, 5, then by 10 to 100, by 25 to 300, by 50 to 600, by 100 to 1000.
+/// The bounds of the AWS client's metrics of retries.
+const RETRIES: &[f64] = &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0];
+
+/// 1, 2, 4, 5, then by 5 to 30, by 10 to 100, by 25 to 300, by 50 to 600, by 100 to 1000.
 fn batch_sizes() -> Vec<f64> {
     let steps = |from: u32, to: u32, by: usize| (from..=to).step_by(by).map(f64::from);
     let mut sizes = vec![1.0, 2.0, 4.0, 5.0];
-    sizes.extend(steps(10, 100, 10));
+    sizes.extend(steps(10, 30, 5));
+    sizes.extend(steps(40, 100, 10));
     sizes.extend(steps(125, 300, 25));
     sizes.extend(steps(350, 600, 50));
     sizes.extend(steps(700, 1000, 100));
@@ -279,7 +255,7 @@ fn batch_sizes() -> Vec<f64> {
 }
 
 /// Labels of a node's series.
-fn node_labels(more: &[&'static str]) -> Vec<&'static str> {
+pub(super) fn node_labels(more: &[&'static str]) -> Vec<&'static str> {
     let own = ["node_name", "phase", "managed"];
     NODE_LABELS
         .iter()

@@ -1,25 +1,26 @@
-//! Metrics of status conditions and of terminations, one set of them a kind of object.
+//! Metrics of status conditions and of terminations, one set of them per kind of object.
 
 use std::sync::LazyLock;
 
-use prometheus::{CounterVec, GaugeVec, HistogramVec};
+use prometheus::{CounterVec, HistogramVec};
 
-use super::{counter, gauge, histogram_of, powers_of_two};
+use super::page::Family;
+use super::{counter, exponential, histogram_of, scraped};
 
 /// Metrics of one kind.
 pub struct KindMetrics {
     /// Labels of objects that the series show too, as keys of the object's labels.
     pub extra: &'static [&'static str],
     /// 1 for each condition as it is.
-    pub condition_count: GaugeVec,
+    pub condition_count: Family,
     /// For how long it has been so.
-    pub condition_seconds: GaugeVec,
+    pub condition_seconds: Family,
     /// Changes of conditions.
     pub transitions: CounterVec,
     /// How long the status that was left had lasted.
     pub transition_seconds: HistogramVec,
     /// For how long an object has been going.
-    pub termination_current: GaugeVec,
+    pub termination_current: Family,
     /// How long going took.
     pub termination_seconds: HistogramVec,
 }
@@ -35,16 +36,20 @@ impl KindMetrics {
             fixed.chain(own.iter().cloned()).collect()
         };
         let name = |suffix: &str| format!("{prefix}_{suffix}");
-        let times = || powers_of_two(0.5, 15);
+        // The metrics of all kinds together never named their bounds.
+        let times = || match kind {
+            "" => prometheus::DEFAULT_BUCKETS.to_vec(),
+            _ => exponential(0.5, 2.0, 15),
+        };
         let condition = with(&["namespace", "name", "type", "status", "reason"]);
         Self {
             extra,
-            condition_count: gauge(
+            condition_count: scraped(
                 &name("status_condition_count"),
                 "Conditions of objects as they are.",
                 &refs(&condition),
             ),
-            condition_seconds: gauge(
+            condition_seconds: scraped(
                 &name("status_condition_current_status_seconds"),
                 "Time for which conditions have been as they are, in seconds.",
                 &refs(&condition),
@@ -60,7 +65,7 @@ impl KindMetrics {
                 &refs(&with(&["type", "status"])),
                 times(),
             ),
-            termination_current: gauge(
+            termination_current: scraped(
                 &name("termination_current_time_seconds"),
                 "Time since objects' deletion was asked for, in seconds.",
                 &refs(&with(&["namespace", "name"])),

@@ -82,6 +82,27 @@ const FLAGS: &[Flag] = &[
         "webhook.port",
     ),
     flag(
+        "metrics-level",
+        Kind::Text,
+        "full",
+        "full: what Karpenter serves; standard: no series per pod, node or instance type, pods and nodes are added up by NodePool, zone, architecture and capacity type; minimal: what alerts need",
+        "controller.metrics.level",
+    ),
+    flag(
+        "metrics-drop",
+        Kind::Text,
+        "",
+        "names of metrics that are not served, comma separated, * for any characters",
+        "controller.metrics.drop",
+    ),
+    flag(
+        "metrics-compat",
+        Kind::Text,
+        "1.14",
+        "release of Karpenter whose labels metrics have where they differ, 1.14 or 1.15",
+        "controller.metrics.compat",
+    ),
+    flag(
         "webhook-url",
         Kind::Text,
         "",
@@ -297,6 +318,20 @@ const FLAGS: &[Flag] = &[
         AWS_GATES,
         "Name=bool pairs, comma separated",
         "settings.awsFeatureGates",
+    ),
+    flag(
+        "cost-metrics",
+        Kind::Bool,
+        "false",
+        "serve what nodes cost by NodePool, namespace, capacity type and zone, and what was saved",
+        "settings.costMetrics",
+    ),
+    flag(
+        "savings-config-map",
+        Kind::Text,
+        "",
+        "ConfigMap that keeps what was saved across restarts, none when empty",
+        "settings.keepSavings",
     ),
     flag(
         "price-config-map",

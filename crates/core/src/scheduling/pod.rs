@@ -14,7 +14,7 @@ use rustc_hash::FxHashSet;
 
 use super::dra::claim::{PodClaim, pod_claims};
 use super::requirements::Requirements;
-use super::resources::{ResourceList, pod_requests};
+use super::resources::{ResourceList, pod_limits, pod_requests};
 use super::sharing::once;
 use crate::api::annotations;
 
@@ -212,6 +212,8 @@ pub struct PodInfo {
     pub terminating: bool,
     /// What it requests, its slot included.
     pub requests: ResourceList,
+    /// What limits it has, its slot included; shared between pods made alike.
+    pub limits: Arc<ResourceList>,
     /// Node it is bound to.
     pub node_name: Option<Arc<str>>,
     /// Unique id.
@@ -284,6 +286,7 @@ impl PodInfo {
             labels: Arc::new(meta.labels.clone().unwrap_or_default()),
             node_name: spec.node_name.as_deref().filter(|n| !n.is_empty()).map(Arc::from),
             requests: pod_requests(spec, status),
+            limits: Arc::new(pod_limits(spec)),
             constraints: Arc::new(Constraints::from_spec(spec)),
             claims: claim_names(meta.name.as_deref().unwrap_or(""), spec),
             owners: owners(pod),
@@ -603,6 +606,7 @@ pub struct Sharing {
     labels: FxHashSet<Arc<BTreeMap<String, String>>>,
     texts: FxHashSet<Arc<str>>,
     owners: FxHashSet<Arc<Owner>>,
+    limits: FxHashSet<Arc<ResourceList>>,
     /// Number of entries at which those without another user are dropped.
     prune_at: usize,
 }
@@ -613,6 +617,7 @@ impl Sharing {
     pub fn share(&mut self, mut pod: PodInfo) -> PodInfo {
         pod.constraints = once(&mut self.constraints, pod.constraints);
         pod.labels = once(&mut self.labels, pod.labels);
+        pod.limits = once(&mut self.limits, pod.limits);
         pod.owner = pod.owner.map(|owner| once(&mut self.owners, owner));
         pod.key.namespace = self.text(&pod.key.namespace);
         pod.node_name = pod.node_name.map(|name| self.text(&name));
@@ -624,7 +629,10 @@ impl Sharing {
 
     /// Drops what nobody else holds, whenever the number of entries has doubled.
     fn prune(&mut self) {
-        let size = |s: &Self| s.constraints.len() + s.labels.len() + s.texts.len() + s.owners.len();
+        let size = |s: &Self| {
+            let small = s.texts.len() + s.owners.len() + s.limits.len();
+            s.constraints.len() + s.labels.len() + small
+        };
         if size(self) <= self.prune_at.max(1024) {
             return;
         }
@@ -632,6 +640,7 @@ impl Sharing {
         self.labels.retain(|l| Arc::strong_count(l) > 1);
         self.texts.retain(|t| Arc::strong_count(t) > 1);
         self.owners.retain(|o| Arc::strong_count(o) > 1);
+        self.limits.retain(|l| Arc::strong_count(l) > 1);
         self.prune_at = 2 * size(self);
     }
 

@@ -298,13 +298,55 @@ pub fn pod_requests(spec: &PodSpec, status: Option<&PodStatus>) -> ResourceList 
     total.max(&start);
     let pod_level = spec.resources.as_ref().and_then(|r| r.requests.as_ref());
     for (name, value) in ResourceList::from_quantities_lossy(pod_level).iter() {
-        if matches!(name, Name::Cpu | Name::Memory) || name.as_str().starts_with("hugepages-") {
+        if is_pod_level(name) {
             total.set(name.clone(), value);
         }
     }
     total.add(&ResourceList::from_quantities_lossy(spec.overhead.as_ref()));
     total.set(Name::Pods, 1);
     total
+}
+
+/// What limits a pod has in effect: as its requests are added up, from what its containers are
+/// limited to. Overhead counts only where there is a limit.
+#[must_use]
+pub fn pod_limits(spec: &PodSpec) -> ResourceList {
+    let of = |container: &Container| {
+        let resources = container.resources.as_ref();
+        ResourceList::from_quantities_lossy(resources.and_then(|r| r.limits.as_ref()))
+    };
+    let mut total = ResourceList::new();
+    spec.containers.iter().for_each(|container| total.add(&of(container)));
+    let mut sidecars = ResourceList::new();
+    let mut start = ResourceList::new();
+    for container in spec.init_containers.iter().flatten() {
+        if is_sidecar(container) {
+            sidecars.add(&of(container));
+            start.max(&sidecars);
+        } else {
+            let mut phase = of(container);
+            phase.add(&sidecars);
+            start.max(&phase);
+        }
+    }
+    total.add(&sidecars);
+    total.max(&start);
+    let pod_level = spec.resources.as_ref().and_then(|r| r.limits.as_ref());
+    for (name, value) in ResourceList::from_quantities_lossy(pod_level).iter() {
+        if is_pod_level(name) {
+            total.set(name.clone(), value);
+        }
+    }
+    let mut overhead = ResourceList::from_quantities_lossy(spec.overhead.as_ref());
+    overhead.0.retain(|(name, _)| total.find(name).is_some());
+    total.add(&overhead);
+    total.set(Name::Pods, 1);
+    total
+}
+
+/// Resources that can be set for a pod as a whole.
+fn is_pod_level(name: &Name) -> bool {
+    matches!(name, Name::Cpu | Name::Memory) || name.as_str().starts_with("hugepages-")
 }
 
 #[cfg(test)]
@@ -349,6 +391,28 @@ mod tests {
                 "resources": {"requests": {"cpu": "9.9"}}})),
             9900
         );
+    }
+
+    #[test]
+    fn limits_count_like_requests_and_overhead_only_where_there_is_one() {
+        use serde_json::json;
+        let limits = |cpu: &str| json!({"limits": {"cpu": cpu}});
+        let spec = json!({
+            "containers": [
+                {"name": "a", "resources": limits("1")}, {"name": "b", "resources": limits("2")},
+            ],
+            "initContainers": [
+                {"name": "s", "restartPolicy": "Always", "resources": limits("500m")},
+                {"name": "i", "resources": limits("4")},
+            ],
+            "overhead": {"cpu": "100m", "memory": "1Mi"},
+        });
+        let found = pod_limits(&serde_json::from_value(spec).unwrap());
+        assert_eq!(found, list(&[("cpu", 4600), ("pods", 1)]));
+        let spec = json!({"containers": [{"name": "a", "resources": limits("1")}],
+            "resources": {"limits": {"cpu": "3"}}});
+        let found = pod_limits(&serde_json::from_value(spec).unwrap());
+        assert_eq!(found.get(&Name::Cpu), 3000);
     }
 
     #[test]

@@ -81,9 +81,9 @@ impl Intercept for Observer {
         cfg: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let (service, action) = names(cfg);
-        let labels = [service.as_str(), action.as_str()];
         let code = status(context);
-        metrics::AWS_ATTEMPTS.with_label_values(&[labels[0], labels[1], &code]).inc();
+        let labels = [service.as_str(), action.as_str(), code.as_str()];
+        metrics::AWS_ATTEMPTS.with_label_values(&labels).inc();
         if let Some(call) = cfg.load::<Call>() {
             let time = call.attempt.elapsed().as_secs_f64();
             metrics::AWS_ATTEMPT_DURATION.with_label_values(&labels).observe(time);
@@ -98,9 +98,9 @@ impl Intercept for Observer {
         cfg: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let (service, action) = names(cfg);
-        let labels = [service.as_str(), action.as_str()];
         let code = status(context);
-        metrics::AWS_REQUESTS.with_label_values(&[labels[0], labels[1], &code]).inc();
+        let labels = [service.as_str(), action.as_str(), code.as_str()];
+        metrics::AWS_REQUESTS.with_label_values(&labels).inc();
         if let Some(call) = cfg.load::<Call>() {
             let retries = call.attempts.saturating_sub(1);
             metrics::AWS_REQUEST_RETRIES.with_label_values(&labels).observe(f64::from(retries));
