@@ -122,6 +122,7 @@ async fn work(
         clock,
         registration_health: controllers::nodepool::health::Tracker::default(),
         savings: controllers::cost::Ledger::default(),
+        verdicts: controllers::disruption::Verdicts::default(),
     };
     Ok(controllers::run_all(Arc::new(ctx), aws, stop).await?)
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -72,15 +71,7 @@ pub trait CloudProvider: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 }
 
-/// A condition of a Node that is not waited out for ever.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RepairPolicy {
-    pub condition: &'static str,
-    /// The status that is bad.
-    pub status: &'static str,
-    /// How long it is waited out.
-    pub toleration: Duration,
-}
+pub use crate::disruption::repair::RepairPolicy;
 
 /// What went wrong, by what has to be done about it.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -114,6 +114,8 @@ pub struct Context {
     pub registration_health: nodepool::health::Tracker,
     /// What was saved.
     pub savings: cost::Ledger,
+    /// Why nodes are still there.
+    pub verdicts: disruption::Verdicts,
 }
 
 impl Context {

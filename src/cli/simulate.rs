@@ -58,6 +58,10 @@ pub struct Args {
     /// Decide what to disrupt instead of where to place pods.
     #[arg(long)]
     pub disrupt: bool,
+    /// Carry out every command on paper and go on until nothing is left: the whole plan, with what it
+    /// saves and how many pods have to move.
+    #[arg(long, requires = "disrupt")]
+    pub all: bool,
 }
 
 /// Forms of output.
@@ -117,7 +121,8 @@ fn decide(args: &Args) -> Result<(), Failure> {
     let now = *scenario.options.now.get_or_insert_with(|| Clock::system().now());
     if args.disrupt {
         let world = World::for_disruption(scenario)?;
-        return print(args.output, &disrupt::disrupt(world, now));
+        let plan = if args.all { disrupt::all(world, now) } else { disrupt::disrupt(world, now) };
+        return print(args.output, &plan);
     }
     let world = World::new(scenario)?;
     let start = Instant::now();
@@ -210,6 +215,7 @@ mod tests {
     fn a_scenario_comes_from_one_place_and_goes_with_every_other_option() {
         assert!(accepted("--scenario - --output json --seed 3 --disrupt"));
         assert!(accepted("--from-cluster --save f.json --output table"));
+        assert!(accepted("--scenario f --disrupt --all") && !accepted("--scenario f --all"));
         for wrong in ["--output json", "--scenario f --from-cluster", "--scenario f --save g"] {
             assert!(!accepted(wrong), "{wrong}");
         }

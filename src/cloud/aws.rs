@@ -84,16 +84,19 @@ const fn minutes(minutes: u64) -> Duration {
     Duration::from_secs(60 * minutes)
 }
 
+/// A node that is broken may never finish its drain: its kubelet does not end pods any more.
+const REPAIR_DRAIN: Duration = minutes(30);
+
 const fn repair(
     condition: &'static str,
     status: &'static str,
     toleration: Duration,
 ) -> RepairPolicy {
-    RepairPolicy { condition, status, toleration }
+    RepairPolicy { condition, status, toleration, drain: Some(REPAIR_DRAIN), priority: 0 }
 }
 
 /// What the kubelet and EKS's node monitoring agent tell of Nodes that do not recover.
-const REPAIR_POLICIES: &[RepairPolicy] = &[
+pub const REPAIR_POLICIES: &[RepairPolicy] = &[
     repair("Ready", conditions::FALSE, minutes(30)),
     repair("Ready", conditions::UNKNOWN, minutes(30)),
     repair("AcceleratedHardwareReady", conditions::FALSE, minutes(10)),

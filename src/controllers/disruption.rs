@@ -1,25 +1,29 @@
 //! Disruption: nodes that are not needed, or not as they should be, are replaced and removed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::Node;
-use kube::Api;
+use jiff::Timestamp;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
-use super::patch::{self, Lock};
 use super::{Context, Error, provisioning, runner};
-use crate::api::v1::NodeClaim;
-use crate::api::{annotations, conditions, taints};
+use crate::api::conditions;
 use crate::cluster::Change;
-use crate::disruption::{self, Command, Decision, Input, Method};
-use crate::operator::events::{Event, reference};
-use crate::scheduling::node::StateNode;
-use crate::scheduling::snapshot::Snapshot;
+use crate::disruption::{self, Abandoned, Command, Decision, Gates, Input, Method};
+use crate::operator::logging;
+use crate::scheduling::snapshot::{NodePoolInput, Snapshot};
 
+mod events;
+mod marks;
 mod queue;
+mod record;
+mod resume;
+mod verdicts;
+
+pub use verdicts::Verdicts;
 
 /// The cluster is looked at again after this long when there is nothing to do.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -33,33 +37,87 @@ const VALIDATION: Duration = Duration::from_secs(15);
 /// Time that each kind of consolidation may take.
 const MULTI_LIMIT: Duration = Duration::from_secs(60);
 const SINGLE_LIMIT: Duration = Duration::from_secs(180);
+/// A method that did not run for so long was held up.
+const ABNORMAL: Duration = Duration::from_secs(900);
+/// A pool whose replacement failed is left by drift for this long, twice as long each time.
+const BACK_OFF: Duration = Duration::from_secs(60);
+const MOST_BACK_OFF: Duration = Duration::from_secs(3600);
 
 /// What the loop and the commands in flight share.
 #[derive(Default)]
 pub(super) struct InFlight {
     /// Provider ids of nodes that a command works on.
     queued: Mutex<HashSet<String>>,
+    /// Pools whose replacements failed: how often in a row, and until when they are left.
+    failed: Mutex<BTreeMap<String, (u32, Timestamp)>>,
+}
+
+impl InFlight {
+    fn backed_off(&self, now: Timestamp) -> BTreeSet<String> {
+        let failed = self.failed.lock();
+        failed.iter().filter(|(_, (_, until))| *until > now).map(|(pool, _)| pool.clone()).collect()
+    }
+
+    fn replacement_failed(&self, pool: &str, now: Timestamp) {
+        let mut failed = self.failed.lock();
+        let entry = failed.entry(pool.to_owned()).or_insert((0, now));
+        let wait = BACK_OFF.saturating_mul(1 << entry.0.min(10)).min(MOST_BACK_OFF);
+        *entry = (entry.0 + 1, now + wait);
+    }
+
+    fn replacement_came_up(&self, pool: &str) {
+        self.failed.lock().remove(pool);
+    }
+}
+
+/// What a pass hands to the next one.
+#[derive(Default)]
+struct Loop {
+    /// Ends with the controller, and with it the commands that are being carried out.
+    commands: JoinSet<()>,
+    /// What an earlier process began was picked up.
+    resumed: bool,
+    last: Option<Instant>,
 }
 
 /// Starts the loop.
 pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
+    record::preset();
     let (ctx, in_flight) = (Arc::clone(ctx), Arc::new(InFlight::default()));
-    // Ends with the controller, and with it the commands that are being carried out.
-    let commands = Arc::new(tokio::sync::Mutex::new(JoinSet::new()));
+    let passes = Arc::new(tokio::sync::Mutex::new(Loop::default()));
     let context = Arc::clone(&ctx);
     runner::singleton(tasks, "disruption", &context, ripe(), move || {
         let (ctx, in_flight) = (Arc::clone(&ctx), Arc::clone(&in_flight));
-        let commands = Arc::clone(&commands);
+        let passes = Arc::clone(&passes);
         async move {
-            let mut commands = commands.lock().await;
-            while commands.try_join_next().is_some() {}
+            let mut passes = passes.lock().await;
+            while passes.commands.try_join_next().is_some() {}
             if !ctx.cluster.synced(ctx.clock.now()) {
                 return Ok(Some(UNSYNCED));
             }
-            let started = pass(&ctx, &in_flight, &mut commands).await?;
+            if !passes.resumed {
+                resume::commands(&ctx, &in_flight, &mut passes.commands).await?;
+                passes.resumed = true;
+            }
+            warn_of_gap(&mut passes.last);
+            let started = pass(&ctx, &in_flight, &mut passes.commands).await?;
             Ok(Some(if started { Duration::ZERO } else { PERIOD }))
         }
     });
+}
+
+/// Logs when the loop was held up for long.
+fn warn_of_gap(last: &mut Option<Instant>) {
+    let now = Instant::now();
+    if let Some(last) = last.replace(now)
+        && now.duration_since(last) > ABNORMAL
+    {
+        tracing::debug!(
+            "name" = "disruption-loop",
+            "time_since" = logging::go_duration(now.duration_since(last)),
+            "abnormal time between runs"
+        );
+    }
 }
 
 /// Wakes the loop when a NodeClaim becomes consolidatable, so that `consolidateAfter` and the time
@@ -82,54 +140,108 @@ fn ripe() -> impl Fn(&Context, &Change) -> bool + Send + 'static {
     }
 }
 
-/// Tries every method once; tells whether a command was started.
+/// The methods that settings let run.
+fn methods(ctx: &Context) -> impl Iterator<Item = Method> {
+    let gates = ctx.settings.gates;
+    let repair = gates.node_repair && !ctx.settings.legacy_node_repair;
+    Method::ALL.into_iter().filter(move |method| match method {
+        Method::Repair => repair,
+        Method::StaticDrift => gates.static_capacity,
+        _ => true,
+    })
+}
+
+/// Tries every method once; returns whether a command was started.
 async fn pass(
     ctx: &Arc<Context>,
     in_flight: &Arc<InFlight>,
     commands: &mut JoinSet<()>,
 ) -> Result<bool, Error> {
-    clean_up(ctx, in_flight).await?;
-    warn_of_annotations(ctx);
-    for method in Method::ALL {
-        let decision = decide(ctx, in_flight, method).await;
-        publish_rejections(ctx, &decision, method);
-        let Some(command) = decision.command else { continue };
-        let command = if method == Method::Drift {
-            command
-        } else {
-            match validate(ctx, in_flight, command).await {
-                Some(command) => command,
-                None => continue,
-            }
-        };
-        queue::start(ctx, in_flight, command, commands).await?;
-        return Ok(true);
+    marks::clean_up(ctx, in_flight).await?;
+    events::pods(ctx);
+    for method in methods(ctx) {
+        let (decision, seen) = decide(ctx, in_flight, method).await;
+        events::stay(ctx, &seen, method, &decision);
+        events::budgets(ctx, method, &decision);
+        ctx.verdicts.keep(method, seen.now, &decision);
+        let mut started = false;
+        for command in decision.commands {
+            events::candidates(ctx, &command);
+            let Some(command) = validate(ctx, in_flight, command).await else { continue };
+            events::approved(ctx, &command);
+            started |= queue::start(ctx, in_flight, command, commands).await?;
+        }
+        if started {
+            return Ok(true);
+        }
     }
     Ok(false)
 }
 
-async fn decide(ctx: &Arc<Context>, in_flight: &Arc<InFlight>, method: Method) -> Decision {
-    let snapshot = provisioning::snapshot(ctx).await;
-    let (ctx, in_flight) = (Arc::clone(ctx), Arc::clone(in_flight));
-    let limit = if method == Method::MultiNode { MULTI_LIMIT } else { SINGLE_LIMIT };
-    let decided = super::compute(move || {
-        let (pdbs, queued) = (ctx.cluster.pdbs(), in_flight.queued.lock().clone());
-        let input = input(&ctx, &snapshot, &pdbs, &queued);
-        let end = Instant::now() + limit;
-        disruption::decide(&input, method, &|| Instant::now() < end)
-    })
-    .await;
-    decided.unwrap_or_default()
+/// What a decision is made from.
+struct Seen {
+    snapshot: Snapshot,
+    pools: Vec<NodePoolInput>,
+    pdbs: Vec<Arc<PodDisruptionBudget>>,
+    queued: HashSet<String>,
+    backed_off: BTreeSet<String>,
+    now: Timestamp,
 }
 
-fn input<'a>(
-    ctx: &Context,
-    snapshot: &'a Snapshot,
-    pdbs: &'a [Arc<k8s_openapi::api::policy::v1::PodDisruptionBudget>],
-    queued: &'a HashSet<String>,
-) -> Input<'a> {
-    let spot_to_spot = ctx.settings.gates.spot_to_spot_consolidation;
-    Input { snapshot, pdbs, now: ctx.clock.now(), queued, spot_to_spot }
+impl Seen {
+    async fn now(ctx: &Context, in_flight: &InFlight) -> Self {
+        let pools = provisioning::all_pools(ctx).await;
+        let snapshot = provisioning::snapshot(ctx).await;
+        let now = ctx.clock.now();
+        Self {
+            snapshot,
+            pools,
+            pdbs: ctx.cluster.pdbs(),
+            queued: in_flight.queued.lock().clone(),
+            backed_off: in_flight.backed_off(now),
+            now,
+        }
+    }
+
+    fn input<'a>(&'a self, ctx: &'a Context) -> Input<'a> {
+        let gates = ctx.settings.gates;
+        Input {
+            snapshot: &self.snapshot,
+            pools: &self.pools,
+            pdbs: &self.pdbs,
+            now: self.now,
+            queued: &self.queued,
+            backed_off: &self.backed_off,
+            repair: if gates.node_repair { ctx.cloud.repair_policies() } else { &[] },
+            gates: Gates {
+                spot_to_spot: gates.spot_to_spot_consolidation,
+                terminate_first_drift: gates.terminate_first_drift,
+                terminate_first_repair: gates.terminate_first_repair,
+            },
+        }
+    }
+}
+
+async fn decide(
+    ctx: &Arc<Context>,
+    in_flight: &Arc<InFlight>,
+    method: Method,
+) -> (Decision, Arc<Seen>) {
+    let seen = Arc::new(Seen::now(ctx, in_flight).await);
+    let limit = if method == Method::MultiNode { MULTI_LIMIT } else { SINGLE_LIMIT };
+    let begun = Instant::now();
+    let (shared, given) = (Arc::clone(ctx), Arc::clone(&seen));
+    let decided = super::compute(move || {
+        let end = Instant::now() + limit;
+        disruption::decide(&given.input(&shared), method, &|| Instant::now() < end)
+    })
+    .await;
+    let decision = decided.unwrap_or_else(|error| {
+        tracing::error!("error" = %error, "method" = method.name(), "disruption method ended early");
+        Decision::default()
+    });
+    record::decision(method, &decision, begun.elapsed());
+    (decision, seen)
 }
 
 /// Waits a while and asks whether the command still holds.
@@ -138,131 +250,31 @@ async fn validate(
     in_flight: &Arc<InFlight>,
     command: Command,
 ) -> Option<Command> {
+    let Some(what) = command.method.validated() else { return Some(command) };
     tokio::time::sleep(VALIDATION).await;
-    let snapshot = provisioning::snapshot(ctx).await;
-    let (ctx, in_flight) = (Arc::clone(ctx), Arc::clone(in_flight));
+    let seen = Seen::now(ctx, in_flight).await;
+    let shared = Arc::clone(ctx);
     let checked = super::compute(move || {
-        let (pdbs, queued) = (ctx.cluster.pdbs(), in_flight.queued.lock().clone());
-        disruption::still_valid(&input(&ctx, &snapshot, &pdbs, &queued), &command)
-            .map_err(|why| (why, command))
+        disruption::still_valid(&seen.input(&shared), &command).map_err(|why| (why, command))
     })
     .await
     .ok()?;
     match checked {
         Ok(command) => Some(command),
         Err((why, command)) => {
-            let what = match command.method {
-                Method::Emptiness => "empty node consolidation",
-                Method::MultiNode => "multi-node consolidation",
-                _ => "single-node consolidation",
-            };
-            tracing::debug!(
-                "reason" = why,
-                "command" = command.describe(""),
-                "abandoning {what} attempt due to pod churn, command is no longer valid"
-            );
+            abandon(ctx, &command, &why, what);
             None
         }
     }
 }
 
-/// Tells pods of annotations that were meant to protect them and do not.
-fn warn_of_annotations(ctx: &Context) {
-    for node in ctx.cluster.state_nodes().iter().filter(|n| n.managed()) {
-        for pod in &node.pods {
-            let Some(problem) = pod.do_not_disrupt_problem() else { continue };
-            let text = format!(
-                "Invalid {} annotation: {problem}, ignoring annotation",
-                annotations::DO_NOT_DISRUPT
-            );
-            let object = provisioning::pod_reference(pod);
-            let event = Event::new(object, true, "InvalidDoNotDisruptAnnotation", text);
-            ctx.recorder.publish(event.by_message());
-        }
-    }
-}
-
-/// Tells on Node and NodeClaim why a node is left alone.
-fn publish_rejections(ctx: &Context, decision: &Decision, method: Method) {
-    let consolidating = matches!(method, Method::MultiNode | Method::SingleNode);
-    if decision.rejected.is_empty() {
-        return;
-    }
-    let nodes = ctx.cluster.state_nodes();
-    let by_name: HashMap<&str, &StateNode> = nodes.iter().map(|n| (n.name(), n)).collect();
-    for (name, text) in &decision.rejected {
-        let Some(node) = by_name.get(name.as_str()) else { continue };
-        let mut letters = text.chars();
-        let message: String =
-            letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect();
-        let (reason, window) = if consolidating && !text.starts_with("node ") {
-            ("Unconsolidatable", Duration::from_secs(900))
-        } else {
-            ("DisruptionBlocked", Duration::from_secs(120))
-        };
-        let objects = node
-            .node
-            .iter()
-            .map(|n| reference(n.as_ref()))
-            .chain(node.node_claim.iter().map(|c| reference(c.as_ref())));
-        for object in objects {
-            let mut event = Event::new(object, false, reason, message.clone());
-            event.dedupe_for = window;
-            ctx.recorder.publish(event);
-        }
-    }
-}
-
-/// Takes back the marks of commands that an earlier process did not finish.
-async fn clean_up(ctx: &Context, in_flight: &InFlight) -> Result<(), Error> {
-    for node in ctx.cluster.state_nodes() {
-        let queued = node.provider_id().is_some_and(|id| in_flight.queued.lock().contains(id));
-        if queued || node.deleting() {
-            continue;
-        }
-        if let (Some(claim), Some(node)) = (&node.node_claim, &node.node) {
-            unmark(ctx, node, claim).await?;
-        }
-    }
-    Ok(())
-}
-
-/// Removes the taint and the condition that mark a node as being disrupted, also those that an older
-/// release left behind.
-async fn unmark(ctx: &Context, node: &Node, claim: &NodeClaim) -> Result<(), Error> {
-    let mut changed = node.clone();
-    if node.metadata.deletion_timestamp.is_none()
-        && let Some(spec) = &mut changed.spec
-        && let Some(list) = &mut spec.taints
-    {
-        list.retain(|t| !taints::marks_disruption(t));
-    }
-    patch::apply(&Api::<Node>::all(ctx.client.clone()), node, &changed, Lock::Optimistic).await?;
-    let mut changed = claim.clone();
-    let list = &mut changed.status.get_or_insert_default().conditions;
-    if conditions::clear(list, conditions::DISRUPTION_REASON) {
-        let api = Api::<NodeClaim>::all(ctx.client.clone());
-        patch::apply(&api, claim, &changed, Lock::Optimistic).await?;
-    }
-    Ok(())
-}
-
-/// Marks a node as being disrupted: no new pods, and the reason on its claim.
-async fn mark(ctx: &Context, node: &Node, claim: &NodeClaim, reason: &str) -> Result<(), Error> {
-    let disrupted = taints::disrupted();
-    let mut changed = node.clone();
-    let list = changed.spec.get_or_insert_default().taints.get_or_insert_default();
-    if !list.iter().any(|t| taints::matches(t, &disrupted)) {
-        list.push(disrupted);
-    }
-    patch::apply(&Api::<Node>::all(ctx.client.clone()), node, &changed, Lock::Optimistic).await?;
-    let mut changed = claim.clone();
-    let generation = claim.metadata.generation;
-    let now = ctx.clock.now();
-    let list = &mut changed.status.get_or_insert_default().conditions;
-    let kind = conditions::DISRUPTION_REASON;
-    conditions::set(list, kind, conditions::TRUE, reason, reason, generation, now);
-    let api = Api::<NodeClaim>::all(ctx.client.clone());
-    patch::apply(&api, claim, &changed, Lock::Optimistic).await?;
-    Ok(())
+fn abandon(ctx: &Context, command: &Command, why: &Abandoned, what: &str) {
+    tracing::debug!(
+        "reason" = why.reason(),
+        "error" = %why,
+        "command" = command.describe(""),
+        "abandoning {what} attempt due to pod churn, command is no longer valid"
+    );
+    record::failed_validation(command);
+    events::abandoned(ctx, command, why);
 }

@@ -8,7 +8,7 @@ use super::Context;
 
 mod drain;
 mod eviction;
-mod health;
+pub(super) mod health;
 mod hydration;
 mod termination;
 mod volumes;

@@ -72,15 +72,6 @@ pub fn disrupted_with_pods(ctx: &Context, claim: &NodeClaim, reason: &str, polic
         .inc_by(moving as f64);
 }
 
-/// Counts a NodeClaim that a disruption method chose, by its NodePool's policy.
-pub fn queued(ctx: &Context, claim: &NodeClaim, reason: &str) {
-    let policy = ctx.cluster.pool(label(claim, labels::NODEPOOL)).and_then(|pool| {
-        let policy = &pool.spec.disruption.consolidation_policy;
-        serde_json::to_value(policy).ok()?.as_str().map(str::to_owned)
-    });
-    disrupted_with_pods(ctx, claim, &reason.to_lowercase(), &policy.unwrap_or_default());
-}
-
 fn disruption_labels<'a>(claim: &'a NodeClaim, reason: &'a str, policy: &'a str) -> [&'a str; 5] {
     let mode = match claim.spec.termination_grace_period.as_ref().and_then(|d| d.duration()) {
         None => "graceful",

@@ -24,9 +24,9 @@ mod triggers;
 mod waiting;
 
 use batcher::Batcher;
-pub(super) use create::{create_claim, launch};
+pub(super) use create::{launch, launch_with};
 use decisions::Decisions;
-pub(super) use schedule::snapshot;
+pub(super) use schedule::{all_pools, snapshot};
 
 /// A scheduling round stops after this long with what it has.
 const SOLVE_LIMIT: Duration = Duration::from_secs(60);

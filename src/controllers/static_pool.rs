@@ -10,9 +10,6 @@ use super::runner::{self, Identity};
 use crate::api::labels;
 use crate::api::v1::NodePool;
 use crate::cluster::Change;
-use crate::scheduling::requirements::{Requirement, Requirements};
-use crate::scheduling::resources::ResourceList;
-use crate::scheduling::results::{PlannedClaim, TypeList};
 
 mod deprovisioning;
 mod provisioning;
@@ -68,32 +65,10 @@ fn kept(ctx: &Context, name: &str) -> Option<(Arc<NodePool>, i64)> {
     Some((pool, replicas))
 }
 
-/// A claim as the pool describes it: the provider chooses among all of the pool's types.
-#[must_use]
-pub fn planned(pool: &Arc<NodePool>) -> PlannedClaim {
-    let template = &pool.spec.template;
-    let mut requirements = Requirements::from_api(&template.spec.requirements);
-    requirements.merge(&Requirements::from_labels(template.metadata.labels.iter().flatten()));
-    let name = pool.metadata.name.as_deref().unwrap_or_default();
-    requirements.add(Requirement::is(labels::NODEPOOL, name));
-    let class = &template.spec.node_class_ref;
-    let key = format!("{}/{}", class.group, class.kind.to_lowercase());
-    requirements.add(Requirement::is(&key, &class.name));
-    PlannedClaim {
-        node_pool: Arc::clone(pool),
-        requirements,
-        taints: template.spec.taints.clone().unwrap_or_default(),
-        requests: ResourceList::new(),
-        instance_types: TypeList::default(),
-        pods: Vec::new(),
-        min_values_relaxed: false,
-        devices: None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disruption::static_drift::replacement;
     use serde_json::json;
 
     #[test]
@@ -105,7 +80,7 @@ mod tests {
                 "nodeClassRef": {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass",
                     "name": "c"}}}});
         let pool = Arc::new(NodePool::new("p", serde_json::from_value(spec).unwrap()));
-        let claim = planned(&pool).to_node_claim();
+        let claim = replacement(&pool).to_node_claim();
         let keys: Vec<&str> = claim.spec.requirements.iter().map(|r| r.key.as_str()).collect();
         assert!(keys.contains(&labels::CAPACITY_TYPE) && keys.contains(&"team"));
         assert!(!keys.contains(&labels::INSTANCE_TYPE));

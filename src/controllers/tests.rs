@@ -39,6 +39,7 @@ pub(super) fn context(client: &kube::Client) -> Arc<Context> {
         clock,
         registration_health: nodepool::health::Tracker::default(),
         savings: cost::Ledger::default(),
+        verdicts: disruption::Verdicts::default(),
     })
 }
 

@@ -173,8 +173,20 @@ impl CloudProvider for ModelProvider {
     fn repair_policies(&self) -> &'static [RepairPolicy] {
         const TOLERATION: Duration = Duration::from_secs(30 * 60);
         &[
-            RepairPolicy { condition: "Ready", status: "False", toleration: TOLERATION },
-            RepairPolicy { condition: "Ready", status: "Unknown", toleration: TOLERATION },
+            RepairPolicy {
+                condition: "Ready",
+                status: "False",
+                toleration: TOLERATION,
+                drain: Some(TOLERATION),
+                priority: 0,
+            },
+            RepairPolicy {
+                condition: "Ready",
+                status: "Unknown",
+                toleration: TOLERATION,
+                drain: Some(TOLERATION),
+                priority: 0,
+            },
         ]
     }
 

@@ -197,6 +197,7 @@ impl World {
             clock: self.clock.clone(),
             registration_health: controllers::nodepool::health::Tracker::default(),
             savings: controllers::cost::Ledger::default(),
+            verdicts: controllers::disruption::Verdicts::default(),
         });
         provider.start(&ctx, &mut tasks);
         controllers::start(&ctx, &mut tasks);

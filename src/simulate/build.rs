@@ -16,6 +16,8 @@ use crate::api::scheduler_config::SchedulerConfig;
 use crate::api::v1::{NodeClaim, NodeClaimSpec, NodePool};
 use crate::api::{conditions, conversion, labels};
 use crate::assemble::{Inputs, PoolOffer, PoolProblem, Purpose, Settings, assemble};
+use crate::disruption;
+use crate::disruption::repair::RepairPolicy;
 use crate::scheduling::instance_type::InstanceType;
 use crate::scheduling::node::{NodeView, StateNode};
 use crate::scheduling::pod::{PodInfo, PodKey};
@@ -26,25 +28,31 @@ use crate::scheduling::snapshot::{NodePoolInput, Options, Snapshot};
 pub struct World {
     /// What scheduling reads.
     pub snapshot: Snapshot,
+    /// All pools, also those in which nothing is launched for pods.
+    pub pools: Vec<NodePoolInput>,
     /// PodDisruptionBudgets, for disruption.
     pub pdbs: Vec<Arc<PodDisruptionBudget>>,
     /// When to decide, if the scenario says.
     pub now: Option<Timestamp>,
-    /// Spot nodes may be replaced with cheaper spot nodes.
-    pub spot_to_spot: bool,
+    /// Feature gates of disruption.
+    pub gates: disruption::Gates,
+    /// Conditions that repair is about; none where its gate is off.
+    pub repair: &'static [RepairPolicy],
     /// Waiting pods that are left alone, and why.
     pub ignored: Vec<(PodKey, String)>,
     /// Objects without effect, and why.
     pub left_out: Vec<(String, String)>,
 }
 
-const GATES: [&str; 7] = [
+const GATES: [&str; 9] = [
     "NodeRepair",
     "ReservedCapacity",
     "SpotToSpotConsolidation",
     "NodeOverlay",
     "StaticCapacity",
     "CapacityBuffer",
+    "TerminateFirstDrift",
+    "TerminateFirstRepair",
     // The setting ignore-dra-requests, the other way round.
     "DynamicResources",
 ];
@@ -78,7 +86,8 @@ impl World {
             buffers: gate("CapacityBuffer").unwrap_or(false),
         };
         let left_out = objects.give(&mut inputs, gates);
-        let pdbs = inputs.pdbs.clone();
+        let (pdbs, pools) = (inputs.pdbs.clone(), inputs.node_pools.clone());
+        let on = |name: &str| gate(name).unwrap_or(false);
         let now = options.now.unwrap_or(Timestamp::UNIX_EPOCH);
         let settings = Settings { options: solver, scheduler_config, now, purpose };
         let assembly = assemble(inputs, &settings);
@@ -92,13 +101,33 @@ impl World {
         let ignored = assembly.ignored.iter().map(|(p, why)| (p.key.clone(), why.to_string()));
         Ok(Self {
             ignored: not_waiting.chain(ignored).collect(),
+            pools: all_pools(pools, &assembly.snapshot),
             snapshot: assembly.snapshot,
             pdbs,
             now: options.now,
-            spot_to_spot: gate("SpotToSpotConsolidation").unwrap_or(false),
+            gates: disruption::Gates {
+                spot_to_spot: on("SpotToSpotConsolidation"),
+                terminate_first_drift: on("TerminateFirstDrift"),
+                terminate_first_repair: on("TerminateFirstRepair"),
+            },
+            repair: if on("NodeRepair") { crate::cloud::aws::REPAIR_POLICIES } else { &[] },
             left_out,
         })
     }
+}
+
+/// Every pool of ours; of those in the snapshot the types as overlays make them.
+fn all_pools(offers: Vec<PoolOffer>, snapshot: &Snapshot) -> Vec<NodePoolInput> {
+    let input = |offer: PoolOffer| {
+        let name = &offer.node_pool.metadata.name;
+        let laid = snapshot.node_pools.iter().find(|p| p.node_pool.metadata.name == *name);
+        let instance_types = match laid {
+            Some(laid) => Arc::clone(&laid.instance_types),
+            None => offer.instance_types?,
+        };
+        Some(NodePoolInput { node_pool: offer.node_pool, instance_types })
+    };
+    offers.into_iter().filter(|o| o.node_pool.is_managed()).filter_map(input).collect()
 }
 
 /// Why a pool has no effect; nothing for those whose instance types are for the document to give.
@@ -312,7 +341,14 @@ fn state_node(index: usize, entry: NodeEntry) -> Result<Option<StateNode>, Scena
     if entry.node.is_none() && node_claim.is_none() {
         return Ok(None);
     }
-    let view = NodeView { node: entry.node, node_claim, pods: entry.pods, ..NodeView::default() };
+    let view = NodeView {
+        node: entry.node,
+        node_claim,
+        pods: entry.pods,
+        marked_for_deletion: entry.marked_for_deletion,
+        nominated_until: entry.nominated.then_some(Timestamp::MAX),
+        ..NodeView::default()
+    };
     Ok(Some(view.into()))
 }
 
@@ -325,34 +361,43 @@ pub fn adopt(nodes: &mut [StateNode], pools: &[NodePoolInput]) {
         if labels.and_then(|l| l.get(labels::INITIALIZED)).is_none_or(|v| v != "true") {
             continue;
         }
-        let name = node.metadata.name.clone().unwrap_or_default();
-        let mut claim = NodeClaim::new(&name, NodeClaimSpec::default());
-        claim.metadata.labels.clone_from(&node.metadata.labels);
-        claim.metadata.annotations.clone_from(&node.metadata.annotations);
-        claim.metadata.creation_timestamp.clone_from(&node.metadata.creation_timestamp);
-        if let Some(input) = known {
-            let template = &input.node_pool.spec.template.spec;
-            claim.spec.node_class_ref = template.node_class_ref.clone();
-            claim.spec.expire_after = template.expire_after.clone();
-        }
         let since =
             node.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0);
-        let mut status = crate::api::v1::NodeClaimStatus {
-            node_name: Some(name),
-            provider_id: node.spec.as_ref().and_then(|s| s.provider_id.clone()),
-            capacity: node.status.as_ref().and_then(|s| s.capacity.clone()),
-            allocatable: node.status.as_ref().and_then(|s| s.allocatable.clone()),
-            ..Default::default()
-        };
-        for kind in [
-            conditions::LAUNCHED,
-            conditions::REGISTERED,
-            conditions::INITIALIZED,
-            conditions::CONSOLIDATABLE,
-        ] {
-            conditions::set_true(&mut status.conditions, kind, None, since);
-        }
-        claim.status = Some(status);
+        let claim = claim_for(node, known.map(|k| &*k.node_pool), Some(since));
         state.node_claim = Some(Arc::new(claim));
     }
+}
+
+/// The NodeClaim behind a Node: launched, and initialized since a moment where there is one.
+pub fn claim_for(
+    node: &k8s_openapi::api::core::v1::Node,
+    pool: Option<&NodePool>,
+    since: Option<Timestamp>,
+) -> NodeClaim {
+    let name = node.metadata.name.clone().unwrap_or_default();
+    let mut claim = NodeClaim::new(&name, NodeClaimSpec::default());
+    claim.metadata.labels.clone_from(&node.metadata.labels);
+    claim.metadata.annotations.clone_from(&node.metadata.annotations);
+    claim.metadata.creation_timestamp.clone_from(&node.metadata.creation_timestamp);
+    if let Some(pool) = pool {
+        let template = &pool.spec.template.spec;
+        claim.spec.node_class_ref = template.node_class_ref.clone();
+        claim.spec.expire_after = template.expire_after.clone();
+        claim.spec.termination_grace_period.clone_from(&template.termination_grace_period);
+    }
+    let mut status = crate::api::v1::NodeClaimStatus {
+        node_name: Some(name),
+        provider_id: node.spec.as_ref().and_then(|s| s.provider_id.clone()),
+        capacity: node.status.as_ref().and_then(|s| s.capacity.clone()),
+        allocatable: node.status.as_ref().and_then(|s| s.allocatable.clone()),
+        ..Default::default()
+    };
+    let up = [conditions::REGISTERED, conditions::INITIALIZED, conditions::CONSOLIDATABLE];
+    let at = since.unwrap_or(Timestamp::UNIX_EPOCH);
+    conditions::set_true(&mut status.conditions, conditions::LAUNCHED, None, at);
+    for kind in up.into_iter().filter(|_| since.is_some()) {
+        conditions::set_true(&mut status.conditions, kind, None, at);
+    }
+    claim.status = Some(status);
+    claim
 }

@@ -190,6 +190,10 @@ pub struct NodeEntry {
     pub node: Option<Arc<Node>>,
     pub node_claim: Option<Arc<NodeClaim>>,
     pub pods: Vec<Arc<PodInfo>>,
+    /// Pods are expected on it.
+    pub nominated: bool,
+    /// A disruption command has chosen it.
+    pub marked_for_deletion: bool,
 }
 
 /// Something read bit by bit, each bit turned into the solver's form at once and then dropped: a
@@ -307,6 +311,10 @@ struct RawNode {
     node_claim: Option<NodeClaim>,
     #[serde(default)]
     pods: PodList,
+    #[serde(default)]
+    nominated: bool,
+    #[serde(default)]
+    marked_for_deletion: bool,
 }
 
 impl Items for NodeEntry {
@@ -329,8 +337,10 @@ impl Items for NodeEntry {
             pod.node_name = name.as_deref().map(|n| sharing.text(n));
             pods.push(Arc::new(pod));
         }
+        let (nominated, marked_for_deletion) = (raw.nominated, raw.marked_for_deletion);
         let node = raw.node.map(Arc::new);
-        Ok(Self { node, node_claim: raw.node_claim.map(Arc::new), pods })
+        let node_claim = raw.node_claim.map(Arc::new);
+        Ok(Self { node, node_claim, pods, nominated, marked_for_deletion })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display};
 
-use super::disrupt::DisruptReport;
+use super::disrupt::{CommandReport, DisruptReport, Rejected};
 use super::report::{ClaimDetails, ClaimReport, Report};
 
 /// Rows under headings, each column as wide as its widest cell.
@@ -129,38 +129,104 @@ impl Display for Report {
 
 impl Display for DisruptReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.launched + self.unschedulable > 0 {
+            let (launched, lost) = (self.launched, self.unschedulable);
+            writeln!(f, "First {launched} nodes are launched; {lost} pods have no place\n")?;
+        }
         if self.commands.is_empty() {
             writeln!(f, "Nothing to disrupt")?;
         } else {
-            let mut table =
-                Table::new(&["REASON", "DECISION", "CANDIDATES", "REPLACEMENTS", "SAVINGS/H"]);
-            for command in &self.commands {
-                let types: Vec<String> = command
-                    .replacements
-                    .iter()
-                    .map(ClaimReport::details)
-                    .map(|r| match &r.cheapest {
-                        Some(l) => format!("{} {} {}", l.instance_type, l.zone, l.capacity_type),
-                        None => r.node_pool,
-                    })
-                    .collect();
-                table.row(vec![
-                    command.reason.clone(),
-                    command.decision.clone(),
-                    some(&command.candidates, 5),
-                    if types.is_empty() { "-".into() } else { some(&types, 3) },
-                    format!("{:.4}", command.savings),
-                ]);
+            writeln!(f, "Commands\n{}", commands(&self.commands))?;
+        }
+        if let Some(plan) = &self.plan {
+            writeln!(
+                f,
+                "{} -> {} nodes, {:.4} -> {:.4} an hour, {} evictions, {}\n",
+                plan.nodes_before,
+                plan.nodes_after,
+                plan.price_before,
+                plan.price_after,
+                plan.evictions,
+                if plan.at_rest { "then at rest" } else { "not at rest" }
+            )?;
+        }
+        let mut budgets = Table::new(&["NODEPOOL", "REASON", "NODES", "ALLOWED", "DISRUPTING"]);
+        let limited: Vec<_> = self.budgets.iter().filter(|b| b.allowed.is_some()).collect();
+        for budget in &limited {
+            budgets.row(vec![
+                budget.node_pool.clone(),
+                budget.reason.to_owned(),
+                budget.nodes.to_string(),
+                budget.allowed.map_or_else(|| "-".to_owned(), |a| a.to_string()),
+                budget.disrupting.to_string(),
+            ]);
+        }
+        if !limited.is_empty() {
+            writeln!(f, "Budgets\n{budgets}")?;
+        }
+        for budget in &self.budgets {
+            if let Some(error) = &budget.error {
+                writeln!(f, "NodePool {}: {error}", budget.node_pool)?;
             }
-            writeln!(f, "Commands\n{table}")?;
         }
         if !self.rejected.is_empty() {
-            let mut table = Table::new(&["NODE", "STAYS BECAUSE"]);
-            for node in &self.rejected {
-                table.row(vec![node.node.clone(), node.reason.clone()]);
-            }
-            writeln!(f, "Nodes that stay\n{table}")?;
+            writeln!(f, "Nodes that stay\n{}", staying(&self.rejected))?;
+        }
+        for text in &self.assumed {
+            writeln!(f, "Note: {text}")?;
         }
         Ok(())
     }
+}
+
+fn commands(commands: &[CommandReport]) -> Table {
+    let mut table =
+        Table::new(&["REASON", "DECISION", "CANDIDATES", "REPLACEMENTS", "EVICTIONS", "SAVINGS/H"]);
+    for command in commands {
+        let types: Vec<String> = command
+            .replacements
+            .iter()
+            .map(ClaimReport::details)
+            .map(|r| match &r.cheapest {
+                Some(l) => format!("{} {} {}", l.instance_type, l.zone, l.capacity_type),
+                None => r.node_pool,
+            })
+            .collect();
+        table.row(vec![
+            command.reason.clone(),
+            command.decision.clone(),
+            some(&command.candidates, 5),
+            if types.is_empty() { "-".into() } else { some(&types, 3) },
+            command.evictions.to_string(),
+            format!("{:.4}", command.savings),
+        ]);
+    }
+    table
+}
+
+/// A line for each node, and below it what each method has against it, where these differ.
+fn staying(rejected: &[Rejected]) -> Table {
+    let mut table = Table::new(&["NODE", "PRICE/H", "COST", "SCORE", "METHOD", "STAYS BECAUSE"]);
+    let number =
+        |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
+    for node in rejected {
+        let mut head = vec![
+            node.node.clone(),
+            number(node.price),
+            number(node.disruption_cost),
+            number(node.score),
+        ];
+        for (at, found) in node.methods.iter().enumerate() {
+            // The same reason of the next method says nothing new.
+            if at > 0 && node.methods[at - 1].reason == found.reason {
+                continue;
+            }
+            let mut cells = head;
+            cells.push(found.method.to_owned());
+            cells.push(found.reason.clone());
+            table.row(cells);
+            head = vec![String::new(); 4];
+        }
+    }
+    table
 }

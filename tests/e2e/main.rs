@@ -13,6 +13,7 @@ mod capacity;
 mod chain;
 mod charts;
 mod devices;
+mod disruption;
 mod ec2;
 mod foreign;
 mod instances;

@@ -12,6 +12,14 @@ pub const POD_DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost"
 pub const REBOOT_PRE_BOOT_ID: &str = "karpenter.sh/reboot-pre-boot-id";
 /// On NodeClaims: how long a reboot waits for the drain, a Go duration.
 pub const REBOOT_TERMINATION_GRACE_PERIOD: &str = "karpenter.sh/reboot-termination-grace-period";
+/// On NodePools: how many nodes consolidation may launch in the place of others at once. Karpenter
+/// launches one, and so does a pool without the annotation.
+pub const MAX_REPLACEMENTS: &str = "karpenter.rs/consolidation-max-replacements";
+/// On NodeClaims that were launched in the place of others: the names of those, joined by commas. A
+/// controller that starts anew finds by it what it had begun.
+pub const REPLACES: &str = "karpenter.rs/replaces";
+/// Beside [`REPLACES`]: how many NodeClaims were to be launched together, where it is not one.
+pub const REPLACEMENTS: &str = "karpenter.rs/replacements";
 /// Hash of a NodePool's static template fields.
 pub const NODEPOOL_HASH: &str = "karpenter.sh/nodepool-hash";
 /// Version of the algorithm behind [`NODEPOOL_HASH`].

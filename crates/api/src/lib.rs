@@ -18,6 +18,7 @@ pub mod hash;
 pub mod labels;
 pub mod pod_defaults;
 pub mod quantity;
+pub mod schedule;
 pub mod scheduler_config;
 pub mod schema;
 pub mod taints;

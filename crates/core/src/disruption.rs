@@ -1,32 +1,50 @@
 //! Which nodes may go, and what should take their place: a pure function of a snapshot.
 //!
-//! Methods are tried in a fixed order, Emptiness, Drift, multi-node and single-node consolidation;
-//! the first that finds a command decides.
+//! Methods are tried in a fixed order ([`Method::ALL`]); the first that finds a command decides. Each
+//! is a file with one [`Search`], and all of them return values: commands, and for each node the
+//! verdict with its facts. Texts, events, metrics and log fields are made from those values.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
-use crate::scheduling::results::PlannedClaim;
-use crate::scheduling::snapshot::Snapshot;
+use crate::scheduling::snapshot::{NodePoolInput, Snapshot};
 
 pub mod budget;
 pub mod candidate;
+pub mod command;
 pub mod consolidation;
+pub mod decision;
+mod drift;
+mod emptiness;
 mod methods;
+mod multi_node;
 pub mod pdb;
+pub mod progress;
+pub mod rejection;
+pub mod repair;
+pub mod score;
 mod simulation;
+mod single_node;
+pub mod static_drift;
 #[cfg(test)]
 mod tests;
+mod validation;
 
 pub use candidate::Candidate;
-pub use methods::{decide, still_valid};
+pub use command::Command;
+pub use decision::{Decision, Figures, Verdict};
+pub use methods::decide;
+pub use rejection::{Abandoned, Rejection};
+pub use validation::{still_valid, undisturbed};
 
 /// Why nodes are disrupted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
+    /// The node is broken and does not recover.
+    Unhealthy,
     /// Nothing runs on the node.
     Empty,
     /// The node is not what its pool or class asks for any more.
@@ -40,32 +58,73 @@ impl Reason {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Unhealthy => "Unhealthy",
             Self::Empty => "Empty",
             Self::Drifted => "Drifted",
             Self::Underutilized => "Underutilized",
         }
     }
+
+    /// The name in metrics.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Unhealthy => "unhealthy",
+            Self::Empty => "empty",
+            Self::Drifted => "drifted",
+            Self::Underutilized => "underutilized",
+        }
+    }
 }
 
 /// A way of finding nodes to disrupt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Method {
+    /// Nodes that are broken.
+    Repair,
+    /// Nodes without pods.
     Emptiness,
+    /// Drifted nodes of pools with a fixed number of nodes.
+    StaticDrift,
+    /// Drifted nodes of the other pools.
     Drift,
+    /// Several nodes that are not needed, or become one cheaper node.
     MultiNode,
+    /// One node that is not needed, or becomes a cheaper one.
     SingleNode,
 }
 
 impl Method {
     /// All methods in the order in which they are tried.
-    pub const ALL: [Self; 4] = [Self::Emptiness, Self::Drift, Self::MultiNode, Self::SingleNode];
+    pub const ALL: [Self; 6] = [
+        Self::Repair,
+        Self::Emptiness,
+        Self::StaticDrift,
+        Self::Drift,
+        Self::MultiNode,
+        Self::SingleNode,
+    ];
+
+    /// The method's name in logs and JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Repair => "Repair",
+            Self::Emptiness => "Emptiness",
+            Self::StaticDrift => "StaticDrift",
+            Self::Drift => "Drift",
+            Self::MultiNode => "MultiNodeConsolidation",
+            Self::SingleNode => "SingleNodeConsolidation",
+        }
+    }
 
     /// The reason that the method's commands carry.
     #[must_use]
     pub fn reason(self) -> Reason {
         match self {
+            Self::Repair => Reason::Unhealthy,
             Self::Emptiness => Reason::Empty,
-            Self::Drift => Reason::Drifted,
+            Self::StaticDrift | Self::Drift => Reason::Drifted,
             Self::MultiNode | Self::SingleNode => Reason::Underutilized,
         }
     }
@@ -75,9 +134,21 @@ impl Method {
     pub fn consolidation_type(self) -> &'static str {
         match self {
             Self::Emptiness => "empty",
-            Self::Drift => "",
+            Self::Repair | Self::StaticDrift | Self::Drift => "",
             Self::MultiNode => "multi",
             Self::SingleNode => "single",
+        }
+    }
+
+    /// What the method is called in the line about a command that no longer holds; none for those
+    /// whose commands are not looked at again.
+    #[must_use]
+    pub fn validated(self) -> Option<&'static str> {
+        match self {
+            Self::Emptiness => Some("empty node consolidation"),
+            Self::MultiNode => Some("multi-node consolidation"),
+            Self::SingleNode => Some("single-node consolidation"),
+            Self::Repair | Self::StaticDrift | Self::Drift => None,
         }
     }
 
@@ -85,81 +156,38 @@ impl Method {
     /// grace period bounds the wait.
     #[must_use]
     pub fn is_eventual(self) -> bool {
-        self == Self::Drift
+        matches!(self, Self::Drift | Self::StaticDrift)
     }
 }
 
 /// Everything that a decision depends on.
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
-    /// Pools, nodes and waiting pods.
+    /// Nodes, waiting pods, and the pools in which nodes may be launched.
     pub snapshot: &'a Snapshot,
+    /// All pools whose nodes may be disrupted: also those that are not ready, and static ones.
+    pub pools: &'a [NodePoolInput],
     /// Every PodDisruptionBudget.
     pub pdbs: &'a [Arc<PodDisruptionBudget>],
     /// The moment of the decision.
     pub now: Timestamp,
     /// Provider ids of nodes that a command works on already.
     pub queued: &'a HashSet<String>,
-    /// Whether spot nodes may be replaced with cheaper spot nodes.
+    /// Names of pools for which a replacement failed lately: drift leaves them for a while.
+    pub backed_off: &'a BTreeSet<String>,
+    /// Conditions that repair is about; none where it is off.
+    pub repair: &'a [repair::RepairPolicy],
+    /// Feature gates that change decisions.
+    pub gates: Gates,
+}
+
+/// Feature gates that change decisions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gates {
+    /// Spot nodes may be replaced with cheaper spot nodes.
     pub spot_to_spot: bool,
-}
-
-/// Nodes to remove, and what has to be there first.
-#[derive(Clone, Debug)]
-pub struct Command {
-    /// Why.
-    pub reason: Reason,
-    /// How it was found.
-    pub method: Method,
-    /// Nodes to remove.
-    pub candidates: Vec<Candidate>,
-    /// Nodes to launch first.
-    pub replacements: Vec<PlannedClaim>,
-    /// Existing nodes on which pods are expected.
-    pub nominated: Vec<String>,
-    /// Price an hour that is saved.
-    pub savings: f64,
-}
-
-impl Command {
-    /// `delete` or `replace`.
-    #[must_use]
-    pub fn decision(&self) -> &'static str {
-        if self.replacements.is_empty() { "delete" } else { "replace" }
-    }
-
-    /// One line for people, as in the logs.
-    #[must_use]
-    pub fn describe(&self, id: &str) -> String {
-        let mut pools: Vec<&str> = self.candidates.iter().map(|c| c.pool_name()).collect();
-        pools.sort_unstable();
-        pools.dedup();
-        let nodes: Vec<&str> = self.candidates.iter().map(|c| c.node.name()).collect();
-        let arrow = match self.replacements.len() {
-            0 => String::new(),
-            1 => " -> [1 replacement]".to_owned(),
-            n => format!(" -> [{n} replacements]"),
-        };
-        format!(
-            "{}/{id}: {}: nodepools=[{}]: [{}]{arrow} (savings: ${:.2})",
-            self.reason.as_str(),
-            self.decision(),
-            pools.join(","),
-            nodes.join(", "),
-            self.savings
-        )
-    }
-}
-
-/// What a method found.
-#[derive(Clone, Debug, Default)]
-pub struct Decision {
-    /// What to do, if anything.
-    pub command: Option<Command>,
-    /// Nodes that stay, and why.
-    pub rejected: BTreeMap<String, String>,
-    /// Candidates were left out because a budget was used up.
-    pub constrained: bool,
-    /// How many candidates the method looked at.
-    pub eligible: usize,
+    /// Drifted nodes for which no replacement can be launched first are terminated first.
+    pub terminate_first_drift: bool,
+    /// The same for unhealthy nodes.
+    pub terminate_first_repair: bool,
 }

@@ -1,10 +1,12 @@
-//! Nodes that do not recover are replaced: `node.health` (feature gate NodeRepair).
+//! Nodes that do not recover are deleted at once, as Karpenter 1.14 does: `node.health`, with the
+//! feature gate NodeRepair and the setting `legacy-node-repair`. Without that setting repair is one
+//! of the disruption methods.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, NodeCondition};
+use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use tokio::task::JoinSet;
 
@@ -15,23 +17,27 @@ use crate::cloud::RepairPolicy;
 use crate::controllers::nodeclaim::termination::{tell_deadline, write_deadline};
 use crate::controllers::runner::{self, Identity};
 use crate::controllers::{Context, Error, Outcome, observability, patch};
+use crate::disruption::repair::{matching, most_unhealthy};
 use crate::operator::events::{Event, reference};
 use crate::operator::metrics;
 
 const HEALTH: Identity = Identity { name: "node.health", group: "", kind: "Node", workers: 10 };
-/// While more nodes than this share of a pool are unhealthy, something else than they is at fault.
-const MOST_UNHEALTHY: usize = 20;
 /// Time between looks at a pool with too many unhealthy nodes.
 const BLOCKED: Duration = Duration::from_secs(300);
 /// How long an event about that is not repeated.
 const BLOCKED_EVENT: Duration = Duration::from_secs(900);
 
-/// Starts the controller, if its gate is on and the provider knows what to repair.
+/// Starts the controller, if settings ask for it and the provider knows what to repair.
 pub(super) fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
-    if !ctx.settings.gates.node_repair || ctx.cloud.repair_policies().is_empty() {
+    if !legacy(ctx) || ctx.cloud.repair_policies().is_empty() {
         return;
     }
     tasks.spawn(runner::run(HEALTH, Arc::clone(ctx), all_nodes, runner::changed_node, reconcile));
+}
+
+/// Whether nodes are repaired as Karpenter 1.14 does.
+fn legacy(ctx: &Context) -> bool {
+    ctx.settings.gates.node_repair && ctx.settings.legacy_node_repair
 }
 
 async fn reconcile(ctx: Arc<Context>, name: String) -> Outcome {
@@ -51,33 +57,13 @@ async fn reconcile(ctx: Arc<Context>, name: String) -> Outcome {
         ctx.recorder.publish(event);
         return Ok(Some(BLOCKED));
     }
-    repair(&ctx, &claim, policy, now).await?;
+    repair(&ctx, &claim, policy.condition, now).await?;
     Ok(None)
 }
 
-/// Conditions that a policy is about, with the policy.
-fn unhealthy<'a>(
-    node: &'a Node,
-    policies: &'static [RepairPolicy],
-) -> impl Iterator<Item = (&'a NodeCondition, &'static RepairPolicy)> {
-    let list = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    list.filter_map(|condition| {
-        let of = |p: &&RepairPolicy| p.condition == condition.type_ && p.status == condition.status;
-        Some((condition, policies.iter().find(of)?))
-    })
-}
-
-/// The policy whose toleration ends first, and when. What does not say since when it is so is
-/// taken to be so since the node is there.
-fn due(
-    node: &Node,
-    policies: &'static [RepairPolicy],
-) -> Option<(&'static RepairPolicy, Timestamp)> {
-    let ends = unhealthy(node, policies).filter_map(|(condition, policy)| {
-        let since = condition.last_transition_time.as_ref();
-        let since = since.or(node.metadata.creation_timestamp.as_ref())?;
-        Some((policy, since.0 + policy.toleration))
-    });
+/// The policy whose toleration ends first, and when.
+fn due(node: &Node, policies: &'static [RepairPolicy]) -> Option<(RepairPolicy, Timestamp)> {
+    let ends = matching(node, policies).filter_map(|(policy, end)| Some((policy, end?)));
     ends.min_by_key(|(_, end)| *end)
 }
 
@@ -94,7 +80,7 @@ fn blocked(ctx: &Context, claim: &NodeClaim) -> Option<&'static str> {
         .filter(|n| own.is_none() || pool(n.metadata.labels.as_ref()) == own)
         .collect();
     let policies = ctx.cloud.repair_policies();
-    let bad = nodes.iter().filter(|n| unhealthy(n, policies).next().is_some()).count();
+    let bad = nodes.iter().filter(|n| matching(n, policies).next().is_some()).count();
     (bad > most_unhealthy(nodes.len())).then_some(if own.is_some() {
         "more than 20% nodes are unhealthy in the nodepool"
     } else {
@@ -102,16 +88,11 @@ fn blocked(ctx: &Context, claim: &NodeClaim) -> Option<&'static str> {
     })
 }
 
-/// Nodes of so many that may be unhealthy.
-fn most_unhealthy(all: usize) -> usize {
-    (all * MOST_UNHEALTHY).div_ceil(100)
-}
-
 /// Deletes the claim; its node is drained without waiting for anything.
 async fn repair(
     ctx: &Context,
     claim: &NodeClaim,
-    policy: &RepairPolicy,
+    condition: &str,
     now: Timestamp,
 ) -> Result<(), Error> {
     let api = Api::<NodeClaim>::all(ctx.client.clone());
@@ -127,19 +108,24 @@ async fn repair(
     if patch::delete(&api, claim.metadata.name.as_deref().unwrap_or_default()).await? {
         tracing::info!("deleting unhealthy node");
         observability::disrupted_with_pods(ctx, claim, "unhealthy", "");
-        let label =
-            |key: &str| claim.metadata.labels.as_ref().and_then(|l| l.get(key)).map_or("", |v| v);
-        let image = claim.status.as_ref().and_then(|s| s.image_id.as_deref()).unwrap_or_default();
-        metrics::NODECLAIMS_UNHEALTHY
-            .with_label_values(&[
-                snake_case(policy.condition).as_str(),
-                label(labels::NODEPOOL),
-                label(labels::CAPACITY_TYPE),
-                image,
-            ])
-            .inc();
+        count(claim, condition);
     }
     Ok(())
+}
+
+/// Counts a NodeClaim that was deleted because of its Node's condition.
+pub(in crate::controllers) fn count(claim: &NodeClaim, condition: &str) {
+    let label =
+        |key: &str| claim.metadata.labels.as_ref().and_then(|l| l.get(key)).map_or("", |v| v);
+    let image = claim.status.as_ref().and_then(|s| s.image_id.as_deref()).unwrap_or_default();
+    metrics::NODECLAIMS_UNHEALTHY
+        .with_label_values(&[
+            snake_case(condition).as_str(),
+            label(labels::NODEPOOL),
+            label(labels::CAPACITY_TYPE),
+            image,
+        ])
+        .inc();
 }
 
 /// `KernelReady` as `kernel_ready`.
@@ -161,14 +147,13 @@ mod tests {
 
     use super::*;
 
-    const POLICIES: &[RepairPolicy] = &[
-        RepairPolicy { condition: "Ready", status: "False", toleration: Duration::from_secs(1800) },
-        RepairPolicy {
-            condition: "AcceleratedHardwareReady",
-            status: "False",
-            toleration: Duration::from_secs(600),
-        },
-    ];
+    const fn policy(condition: &'static str, seconds: u64) -> RepairPolicy {
+        let toleration = Duration::from_secs(seconds);
+        RepairPolicy { condition, status: "False", toleration, drain: None, priority: 0 }
+    }
+
+    const POLICIES: &[RepairPolicy] =
+        &[policy("Ready", 1800), policy("AcceleratedHardwareReady", 600)];
 
     fn node(conditions: &[(&str, &str, &str)]) -> Node {
         let list: Vec<_> = conditions

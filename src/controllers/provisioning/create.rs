@@ -51,8 +51,21 @@ pub(in crate::controllers) async fn launch(
     planned: &PlannedClaim,
     reason: &str,
 ) -> Result<NodeClaim, Error> {
+    launch_with(ctx, planned, reason, |_| {}).await
+}
+
+/// The same with a change of the claim before it is created.
+///
+/// # Errors
+/// As [`launch`].
+pub(in crate::controllers) async fn launch_with(
+    ctx: &Context,
+    planned: &PlannedClaim,
+    reason: &str,
+    change: impl FnOnce(&mut NodeClaim),
+) -> Result<NodeClaim, Error> {
     let pool = planned.node_pool.metadata.name.clone().unwrap_or_default();
-    let claim = create_claim(ctx, planned, &pool).await?;
+    let claim = create_claim(ctx, planned, &pool, change).await?;
     let name = claim.metadata.name.as_deref().unwrap_or_default();
     tracing::info!(
         "NodePool" = %logging::obj(&pool),
@@ -68,10 +81,11 @@ pub(in crate::controllers) async fn launch(
 
 /// Creates a planned claim unless its pool has used up its limits, and takes it into the state at
 /// once: nothing else is decided before it has its instance.
-pub(in crate::controllers) async fn create_claim(
+async fn create_claim(
     ctx: &Context,
     planned: &PlannedClaim,
     pool: &str,
+    change: impl FnOnce(&mut NodeClaim),
 ) -> Result<NodeClaim, Error> {
     let current = ctx.cluster.pool(pool).ok_or_else(|| {
         Error::Other(format!("getting current resource usage, NodePool {pool:?} not found"))
@@ -81,6 +95,7 @@ pub(in crate::controllers) async fn create_claim(
     let mut claim = planned.to_node_claim();
     // From the first moment, so that launching needs no write before.
     claim.metadata.finalizers = Some(vec![finalizers::TERMINATION.to_owned()]);
+    change(&mut claim);
     let api = Api::<NodeClaim>::all(ctx.client.clone());
     let created = api.create(&PostParams::default(), &claim).await?;
     ctx.cluster.apply_created(created.clone(), &planned.pods, most(planned));

@@ -6,13 +6,30 @@ use crate::assemble::{
 };
 use crate::operator::logging;
 use crate::scheduling::pod::PodKey;
-use crate::scheduling::snapshot::{Options, Snapshot};
+use crate::scheduling::snapshot::{NodePoolInput, Options, Snapshot};
 use crate::scheduling::volumes::{Unresolved, VolumeError};
 
 /// The cluster at this moment as disruption looks at it: any pod may have to move.
 pub(in crate::controllers) async fn snapshot(ctx: &Context) -> Snapshot {
     let pools = pools(ctx, false).await;
     assembled(ctx, pools, Purpose::Disruption).snapshot
+}
+
+/// All pools with what they may launch, also those in which nothing is launched for pods: their
+/// nodes may be disrupted all the same.
+pub(in crate::controllers) async fn all_pools(ctx: &Context) -> Vec<NodePoolInput> {
+    let mut pools = Vec::new();
+    for node_pool in ctx.cluster.pools() {
+        let Ok(mut instance_types) = ctx.instance_types(&node_pool).await else { continue };
+        if ctx.settings.gates.node_overlay {
+            let name = node_pool.metadata.name.as_deref().unwrap_or_default();
+            let store = ctx.cluster.overlay_store();
+            let Some(laid) = store.and_then(|s| s.apply(name, &instance_types)) else { continue };
+            instance_types = laid;
+        }
+        pools.push(NodePoolInput { node_pool, instance_types });
+    }
+    pools
 }
 
 /// The cluster at this moment, with the pods to place. Logs what is not as it should be.

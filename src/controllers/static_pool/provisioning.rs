@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 
 use super::super::{Context, Error, Outcome, provisioning};
 use crate::api::conditions;
-use crate::api::v1::{NodeClaim, NodePool};
-use crate::scheduling::resources::{Name, ResourceList};
+use crate::api::v1::NodeClaim;
+use crate::disruption::static_drift::{node_limit, replacement};
 
 /// A pool is looked at again after this long.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -82,12 +82,6 @@ fn provider_id(claim: &NodeClaim) -> Option<&str> {
     claim.status.as_ref()?.provider_id.as_deref()
 }
 
-/// The most nodes that a pool may have.
-pub(super) fn node_limit(pool: &NodePool) -> i64 {
-    let limits = ResourceList::from_quantities_lossy(pool.spec.limits.as_ref());
-    limits.find(&Name::from("nodes")).unwrap_or(i64::MAX)
-}
-
 pub(super) async fn reconcile(ctx: Arc<Context>, paces: Arc<Paces>, name: String) -> Outcome {
     let Some((pool, replicas)) = super::kept(&ctx, &name) else {
         paces.forget(&name);
@@ -117,7 +111,7 @@ pub(super) async fn reconcile(ctx: Arc<Context>, paces: Arc<Paces>, name: String
         "provision-count" = granted,
         "provisioning nodeclaims to satisfy replica count"
     );
-    let planned = super::planned(&pool);
+    let planned = replacement(&pool);
     let (ctx, name, planned) = (&*ctx, name.as_str(), &planned);
     let made = join_all((0..granted).map(|_| async move {
         let outcome = provisioning::launch(ctx, planned, "provisioned").await;

@@ -97,6 +97,8 @@ metrics! {
     DISRUPTION_FAILED_VALIDATIONS: CounterVec = counter("karpenter_voluntary_disruption_failed_validations_total", "Candidates that did not hold when they were looked at again.", &["consolidation_type"]);
     /// Commands that failed on the way.
     DISRUPTION_QUEUE_FAILURES: CounterVec = counter("karpenter_voluntary_disruption_queue_failures_total", "Disruption commands that failed after they were started.", &["decision", "reason", "consolidation_type"]);
+    /// Nodes terminated before their replacements.
+    TERMINATE_FIRST: CounterVec = counter("karpenter_voluntary_disruption_terminate_first_decisions_total", "Disruption commands that terminate a node before its replacement is launched.", &["nodepool", "reason", "terminate_first_reason"]);
     /// Scores of the Balanced policy.
     CONSOLIDATION_SCORE: HistogramVec = histogram("karpenter_consolidation_score", "Scores of consolidation moves under the policy Balanced.", &["decision", "nodepool", "policy"], &[0.1, 0.25, 0.33, 0.5, 1.0, 2.0, 5.0, 10.0]);
     /// Moves that were scored.

@@ -104,7 +104,7 @@ pub fn budgets(pool: &NodePool) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (i, budget) in pool.spec.disruption.budgets.iter().enumerate() {
         let Some(schedule) = &budget.schedule else { continue };
-        if let Err(error) = schedule.parse::<croner::Cron>() {
+        if let Err(error) = schedule.parse::<crate::schedule::Schedule>() {
             findings.push(Finding::new(
                 format!("spec.disruption.budgets[{i}].schedule"),
                 format!(

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use croner::Cron;
 use jiff::Timestamp;
 
 use super::Reason;
 use crate::api::conditions;
+use crate::api::schedule::Schedule;
 use crate::api::v1::{Budget, NodePool};
 use crate::scheduling::node::{StateNode, is_ready};
+use crate::scheduling::snapshot::NodePoolInput;
 
 /// What a budget without a limit allows.
 pub const UNLIMITED: i64 = i32::MAX as i64;
@@ -39,18 +40,10 @@ fn is_active(budget: &Budget, now: Timestamp) -> Result<bool, BudgetError> {
     };
     let length = crate::api::duration::parse_go(duration)
         .map_err(|e| BudgetError(format!("parsing budget duration {duration:?}: {e}")))?;
-    let next = next_hit(schedule, now - length)?;
-    Ok(next <= now)
-}
-
-/// The schedule's first hit strictly after a moment, in UTC.
-fn next_hit(schedule: &str, after: Timestamp) -> Result<Timestamp, BudgetError> {
-    let bad = |e: String| BudgetError(format!("parsing budget schedule {schedule:?}: {e}"));
-    let cron: Cron = schedule.parse().map_err(|e| bad(format!("{e}")))?;
-    let start = chrono::DateTime::<chrono::Utc>::from_timestamp(after.as_second(), 0)
-        .ok_or_else(|| bad("time out of range".to_owned()))?;
-    let next = cron.find_next_occurrence(&start, false).map_err(|e| bad(format!("{e}")))?;
-    Timestamp::from_second(next.timestamp()).map_err(|e| bad(e.to_string()))
+    let read: Schedule = schedule
+        .parse()
+        .map_err(|e| BudgetError(format!("parsing budget schedule {schedule:?}: {e}")))?;
+    Ok(read.next_after(now - length).is_some_and(|next| next <= now))
 }
 
 /// How many of a pool's `total` nodes may be under disruption for a reason.
@@ -79,7 +72,7 @@ pub fn allowed(
 }
 
 /// A pool's budget for one reason at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Allowance {
     /// Nodes that count.
     pub total: i64,
@@ -87,6 +80,8 @@ pub struct Allowance {
     pub allowed: i64,
     /// Nodes that are under disruption already.
     pub disrupting: i64,
+    /// Why nothing is allowed, when a budget cannot be read.
+    pub error: Option<BudgetError>,
 }
 
 impl Allowance {
@@ -97,28 +92,69 @@ impl Allowance {
     }
 }
 
-/// The allowance of every pool, by name; a pool with a bad budget has none.
-#[must_use]
-pub fn allowances(
-    pools: &[&NodePool],
-    nodes: &[StateNode],
-    reason: Reason,
-    now: Timestamp,
-) -> BTreeMap<String, Allowance> {
-    let mut all: BTreeMap<String, Allowance> = BTreeMap::new();
-    for pool in pools {
-        let name = pool.metadata.name.clone().unwrap_or_default();
-        let mut allowance = Allowance::default();
-        for node in nodes.iter().filter(|n| n.node_pool() == Some(&name) && counts(n)) {
+/// What the budgets of each pool leave, by the pool's name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Budgets(BTreeMap<String, Allowance>);
+
+impl Budgets {
+    /// Counts the nodes of each pool; a pool with a budget that cannot be read lets nothing go.
+    #[must_use]
+    pub fn new(
+        pools: &[NodePoolInput],
+        nodes: &[StateNode],
+        reason: Reason,
+        now: Timestamp,
+    ) -> Self {
+        let mut all: BTreeMap<String, Allowance> = BTreeMap::new();
+        for node in nodes.iter().filter(|n| counts(n)) {
+            let Some(pool) = node.node_pool() else { continue };
+            let allowance = all.entry(pool.to_owned()).or_default();
             allowance.total += 1;
-            if node.deleting() || node.node.as_deref().is_none_or(|n| !is_ready(n)) {
+            let unready = node.node.as_deref().is_none_or(|n| !is_ready(n));
+            // Repair is about nodes that are not ready: they do not use up its own budget.
+            if node.deleting() || (unready && reason != Reason::Unhealthy) {
                 allowance.disrupting += 1;
             }
         }
-        allowance.allowed = allowed(pool, allowance.total, reason, now).unwrap_or(0);
-        all.insert(name, allowance);
+        let of = |pool: &NodePoolInput| {
+            let name = pool.node_pool.metadata.name.clone().unwrap_or_default();
+            let mut allowance = all.remove(&name).unwrap_or_default();
+            match allowed(&pool.node_pool, allowance.total, reason, now) {
+                Ok(number) => allowance.allowed = number,
+                Err(error) => allowance.error = Some(error),
+            }
+            (name, allowance)
+        };
+        Self(pools.iter().map(of).collect())
     }
-    all
+
+    /// A pool's budget; one that is not known allows nothing.
+    #[must_use]
+    pub fn of(&self, pool: &str) -> Allowance {
+        self.0.get(pool).cloned().unwrap_or_default()
+    }
+
+    /// How many more nodes of a pool may be disrupted.
+    #[must_use]
+    pub fn remaining(&self, pool: &str) -> i64 {
+        self.0.get(pool).map_or(0, Allowance::remaining)
+    }
+
+    /// Takes one node from the pool's budget, if there is room.
+    pub fn take(&mut self, pool: &str) -> bool {
+        match self.0.get_mut(pool) {
+            Some(allowance) if allowance.remaining() > 0 => {
+                allowance.disrupting += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// All pools.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Allowance)> {
+        self.0.iter().map(|(name, allowance)| (name.as_str(), allowance))
+    }
 }
 
 fn counts(node: &StateNode) -> bool {
@@ -134,6 +170,18 @@ fn counts(node: &StateNode) -> bool {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_budget_that_cannot_be_read_lets_nothing_go_and_says_why() {
+        let mut pool = pool(json!([{"nodes": "0", "schedule": "0 0 L * *", "duration": "1h"}]));
+        pool.metadata.name = Some("p".to_owned());
+        let input = NodePoolInput { node_pool: pool.into(), instance_types: [].into() };
+        let budgets = Budgets::new(&[input], &[], Reason::Empty, Timestamp::UNIX_EPOCH);
+        let allowance = budgets.of("p");
+        assert_eq!(allowance.remaining(), 0);
+        let error = allowance.error.unwrap().to_string();
+        assert!(error.contains("0 0 L * *") && error.contains("day of month"), "{error}");
+    }
 
     fn pool(budgets: serde_json::Value) -> NodePool {
         NodePool::new(
@@ -170,6 +218,10 @@ mod tests {
         assert_eq!(of("2026-11-28T10:00:00Z"), UNLIMITED);
         let daily = pool(json!([{"nodes": "0", "schedule": "@daily", "duration": "10m"}]));
         assert_eq!(allowed(&daily, 5, Reason::Drifted, at("2026-11-24T00:05:00Z")), Ok(0));
+        let midnight = pool(json!([{"nodes": "0", "schedule": "@midnight", "duration": "10m"}]));
+        assert_eq!(allowed(&midnight, 5, Reason::Drifted, at("2026-11-24T00:05:00Z")), Ok(0));
+        let quarters = pool(json!([{"nodes": "0", "schedule": "5/15 * * * *", "duration": "5m"}]));
+        assert_eq!(allowed(&quarters, 5, Reason::Drifted, at("2026-11-24T00:22:00Z")), Ok(0));
         let broken = pool(json!([{"nodes": "0", "schedule": "every day", "duration": "10m"}]));
         assert!(allowed(&broken, 5, Reason::Drifted, at("2026-11-24T00:05:00Z")).is_err());
     }

@@ -1,16 +1,19 @@
 //! Nodes that could be disrupted, with what that would cost and save.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::pdb::Limits;
-use super::{Input, Method};
+use jiff::Timestamp;
+
+use super::pdb::{self, Limits};
+use super::rejection::Rejection;
+use super::{Decision, Input, Method, repair};
 use crate::api::v1::{ConsolidationPolicy, NodePool};
-use crate::api::{annotations, conditions, labels, taints};
-use crate::scheduling::instance_type::InstanceType;
+use crate::api::{annotations, conditions, labels};
+use crate::scheduling::instance_type::{InstanceType, Offering};
 use crate::scheduling::node::StateNode;
 use crate::scheduling::pod::PodInfo;
-use crate::scheduling::taints::tolerate_all;
+use crate::scheduling::snapshot::NodePoolInput;
 
 /// A node that may be disrupted.
 #[derive(Clone, Debug)]
@@ -27,8 +30,8 @@ pub struct Candidate {
     pub price_estimated: bool,
     /// One, and what evicting its pods costs on top.
     pub disruption_cost: f64,
-    /// Pods that need another node.
-    pub pods: Vec<Arc<PodInfo>>,
+    /// Pods that need another node; those that will not move are not among them.
+    pub pods: Arc<[Arc<PodInfo>]>,
 }
 
 impl Candidate {
@@ -42,6 +45,12 @@ impl Candidate {
     #[must_use]
     pub fn claim_name(&self) -> &str {
         self.node.node_claim.as_ref().and_then(|c| c.metadata.name.as_deref()).unwrap_or_default()
+    }
+
+    /// Whether its pool keeps a fixed number of nodes.
+    #[must_use]
+    pub fn is_static(&self) -> bool {
+        self.pool.spec.replicas.is_some()
     }
 
     /// A label of the node.
@@ -72,6 +81,15 @@ impl Candidate {
             .is_some_and(|s| conditions::is_true(&s.conditions, kind))
     }
 
+    /// Since when the claim's condition is True.
+    #[must_use]
+    pub fn condition_since(&self, kind: &str) -> Option<Timestamp> {
+        let status = self.node.node_claim.as_ref()?.status.as_ref()?;
+        conditions::get(&status.conditions, kind)
+            .filter(|c| c.status == conditions::TRUE)
+            .map(|c| c.last_transition_time.0)
+    }
+
     /// The pool's consolidation policy.
     #[must_use]
     pub fn policy(&self) -> ConsolidationPolicy {
@@ -98,33 +116,64 @@ pub fn disruption_cost(pods: &[Arc<PodInfo>]) -> f64 {
         .sum::<f64>()
 }
 
-/// What is not a node for disruption: silent, or worth telling.
-enum Unfit {
-    Silent,
-    Because(String),
+/// Price an hour of a node of that type: of the first offering in its zone and of its capacity
+/// type, available or not; zero when there is none.
+#[must_use]
+pub fn price(node: &StateNode, instance_type: &InstanceType) -> f64 {
+    offering(node, instance_type).map(|o| o.price).filter(|p| p.is_finite()).unwrap_or(0.0)
 }
 
-impl From<&str> for Unfit {
-    fn from(text: &str) -> Self {
-        Self::Because(text.to_owned())
+/// The offering that a node of that type came from, as far as its labels say.
+fn offering<'a>(node: &StateNode, instance_type: &'a InstanceType) -> Option<&'a Offering> {
+    let of = |key: &str| node.labels().get(key).map(String::as_str).unwrap_or_default();
+    let (zone, capacity_type) = (of(labels::ZONE), of(labels::CAPACITY_TYPE));
+    let mut all = instance_type.offerings.iter();
+    all.find(|o| o.zone() == zone && o.capacity_type() == capacity_type)
+}
+
+/// NodePools and their instance types by name.
+pub struct Pools<'a> {
+    by_name: HashMap<&'a str, (&'a NodePoolInput, HashMap<&'a str, &'a Arc<InstanceType>>)>,
+}
+
+impl<'a> Pools<'a> {
+    /// Indexes the pools.
+    #[must_use]
+    pub fn new(pools: &'a [NodePoolInput]) -> Self {
+        let entry = |pool: &'a NodePoolInput| {
+            let name = pool.node_pool.metadata.name.as_deref().unwrap_or_default();
+            let types = pool.instance_types.iter().map(|t| (&*t.name, t)).collect();
+            (name, (pool, types))
+        };
+        Self { by_name: pools.iter().map(entry).collect() }
+    }
+
+    /// The type of a node, as its pool knows it.
+    #[must_use]
+    pub fn type_of(&self, node: &StateNode) -> Option<&'a Arc<InstanceType>> {
+        let (_, types) = self.by_name.get(node.node_pool()?)?;
+        types.get(node.labels().get(labels::INSTANCE_TYPE)?.as_str()).copied()
+    }
+
+    /// A pool whose instance types are known.
+    fn usable(&self, name: &str) -> Option<&'a NodePoolInput> {
+        self.by_name.get(name).map(|(pool, _)| *pool).filter(|p| !p.instance_types.is_empty())
     }
 }
 
-/// Nodes that a method may look at; the others' reasons go to `rejected`.
+/// Nodes that a method may look at; why it may not look at the others goes to the decision.
 pub fn collect(
     input: &Input<'_>,
+    pools: &Pools<'_>,
     limits: &Limits,
     method: Method,
-    rejected: &mut BTreeMap<String, String>,
+    decision: &mut Decision,
 ) -> Vec<Candidate> {
     let mut list = Vec::new();
     for node in &input.snapshot.nodes {
-        match build(input, limits, method, node) {
+        match build(input, pools, limits, method, node) {
             Ok(candidate) => list.push(candidate),
-            Err(Unfit::Silent) => {}
-            Err(Unfit::Because(text)) => {
-                rejected.insert(node.name().to_owned(), text);
-            }
+            Err(rejection) => decision.reject(node.name(), rejection),
         }
     }
     list
@@ -132,88 +181,85 @@ pub fn collect(
 
 fn build(
     input: &Input<'_>,
+    pools: &Pools<'_>,
     limits: &Limits,
     method: Method,
     node: &StateNode,
-) -> Result<Candidate, Unfit> {
+) -> Result<Candidate, Rejection> {
     if node.provider_id().is_some_and(|id| input.queued.contains(id)) {
-        return Err(Unfit::Silent);
+        return Err(Rejection::Queued);
     }
-    let Some(claim) = &node.node_claim else { return Err(Unfit::Silent) };
+    let Some(claim) = &node.node_claim else { return Err(Rejection::NotManaged) };
+    let broken = match method {
+        Method::Repair => Some(repair::eligible(input, node).ok_or(Rejection::Healthy)?),
+        _ => None,
+    };
     if node.node.is_none() {
-        return Err("nodeclaim does not have an associated node".into());
-    }
-    if !node.initialized() {
-        return Err("node isn't initialized".into());
+        return Err(Rejection::NoNode);
     }
     if node.deleting() {
-        return Err("node is deleting or marked for deletion".into());
+        return Err(Rejection::Deleting);
+    }
+    // Repair is also about nodes that registered and never got further.
+    let joined = node.initialized() || (method == Method::Repair && node.registered());
+    if !joined {
+        return Err(Rejection::NotInitialized { registered: node.registered() });
     }
     if node.nominated_until.is_some_and(|t| t > input.now) {
-        return Err("node is nominated for a pending pod".into());
+        return Err(Rejection::Nominated);
     }
-    if node.do_not_disrupt() {
-        return Err(Unfit::Because(format!(
-            "disruption is blocked through the {:?} annotation",
-            annotations::DO_NOT_DISRUPT
-        )));
+    if method == Method::Repair {
+        if node.annotation(annotations::DO_NOT_REPAIR) == Some("true") {
+            return Err(Rejection::DoNotRepair);
+        }
+    } else if node.do_not_disrupt() {
+        return Err(Rejection::DoNotDisrupt);
     }
-    let Some(pool_name) = node.node_pool() else {
-        return Err(Unfit::Because(format!(
-            "node doesn't have required label (label={})",
-            labels::NODEPOOL
-        )));
-    };
-    let pool = input
-        .snapshot
-        .node_pools
-        .iter()
-        .find(|p| p.node_pool.metadata.name.as_deref() == Some(pool_name))
-        .filter(|p| !p.instance_types.is_empty())
-        .ok_or_else(|| Unfit::Because(format!("NodePool not found (NodePool={pool_name})")))?;
+    let pool_name = node.node_pool().ok_or(Rejection::NoPool)?;
+    let pool =
+        pools.usable(pool_name).ok_or_else(|| Rejection::UnknownPool(pool_name.to_owned()))?;
     let bounded = claim.spec.termination_grace_period.is_some();
-    if !(bounded && method.is_eventual()) {
-        pods_allow(input, limits, node)?;
+    match broken {
+        Some(found) if !bounded && found.policy.drain.is_none() => {
+            pods_allow(input, limits, node).map_err(|_| Rejection::RepairUnbounded)?;
+        }
+        Some(_) => {}
+        None if bounded && method.is_eventual() => {}
+        None => pods_allow(input, limits, node)?,
     }
-    let of = |key: &str| node.labels().get(key).map(String::as_str).unwrap_or_default();
-    let instance_type =
-        pool.instance_types.iter().find(|t| *t.name == *of(labels::INSTANCE_TYPE)).cloned();
-    let offering = instance_type.as_ref().and_then(|t| {
-        t.offerings.iter().find(|o| {
-            o.zone() == of(labels::ZONE) && o.capacity_type() == of(labels::CAPACITY_TYPE)
-        })
-    });
-    let price = offering.map(|o| o.price).filter(|p| p.is_finite()).unwrap_or(0.0);
-    let price_estimated = offering.is_some_and(|o| o.price_estimated);
+    let instance_type = pools.type_of(node).cloned();
+    let moves = |p: &&Arc<PodInfo>| match method {
+        // The drain of a repair may be cut short, so that all its pods come back elsewhere.
+        Method::Repair => p.is_reschedulable(),
+        _ => limits.moves(p, input.now),
+    };
     Ok(Candidate {
         pool: Arc::clone(&pool.node_pool),
+        price: instance_type.as_ref().map_or(0.0, |t| price(node, t)),
+        price_estimated: instance_type
+            .as_ref()
+            .and_then(|t| offering(node, t))
+            .is_some_and(|o| o.price_estimated),
         instance_type,
-        price,
-        price_estimated,
         disruption_cost: disruption_cost(&node.pods),
-        pods: node.pods.iter().filter(|p| p.is_reschedulable()).cloned().collect(),
+        pods: node.pods.iter().filter(moves).cloned().collect(),
         node: node.clone(),
     })
 }
 
 /// Refuses when a pod on the node may not be disturbed.
-fn pods_allow(input: &Input<'_>, limits: &Limits, node: &StateNode) -> Result<(), Unfit> {
+///
+/// # Errors
+/// With the first pod that stands against it.
+pub fn pods_allow(input: &Input<'_>, limits: &Limits, node: &StateNode) -> Result<(), Rejection> {
     for pod in node.pods.iter().filter(|p| p.is_active()) {
         if pod.do_not_disrupt_active(input.now) {
-            return Err(Unfit::Because(format!(
-                "pod has {:?} annotation (Pod={})",
-                annotations::DO_NOT_DISRUPT,
-                pod.key
-            )));
+            let until = pod.do_not_disrupt_until();
+            return Err(Rejection::ProtectedPod { pod: pod.key.clone(), until });
         }
     }
-    for pod in node.pods.iter().filter(|p| p.is_active() && !p.owners.node) {
-        let tolerates_disruption =
-            tolerate_all([&taints::disrupted()], &pod.constraints.tolerations).is_ok();
-        if tolerates_disruption {
-            continue;
-        }
-        limits.check(pod).map_err(|e| Unfit::Because(format!("{e} (Pod={})", pod.key)))?;
+    for pod in node.pods.iter().filter(|p| pdb::is_evictable(p)) {
+        limits.check(pod).map_err(|by| Rejection::Blocked { pod: pod.key.clone(), by })?;
     }
     Ok(())
 }

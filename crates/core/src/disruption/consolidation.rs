@@ -1,60 +1,128 @@
-//! Consolidation: whether nodes can go, with at most one cheaper node in their place.
+//! Consolidation: whether nodes can go, with cheaper nodes in their place where some are needed.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::{Candidate, Command, Input, Method, Reason, simulation};
-use crate::api::labels;
+use super::methods::{Pass, placed};
+use super::simulation::{Launching, Simulated};
+use super::{Candidate, Command, Input, Method, Rejection};
 use crate::api::v1::{ConsolidationPolicy, Operator};
+use crate::api::{annotations, conditions, labels};
 use crate::scheduling::instance_type::{InstanceType, Offering, sort_by_price};
 use crate::scheduling::requirements::{Requirement, Requirements};
 use crate::scheduling::results::PlannedClaim;
+use crate::scheduling::snapshot::NodePoolInput;
 
 /// Spot nodes are replaced only when at least this many cheaper types remain, so that the next
 /// replacement is not the most interruptible one.
-const SPOT_OPTIONS: usize = 15;
+pub(super) const SPOT_OPTIONS: usize = 15;
+/// Several replacements at once must save at least this share of what the candidates cost: they are
+/// more launches that can fail, and a bound keeps two divisions of the same pods from alternating.
+const SEVERAL_SAVE: f64 = 0.15;
 
 /// A command for the candidates, or why there is none.
-///
-/// # Errors
-/// With a text for the candidates' events.
-pub fn compute(
-    input: &Input<'_>,
+pub(super) fn compute(
+    pass: &mut Pass<'_>,
     candidates: &[&Candidate],
     method: Method,
-) -> Result<Command, String> {
-    let simulated = simulation::without(input, candidates, true);
-    if !simulated.stranded.is_empty() {
-        let (pod, error) = &simulated.stranded[0];
-        let more = match simulated.stranded.len() - 1 {
-            0 => String::new(),
-            n => format!(" and {n} other(s)"),
-        };
-        return Err(format!("Not all pods would schedule, {pod} => {error}{more}"));
-    }
-    let nominated = simulated.results.existing.iter().map(|(n, _)| n.clone()).collect();
-    let total: f64 = candidates.iter().map(|c| c.price).sum();
-    let command = |replacements: Vec<PlannedClaim>| {
-        let paid: f64 =
-            replacements.iter().filter_map(|r| r.cheapest().map(|(_, o)| o.price)).sum();
-        Command {
-            reason: Reason::Underutilized,
-            method,
-            candidates: candidates.iter().map(|c| (*c).clone()).collect(),
-            replacements,
-            nominated,
-            savings: total - paid,
-        }
+) -> Result<Command, Rejection> {
+    let simulated = placed(pass.simulate(candidates, true))?;
+    let rejection = match command(pass.input, candidates, simulated, method) {
+        Ok(found) => return Ok(found),
+        Err(rejection) => rejection,
     };
-    match simulated.results.new_claims.len() {
-        0 => Ok(command(Vec::new())),
-        1 => {
-            let mut claims = simulated.results.new_claims;
-            let claim = cheaper(input, candidates, claims.remove(0), total, method)?;
-            Ok(command(vec![claim]))
-        }
-        n => Err(format!("Can't remove without creating {n} candidates")),
+    // A pool of a higher weight takes what it can, and the rest goes elsewhere. One pool by itself
+    // may hold all with one node.
+    let mut found = match rejection {
+        Rejection::SeveralReplacements(_) => alone(pass, candidates, method),
+        _ => None,
+    };
+    let several = matches!(rejection, Rejection::SeveralReplacements(_) | Rejection::NotCheaper);
+    if found.is_none() && several && most_replacements(candidates) > 1 {
+        let pools = &pass.input.snapshot.node_pools;
+        let simulated = placed(pass.simulate_in(candidates, Launching { pools, several: true }))?;
+        found = command(pass.input, candidates, simulated, method).ok();
     }
+    found.ok_or(rejection)
+}
+
+/// The command that saves most with replacements of only one of the candidates' pools.
+fn alone(pass: &mut Pass<'_>, candidates: &[&Candidate], method: Method) -> Option<Command> {
+    let input = pass.input;
+    if input.snapshot.node_pools.len() < 2 {
+        return None;
+    }
+    let own: BTreeSet<&str> = candidates.iter().map(|c| c.pool_name()).collect();
+    let mut best: Option<Command> = None;
+    for pool in &input.snapshot.node_pools {
+        let name = pool.node_pool.metadata.name.as_deref().unwrap_or_default();
+        if !own.contains(name) {
+            continue;
+        }
+        let only: [NodePoolInput; 1] = [pool.clone()];
+        let launching = Launching { pools: &only, several: false };
+        let found = placed(pass.simulate_in(candidates, launching))
+            .and_then(|simulated| command(input, candidates, simulated, method));
+        if let Ok(found) = found
+            && best.as_ref().is_none_or(|b| b.savings < found.savings)
+        {
+            best = Some(found);
+        }
+    }
+    best
+}
+
+/// What a simulation makes of the candidates.
+fn command(
+    input: &Input<'_>,
+    candidates: &[&Candidate],
+    simulated: Simulated,
+    method: Method,
+) -> Result<Command, Rejection> {
+    let total: f64 = candidates.iter().map(|c| c.price).sum();
+    let nominated = simulated.nominated();
+    let mut claims = simulated.results.new_claims;
+    if let Some(candidate) = candidates.iter().find(|c| c.price_estimated)
+        && !claims.is_empty()
+    {
+        let kind = candidate.label(labels::INSTANCE_TYPE).unwrap_or_default();
+        return Err(Rejection::EstimatedPrice(kind.to_owned()));
+    }
+    let replacements = match claims.len() {
+        0 => Vec::new(),
+        1 => vec![cheaper(input, candidates, claims.remove(0), total, method)?],
+        count if count <= most_replacements(candidates) => several(claims, total)?,
+        count => return Err(Rejection::SeveralReplacements(count)),
+    };
+    let chosen = candidates.iter().map(|c| (*c).clone()).collect();
+    let command = Command::delete(method, chosen).with_replacements(replacements);
+    Ok(Command { nominated, ..command })
+}
+
+/// How many replacements all of the candidates' pools allow.
+fn most_replacements(candidates: &[&Candidate]) -> usize {
+    let of = |c: &&Candidate| {
+        let all = c.pool.metadata.annotations.as_ref();
+        let text = all.and_then(|a| a.get(annotations::MAX_REPLACEMENTS));
+        text.and_then(|t| t.parse().ok()).unwrap_or(1)
+    };
+    candidates.iter().map(of).min().unwrap_or(1).max(1)
+}
+
+/// Narrows several replacements so that together they cost less whatever each comes to: each gets
+/// the part of the sum that its cheapest launch is of all of them.
+fn several(mut claims: Vec<PlannedClaim>, total: f64) -> Result<Vec<PlannedClaim>, Rejection> {
+    let price = |c: &PlannedClaim| c.cheapest().map_or(f64::INFINITY, |(_, o)| o.price);
+    let cheapest: f64 = claims.iter().map(price).sum();
+    let most = total * (1.0 - SEVERAL_SAVE);
+    if cheapest.is_nan() || cheapest >= most {
+        return Err(Rejection::NotCheaper);
+    }
+    for claim in &mut claims {
+        let part = if cheapest > 0.0 { most * price(claim) / cheapest } else { most };
+        below(claim, part)?;
+    }
+    Ok(claims)
 }
 
 /// Narrows a replacement to what is cheaper than the candidates.
@@ -64,11 +132,7 @@ fn cheaper(
     mut claim: PlannedClaim,
     total: f64,
     method: Method,
-) -> Result<PlannedClaim, String> {
-    if let Some(candidate) = candidates.iter().find(|c| c.price_estimated) {
-        let kind = candidate.label(labels::INSTANCE_TYPE).unwrap_or_default();
-        return Err(format!("Can't replace with a cheaper node, the price of {kind} is estimated"));
-    }
+) -> Result<PlannedClaim, Rejection> {
     let capacity = |requirements: &Requirements, value: &str| {
         requirements.get(labels::CAPACITY_TYPE).is_none_or(|r| r.has(value))
     };
@@ -76,11 +140,8 @@ fn cheaper(
     let spot_to_spot = may_be_spot
         && candidates.iter().all(|c| c.label(labels::CAPACITY_TYPE) == Some(labels::CAPACITY_SPOT));
     if spot_to_spot {
-        if !input.spot_to_spot {
-            return Err(
-                "SpotToSpotConsolidation is disabled, can't replace a spot node with a spot node"
-                    .to_owned(),
-            );
+        if !input.gates.spot_to_spot {
+            return Err(Rejection::SpotToSpotDisabled);
         }
         pin_spot(&mut claim);
     }
@@ -94,12 +155,12 @@ fn cheaper(
     if spot_to_spot && candidates.len() == 1 {
         let found = claim.instance_types.len();
         if found < SPOT_OPTIONS {
-            return Err(format!(
-                "SpotToSpotConsolidation requires {SPOT_OPTIONS} cheaper instance type options than the current candidate to consolidate, got {found}"
-            ));
+            return Err(Rejection::SpotOptions(found));
         }
         let needed = (SPOT_OPTIONS..=found)
-            .find(|n| min_values_reached(&claim.requirements, &claim.instance_types[..*n]))
+            .find(|n| {
+                missed_min_values(&claim.requirements, &claim.instance_types[..*n]).is_empty()
+            })
             .unwrap_or(found);
         claim.instance_types.truncate(needed);
     } else if may_be_spot && capacity(&claim.requirements, labels::CAPACITY_ON_DEMAND) {
@@ -117,17 +178,23 @@ fn cheaper(
     Ok(claim)
 }
 
-/// True when the types have as many different values as each `minValues` asks for.
-fn min_values_reached(requirements: &Requirements, types: &[Arc<InstanceType>]) -> bool {
-    requirements.iter().filter_map(|r| Some((r.key(), r.min_values()?))).all(|(key, wanted)| {
+/// Labels of which the types have fewer different values than `minValues` asks for.
+fn missed_min_values(requirements: &Requirements, types: &[Arc<InstanceType>]) -> Vec<String> {
+    let missed = |key: &str, wanted: i64| {
         let values: BTreeSet<&str> = types
             .iter()
             .filter_map(|t| t.requirements.get(key))
             .flat_map(Requirement::values)
             .filter(|value| requirements.get(key).is_none_or(|r| r.has(value)))
             .collect();
-        i64::try_from(values.len()).unwrap_or(i64::MAX) >= wanted
-    })
+        i64::try_from(values.len()).unwrap_or(i64::MAX) < wanted
+    };
+    requirements
+        .iter()
+        .filter_map(|r| Some((r.key(), r.min_values()?)))
+        .filter(|(key, wanted)| missed(key, *wanted))
+        .map(|(key, _)| key.to_string())
+        .collect()
 }
 
 fn pin_spot(claim: &mut PlannedClaim) {
@@ -139,16 +206,14 @@ fn pin_spot(claim: &mut PlannedClaim) {
 }
 
 /// Keeps the types whose dearest possible launch costs less than a limit.
-fn below(claim: &mut PlannedClaim, limit: f64) -> Result<(), String> {
+fn below(claim: &mut PlannedClaim, limit: f64) -> Result<(), Rejection> {
     let requirements = claim.requirements.clone();
     claim.instance_types.retain(|t| worst_launch_price(t, &requirements) < limit);
     if claim.instance_types.is_empty() {
-        return Err("Can't replace with a cheaper node".to_owned());
+        return Err(Rejection::NotCheaper);
     }
-    if !min_values_reached(&requirements, &claim.instance_types) {
-        return Err("Filtering by price: minValues requirement is not met".to_owned());
-    }
-    Ok(())
+    let missed = missed_min_values(&requirements, &claim.instance_types);
+    if missed.is_empty() { Ok(()) } else { Err(Rejection::MinValues(missed)) }
 }
 
 /// The dearest price that a launch can come to: of the capacity type that a launch would choose.
@@ -184,85 +249,32 @@ fn same_type_limit(candidates: &[&Candidate], options: &[Arc<InstanceType>]) -> 
         .unwrap_or(f64::MAX)
 }
 
-/// Why a candidate is not for consolidation: `Ok` says fit, an empty text says nothing is told.
-///
-/// # Errors
-/// With a text for the candidate's event.
-pub fn fit(candidate: &Candidate) -> Result<(), String> {
-    let pool = candidate.pool_name();
-    if candidate.pool.spec.replicas.is_some() {
-        return Err(String::new());
+/// Whether consolidation is about the node.
+pub(super) fn fit(candidate: &Candidate) -> Result<(), Rejection> {
+    let pool = || candidate.pool_name().to_owned();
+    if candidate.is_static() {
+        return Err(Rejection::Static);
     }
     if candidate.instance_type.is_none() {
         let kind = candidate.label(labels::INSTANCE_TYPE).unwrap_or_default();
-        return Err(format!("Instance Type {kind:?} not found"));
+        return Err(Rejection::UnknownType(kind.to_owned()));
     }
     for key in [labels::CAPACITY_TYPE, labels::ZONE] {
         if candidate.label(key).is_none() {
-            return Err(format!("Node does not have label {key:?}"));
+            return Err(Rejection::NoLabel(key));
         }
     }
     if candidate.pool.spec.disruption.consolidate_after.duration().is_none() {
-        return Err(format!("NodePool {pool:?} has consolidation disabled"));
+        return Err(Rejection::ConsolidationDisabled(pool()));
     }
     if candidate.is_empty() {
-        return Err(String::new());
+        return Err(Rejection::Empty);
     }
     if candidate.policy() == ConsolidationPolicy::WhenEmpty {
-        return Err(format!(
-            "NodePool {pool:?} has consolidation policy WhenEmpty, but node is not empty"
-        ));
+        return Err(Rejection::OnlyWhenEmpty(pool()));
     }
-    if !candidate.condition(crate::api::conditions::CONSOLIDATABLE) {
-        return Err(String::new());
+    if !candidate.condition(conditions::CONSOLIDATABLE) {
+        return Err(Rejection::NotConsolidatable);
     }
     Ok(())
-}
-
-/// The Balanced policy: a command must save a share of the pool's cost that is worth its share of
-/// the pool's disruption.
-pub struct Balance {
-    /// Price and disruption cost of each pool.
-    totals: HashMap<String, (f64, f64)>,
-}
-
-/// Savings share over disruption share that a command must reach: 1/k with k = 2.
-const BALANCED_THRESHOLD: f64 = 0.5;
-
-impl Balance {
-    /// Adds up pools: prices of all candidates, disruption of all nodes.
-    #[must_use]
-    pub fn new(input: &Input<'_>, candidates: &[Candidate]) -> Self {
-        let mut totals: HashMap<String, (f64, f64)> = HashMap::new();
-        for candidate in candidates {
-            totals.entry(candidate.pool_name().to_owned()).or_default().0 += candidate.price;
-        }
-        for node in &input.snapshot.nodes {
-            if let Some(pool) = node.node_pool() {
-                totals.entry(pool.to_owned()).or_default().1 +=
-                    super::candidate::disruption_cost(&node.pods);
-            }
-        }
-        Self { totals }
-    }
-
-    /// Whether every Balanced pool among the candidates approves of the savings.
-    #[must_use]
-    pub fn approves(&self, candidates: &[&Candidate], savings: f64) -> bool {
-        let all: f64 = candidates.iter().map(|c| c.price).sum();
-        let mut pools: HashMap<&str, (f64, f64)> = HashMap::new();
-        for c in candidates.iter().filter(|c| c.policy() == ConsolidationPolicy::Balanced) {
-            let entry = pools.entry(c.pool_name()).or_default();
-            entry.0 += c.price;
-            entry.1 += c.disruption_cost;
-        }
-        pools.iter().all(|(pool, (price, disruption))| {
-            let (cost, total) = self.totals.get(*pool).copied().unwrap_or_default();
-            let share = if all > 0.0 { savings * price / all } else { 0.0 };
-            cost > 0.0
-                && total > 0.0
-                && share > 0.0
-                && (share / cost) / (disruption / total) >= BALANCED_THRESHOLD
-        })
-    }
 }

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::core::{Selector, SelectorExt as _};
 
+use crate::api::taints;
 use crate::scheduling::pod::PodInfo;
+use crate::scheduling::taints::tolerate_all;
 
 /// Parsed once for a whole decision.
 pub struct Limits {
@@ -48,6 +51,16 @@ impl Limits {
         self.judge(pod, |item| item.used_up)
     }
 
+    /// Whether the pod needs another node when its own goes, and nothing keeps it where it is for
+    /// good: neither its annotation nor a budget that forbids every eviction.
+    #[must_use]
+    pub fn moves(&self, pod: &PodInfo, now: Timestamp) -> bool {
+        if !pod.is_reschedulable() || (pod.is_active() && pod.do_not_disrupt_active(now)) {
+            return false;
+        }
+        !is_evictable(pod) || self.check_forever(pod).is_ok()
+    }
+
     /// Why the pod can never be evicted, if so.
     ///
     /// # Errors
@@ -68,11 +81,19 @@ impl Limits {
             keys.extend(others);
             return Err(Blocked::Several(keys.join(", ")));
         }
-        if first.always_allow && !pod.ready {
+        if first.always_allow && pod.unready {
             return Ok(());
         }
         if blocks(first) { Err(Blocked::UsedUp(first.key.clone())) } else { Ok(()) }
     }
+}
+
+/// Whether draining asks the eviction API for the pod: budgets bear on no other pods.
+#[must_use]
+pub fn is_evictable(pod: &PodInfo) -> bool {
+    pod.is_active()
+        && !pod.owners.node
+        && tolerate_all([&taints::disrupted()], &pod.constraints.tolerations).is_err()
 }
 
 impl Item {
@@ -85,13 +106,21 @@ impl Item {
             Some(IntOrString::String(s)) => s == text,
             None => false,
         };
+        // With so many pods no eviction leaves enough of them, however healthy all are: an integer
+        // `minAvailable` that equals the replicas, or a percentage that rounds up to all.
+        let never_satisfied = spec.min_available.is_some()
+            && pdb
+                .status
+                .as_ref()
+                .is_some_and(|s| s.expected_pods > Some(0) && s.desired_healthy >= s.expected_pods);
         Self {
             key: format!("{namespace}/{name}"),
             selector: spec.selector.and_then(|s| Selector::try_from(s).ok()),
             always_allow: spec.unhealthy_pod_eviction_policy.as_deref() == Some("AlwaysAllow"),
             used_up: pdb.status.as_ref().is_none_or(|s| s.disruptions_allowed.unwrap_or(0) == 0),
             fully_blocking: is(&spec.max_unavailable, Some(0), "0%")
-                || is(&spec.min_available, None, "100%"),
+                || is(&spec.min_available, None, "100%")
+                || never_satisfied,
             namespace,
         }
     }
@@ -133,10 +162,38 @@ mod tests {
         assert_eq!(open.check(&web), Ok(()));
         let two = Limits::new(&[pdb("one", 1, json!({})), pdb("two", 1, json!({}))]);
         assert!(matches!(two.check(&web), Err(Blocked::Several(_))));
-        let lenient =
-            Limits::new(&[pdb("one", 0, json!({"unhealthyPodEvictionPolicy": "AlwaysAllow"}))]);
-        assert_eq!(lenient.check(&web), Ok(()));
         let never = Limits::new(&[pdb("one", 1, json!({"maxUnavailable": 0}))]);
         assert!(never.check_forever(&web).is_err());
+    }
+
+    #[test]
+    fn always_allow_frees_only_pods_that_say_that_they_are_not_ready() {
+        let limits =
+            Limits::new(&[pdb("one", 0, json!({"unhealthyPodEvictionPolicy": "AlwaysAllow"}))]);
+        let with = |status: serde_json::Value| {
+            let pod = json!({"metadata": {"name": "p", "namespace": "n", "labels": {"app": "a"}},
+                "status": {"phase": "Running", "conditions": status}});
+            limits.check(&PodInfo::from_pod(&serde_json::from_value(pod).unwrap()))
+        };
+        assert!(with(json!([{"type": "Ready", "status": "False"}])).is_ok());
+        assert!(with(json!([{"type": "Ready", "status": "True"}])).is_err());
+        assert!(with(json!([])).is_err(), "a pod without the condition stays");
+    }
+
+    #[test]
+    fn a_budget_that_no_eviction_can_satisfy_blocks_for_good() {
+        let web = pod(json!({"app": "a"}));
+        let of = |spec: serde_json::Value, desired: i32, expected: i32| {
+            let mut item = (*pdb("one", 0, spec)).clone();
+            let status = item.status.as_mut().unwrap();
+            (status.desired_healthy, status.expected_pods) = (Some(desired), Some(expected));
+            Limits::new(&[Arc::new(item)]).check_forever(&web)
+        };
+        assert!(of(json!({"minAvailable": 1}), 1, 1).is_err());
+        assert!(of(json!({"minAvailable": 3}), 3, 2).is_err());
+        assert!(of(json!({"minAvailable": "60%"}), 2, 2).is_err(), "rounded up to all");
+        assert_eq!(of(json!({"minAvailable": 1}), 1, 2), Ok(()));
+        assert_eq!(of(json!({"minAvailable": 1}), 1, 0), Ok(()), "nobody has counted yet");
+        assert_eq!(of(json!({"maxUnavailable": 1}), 1, 2), Ok(()));
     }
 }

@@ -259,6 +259,8 @@ pub struct PodInfo {
     pub dynamic_resources: bool,
     /// `Ready` is True.
     pub ready: bool,
+    /// `Ready` is False; a pod may have no such condition yet.
+    pub unready: bool,
     /// How far its life has come.
     pub phase: Phase,
 }
@@ -320,6 +322,7 @@ impl PodInfo {
                 .filter(|c| !c.is_empty())
                 .map(Vec::into_boxed_slice),
             ready: conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"),
+            unready: conditions.iter().any(|c| c.type_ == "Ready" && c.status == "False"),
             phase: Phase::parse(phase),
             owner: Owner::of(pod).map(Arc::new),
             invalid: super::validation::node_selection(spec).map(Arc::from),
@@ -384,6 +387,15 @@ impl PodInfo {
             Ok(_) => None,
             Err(error) => Some(error.to_string()),
         }
+    }
+
+    /// When the protection by a do-not-disrupt annotation with a duration ends: that long after the
+    /// pod started. None for a pod that is protected for good, or not yet started.
+    #[must_use]
+    pub fn do_not_disrupt_until(&self) -> Option<Timestamp> {
+        let text = self.do_not_disrupt.as_deref().filter(|t| *t != "true")?;
+        let limit = crate::api::duration::parse_go(text).ok().filter(|l| !l.is_zero())?;
+        self.started?.checked_add(limit).ok()
     }
 
     /// Whether the do-not-disrupt annotation protects the pod now.

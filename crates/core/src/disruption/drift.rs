@@ -1,0 +1,78 @@
+//! Drift: the node that has been drifted for the longest, those without pods first. One command at
+//! a time; the loop comes back at once, so that many may be under way within the budgets.
+
+use super::command::TerminateFirst;
+use super::methods::{Pass, Search, placed};
+use super::{Candidate, Command, Input, Method, Rejection, simulation};
+use crate::api::conditions;
+
+pub(super) struct Drift;
+
+impl Search for Drift {
+    fn fit(&self, _: &Input<'_>, candidate: &Candidate) -> Result<(), Rejection> {
+        if candidate.is_static() {
+            return Err(Rejection::Static);
+        }
+        if !candidate.condition(conditions::DRIFTED) {
+            return Err(Rejection::NotDrifted);
+        }
+        Ok(())
+    }
+
+    fn search(&self, pass: &mut Pass<'_>, mut candidates: Vec<Candidate>) {
+        by_age(&mut candidates);
+        for candidate in candidates {
+            let pool = candidate.pool_name();
+            if pass.budgets.remaining(pool) <= 0 {
+                pass.over_budget(&candidate);
+                continue;
+            }
+            // A pool whose replacement just failed would try the same again, and nothing else would
+            // get its turn.
+            if pass.input.backed_off.contains(pool) {
+                pass.reject(&candidate, Rejection::BackedOff(pool.to_owned()));
+                continue;
+            }
+            let terminate_first = pass.input.gates.terminate_first_drift;
+            match replace(pass, Method::Drift, &candidate, terminate_first) {
+                Ok(command) => {
+                    pass.decision.take(command);
+                    return;
+                }
+                Err(rejection) => pass.reject(&candidate, rejection),
+            }
+        }
+    }
+}
+
+/// Those without pods first, then by the time since when they are drifted.
+pub(super) fn by_age(candidates: &mut [Candidate]) {
+    candidates.sort_by_cached_key(|c| {
+        let since = c.condition_since(conditions::DRIFTED);
+        (!c.pods.is_empty(), since, c.node.name().to_owned())
+    });
+}
+
+/// Replaces one node, whatever that costs, with as many nodes as its pods need.
+pub(super) fn replace(
+    pass: &mut Pass<'_>,
+    method: Method,
+    candidate: &Candidate,
+    terminate_first: bool,
+) -> Result<Command, Rejection> {
+    let rejection = match placed(pass.simulate(&[candidate], false)) {
+        Ok(simulated) => {
+            let nominated = simulated.nominated();
+            let command = Command::delete(method, vec![candidate.clone()])
+                .with_replacements(simulated.results.new_claims);
+            return Ok(Command { nominated, ..command });
+        }
+        Err(rejection) => rejection,
+    };
+    if !terminate_first || !simulation::fits_own_reservation(pass.input, pass.limits, candidate) {
+        return Err(rejection);
+    }
+    let mut command = Command::delete(method, vec![candidate.clone()]);
+    command.terminate_first = Some(TerminateFirst::NoReservedCapacity);
+    Ok(command)
+}

@@ -1,0 +1,131 @@
+//! Whether a command that was found a while ago may still be carried out.
+
+use super::methods::{placed, prepare};
+use super::pdb::Limits;
+use super::simulation::Launching;
+use super::{Abandoned, Candidate, Command, Input, Method, Rejection, candidate};
+use crate::scheduling::node::StateNode;
+use crate::scheduling::results::PlannedClaim;
+
+/// Looks at a command again.
+///
+/// A command without replacements may shrink to what still can go: empty nodes to those that are
+/// still empty, several nodes to those that are still candidates.
+///
+/// # Errors
+/// With the reason why it must not be carried out.
+pub fn still_valid(input: &Input<'_>, command: &Command) -> Result<Command, Abandoned> {
+    let limits = Limits::new(input.pdbs);
+    let go_on = || true;
+    let (mut pass, found) = prepare(input, &limits, command.method, &go_on);
+    let mut now: Vec<Candidate> = found
+        .into_iter()
+        .filter(|c| command.candidates.iter().any(|old| old.claim_name() == c.claim_name()))
+        .collect();
+    let gone = command.candidates.len() - now.len().min(command.candidates.len());
+    let may_shrink = command.replacements.is_empty() && command.method != Method::SingleNode;
+    if now.is_empty() || (gone > 0 && !may_shrink) {
+        return Err(Abandoned::Churn { gone });
+    }
+    let mut over = None;
+    now.retain(|c| {
+        let room = pass.budgets.take(c.pool_name());
+        if !room {
+            over = Some(c.pool_name().to_owned());
+        }
+        room
+    });
+    if let Some(pool) = over
+        && (now.is_empty() || !may_shrink)
+    {
+        return Err(Abandoned::Budget { pool });
+    }
+    let shrunk = now.len() < command.candidates.len();
+    if command.method != Method::Emptiness {
+        let set: Vec<&Candidate> = now.iter().collect();
+        let simulated = placed(pass.simulate(&set, true)).map_err(|rejection| match rejection {
+            Rejection::Stranded(pods) => Abandoned::Stranded(pods),
+            _ => Abandoned::OtherResults,
+        })?;
+        let planned = &simulated.results.new_claims;
+        if !covers(&command.replacements, planned) {
+            // The command may have been found with the nodes of one pool only.
+            let own = command.replacements.iter().map(|r| r.node_pool.metadata.name.as_deref());
+            let own: Vec<Option<&str>> = own.collect();
+            let pools: Vec<_> = input
+                .snapshot
+                .node_pools
+                .iter()
+                .filter(|p| own.contains(&p.node_pool.metadata.name.as_deref()))
+                .cloned()
+                .collect();
+            if own.is_empty() {
+                return Err(Abandoned::OtherResults);
+            }
+            let several = command.replacements.len() > 1;
+            let pools = if several { &input.snapshot.node_pools } else { &pools };
+            let again = placed(pass.simulate_in(&set, Launching { pools, several }));
+            if !again.is_ok_and(|s| covers(&command.replacements, &s.results.new_claims)) {
+                return Err(Abandoned::OtherResults);
+            }
+        }
+    }
+    if !shrunk {
+        return Ok(command.clone());
+    }
+    let smaller = Command::delete(command.method, now);
+    Ok(Command { nominated: command.nominated.clone(), scores: command.scores.clone(), ..smaller })
+}
+
+/// Whether the replacements launch nothing that the plan does not.
+fn covers(replacements: &[PlannedClaim], planned: &[PlannedClaim]) -> bool {
+    let mut left: Vec<&PlannedClaim> = planned.iter().collect();
+    replacements.iter().all(|old| {
+        let within = |new: &&PlannedClaim| {
+            old.node_pool.metadata.name == new.node_pool.metadata.name
+                && old
+                    .instance_types
+                    .iter()
+                    .all(|t| new.instance_types.iter().any(|other| other.name == t.name))
+        };
+        match left.iter().position(within) {
+            Some(at) => {
+                left.swap_remove(at);
+                true
+            }
+            None => false,
+        }
+    }) && left.is_empty()
+}
+
+/// Whether pods arrived or became protected on a candidate since the command was found. Asked once
+/// more after the taint, when no pod can arrive any more.
+///
+/// # Errors
+/// With what stands against the node now.
+pub fn undisturbed(
+    input: &Input<'_>,
+    candidate: &Candidate,
+    method: Method,
+    now: &StateNode,
+) -> Result<(), Abandoned> {
+    let limits = Limits::new(input.pdbs);
+    let changed =
+        |why| Abandoned::PodAppeared { node: candidate.node.name().to_owned(), why: Box::new(why) };
+    let bounded =
+        now.node_claim.as_ref().is_some_and(|c| c.spec.termination_grace_period.is_some());
+    if method != Method::Repair && !(bounded && method.is_eventual()) {
+        candidate::pods_allow(input, &limits, now).map_err(changed)?;
+    }
+    if method == Method::Emptiness && candidate::disruption_cost(&now.pods) > 1.0 {
+        return Err(changed(Rejection::NotEmpty));
+    }
+    // Pods that came after the decision have no place in it.
+    let known = |key| candidate.node.pods.iter().any(|p| p.key == key);
+    if matches!(method, Method::MultiNode | Method::SingleNode)
+        && now.pods.iter().any(|p| p.is_reschedulable() && !known(p.key.clone()))
+    {
+        return Err(changed(Rejection::NotEmpty));
+    }
+    Ok(())
+}

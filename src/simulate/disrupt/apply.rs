@@ -1,0 +1,190 @@
+//! Commands carried out on paper: nodes come and go, and pods find their places by the same solver.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, NodeSpec, NodeStatus, Taint};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+
+use super::super::World;
+use super::super::build::claim_for;
+use crate::api::{conditions, labels};
+use crate::disruption::Command;
+use crate::disruption::candidate::{self, Pools};
+use crate::scheduling::instance_type::{InstanceType, Offering};
+use crate::scheduling::node::{NodeView, StateNode};
+use crate::scheduling::pod::{PodInfo, PodKey};
+use crate::scheduling::results::{PlannedClaim, Results};
+use crate::scheduling::{self};
+
+/// Price an hour of all nodes whose type is known.
+pub(super) fn price(world: &World) -> f64 {
+    let pools = Pools::new(&world.pools);
+    let of = |node: &StateNode| pools.type_of(node).map_or(0.0, |t| candidate::price(node, t));
+    world.snapshot.nodes.iter().map(of).sum()
+}
+
+/// Gives waiting pods the places that were found: on nodes that are there, which are then expecting
+/// pods, and on nodes that are being launched.
+pub(super) fn place(world: &mut World, results: &Results) {
+    let pods = take(&mut world.snapshot.pods, results);
+    let mut by_node: BTreeMap<&str, Vec<PodKey>> = BTreeMap::new();
+    for (name, keys) in &results.existing {
+        by_node.entry(name).or_default().extend(keys.iter().cloned());
+    }
+    let soon = Timestamp::MAX;
+    for node in &mut world.snapshot.nodes {
+        let Some(keys) = by_node.remove(node.name()) else { continue };
+        let (virtual_pods, real): (Vec<_>, Vec<_>) =
+            keys.iter().filter_map(|k| pods.get(k)).partition(|p| p.buffer.is_some());
+        node.buffer_pods += virtual_pods.len();
+        if !real.is_empty() {
+            node.nominated_until = Some(soon);
+        }
+        let name = node.name().to_owned();
+        node.pods.extend(real.into_iter().map(|p| bound(p, &name, true)));
+    }
+    for (at, planned) in results.new_claims.iter().enumerate() {
+        let Some(mut node) = launched(planned, &format!("launched-{at}"), None) else { continue };
+        let name = node.name().to_owned();
+        let real = planned.pods.iter().filter_map(|k| pods.get(k)).filter(|p| p.buffer.is_none());
+        node.pods = real.map(|p| bound(p, &name, true)).collect();
+        world.snapshot.nodes.push(node);
+    }
+}
+
+/// Takes the pods that have a place out of those that wait. Buffers' pods wait on: they keep their
+/// room in every decision.
+fn take(waiting: &mut Vec<Arc<PodInfo>>, results: &Results) -> HashMap<PodKey, Arc<PodInfo>> {
+    let lost: HashSet<&PodKey> = results.errors.iter().map(|(key, _)| key).collect();
+    let placed = waiting.iter().filter(|p| !lost.contains(&p.key));
+    let placed: HashMap<PodKey, Arc<PodInfo>> =
+        placed.map(|p| (p.key.clone(), Arc::clone(p))).collect();
+    waiting.retain(|p| lost.contains(&p.key) || p.buffer.is_some());
+    placed
+}
+
+fn bound(pod: &Arc<PodInfo>, node: &str, pending: bool) -> Arc<PodInfo> {
+    let mut pod = (**pod).clone();
+    pod.node_name = Some(Arc::from(node));
+    pod.pending = pending;
+    Arc::new(pod)
+}
+
+/// The cluster as commands change it.
+pub(super) struct Cluster {
+    now: Timestamp,
+    made: usize,
+}
+
+impl Cluster {
+    pub(super) fn new(now: Timestamp) -> Self {
+        Self { now, made: 0 }
+    }
+
+    /// Launches a command's replacements, removes its candidates, and gives their pods new places.
+    pub(super) fn carry_out(&mut self, world: &mut World, command: &Command) {
+        let gone: HashSet<&str> = command.candidates.iter().map(|c| c.node.name()).collect();
+        let moving: Vec<Arc<PodInfo>> =
+            command.candidates.iter().flat_map(|c| c.pods.iter().cloned()).collect();
+        let nodes = &mut world.snapshot.nodes;
+        nodes.retain(|n| !gone.contains(n.name()));
+        for planned in &command.replacements {
+            nodes.extend(self.up(planned));
+        }
+        let mut round = world.snapshot.clone();
+        let buffers: Vec<Arc<PodInfo>> =
+            round.pods.iter().filter(|p| p.buffer.is_some()).cloned().collect();
+        round.pods = moving;
+        round.pods.extend(buffers.iter().cloned());
+        let results = scheduling::solve(&round);
+        let pods = take(&mut round.pods, &results);
+        let mut by_node: HashMap<&str, &[PodKey]> = HashMap::new();
+        for (name, keys) in &results.existing {
+            by_node.insert(name, keys);
+        }
+        for node in &mut world.snapshot.nodes {
+            let name = node.name().to_owned();
+            let keys = by_node.get(name.as_str()).copied().unwrap_or_default();
+            let here: Vec<&Arc<PodInfo>> = keys.iter().filter_map(|k| pods.get(k)).collect();
+            node.buffer_pods = here.iter().filter(|p| p.buffer.is_some()).count();
+            let real = here.into_iter().filter(|p| p.buffer.is_none());
+            node.pods.extend(real.map(|p| bound(p, &name, false)));
+        }
+        for planned in &results.new_claims {
+            let Some(mut node) = self.up(planned) else { continue };
+            let name = node.name().to_owned();
+            let real = planned.pods.iter().filter_map(|k| pods.get(k));
+            let real = real.filter(|p| p.buffer.is_none());
+            node.pods = real.map(|p| bound(p, &name, false)).collect();
+            world.snapshot.nodes.push(node);
+        }
+        let lost: HashSet<&PodKey> = results.errors.iter().map(|(key, _)| key).collect();
+        let stay = round.pods.into_iter().filter(|p| lost.contains(&p.key) && p.buffer.is_none());
+        world.snapshot.pods.extend(stay);
+    }
+
+    fn up(&mut self, planned: &PlannedClaim) -> Option<StateNode> {
+        let node = launched(planned, &format!("replacement-{}", self.made), Some(self.now));
+        self.made += 1;
+        node
+    }
+}
+
+/// The node that a launch comes to: the cheapest that was planned, or the cheapest of a static pool.
+/// Initialized since a moment, or still on its way up.
+fn launched(planned: &PlannedClaim, name: &str, since: Option<Timestamp>) -> Option<StateNode> {
+    let (kind, offering) = planned.cheapest()?;
+    let node = node_of(planned, kind, offering, name, since.is_some());
+    let claim = claim_for(&node, Some(&planned.node_pool), since);
+    let view = NodeView {
+        node: since.is_some().then(|| Arc::new(node)),
+        node_claim: Some(Arc::new(claim)),
+        ..NodeView::default()
+    };
+    Some(view.into())
+}
+
+fn node_of(
+    planned: &PlannedClaim,
+    kind: &InstanceType,
+    offering: &Offering,
+    name: &str,
+    initialized: bool,
+) -> Node {
+    let mut all: BTreeMap<String, String> = BTreeMap::new();
+    let sources = [&planned.requirements, &kind.requirements, &offering.requirements];
+    for requirement in sources.into_iter().flat_map(|r| r.iter()) {
+        let mut values = requirement.values();
+        if let (Some(value), None) = (values.next(), values.next()) {
+            all.insert(requirement.key().to_string(), value.to_owned());
+        }
+    }
+    all.insert(labels::HOSTNAME.to_owned(), name.to_owned());
+    if initialized {
+        all.insert(labels::REGISTERED.to_owned(), "true".to_owned());
+        all.insert(labels::INITIALIZED.to_owned(), "true".to_owned());
+    }
+    let taints: Vec<Taint> = planned.taints.clone();
+    let ready = serde_json::json!([{"type": "Ready", "status": conditions::TRUE}]);
+    Node {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            labels: Some(all),
+            creation_timestamp: Some(Time(Timestamp::UNIX_EPOCH)),
+            ..ObjectMeta::default()
+        },
+        spec: Some(NodeSpec {
+            provider_id: Some(format!("simulated:///{name}")),
+            taints: (!taints.is_empty()).then_some(taints),
+            ..NodeSpec::default()
+        }),
+        status: Some(NodeStatus {
+            capacity: Some(kind.capacity.to_quantities()),
+            allocatable: Some(kind.allocatable_of(offering).to_quantities()),
+            conditions: serde_json::from_value(ready).ok(),
+            ..NodeStatus::default()
+        }),
+    }
+}
