@@ -76,6 +76,7 @@ pub(super) async fn start(
     ctx.cluster.mark_for_deletion(&names);
     nominate(ctx, &command);
     record::started(&command);
+    record::saved(ctx, &command);
     let ids: Vec<String> =
         command.candidates.iter().filter_map(|c| c.node.provider_id().map(str::to_owned)).collect();
     let queued = {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::api::v1::ConsolidationPolicy;
+use crate::controllers::Context;
 use crate::disruption::score::{K, Score, THRESHOLD};
 use crate::disruption::{Command, Decision, Method};
 use crate::operator::metrics;
@@ -41,7 +42,8 @@ pub(super) fn decision(method: Method, decision: &Decision, took: Duration) {
     metrics::DISRUPTION_EVALUATION.with_label_values(&[reason, kind]).observe(took.as_secs_f64());
     metrics::DISRUPTION_ELIGIBLE.with_label_values(&[reason]).set(number(decision.eligible));
     for (pool, allowance) in decision.budgets.iter() {
-        let labels = [pool, method.reason().as_str()];
+        let reason = metrics::release().budget_reason(method.reason().as_str());
+        let labels = [pool, reason.as_str()];
         #[allow(clippy::cast_precision_loss, reason = "at most 2147483647")]
         let (allowed, consuming) = (allowance.allowed as f64, allowance.disrupting as f64);
         metrics::NODEPOOLS_ALLOWED_DISRUPTIONS.with_label_values(&labels).set(allowed);
@@ -122,6 +124,20 @@ pub(super) fn started(command: &Command) {
         if let Some(first) = command.terminate_first {
             metrics::TERMINATE_FIRST.with_label_values(&[pool, reason, first.label()]).inc();
         }
+    }
+}
+
+/// Enters what a command saves an hour into the ledger, shared among its NodePools by the prices of
+/// their nodes.
+pub(super) fn saved(ctx: &Context, command: &Command) {
+    let total: f64 = command.candidates.iter().map(|c| c.price).sum();
+    if total <= 0.0 {
+        return;
+    }
+    for candidate in &command.candidates {
+        let share = command.savings * candidate.price / total;
+        let (pool, reason) = (candidate.pool_name(), command.reason().label());
+        ctx.savings.record(pool, reason, share, ctx.clock.now());
     }
 }
 
