@@ -5,9 +5,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod completions;
 mod controller;
 mod convert;
 mod crds;
+mod fleet;
 mod instance_types;
 mod manifests;
 mod object;
@@ -52,6 +54,16 @@ enum Command {
     Convert(convert::Args),
     /// Check manifests as the API server and the controllers would.
     Validate(validate::Args),
+    /// Explain why a pod waits, why a node stays, or what a NodePool may do.
+    Explain(fleet::explain::Args),
+    /// Show nodes by NodePool: fill, price, age, and why they stay.
+    Top(fleet::top::Args),
+    /// Show what the nodes cost per hour, and for whom.
+    Cost(fleet::cost::Args),
+    /// Show when a NodePool's budgets allow disruption.
+    Budgets(fleet::budgets::Args),
+    /// Print the completion script of a shell.
+    Completions(completions::Args),
 }
 
 /// Parses `args` (the program name first), runs the command and returns its exit code.
@@ -75,6 +87,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Command::Crds(args) => crds::run(&args),
             Command::Convert(args) => convert::run(&args),
             Command::Validate(args) => validate::run(&args),
+            Command::Explain(args) => fleet::explain::run(&args),
+            Command::Top(args) => fleet::top::run(&args),
+            Command::Cost(args) => fleet::cost::run(&args),
+            Command::Budgets(args) => fleet::budgets::run(&args),
+            Command::Completions(args) => completions::run(&args),
         },
         Err(error) => {
             let _ = error.print();

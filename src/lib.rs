@@ -16,4 +16,4 @@ pub mod replay;
 pub mod simulate;
 
 pub use karpenter_api as api;
-pub use karpenter_core::{assemble, disruption, scheduling};
+pub use karpenter_core::{assemble, disruption, fleet, scheduling};

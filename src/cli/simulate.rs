@@ -75,7 +75,7 @@ pub enum Output {
 
 /// What went wrong, by exit code.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+pub(super) enum Failure {
     #[error(transparent)]
     Scenario(#[from] ScenarioError),
     #[error("{0}")]
@@ -85,7 +85,7 @@ enum Failure {
 }
 
 impl Failure {
-    fn exit_code(&self) -> ExitCode {
+    pub(super) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Scenario(_) => ExitCode::from(2),
             Self::Cluster(_) | Self::Write(..) => ExitCode::FAILURE,
@@ -108,14 +108,7 @@ pub fn run(args: &Args) -> ExitCode {
 fn decide(args: &Args) -> Result<(), Failure> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut scenario = match &args.scenario {
-        Some(path) => {
-            let mut scenario = load_file(path)?;
-            if let (Some(answer), None) = (&args.aws_instance_types, &scenario.instance_types) {
-                let classes = Classes::of(&scenario)?;
-                scenario.provide_types(saved_types(answer, &classes)?);
-            }
-            scenario
-        }
+        Some(path) => read_scenario(path, args.aws_instance_types.as_deref())?,
         None => from_cluster(args)?,
     };
     let now = *scenario.options.now.get_or_insert_with(|| Clock::system().now());
@@ -134,6 +127,19 @@ fn decide(args: &Args) -> Result<(), Failure> {
     print(args.output, &found)
 }
 
+/// A scenario file; its instance types come from the saved answer where it has none.
+pub(super) fn read_scenario(
+    path: &Path,
+    instance_types: Option<&Path>,
+) -> Result<Scenario, Failure> {
+    let mut scenario = load_file(path)?;
+    if let (Some(answer), None) = (instance_types, &scenario.instance_types) {
+        let classes = Classes::of(&scenario)?;
+        scenario.provide_types(saved_types(answer, &classes)?);
+    }
+    Ok(scenario)
+}
+
 fn saved_types(path: &Path, classes: &Classes) -> Result<Vec<TypeEntry>, Failure> {
     let wrong = |e: &dyn std::fmt::Display| ScenarioError::new(path.display().to_string(), e);
     let text = std::fs::read_to_string(path).map_err(|e| wrong(&e))?;
@@ -142,6 +148,14 @@ fn saved_types(path: &Path, classes: &Classes) -> Result<Vec<TypeEntry>, Failure
 
 /// The cluster's scenario, its instance types from the saved answer or from AWS.
 fn from_cluster(args: &Args) -> Result<Scenario, Failure> {
+    read_cluster(args.aws_instance_types.as_deref(), args.save.as_deref())
+}
+
+/// The cluster of the current kubeconfig context as a scenario; `keep` is where to write it, too.
+pub(super) fn read_cluster(
+    instance_types: Option<&Path>,
+    keep: Option<&Path>,
+) -> Result<Scenario, Failure> {
     let failed = |e: &dyn std::fmt::Display| Failure::Cluster(format!("reading the cluster: {e}"));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -156,7 +170,7 @@ fn from_cluster(args: &Args) -> Result<Scenario, Failure> {
     let text =
         |document: &Map<String, Value>| serde_json::to_vec_pretty(document).map_err(|e| failed(&e));
     let classes = Classes::of(&load(text(&document)?.as_slice())?)?;
-    let types = match &args.aws_instance_types {
+    let types = match instance_types {
         Some(path) => saved_types(path, &classes)?,
         None => runtime.block_on(ec2::from_aws(&classes)).map_err(|e| {
             let hint = "give --aws-instance-types FILE where AWS cannot be asked";
@@ -165,7 +179,7 @@ fn from_cluster(args: &Args) -> Result<Scenario, Failure> {
     };
     document.insert("instanceTypes".to_owned(), describe_types(&types));
     let text = text(&document)?;
-    if let Some(path) = &args.save {
+    if let Some(path) = keep {
         save(path, &text)?;
     }
     Ok(load(text.as_slice())?)

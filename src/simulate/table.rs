@@ -6,16 +6,16 @@ use super::disrupt::{CommandReport, DisruptReport, Rejected};
 use super::report::{ClaimDetails, ClaimReport, Report};
 
 /// Rows under headings, each column as wide as its widest cell.
-struct Table {
+pub(crate) struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    fn new(headings: &[&str]) -> Self {
+    pub(crate) fn new(headings: &[&str]) -> Self {
         Self { rows: vec![headings.iter().map(|h| (*h).to_owned()).collect()] }
     }
 
-    fn row(&mut self, cells: Vec<String>) {
+    pub(crate) fn row(&mut self, cells: Vec<String>) {
         self.rows.push(cells);
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod assemble;
 pub mod disruption;
+pub mod fleet;
 pub mod scheduling;
 
 pub use karpenter_api as api;

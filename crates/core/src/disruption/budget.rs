@@ -1,6 +1,7 @@
 //! Disruption budgets: how many nodes of a pool may be disrupted at once.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -38,12 +39,44 @@ fn is_active(budget: &Budget, now: Timestamp) -> Result<bool, BudgetError> {
     let (Some(schedule), Some(duration)) = (&budget.schedule, &budget.duration) else {
         return Ok(budget.schedule.is_none() && budget.duration.is_none());
     };
+    let (schedule, length) = times(schedule, duration)?;
+    Ok(schedule.next_after(now - length).is_some_and(|next| next <= now))
+}
+
+/// When a budget begins to restrict, and for how long.
+fn times(schedule: &str, duration: &str) -> Result<(Schedule, Duration), BudgetError> {
     let length = crate::api::duration::parse_go(duration)
         .map_err(|e| BudgetError(format!("parsing budget duration {duration:?}: {e}")))?;
-    let read: Schedule = schedule
+    let schedule = schedule
         .parse()
         .map_err(|e| BudgetError(format!("parsing budget schedule {schedule:?}: {e}")))?;
-    Ok(read.next_after(now - length).is_some_and(|next| next <= now))
+    Ok((schedule, length))
+}
+
+/// Adds the moments between two others at which the budget begins or ends to restrict, at most so many.
+///
+/// # Errors
+/// When the budget cannot be read.
+pub fn changes(
+    budget: &Budget,
+    from: Timestamp,
+    until: Timestamp,
+    most: usize,
+    into: &mut Vec<Timestamp>,
+) -> Result<(), BudgetError> {
+    let (Some(schedule), Some(duration)) = (&budget.schedule, &budget.duration) else {
+        return Ok(());
+    };
+    let (schedule, length) = times(schedule, duration)?;
+    let mut hit = from - length;
+    for _ in 0..most {
+        match schedule.next_after(hit) {
+            Some(next) if next < until => hit = next,
+            _ => break,
+        }
+        into.extend([hit, hit + length]);
+    }
+    Ok(())
 }
 
 /// How many of a pool's `total` nodes may be under disruption for a reason.

@@ -1,0 +1,132 @@
+//! What a NodePool has, may still do, and when that changes.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{NodeRow, calendar, money};
+use crate::disruption::{Reason, budget};
+use crate::scheduling::resources::{ApiQuantity, ResourceList};
+use crate::scheduling::snapshot::{NodePoolInput, Snapshot};
+
+/// How far ahead the next change of a budget is looked for.
+const AHEAD_DAYS: i64 = 8;
+
+/// One NodePool.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolRow {
+    /// Its name.
+    pub name: String,
+    /// `spec.weight`.
+    pub weight: i64,
+    /// Number of its nodes.
+    pub nodes: usize,
+    /// What its nodes cost per hour, as far as their prices are known.
+    pub cost: f64,
+    /// `spec.limits`.
+    pub limits: BTreeMap<String, ApiQuantity>,
+    /// What its nodes use of each limited resource.
+    pub used: BTreeMap<String, ApiQuantity>,
+    /// What is left of each limited resource; zero where the limit is exceeded.
+    pub remaining: BTreeMap<String, ApiQuantity>,
+    /// Instance types that it may launch.
+    pub instance_types: usize,
+    /// Pending pods for which one of its nodes will be created.
+    pub waiting_pods: usize,
+    /// How many nodes may be disrupted, for each reason.
+    pub budgets: Vec<BudgetRow>,
+}
+
+/// A NodePool's budget for one reason.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BudgetRow {
+    /// `Empty`, `Drifted` or `Underutilized`.
+    pub reason: String,
+    /// Nodes that may be disrupted at the same time; absent without a limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed: Option<i64>,
+    /// Nodes that are deleting or not ready now, and count against it.
+    pub used: i64,
+    /// When the number next changes, within eight days.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changes_at: Option<Timestamp>,
+    /// The number after that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub then_allowed: Option<i64>,
+    /// Why the budgets cannot be read; nothing is disrupted then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl PoolRow {
+    pub(super) fn new(
+        input: &NodePoolInput,
+        snapshot: &Snapshot,
+        rows: &[NodeRow],
+        now: Timestamp,
+    ) -> Self {
+        let pool = &input.node_pool;
+        let name = pool.metadata.name.clone().unwrap_or_default();
+        let own = rows.iter().filter(|r| r.node_pool.as_deref() == Some(&name));
+        let limits = pool.spec.limits.clone().unwrap_or_default();
+        let mut capacity = ResourceList::new();
+        let own_nodes =
+            snapshot.nodes.iter().filter(|n| n.managed() && n.node_pool() == Some(name.as_str()));
+        for node in own_nodes.filter(|n| !n.deleting()) {
+            capacity.add(&node.capacity());
+        }
+        let limited = ResourceList::from_quantities_lossy(Some(&limits));
+        let (mut used, mut remaining) = (ResourceList::new(), ResourceList::new());
+        for (resource, limit) in limited.iter() {
+            used.set(resource.clone(), capacity.get(resource));
+            remaining.set(resource.clone(), (limit - capacity.get(resource)).max(0));
+        }
+        let reasons = [Reason::Empty, Reason::Drifted, Reason::Underutilized];
+        Self {
+            weight: pool.spec.weight.unwrap_or(0).into(),
+            nodes: own.clone().count(),
+            cost: money(own.filter_map(|r| r.price).sum()),
+            limits,
+            used: used.to_quantities(),
+            remaining: remaining.to_quantities(),
+            instance_types: input.instance_types.len(),
+            waiting_pods: 0,
+            budgets: reasons.into_iter().map(|r| budget_row(input, snapshot, r, now)).collect(),
+            name,
+        }
+    }
+}
+
+fn budget_row(
+    input: &NodePoolInput,
+    snapshot: &Snapshot,
+    reason: Reason,
+    now: Timestamp,
+) -> BudgetRow {
+    let pool = input.node_pool.as_ref();
+    let name = pool.metadata.name.clone().unwrap_or_default();
+    let allowance =
+        budget::allowances(&[pool], &snapshot.nodes, reason, now).remove(&name).unwrap_or_default();
+    let mut row = BudgetRow {
+        reason: reason.as_str().to_owned(),
+        used: allowance.disrupting,
+        ..BudgetRow::default()
+    };
+    match calendar(pool, allowance.total, reason, now, AHEAD_DAYS) {
+        Ok(windows) => {
+            row.allowed = windows.first().and_then(|w| w.allowed);
+            if let Some(next) = windows.get(1) {
+                row.changes_at = Some(next.from);
+                row.then_allowed = next.allowed;
+            }
+        }
+        Err(error) => {
+            row.allowed = Some(0);
+            row.error = Some(error.to_string());
+        }
+    }
+    row
+}

@@ -1,0 +1,75 @@
+//! What the running controller answers, asked through the API server with the user's own rights.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::api::ListParams;
+use kube::{Api, Client};
+
+use crate::api::v1::NodePool;
+use crate::fleet::{Fleet, SCHEMA};
+
+/// Label that the chart puts on the controller's Service.
+const SELECTOR: &str = "app.kubernetes.io/name=karpenter";
+/// Name of the Service's port, if the API is exposed.
+const PORT: &str = "api";
+/// How long the controller may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The controller's figures, and the NodePools.
+///
+/// # Errors
+/// One line that says why no controller answered.
+pub(super) fn fleet() -> Result<(Fleet, Vec<Arc<NodePool>>), String> {
+    block_on(async {
+        let client = Client::try_default().await.map_err(|e| e.to_string())?;
+        let services: Api<Service> = Api::all(client.clone());
+        let found = services
+            .list(&ListParams::default().labels(SELECTOR))
+            .await
+            .map_err(|e| e.to_string())?;
+        let service = found.items.into_iter().find(|s| {
+            let ports = s.spec.as_ref().and_then(|s| s.ports.as_ref());
+            ports.is_some_and(|ports| ports.iter().any(|p| p.name.as_deref() == Some(PORT)))
+        });
+        let service = service.ok_or("no Service of the controller has a port named \"api\"")?;
+        let path = format!(
+            "/api/v1/namespaces/{}/services/{}:{PORT}/proxy/v1/fleet",
+            service.metadata.namespace.unwrap_or_default(),
+            service.metadata.name.unwrap_or_default()
+        );
+        let request = axum::http::Request::get(path).body(Vec::new()).map_err(|e| e.to_string())?;
+        let fleet: Fleet = client.request(request).await.map_err(|e| e.to_string())?;
+        if fleet.schema != SCHEMA {
+            return Err(format!("it answers in {:?}, expected {SCHEMA:?}", fleet.schema));
+        }
+        let pools: Api<NodePool> = Api::all(client);
+        let pools = pools.list(&ListParams::default()).await.map_err(|e| e.to_string())?;
+        Ok((fleet, pools.items.into_iter().map(Arc::new).collect()))
+    })
+}
+
+/// The node of a pod that exists: `None` for no such pod, `Some(None)` for one without a node.
+///
+/// # Errors
+/// One line that says why the API server could not be asked.
+pub(super) fn node_of_pod(namespace: &str, name: &str) -> Result<Option<Option<String>>, String> {
+    block_on(async {
+        let client = Client::try_default().await.map_err(|e| e.to_string())?;
+        let pods: Api<Pod> = Api::namespaced(client, namespace);
+        let pod = pods.get_opt(name).await.map_err(|e| e.to_string())?;
+        Ok(pod.map(|p| p.spec.and_then(|s| s.node_name).filter(|n| !n.is_empty())))
+    })
+}
+
+fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| e.to_string())?;
+    runtime.block_on(async {
+        let patient = tokio::time::timeout(PATIENCE, work).await;
+        patient.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())))
+    })
+}
