@@ -10,9 +10,15 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed={GIVEN}");
     let given = std::env::var(GIVEN).ok().filter(|commit| !commit.is_empty());
-    if let Some(commit) = given.or_else(from_git) {
+    let commit = given.or_else(from_git);
+    if let Some(commit) = &commit {
         println!("cargo::rustc-env={GIVEN}={commit}");
     }
+    // The commit's date and not the build's, so that two builds of one commit are the same bytes.
+    let date = git(&["log", "-1", "--format=%cs"]).unwrap_or_else(|| "unknown date".to_owned());
+    let commit = commit.unwrap_or_else(|| "unknown".to_owned());
+    let version = std::env::var("CARGO_PKG_VERSION").unwrap_or_default();
+    println!("cargo::rustc-env=KARPENTER_VERSION={version} (commit {commit}, {date})");
 }
 
 /// The first seven digits of HEAD, with `-dirty` where the tree differs from it.

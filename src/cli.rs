@@ -22,7 +22,7 @@ mod validate;
 #[derive(Parser)]
 #[command(
     name = "karpenter",
-    version,
+    version = env!("KARPENTER_VERSION"),
     about = "A Kubernetes node autoscaler for EKS",
     after_help = crate::operator::settings::usage()
 )]
@@ -66,12 +66,19 @@ enum Command {
     Completions(completions::Args),
 }
 
+/// Name of the binary as a plugin of kubectl: `kubectl karpenter explain …`.
+const PLUGIN: &str = "kubectl-karpenter";
+
 /// Parses `args` (the program name first), runs the command and returns its exit code.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     let first = args.get(1).map(|a| a.to_string_lossy().into_owned()).unwrap_or_default();
     let asks_help = matches!(first.as_str(), "-h" | "--help" | "help" | "-V" | "--version");
-    if first.is_empty() || (first.starts_with('-') && !asks_help) {
+    // As a plugin of kubectl it is a tool of users: it never becomes a controller by accident.
+    let plugin = args.first().is_some_and(|name| {
+        std::path::Path::new(name).file_name().is_some_and(|name| name == PLUGIN)
+    });
+    if !plugin && (first.is_empty() || (first.starts_with('-') && !asks_help)) {
         let settings = args[args.len().min(1)..].iter();
         return controller::run(
             &settings.map(|a| a.to_string_lossy().into_owned()).collect::<Vec<_>>(),

@@ -15,6 +15,7 @@ mod charts;
 mod devices;
 mod disruption;
 mod ec2;
+mod fleet;
 mod foreign;
 mod instances;
 mod model;

@@ -1,0 +1,214 @@
+//! What the API of the fleet serves: figures from the cluster's state, and what happened lately.
+//!
+//! The figures are computed when somebody asks, and kept for a second, so that a page that is open in
+//! many browsers costs no more than one. While nobody asks, only the time line is kept.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+
+use super::{Context, disruption};
+use crate::api::v1::NodeClaim;
+use crate::api::{conditions, labels};
+use crate::fleet::{Fleet, Verdict, Verdicts};
+use crate::operator::fleet_api::{Decision, Source, Timeline};
+use crate::scheduling;
+
+/// How long an answer is good for.
+const FRESH: SignedDuration = SignedDuration::from_secs(1);
+/// Time between looks at NodeClaims and the cost.
+const PERIOD: Duration = Duration::from_secs(10);
+/// Most nodes of which verdicts are kept: with four methods and 200 bytes per reason at most 16 MiB.
+const MOST_NODES: usize = 20_000;
+
+/// Why each method left each node alone when it last looked, for at most 20,000 nodes.
+#[derive(Default)]
+pub struct Kept(Mutex<Verdicts>);
+
+impl Kept {
+    /// Replaces what one method said: nodes that it no longer rejects lose their verdict.
+    pub fn record(&self, method: &str, rejected: impl IntoIterator<Item = (String, String)>) {
+        let mut kept = self.0.lock();
+        for verdicts in kept.values_mut() {
+            verdicts.retain(|v| v.method != method);
+        }
+        for (node, message) in rejected {
+            if kept.len() < MOST_NODES || kept.contains_key(&node) {
+                let verdict = Verdict { method: method.to_owned(), message };
+                kept.entry(node).or_default().push(verdict);
+            }
+        }
+        kept.retain(|_, verdicts| !verdicts.is_empty());
+    }
+
+    fn all(&self) -> Verdicts {
+        self.0.lock().clone()
+    }
+}
+
+/// The source of the API's answers.
+pub struct Figures {
+    ctx: Arc<Context>,
+    // Held while an answer is computed: whoever asks meanwhile gets the same one.
+    last: tokio::sync::Mutex<Option<(Timestamp, Arc<Fleet>)>>,
+    timeline: Mutex<Timeline>,
+}
+
+impl Figures {
+    async fn compute(&self) -> Result<Arc<Fleet>, String> {
+        let mut last = self.last.lock().await;
+        let now = self.ctx.clock.now();
+        if let Some((time, fleet)) = &*last
+            && now.duration_since(*time) < FRESH
+        {
+            return Ok(Arc::clone(fleet));
+        }
+        if !self.ctx.cluster.listed() {
+            return Err("the cluster's objects are not listed yet".to_owned());
+        }
+        let snapshot = disruption::snapshot(&self.ctx).await;
+        let verdicts = self.ctx.verdicts.all();
+        let fleet = tokio::task::spawn_blocking(move || {
+            let results = scheduling::solve(&snapshot);
+            Fleet::new(&snapshot, &results, &verdicts, now)
+        })
+        .await
+        .map_err(|e| format!("computing the figures: {e}"))?;
+        let fleet = Arc::new(fleet);
+        *last = Some((now, Arc::clone(&fleet)));
+        Ok(fleet)
+    }
+}
+
+impl Source for Figures {
+    fn fleet(&self) -> BoxFuture<'_, Result<Arc<Fleet>, String>> {
+        Box::pin(self.compute())
+    }
+
+    fn timeline(&self) -> Timeline {
+        self.timeline.lock().clone()
+    }
+}
+
+/// Starts the API and what it needs, unless its port is 0.
+pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
+    if ctx.settings.api_address.port() == 0 {
+        return;
+    }
+    let figures = Arc::new(Figures {
+        ctx: Arc::clone(ctx),
+        last: tokio::sync::Mutex::new(None),
+        timeline: Mutex::new(Timeline::default()),
+    });
+    let address = ctx.settings.api_address;
+    tasks.spawn(async move {
+        let source: Arc<dyn Source> = Arc::clone(&figures) as _;
+        // Without the API everything else goes on: it only shows.
+        if let Err(error) = crate::operator::fleet_api::serve(address, source).await {
+            tracing::error!("error" = %error, "failed to serve the fleet API");
+            return std::future::pending().await;
+        }
+        let mut known = Known::default();
+        loop {
+            figures.observe(&mut known).await;
+            tokio::time::sleep(PERIOD).await;
+        }
+    });
+}
+
+/// NodeClaims that the time line has heard of.
+#[derive(Default)]
+struct Known {
+    /// Whether the claim was being deleted, by name.
+    claims: HashMap<String, bool>,
+    started: bool,
+}
+
+impl Figures {
+    /// Adds to the time line what changed since the last look.
+    async fn observe(&self, known: &mut Known) {
+        if !self.ctx.cluster.listed() {
+            return;
+        }
+        let Ok(fleet) = self.compute().await else { return };
+        let now = self.ctx.clock.now();
+        let price = |claim: &str| fleet.node(claim).and_then(|row| row.price);
+        let claims = self.ctx.cluster.claims();
+        let mut timeline = self.timeline.lock();
+        timeline.sample(now, fleet.cost.total);
+        let mut seen = HashMap::new();
+        for claim in &claims {
+            let Some(name) = claim.metadata.name.clone() else { continue };
+            let launched = claim.status.as_ref().is_some_and(|s| {
+                conditions::is_true(&s.conditions, conditions::LAUNCHED)
+            });
+            if !launched {
+                continue;
+            }
+            let deleting = claim.metadata.deletion_timestamp.is_some();
+            let before = known.claims.get(&name);
+            if before.is_none() {
+                timeline.add(decision(claim, "launched", launch_time(claim, now), price(&name)));
+            }
+            // What was already going away when this process started is no news.
+            if deleting && before != Some(&true) && (known.started || before.is_some()) {
+                timeline.add(decision(claim, "deleted", now, price(&name)));
+            }
+            seen.insert(name, deleting);
+        }
+        *known = Known { claims: seen, started: true };
+    }
+}
+
+fn launch_time(claim: &NodeClaim, now: Timestamp) -> Timestamp {
+    let status = claim.status.as_ref();
+    status
+        .and_then(|s| conditions::get(&s.conditions, conditions::LAUNCHED))
+        .map_or(now, |c| c.last_transition_time.0)
+}
+
+fn decision(
+    claim: &NodeClaim,
+    kind: &'static str,
+    time: Timestamp,
+    price: Option<f64>,
+) -> Decision {
+    let label = |key: &str| claim.metadata.labels.as_ref().and_then(|l| l.get(key)).cloned();
+    let reason = claim
+        .status
+        .as_ref()
+        .and_then(|s| conditions::get(&s.conditions, conditions::DISRUPTION_REASON))
+        .filter(|_| kind == "deleted")
+        .map(|c| c.reason.clone());
+    Decision {
+        time,
+        kind,
+        node_claim: claim.metadata.name.clone().unwrap_or_default(),
+        node_pool: label(labels::NODEPOOL),
+        instance_type: label(labels::INSTANCE_TYPE),
+        reason,
+        price,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_method_that_rejects_a_node_no_longer_forgets_its_verdict() {
+        let kept = Kept::default();
+        let said = |node: &str, text: &str| (node.to_owned(), text.to_owned());
+        kept.record("drift", [said("a", "one"), said("b", "two")]);
+        kept.record("emptiness", [said("a", "three")]);
+        kept.record("drift", [said("b", "four")]);
+        let all = kept.all();
+        assert_eq!(all["a"].iter().map(|v| &*v.message).collect::<Vec<_>>(), ["three"]);
+        assert_eq!(all["b"].iter().map(|v| &*v.message).collect::<Vec<_>>(), ["four"]);
+    }
+}
