@@ -84,6 +84,7 @@ pub mod capacity_buffer;
 pub mod cost;
 pub mod device_allocation;
 pub mod disruption;
+pub mod fleet;
 pub mod interruption;
 pub mod migration;
 pub mod node;
@@ -209,6 +210,7 @@ pub async fn run_all(
     if let Some(keeper) = keeper {
         keeper.start(&ctx, &mut tasks);
     }
+    fleet::start(&ctx, &mut tasks);
     supervise(tasks, cancel).await
 }
 

@@ -3,6 +3,7 @@
 pub mod certs;
 pub mod client;
 pub mod events;
+pub mod fleet_api;
 pub mod leader;
 pub mod logging;
 pub mod metrics;

@@ -11,10 +11,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::clock::Clock;
-use crate::disruption::{self, Input, Method};
 use crate::fleet::{Fleet, Verdict, Verdicts};
 use crate::scheduling::{self, snapshot::Snapshot};
-use crate::simulate::{Scenario, World};
+use crate::simulate::{Scenario, World, disrupt};
 
 use super::simulate::{Failure as Reading, read_cluster, read_scenario};
 
@@ -124,35 +123,23 @@ fn load(source: &Source) -> Result<Loaded, Failure> {
     Ok(compute(read_cluster(types, None)?, true)?)
 }
 
-/// Why each method leaves each node alone, from one pass over the scenario.
-fn verdicts(world: &World, now: Timestamp) -> Verdicts {
-    let queued = std::collections::HashSet::new();
-    let mut verdicts = Verdicts::new();
-    for method in Method::ALL {
-        let input = Input {
-            snapshot: &world.snapshot,
-            pdbs: &world.pdbs,
-            now,
-            queued: &queued,
-            spot_to_spot: world.spot_to_spot,
-        };
-        for (node, message) in disruption::decide(&input, method, &|| true).rejected {
-            let verdict = Verdict { method: method.name().to_owned(), message };
-            verdicts.entry(node).or_default().push(verdict);
-        }
-    }
-    verdicts
-}
-
 /// Decides on a scenario as the controller would, and takes the figures.
-fn compute(scenario: Scenario, live: bool) -> Result<Loaded, Reading> {
-    let world = World::new(scenario)?;
-    let now = world.now.unwrap_or_else(|| Clock::system().now());
-    let results = scheduling::solve(&world.snapshot);
-    let verdicts = verdicts(&world, now);
-    let fleet = Fleet::new(&world.snapshot, &results, &verdicts, now);
-    let pools = world.snapshot.node_pools.iter().map(|p| std::sync::Arc::clone(&p.node_pool));
-    Ok(Loaded { fleet, pools: pools.collect(), snapshot: Some(world.snapshot), live })
+fn compute(mut scenario: Scenario, live: bool) -> Result<Loaded, Reading> {
+    let now = *scenario.options.now.get_or_insert_with(|| Clock::system().now());
+    let World { snapshot, pools, .. } = World::new(scenario.clone())?;
+    let results = scheduling::solve(&snapshot);
+    let mut verdicts = Verdicts::new();
+    for stays in disrupt::disrupt(World::for_disruption(scenario)?, now).rejected {
+        let of_methods = stays.methods.into_iter().map(|m| Verdict {
+            method: m.method.to_owned(),
+            code: m.code.to_owned(),
+            message: m.reason,
+        });
+        verdicts.insert(stays.node, of_methods.collect());
+    }
+    let fleet = Fleet::new(&snapshot, &pools, &results, &verdicts, now);
+    let pools = pools.into_iter().map(|p| p.node_pool).collect();
+    Ok(Loaded { fleet, pools, snapshot: Some(snapshot), live })
 }
 
 /// Prints an answer in the form that was asked for.

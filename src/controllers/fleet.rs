@@ -12,45 +12,17 @@ use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
-use super::{Context, disruption};
+use super::{Context, provisioning};
 use crate::api::v1::NodeClaim;
 use crate::api::{conditions, labels};
 use crate::fleet::{Fleet, Verdict, Verdicts};
 use crate::operator::fleet_api::{Decision, Source, Timeline};
-use crate::scheduling;
+use crate::scheduling::{self, snapshot::Snapshot};
 
 /// How long an answer is good for.
 const FRESH: SignedDuration = SignedDuration::from_secs(1);
 /// Time between looks at NodeClaims and the cost.
 const PERIOD: Duration = Duration::from_secs(10);
-/// Most nodes of which verdicts are kept: with four methods and 200 bytes per reason at most 16 MiB.
-const MOST_NODES: usize = 20_000;
-
-/// Why each method left each node alone when it last looked, for at most 20,000 nodes.
-#[derive(Default)]
-pub struct Kept(Mutex<Verdicts>);
-
-impl Kept {
-    /// Replaces what one method said: nodes that it no longer rejects lose their verdict.
-    pub fn record(&self, method: &str, rejected: impl IntoIterator<Item = (String, String)>) {
-        let mut kept = self.0.lock();
-        for verdicts in kept.values_mut() {
-            verdicts.retain(|v| v.method != method);
-        }
-        for (node, message) in rejected {
-            if kept.len() < MOST_NODES || kept.contains_key(&node) {
-                let verdict = Verdict { method: method.to_owned(), message };
-                kept.entry(node).or_default().push(verdict);
-            }
-        }
-        kept.retain(|_, verdicts| !verdicts.is_empty());
-    }
-
-    fn all(&self) -> Verdicts {
-        self.0.lock().clone()
-    }
-}
-
 /// The source of the API's answers.
 pub struct Figures {
     ctx: Arc<Context>,
@@ -71,17 +43,38 @@ impl Figures {
         if !self.ctx.cluster.listed() {
             return Err("the cluster's objects are not listed yet".to_owned());
         }
-        let snapshot = disruption::snapshot(&self.ctx).await;
-        let verdicts = self.ctx.verdicts.all();
+        let pools = provisioning::all_pools(&self.ctx).await;
+        let usable = pools.iter().filter(|p| provisioning::launches_for_pods(&p.node_pool));
+        let pods = self.ctx.cluster.provisionable_pods();
+        let nodes = self.ctx.cluster.state_nodes();
+        let snapshot = provisioning::snapshot(&self.ctx, usable.cloned().collect(), nodes, pods);
+        let verdicts = self.verdicts(&snapshot);
         let fleet = tokio::task::spawn_blocking(move || {
             let results = scheduling::solve(&snapshot);
-            Fleet::new(&snapshot, &results, &verdicts, now)
+            Fleet::new(&snapshot, &pools, &results, &verdicts, now)
         })
         .await
         .map_err(|e| format!("computing the figures: {e}"))?;
         let fleet = Arc::new(fleet);
         *last = Some((now, Arc::clone(&fleet)));
         Ok(fleet)
+    }
+
+    /// What each disruption method last made of each node.
+    fn verdicts(&self, snapshot: &Snapshot) -> Verdicts {
+        let of = |node: &str| {
+            let last = self.ctx.verdicts.of(node).into_iter();
+            last.filter_map(|(method, _, verdict)| {
+                let rejection = verdict.rejection?;
+                Some(Verdict {
+                    method: method.name().to_owned(),
+                    code: rejection.label().to_owned(),
+                    message: rejection.to_string(),
+                })
+            })
+            .collect()
+        };
+        snapshot.nodes.iter().map(|n| (n.name().to_owned(), of(n.name()))).collect()
     }
 }
 
@@ -193,22 +186,5 @@ fn decision(
         instance_type: label(labels::INSTANCE_TYPE),
         reason,
         price,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_method_that_rejects_a_node_no_longer_forgets_its_verdict() {
-        let kept = Kept::default();
-        let said = |node: &str, text: &str| (node.to_owned(), text.to_owned());
-        kept.record("drift", [said("a", "one"), said("b", "two")]);
-        kept.record("emptiness", [said("a", "three")]);
-        kept.record("drift", [said("b", "four")]);
-        let all = kept.all();
-        assert_eq!(all["a"].iter().map(|v| &*v.message).collect::<Vec<_>>(), ["three"]);
-        assert_eq!(all["b"].iter().map(|v| &*v.message).collect::<Vec<_>>(), ["four"]);
     }
 }

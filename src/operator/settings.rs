@@ -4,6 +4,7 @@
 //! default. Environment values that cannot be read are ignored, as Karpenter does; an empty one
 //! counts where text is expected.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::http::Uri;
@@ -83,6 +84,8 @@ pub struct Settings {
     pub eks_control_plane: bool,
     /// Share of memory that the hypervisor keeps.
     pub vm_memory_overhead_percent: f64,
+    /// Where the read-only API of the fleet listens; port 0 for nowhere.
+    pub api_address: SocketAddr,
     /// Name of the SQS queue with interruption events; empty means none.
     pub interruption_queue: String,
     /// Network interfaces that are not for pods.
@@ -183,6 +186,7 @@ impl Settings {
             isolated_vpc: values.boolean("isolated-vpc"),
             eks_control_plane: values.boolean("eks-control-plane"),
             vm_memory_overhead_percent: values.float("vm-memory-overhead-percent"),
+            api_address: SocketAddr::new(address(values, "api-address")?, port(values, "api-port")?),
             interruption_queue: text("interruption-queue"),
             reserved_enis: values.int("reserved-enis"),
             disable_dry_run: values.boolean("disable-dry-run"),
@@ -274,6 +278,16 @@ fn metrics_options(values: &Values) -> Result<metrics::Options, SettingsError> {
         level: Level::parse(&level).unwrap_or_default(),
         drop: names.map(str::to_owned).collect(),
         release: Release::parse(&release).unwrap_or_default(),
+    })
+}
+
+fn address(values: &Values, name: &str) -> Result<IpAddr, SettingsError> {
+    let value = values.text(name);
+    value.parse().map_err(|_| {
+        SettingsError::Invalid(format!(
+            "validating cli flags / env vars, invalid {} {value:?}, expected an IP address",
+            flags::env_name(name)
+        ))
     })
 }
 

@@ -11,7 +11,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::scheduling::results::Results;
-use crate::scheduling::snapshot::Snapshot;
+use crate::disruption::Reason;
+use crate::scheduling::snapshot::{NodePoolInput, Snapshot};
 
 mod calendar;
 mod cost;
@@ -34,11 +35,17 @@ pub const SCHEMA: &str = "karpenter.fleet/v1";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Verdict {
-    /// The method, such as `emptiness` or `single-node`.
+    /// The method, such as `Emptiness` or `SingleNodeConsolidation`.
     pub method: String,
+    /// A word for the reason that does not change.
+    pub code: String,
     /// The reason, in the words of the events.
     pub message: String,
 }
+
+/// Reasons with a budget, in the order in which they are shown.
+pub const REASONS: [Reason; 4] =
+    [Reason::Empty, Reason::Drifted, Reason::Underutilized, Reason::Unhealthy];
 
 /// The last verdicts of each node, by node name.
 pub type Verdicts = BTreeMap<String, Vec<Verdict>>;
@@ -63,9 +70,12 @@ pub struct Fleet {
 
 impl Fleet {
     /// Takes the figures of a snapshot, and of what scheduling decided on its pending pods.
+    ///
+    /// `pools` are all NodePools, also those in which nothing is launched for pods.
     #[must_use]
     pub fn new(
         snapshot: &Snapshot,
+        pools: &[NodePoolInput],
         results: &Results,
         verdicts: &Verdicts,
         now: Timestamp,
@@ -75,12 +85,12 @@ impl Fleet {
             .iter()
             .map(|node| {
                 let verdicts = verdicts.get(node.name()).cloned().unwrap_or_default();
-                NodeRow::new(node, snapshot, verdicts)
+                NodeRow::new(node, pools, verdicts)
             })
             .collect();
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
         let mut node_pools: Vec<PoolRow> =
-            snapshot.node_pools.iter().map(|p| PoolRow::new(p, snapshot, &nodes, now)).collect();
+            pools.iter().map(|p| PoolRow::new(p, snapshot, &nodes, now)).collect();
         node_pools.sort_by(|a, b| a.name.cmp(&b.name));
         let mut pods = pod::rows(snapshot, results);
         pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));

@@ -7,8 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{Failure, Source, finish, load, print};
-use crate::disruption::Reason;
-use crate::fleet::{Window, calendar};
+use crate::fleet::{REASONS, Window, calendar};
 use crate::simulate::table::Table;
 
 /// How many nodes of a NodePool may be disrupted at the same time, over the next days.
@@ -56,7 +55,7 @@ fn calendar_of(args: &Args) -> Result<Calendar, Failure> {
         .ok_or_else(missing)?;
     let nodes = loaded.fleet.node_pool(&args.node_pool).map_or(0, |p| p.nodes);
     let total = i64::try_from(nodes).unwrap_or(i64::MAX);
-    let reasons = [Reason::Empty, Reason::Drifted, Reason::Underutilized].map(|reason| {
+    let reasons = REASONS.map(|reason| {
         let windows = calendar(pool, total, reason, loaded.fleet.time, args.days)
             .map_err(|e| Failure::NotFound(format!("NodePool {:?}: {e}", args.node_pool)))?;
         Ok(Of { reason: reason.as_str(), windows })

@@ -75,6 +75,20 @@ const FLAGS: &[Flag] = &[
         "controller.healthProbe.port",
     ),
     flag(
+        "api-port",
+        Kind::Int,
+        "0",
+        "port of the read-only API and page of the fleet, 0 for none",
+        "settings.api.port",
+    ),
+    flag(
+        "api-address",
+        Kind::Text,
+        "127.0.0.1",
+        "IP address that the API of the fleet listens on",
+        "settings.api.enabled",
+    ),
+    flag(
         "webhook-port",
         Kind::Int,
         "8443",

@@ -9,7 +9,7 @@ use super::{Verdict, money};
 use crate::api::{conditions, labels};
 use crate::scheduling::node::{StateNode, is_ready};
 use crate::scheduling::resources::{ApiQuantity, Name, ResourceList};
-use crate::scheduling::snapshot::Snapshot;
+use crate::scheduling::snapshot::NodePoolInput;
 
 /// One node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -53,7 +53,7 @@ pub struct NodeRow {
 }
 
 impl NodeRow {
-    pub(super) fn new(node: &StateNode, snapshot: &Snapshot, verdicts: Vec<Verdict>) -> Self {
+    pub(super) fn new(node: &StateNode, pools: &[NodePoolInput], verdicts: Vec<Verdict>) -> Self {
         let label = |key: &str| node.labels().get(key).cloned().unwrap_or_default();
         let allocatable = node.allocatable();
         let mut requested = ResourceList::new();
@@ -72,7 +72,7 @@ impl NodeRow {
             zone: label(labels::ZONE),
             capacity_type: label(labels::CAPACITY_TYPE),
             state: state(node).to_owned(),
-            price: price(node, snapshot).map(money),
+            price: price(node, pools).map(money),
             created: created.map(|t| t.0),
             pods: node.pods.iter().filter(|p| !p.terminal).count(),
             cpu_share: share(&requested, &allocatable, &Name::Cpu),
@@ -117,7 +117,7 @@ fn state(node: &StateNode) -> &'static str {
 /// The price of the node's offering, looked up among what its NodePool may launch.
 ///
 /// Whether the offering is available now does not matter: the node exists.
-pub(super) fn price(node: &StateNode, snapshot: &Snapshot) -> Option<f64> {
+pub(super) fn price(node: &StateNode, pools: &[NodePoolInput]) -> Option<f64> {
     let pool = node.node_pool()?;
     let label = |key: &str| node.labels().get(key).map(String::as_str).unwrap_or_default();
     let pool =

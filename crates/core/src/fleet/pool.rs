@@ -43,7 +43,7 @@ pub struct PoolRow {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BudgetRow {
-    /// `Empty`, `Drifted` or `Underutilized`.
+    /// `Empty`, `Drifted`, `Underutilized` or `Unhealthy`.
     pub reason: String,
     /// Nodes that may be disrupted at the same time; absent without a limit.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,7 +84,7 @@ impl PoolRow {
             used.set(resource.clone(), capacity.get(resource));
             remaining.set(resource.clone(), (limit - capacity.get(resource)).max(0));
         }
-        let reasons = [Reason::Empty, Reason::Drifted, Reason::Underutilized];
+        let reasons = super::REASONS;
         Self {
             weight: pool.spec.weight.unwrap_or(0).into(),
             nodes: own.clone().count(),
@@ -108,8 +108,8 @@ fn budget_row(
 ) -> BudgetRow {
     let pool = input.node_pool.as_ref();
     let name = pool.metadata.name.clone().unwrap_or_default();
-    let allowance =
-        budget::allowances(&[pool], &snapshot.nodes, reason, now).remove(&name).unwrap_or_default();
+    let pools = std::slice::from_ref(input);
+    let allowance = budget::Budgets::new(pools, &snapshot.nodes, reason, now).of(&name);
     let mut row = BudgetRow {
         reason: reason.as_str().to_owned(),
         used: allowance.disrupting,
