@@ -44,10 +44,7 @@ impl Figures {
             return Err("the cluster's objects are not listed yet".to_owned());
         }
         let pools = provisioning::all_pools(&self.ctx).await;
-        let usable = pools.iter().filter(|p| provisioning::launches_for_pods(&p.node_pool));
-        let pods = self.ctx.cluster.provisionable_pods();
-        let nodes = self.ctx.cluster.state_nodes();
-        let snapshot = provisioning::snapshot(&self.ctx, usable.cloned().collect(), nodes, pods);
+        let snapshot = provisioning::snapshot(&self.ctx).await;
         let verdicts = self.verdicts(&snapshot);
         let fleet = tokio::task::spawn_blocking(move || {
             let results = scheduling::solve(&snapshot);
@@ -137,9 +134,10 @@ impl Figures {
         let mut seen = HashMap::new();
         for claim in &claims {
             let Some(name) = claim.metadata.name.clone() else { continue };
-            let launched = claim.status.as_ref().is_some_and(|s| {
-                conditions::is_true(&s.conditions, conditions::LAUNCHED)
-            });
+            let launched = claim
+                .status
+                .as_ref()
+                .is_some_and(|s| conditions::is_true(&s.conditions, conditions::LAUNCHED));
             if !launched {
                 continue;
             }

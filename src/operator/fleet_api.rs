@@ -190,7 +190,8 @@ mod tests {
     use super::*;
 
     fn fleet_of(names: &[&str]) -> Fleet {
-        let nodes = names.iter().map(|name| NodeRow { name: (*name).to_owned(), ..NodeRow::default() });
+        let nodes =
+            names.iter().map(|name| NodeRow { name: (*name).to_owned(), ..NodeRow::default() });
         Fleet {
             schema: crate::fleet::SCHEMA.to_owned(),
             time: jiff::Timestamp::UNIX_EPOCH,
@@ -208,7 +209,8 @@ mod tests {
         let mut now = fleet_of(&["b", "c"]);
         now.nodes[0].pods = 3;
         let change = difference(&before, &now).unwrap();
-        let names: Vec<_> = change["nodes"].as_array().unwrap().iter().map(|n| &n["name"]).collect();
+        let names: Vec<_> =
+            change["nodes"].as_array().unwrap().iter().map(|n| &n["name"]).collect();
         assert_eq!(names, ["b", "c"]);
         assert_eq!(change["gone"], json!(["a"]));
     }

@@ -186,7 +186,10 @@ impl Settings {
             isolated_vpc: values.boolean("isolated-vpc"),
             eks_control_plane: values.boolean("eks-control-plane"),
             vm_memory_overhead_percent: values.float("vm-memory-overhead-percent"),
-            api_address: SocketAddr::new(address(values, "api-address")?, port(values, "api-port")?),
+            api_address: SocketAddr::new(
+                address(values, "api-address")?,
+                port(values, "api-port")?,
+            ),
             interruption_queue: text("interruption-queue"),
             reserved_enis: values.int("reserved-enis"),
             disable_dry_run: values.boolean("disable-dry-run"),

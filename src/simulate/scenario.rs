@@ -20,7 +20,7 @@ use crate::scheduling::requirements;
 use crate::scheduling::resources::ApiQuantity;
 
 /// One situation to decide on.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Scenario {
     /// A short name.

@@ -40,7 +40,10 @@ fn a_pod_that_fits_nowhere_gets_each_pools_reason_and_what_would_help() {
     assert_eq!(pod["waitsFor"], "nothing");
     let pools = pod["nodePools"].as_array().unwrap();
     let stages: Vec<_> = pools.iter().map(|p| (&p["nodePool"], &p["stage"])).collect();
-    assert_eq!(format!("{stages:?}"), r#"[(String("general"), String("instanceTypes")), (String("batch"), String("taints"))]"#);
+    assert_eq!(
+        format!("{stages:?}"),
+        r#"[(String("general"), String("instanceTypes")), (String("batch"), String("taints"))]"#
+    );
     assert_eq!(pools[0]["nearest"][0]["missing"][0]["resource"], "memory");
     let table = shown(&["explain", "pod", "warehouse", "--namespace", "shop"]);
     assert!(table.contains("would help: lower the pod's requests"), "{table}");
@@ -55,7 +58,11 @@ fn pods_with_a_place_name_their_node_or_their_pool() {
 
 #[test]
 fn an_object_that_does_not_exist_is_one_line_and_exit_code_1() {
-    for words in [["explain", "pod", "shop/nobody"], ["explain", "node", "nobody"], ["explain", "nodepool", "nobody"]] {
+    for words in [
+        ["explain", "pod", "shop/nobody"],
+        ["explain", "node", "nobody"],
+        ["explain", "nodepool", "nobody"],
+    ] {
         let done = karpenter(&[&words[..], &["--scenario", SHOP]].concat());
         assert_eq!(done.status.code(), Some(1), "{words:?}");
         let error = text(&done.stderr);
@@ -75,7 +82,10 @@ fn top_cost_and_budgets_are_tables_json_and_yaml() {
     assert_eq!(cost["total"], 0.1008);
     assert_eq!(cost["nodePools"][0]["name"], "general");
     let budgets = shown(&["budgets", "general", "--days", "2", "--output", "yaml"]);
-    assert!(budgets.contains("nodePool: general") && budgets.contains("reason: Drifted"), "{budgets}");
+    assert!(
+        budgets.contains("nodePool: general") && budgets.contains("reason: Drifted"),
+        "{budgets}"
+    );
     assert!(!shown(&["top"]).contains('\u{1b}'), "colours only on a terminal");
 }
 
@@ -103,7 +113,8 @@ async fn the_controller_serves_the_fleet_and_its_page() {
     let ask = |path: String| {
         let url = format!("{base}{path}");
         async move {
-            let done = Command::new("curl").args(["-sf", "--max-time", "20", &url]).output().ok()?;
+            let done =
+                Command::new("curl").args(["-sf", "--max-time", "20", &url]).output().ok()?;
             done.status.success().then(|| text(&done.stdout))
         }
     };
@@ -127,6 +138,10 @@ async fn the_controller_serves_the_fleet_and_its_page() {
 
     let done = in_world(&world, &["explain", "node", name]);
     assert!(done.status.success(), "{}", text(&done.stderr));
-    assert!(text(&done.stderr).contains("computing from the live cluster"), "{}", text(&done.stderr));
+    assert!(
+        text(&done.stderr).contains("computing from the live cluster"),
+        "{}",
+        text(&done.stderr)
+    );
     assert!(text(&done.stdout).contains(&pool), "{}", text(&done.stdout));
 }

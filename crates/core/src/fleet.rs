@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::scheduling::results::Results;
 use crate::disruption::Reason;
+use crate::scheduling::results::Results;
 use crate::scheduling::snapshot::{NodePoolInput, Snapshot};
 
 mod calendar;

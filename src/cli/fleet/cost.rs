@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use super::{Failure, Source, finish, load, print};
+use super::{Source, finish, load, print};
 use crate::fleet::{Cost, Share};
 use crate::simulate::table::Table;
 

@@ -120,8 +120,7 @@ fn state(node: &StateNode) -> &'static str {
 pub(super) fn price(node: &StateNode, pools: &[NodePoolInput]) -> Option<f64> {
     let pool = node.node_pool()?;
     let label = |key: &str| node.labels().get(key).map(String::as_str).unwrap_or_default();
-    let pool =
-        snapshot.node_pools.iter().find(|p| p.node_pool.metadata.name.as_deref() == Some(pool))?;
+    let pool = pools.iter().find(|p| p.node_pool.metadata.name.as_deref() == Some(pool))?;
     let kind = pool.instance_types.iter().find(|t| &*t.name == label(labels::INSTANCE_TYPE))?;
     let offering = kind.offerings.iter().find(|o| {
         o.zone() == label(labels::ZONE) && o.capacity_type() == label(labels::CAPACITY_TYPE)

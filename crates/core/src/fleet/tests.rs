@@ -108,7 +108,13 @@ fn snapshot() -> Snapshot {
 
 fn fleet(snapshot: &Snapshot) -> Fleet {
     let results = crate::scheduling::solve(snapshot);
-    Fleet::new(snapshot, &snapshot.node_pools, &results, &Verdicts::new(), at("2026-01-01T01:00:00Z"))
+    Fleet::new(
+        snapshot,
+        &snapshot.node_pools,
+        &results,
+        &Verdicts::new(),
+        at("2026-01-01T01:00:00Z"),
+    )
 }
 
 #[test]
