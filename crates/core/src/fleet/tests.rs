@@ -85,12 +85,11 @@ fn node(name: &str, kind: &str, pods: Vec<Arc<PodInfo>>) -> StateNode {
         "spec": {"nodeClassRef": {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "default"}, "requirements": []},
         "status": {"providerID": format!("aws:///a/{name}")},
     }));
-    StateNode {
-        node: Some(Arc::new(node)),
-        node_claim: Some(Arc::new(claim)),
-        pods,
-        ..StateNode::default()
-    }
+    let mut state = StateNode::default();
+    state.node = Some(Arc::new(node));
+    state.node_claim = Some(Arc::new(claim));
+    state.pods = pods;
+    state
 }
 
 fn snapshot() -> Snapshot {
