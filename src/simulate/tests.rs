@@ -294,7 +294,9 @@ fn with_class(spec: Value) -> Value {
 #[test]
 fn the_alias_says_the_family() {
     let of = |alias: &str| {
-        let types = types_for(&with_class(json!({"amiSelectorTerms": [{"alias": alias}]})));
+        let types = types_for(&with_class(
+            json!({"amiSelectorTerms": [{"alias": alias}], "kubelet": {"maxPods": 10}}),
+        ));
         let found = types.into_iter().find(|t| &*t.instance_type.name == "m5.large").unwrap();
         scenario::describe_types(&[found])[0].clone()
     };
@@ -304,7 +306,7 @@ fn the_alias_says_the_family() {
     };
     assert_eq!(os(&of("windows2022@latest")), "windows");
     assert_eq!(os(&of("al2023@latest")), "linux");
-    // Bottlerocket keeps another share of the memory.
+    // Bottlerocket reserves memory for as many pods as the interfaces allow, AL2023 for maxPods.
     assert_ne!(of("bottlerocket@latest"), of("al2023@latest"));
 }
 
