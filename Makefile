@@ -7,7 +7,7 @@ export KARPENTER_CACHE := $(CACHE)
 # The Python that has moto: the local world's.
 MOTO_PYTHON ?= $(firstword $(wildcard $(CACHE)/venv-*/bin/python))
 
-.PHONY: help build demo test test-all storm fuzz bench compare data lint fmt crds
+.PHONY: help build demo test test-all storm fuzz bench compare data lint fmt crds deny docs charts
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
@@ -77,6 +77,21 @@ crds: ## crds/ anew, after a change of the types; the charts read them there
 lint: ## formatting and clippy, warnings denied
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+DENY := $(CACHE)/bin/cargo-deny
+$(DENY):
+	$(CARGO) install --locked --quiet --root $(CACHE) cargo-deny
+
+deny: $(DENY) ## licences, sources and banned crates of the dependencies; ADVISORIES=1 also asks the advisory database
+	$(DENY) check licenses bans sources $(if $(ADVISORIES),advisories)
+
+docs: ## the book's links; with mdbook installed, also the book itself, in target/book
+	python3 -B docs/check.py
+	if command -v mdbook >/dev/null; then mdbook build docs; fi
+
+charts: ## helm lint of both charts
+	tests/env/world helm >/dev/null
+	set -e; for chart in charts/*/; do $$(tests/env/world helm) lint --quiet $$chart --set settings.clusterName=lint; done
 
 fmt: ## format the code
 	$(CARGO) fmt --all
