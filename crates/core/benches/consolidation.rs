@@ -5,15 +5,18 @@
 //! ```
 //!
 //! Nodes are well filled, so that every candidate is tried and none can go. The table shows the time
-//! to prepare one world, the time for each question, and what both come to for the whole pass; with
-//! `--fresh` also what solving a snapshot made for the question takes.
+//! to prepare one world, the time for each question to it, and that of a whole pass of every method,
+//! candidates, budgets and preparations included; with `--fresh` also what solving a snapshot made for
+//! one question takes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use karpenter_core::api::labels;
+use jiff::Timestamp;
 use karpenter_core::api::v1::{NodePool, Operator};
+use karpenter_core::api::{conditions, labels};
+use karpenter_core::disruption::{Gates, Input, Method, decide};
 use karpenter_core::scheduling::instance_type::{InstanceType, Offering};
 use karpenter_core::scheduling::node::{NodeView, StateNode};
 use karpenter_core::scheduling::pod::{PodInfo, PodKey, Sharing};
@@ -56,7 +59,7 @@ fn main() {
         let asked = start.elapsed();
         assert!(claims >= nodes, "some node could go");
         let each = asked / u32::try_from(nodes).unwrap_or(u32::MAX);
-        let whole = prepared + asked;
+        let whole = whole_pass(&snapshot);
         let own = if fresh { format!("{:?}", one_by_itself(&snapshot)) } else { String::new() };
         println!(
             "| {nodes} | {pods} | {} | {} | {} | {} | {own} |",
@@ -66,6 +69,27 @@ fn main() {
             shown(whole / u32::try_from(nodes).unwrap_or(u32::MAX)),
         );
     }
+}
+
+/// Every method after the other, as the controller goes through them when none finds anything.
+fn whole_pass(snapshot: &Snapshot) -> Duration {
+    let (queued, backed_off) = (HashSet::new(), BTreeSet::new());
+    let input = Input {
+        snapshot,
+        pools: &snapshot.node_pools,
+        pdbs: &[],
+        now: Timestamp::UNIX_EPOCH + Duration::from_secs(1_000_000_000),
+        queued: &queued,
+        backed_off: &backed_off,
+        repair: &[],
+        gates: Gates::default(),
+    };
+    let start = Instant::now();
+    for method in Method::ALL {
+        let decision = decide(&input, method, &|| true);
+        assert!(decision.commands.is_empty(), "{method:?} found something");
+    }
+    start.elapsed()
 }
 
 fn shown(time: Duration) -> String {
@@ -145,9 +169,26 @@ fn cluster(nodes: usize, types: &Arc<[Arc<InstanceType>]>) -> Snapshot {
             (labels::OS, "linux"),
             (labels::NODEPOOL, "default"),
             (labels::CAPACITY_TYPE, labels::CAPACITY_ON_DEMAND),
+            (labels::REGISTERED, "true"),
+            (labels::INITIALIZED, "true"),
         ]);
+        let id = format!("aws:///zone/i-{at:05}");
+        let kinds = [
+            conditions::LAUNCHED,
+            conditions::REGISTERED,
+            conditions::INITIALIZED,
+            conditions::CONSOLIDATABLE,
+        ];
+        let conditions = kinds.map(|kind| {
+            json!({"type": kind, "status": "True", "reason": kind, "message": "",
+                "lastTransitionTime": "1970-01-01T00:00:00Z"})
+        });
+        let claim = json!({"metadata": {"name": name, "labels": labels},
+            "spec": {"requirements": [], "nodeClassRef":
+                {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "default"}},
+            "status": {"providerID": id, "nodeName": name, "conditions": conditions}});
         let room = json!({"cpu": "8", "memory": "32Gi", "pods": "110"});
-        let node = json!({"metadata": {"name": name, "labels": labels},
+        let node = json!({"metadata": {"name": name, "labels": labels}, "spec": {"providerID": id},
             "status": {"capacity": room, "allocatable": room}});
         let pods = (0..PODS_PER_NODE).map(|n| {
             let mut pod = apps[(at * 7 + n * 11) % APPS].clone();
@@ -159,11 +200,14 @@ fn cluster(nodes: usize, types: &Arc<[Arc<InstanceType>]>) -> Snapshot {
         StateNode::from(NodeView {
             pods: pods.collect(),
             node: Some(Arc::new(serde_json::from_value(node).expect("a node"))),
+            node_claim: Some(Arc::new(serde_json::from_value(claim).expect("a NodeClaim"))),
             ..NodeView::default()
         })
     });
     let nodes = state.collect();
-    let pool = NodePool::new("default", serde_json::from_value(json!({})).expect("a pool"));
+    let spec = json!({"disruption": {"consolidateAfter": "0s", "budgets": [{"nodes": "100%"}],
+        "consolidationPolicy": "WhenEmptyOrUnderutilized"}});
+    let pool = NodePool::new("default", serde_json::from_value(spec).expect("a pool"));
     Snapshot {
         options: Options { pack_by_price: false, reserved_fallback: true, ..Options::default() },
         node_pools: vec![NodePoolInput {

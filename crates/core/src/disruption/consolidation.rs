@@ -136,6 +136,10 @@ fn cheaper(
     let capacity = |requirements: &Requirements, value: &str| {
         requirements.get(labels::CAPACITY_TYPE).is_none_or(|r| r.has(value))
     };
+    // Types come cheapest first, but for reservations that the claim holds. Where not even the first
+    // is cheaper, none is, and there is no need to look at each offering of each.
+    let reserved = claim.requirements.get(labels::CAPACITY_RESERVATION_ID).is_some();
+    let dear = !reserved && claim.cheapest().is_some_and(|(_, o)| o.price >= total);
     let may_be_spot = capacity(&claim.requirements, labels::CAPACITY_SPOT);
     let spot_to_spot = may_be_spot
         && candidates.iter().all(|c| c.label(labels::CAPACITY_TYPE) == Some(labels::CAPACITY_SPOT));
@@ -144,6 +148,9 @@ fn cheaper(
             return Err(Rejection::SpotToSpotDisabled);
         }
         pin_spot(&mut claim);
+    }
+    if dear {
+        return Err(Rejection::NotCheaper);
     }
     claim.instance_types.retain(|t| t.cheapest(&claim.requirements).is_some());
     sort_by_price(&mut claim.instance_types, &claim.requirements);

@@ -69,7 +69,8 @@ pub(super) fn replace(
         }
         Err(rejection) => rejection,
     };
-    if !terminate_first || !simulation::fits_own_reservation(pass.input, pass.limits, candidate) {
+    let input = pass.input;
+    if !terminate_first || !simulation::fits_own_reservation(input, pass.ground(), candidate) {
         return Err(rejection);
     }
     let mut command = Command::delete(method, vec![candidate.clone()]);

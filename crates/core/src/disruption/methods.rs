@@ -5,7 +5,7 @@ use super::candidate::{self, Pools};
 use super::pdb::Limits;
 use super::rejection::Stranded;
 use super::score::Balance;
-use super::simulation::{self, Launching, Simulated};
+use super::simulation::{self, Ground, Launching, Simulated};
 use super::{Candidate, Decision, Input, Method, Rejection};
 use super::{drift, emptiness, multi_node, repair, single_node, static_drift};
 
@@ -36,6 +36,7 @@ pub(super) struct Pass<'a> {
     pub(super) budgets: Budgets,
     pub(super) balance: Balance,
     pub(super) decision: Decision,
+    ground: Option<Ground>,
     go_on: &'a dyn Fn() -> bool,
 }
 
@@ -61,7 +62,8 @@ impl Pass<'_> {
     /// What scheduling makes of the cluster without the candidates.
     pub(super) fn simulate(&mut self, candidates: &[&Candidate], consolidating: bool) -> Simulated {
         self.decision.simulations += 1;
-        simulation::without(self.input, self.limits, candidates, consolidating)
+        let input = self.input;
+        simulation::without(input, self.ground(), candidates, consolidating)
     }
 
     /// The same for consolidation, with nodes launched in another way.
@@ -71,7 +73,14 @@ impl Pass<'_> {
         launching: Launching<'_>,
     ) -> Simulated {
         self.decision.simulations += 1;
-        simulation::without_but(self.input, self.limits, candidates, true, launching)
+        let input = self.input;
+        simulation::without_but(input, self.ground(), candidates, true, launching)
+    }
+
+    /// What all simulations of the pass share; prepared with the first of them.
+    pub(super) fn ground(&mut self) -> &mut Ground {
+        let (input, limits) = (self.input, self.limits);
+        self.ground.get_or_insert_with(|| Ground::new(input, limits))
     }
 }
 
@@ -130,5 +139,5 @@ pub(super) fn prepare<'a>(
             .then_with(|| a.node.name().cmp(b.node.name()))
     });
     decision.eligible = candidates.len();
-    (Pass { input, limits, budgets, balance, decision, go_on }, candidates)
+    (Pass { input, limits, budgets, balance, decision, ground: None, go_on }, candidates)
 }

@@ -12,7 +12,7 @@ use crate::scheduling::node::StateNode;
 use crate::scheduling::pod::{PodInfo, PodKey};
 use crate::scheduling::results::Results;
 use crate::scheduling::snapshot::{NodePoolInput, Options, Snapshot};
-use crate::scheduling::solver::solve;
+use crate::scheduling::solver::World;
 
 /// The outcome of a simulation.
 pub struct Simulated {
@@ -28,17 +28,6 @@ impl Simulated {
     }
 }
 
-/// Removes the candidates and schedules their pods, together with those that wait already.
-pub fn without(
-    input: &Input<'_>,
-    limits: &Limits,
-    candidates: &[&Candidate],
-    consolidating: bool,
-) -> Simulated {
-    let launching = Launching { pools: &input.snapshot.node_pools, several: false };
-    without_but(input, limits, candidates, consolidating, launching)
-}
-
 /// How a simulation may launch nodes.
 #[derive(Clone, Copy)]
 pub struct Launching<'a> {
@@ -48,95 +37,135 @@ pub struct Launching<'a> {
     pub several: bool,
 }
 
+/// What all questions of a pass have in common, and the worlds that answer them: a world is prepared
+/// once for each way to launch nodes, so that a question costs by the candidates' pods.
+pub struct Ground {
+    /// Pods that have to be placed whoever is asked about.
+    pods: Vec<Arc<PodInfo>>,
+    waiting: HashSet<PodKey>,
+    of_leaving: HashSet<PodKey>,
+    /// Nodes that stay unless they are asked about; those in their quiet time are closed.
+    nodes: Vec<StateNode>,
+    unsettled: HashSet<String>,
+    /// NodeClaims of nodes that are not initialized, by the node's name.
+    uninitialized: HashMap<String, String>,
+    worlds: Vec<(Way, World)>,
+}
+
+/// A way to launch nodes: the pools with their lists of types, and whether more nodes may cost less.
+type Way = (Vec<(String, usize)>, bool);
+
+impl Ground {
+    pub fn new(input: &Input<'_>, limits: &Limits) -> Self {
+        let waiting: HashSet<PodKey> = input.snapshot.pods.iter().map(|p| p.key.clone()).collect();
+        let leaving = || input.snapshot.nodes.iter().filter(|n| n.deleting()).flat_map(|n| &n.pods);
+        let moves =
+            leaving().filter(|p| limits.moves(p, input.now)).filter(|p| !waiting.contains(&p.key));
+        let pods = input.snapshot.pods.iter().chain(moves).cloned().collect();
+        let of_leaving =
+            leaving().filter(|p| p.is_reschedulable()).map(|p| p.key.clone()).collect();
+        let mut nodes: Vec<StateNode> =
+            input.snapshot.nodes.iter().filter(|n| !n.deleting()).cloned().collect();
+        let mut unsettled = HashSet::new();
+        for node in &mut nodes {
+            if in_quiet_time(input, node) {
+                unsettled.insert(node.name().to_owned());
+                node.closed = true;
+            }
+        }
+        let uninitialized = nodes
+            .iter()
+            .filter(|n| n.managed() && !n.initialized())
+            .map(|n| (n.name().to_owned(), claim_name(n)))
+            .collect();
+        Self { pods, waiting, of_leaving, nodes, unsettled, uninitialized, worlds: Vec::new() }
+    }
+
+    /// The snapshot in which questions are asked.
+    fn snapshot(&self, input: &Input<'_>, launching: Launching<'_>) -> Snapshot {
+        Snapshot {
+            // A command mostly has room for one replacement, so that more and cheaper nodes are no help.
+            options: Options {
+                pack_by_price: launching.several,
+                reserved_fallback: true,
+                ..input.snapshot.options
+            },
+            nodes: self.nodes.clone(),
+            node_pools: launching.pools.to_vec(),
+            pods: self.pods.clone(),
+            daemonset_pods: input.snapshot.daemonset_pods.clone(),
+            pod_volumes: input.snapshot.pod_volumes.clone(),
+            dynamic: Arc::clone(&input.snapshot.dynamic),
+            namespaces: input.snapshot.namespaces.clone(),
+            well_known: input.snapshot.well_known.clone(),
+        }
+    }
+
+    fn world(&mut self, input: &Input<'_>, launching: Launching<'_>) -> &mut World {
+        let pool = |p: &NodePoolInput| {
+            let name = p.node_pool.metadata.name.clone().unwrap_or_default();
+            (name, p.instance_types.as_ptr().addr())
+        };
+        let way: Way = (launching.pools.iter().map(pool).collect(), launching.several);
+        let at = match self.worlds.iter().position(|(known, _)| *known == way) {
+            Some(at) => at,
+            None => {
+                let snapshot = Arc::new(self.snapshot(input, launching));
+                self.worlds.push((way, World::new(snapshot, PodInfo::is_reschedulable)));
+                self.worlds.len() - 1
+            }
+        };
+        &mut self.worlds[at].1
+    }
+}
+
+/// Removes the candidates and schedules their pods, together with those that wait already.
+pub fn without(
+    input: &Input<'_>,
+    ground: &mut Ground,
+    candidates: &[&Candidate],
+    consolidating: bool,
+) -> Simulated {
+    let launching = Launching { pools: &input.snapshot.node_pools, several: false };
+    without_but(input, ground, candidates, consolidating, launching)
+}
+
 /// The same, with nodes launched in another way.
 pub fn without_but(
     input: &Input<'_>,
-    limits: &Limits,
+    ground: &mut Ground,
     candidates: &[&Candidate],
     consolidating: bool,
     launching: Launching<'_>,
 ) -> Simulated {
-    let gone: HashSet<&str> = candidates.iter().map(|c| c.node.name()).collect();
-    let mut pods: Vec<Arc<PodInfo>> = input.snapshot.pods.clone();
-    let waiting: HashSet<PodKey> = pods.iter().map(|p| p.key.clone()).collect();
-    let leaving: Vec<&StateNode> = input.snapshot.nodes.iter().filter(|n| n.deleting()).collect();
-    let of_leaving: HashSet<PodKey> = leaving
+    let names: Vec<&str> = candidates.iter().map(|c| c.node.name()).collect();
+    let moving: Vec<&Arc<PodInfo>> = candidates.iter().flat_map(|c| c.pods.iter()).collect();
+    let settled: HashSet<&PodKey> = moving
         .iter()
-        .flat_map(|n| &n.pods)
-        .filter(|p| p.is_reschedulable())
-        .map(|p| p.key.clone())
-        .collect();
-    pods.extend(
-        leaving
-            .iter()
-            .flat_map(|n| &n.pods)
-            .filter(|p| limits.moves(p, input.now))
-            .chain(candidates.iter().flat_map(|c| c.pods.iter()))
-            .filter(|p| !waiting.contains(&p.key))
-            .cloned(),
-    );
-    let settled: HashSet<PodKey> = candidates
-        .iter()
-        .flat_map(|c| c.pods.iter())
-        .filter(|p| !p.pending && !of_leaving.contains(&p.key))
-        .map(|p| p.key.clone())
-        .collect();
-    let mut nodes: Vec<StateNode> = input
-        .snapshot
-        .nodes
-        .iter()
-        .filter(|n| !gone.contains(n.name()) && !n.deleting())
-        .cloned()
-        .collect();
-    let unsettled: HashSet<String> = if consolidating {
-        nodes.iter().filter(|n| in_quiet_time(input, n)).map(|n| n.name().to_owned()).collect()
-    } else {
-        HashSet::new()
-    };
-    let uninitialized: HashMap<String, String> = nodes
-        .iter()
-        .filter(|n| n.managed() && !n.initialized())
-        .map(|n| (n.name().to_owned(), claim_name(n)))
+        .filter(|p| !p.pending && !ground.of_leaving.contains(&p.key))
+        .map(|p| &p.key)
         .collect();
     // Only settled pods keep away from nodes in their quiet time. Where no others are placed, such
     // nodes are closed, so that the settled pods find other places rather than none.
-    let moving = candidates.iter().map(|c| c.pods.len()).sum::<usize>();
-    if waiting.is_empty() && of_leaving.is_empty() && settled.len() == moving {
-        for node in nodes.iter_mut().filter(|n| unsettled.contains(n.name())) {
-            node.closed = true;
-        }
-    }
-    let snapshot = Snapshot {
-        // A command mostly has room for one replacement, so that more and cheaper nodes are no help.
-        options: Options {
-            pack_by_price: launching.several,
-            reserved_fallback: true,
-            ..input.snapshot.options
-        },
-        nodes,
-        node_pools: launching.pools.to_vec(),
-        pods,
-        daemonset_pods: input.snapshot.daemonset_pods.clone(),
-        pod_volumes: input.snapshot.pod_volumes.clone(),
-        dynamic: Arc::clone(&input.snapshot.dynamic),
-        namespaces: input.snapshot.namespaces.clone(),
-        well_known: input.snapshot.well_known.clone(),
-    };
-    let results = solve(&snapshot);
+    let nothing_waits = ground.waiting.is_empty() && ground.of_leaving.is_empty();
+    let closing = consolidating && nothing_waits && settled.len() == moving.len();
+    let pods: Vec<Arc<PodInfo>> =
+        moving.iter().filter(|p| !ground.waiting.contains(&p.key)).map(|p| Arc::clone(p)).collect();
+    let results = ground.world(input, launching).without(&names, &pods, closing);
     let mut stranded: Vec<Stranded> = results
         .errors
         .iter()
-        .filter(|(key, _)| !waiting.contains(key))
+        .filter(|(key, _)| !ground.waiting.contains(key))
         .map(|(key, error)| Stranded { pod: key.clone(), why: error.to_string() })
         .collect();
     for (name, keys) in &results.existing {
         for key in keys {
-            let why = if let Some(claim) = uninitialized.get(name)
-                && !of_leaving.contains(key)
-                && !waiting.contains(key)
+            let why = if let Some(claim) = ground.uninitialized.get(name)
+                && !ground.of_leaving.contains(key)
+                && !ground.waiting.contains(key)
             {
                 format!("would schedule against uninitialized nodeclaim/{claim}, node/{name}")
-            } else if unsettled.contains(name) && settled.contains(key) {
+            } else if consolidating && ground.unsettled.contains(name) && settled.contains(key) {
                 format!("would schedule against node/{name} within its consolidateAfter")
             } else {
                 continue;
@@ -172,7 +201,7 @@ fn in_quiet_time(input: &Input<'_>, node: &StateNode) -> bool {
 
 /// Whether all pods of a node in a capacity reservation would have a place if its slot were given
 /// back first.
-pub fn fits_own_reservation(input: &Input<'_>, limits: &Limits, candidate: &Candidate) -> bool {
+pub fn fits_own_reservation(input: &Input<'_>, ground: &mut Ground, candidate: &Candidate) -> bool {
     let Some(id) = candidate.label(labels::CAPACITY_RESERVATION_ID) else { return false };
     let mut freed = false;
     let pools: Vec<NodePoolInput> = input
@@ -197,5 +226,10 @@ pub fn fits_own_reservation(input: &Input<'_>, limits: &Limits, candidate: &Cand
         })
         .collect();
     let launching = Launching { pools: &pools, several: false };
-    freed && without_but(input, limits, &[candidate], false, launching).stranded.is_empty()
+    // The lists of types are made for this question, and so is the world: no other asks for it.
+    let known = ground.worlds.len();
+    let fits =
+        freed && without_but(input, ground, &[candidate], false, launching).stranded.is_empty();
+    ground.worlds.truncate(known);
+    fits
 }
