@@ -13,6 +13,7 @@ use crate::scheduling::pod::{PodInfo, PodKey};
 use crate::scheduling::requirements::Requirement;
 use crate::scheduling::resources::Name;
 use crate::scheduling::snapshot::NodePoolInput;
+use crate::scheduling::volumes::PodVolumes;
 
 fn kind(name: &str, cpu: i64, price: f64) -> Arc<InstanceType> {
     let on_demand = labels::CAPACITY_ON_DEMAND;
@@ -521,6 +522,32 @@ fn pods_on_a_node_in_its_quiet_time_still_keep_others_away() {
     let after = json!({"consolidateAfter": "5m", "budgets": [{"nodes": "100%"}]});
     let decision = run(&snapshot(after, vec![big, young]), Method::SingleNode);
     assert!(matches!(why(&decision, "big"), Rejection::Stranded(_)), "{decision:?}");
+}
+
+#[test]
+fn volumes_that_one_node_cannot_attach_keep_two_nodes_apart() {
+    // What a node of the type attaches is known only from the nodes that would go.
+    let decision = |limit: u64| {
+        let full = |name: &str| {
+            let mut node = node(name, "medium", "4", ALL, &["1", "1", "1"]);
+            node.volume_limits.insert("ebs".to_owned(), Some(limit));
+            node
+        };
+        let mut snapshot =
+            snapshot(json!({"budgets": [{"nodes": "100%"}]}), vec![full("a"), full("b")]);
+        let types = [kind("medium", 4, 0.2), kind("large", 16, 0.3)];
+        snapshot.node_pools[0].instance_types = types.into();
+        for pod in snapshot.nodes.iter().flat_map(|n| &n.pods) {
+            let volumes = PodVolumes {
+                attached: vec![("ebs".into(), pod.key.to_string().into())],
+                ..PodVolumes::default()
+            };
+            snapshot.pod_volumes.insert(pod.key.clone(), Arc::new(volumes));
+        }
+        run(&snapshot, Method::MultiNode)
+    };
+    assert!(names(&decision(3)).is_empty(), "no node attaches six volumes");
+    assert_eq!(names(&decision(6)), ["a", "b"]);
 }
 
 #[test]
