@@ -263,8 +263,7 @@ fn room(
     // the node names can be overcommitted.
     subtract(&mut room, &need);
     let over = |(amount, name): (&i64, &Name)| *amount < 0 && allocatable.find(name).is_some();
-    let full = state.closed
-        || room.iter().zip(resources.names()).any(over)
+    let full = room.iter().zip(resources.names()).any(over)
         // Also in what nobody asks for in this round.
         || (bound.requests_others(at)
             && state.available().iter().any(|(name, amount)| over((&amount, name))));
