@@ -157,7 +157,12 @@ impl Stock {
         let (set, _) = interner.intern_once(&template_requirements(pool));
         let columns = &mut self.catalogs[catalog];
         let mut base = columns.matching(set, interner).clone();
-        base.intersect_with(columns.offered(set, interner));
+        // Where only reservations are left and all of them are full, pods wait for one of them.
+        let mut had = columns.offered(set, interner).clone();
+        if had.is_clear() {
+            had = columns.reserved_elsewhere(set, interner);
+        }
+        base.intersect_with(&had);
         base.difference_with(&columns.broken);
         let mut template = Template {
             node_pool: Arc::clone(pool),
