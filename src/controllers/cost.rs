@@ -39,8 +39,8 @@ impl Prices {
 
 /// Adds the metrics of cost.
 pub fn start(ctx: &Arc<Context>, prices: &Arc<Prices>) {
-    let (ctx, prices) = (Arc::clone(ctx), Arc::clone(prices));
-    metrics::add_source(move |page| {
+    let prices = Arc::clone(prices);
+    metrics::add_source(ctx, move |ctx, page| {
         write(&ctx.cluster.state_nodes(), &prices.get(), page);
         write_saved(&ctx.savings, ctx.clock.now(), page);
     });

@@ -30,8 +30,7 @@ pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
         let work = conditions::run(Arc::clone(ctx), *kind, Arc::clone(known));
         spawn(tasks, kind.controller, work);
     }
-    let clock = ctx.clock.clone();
-    metrics::add_source(move |page| conditions::write(&known, clock.now(), page));
+    metrics::add_source(ctx, move |ctx, page| conditions::write(&known, ctx.clock.now(), page));
 }
 
 /// What is known of each kind when the state has just been listed.

@@ -28,10 +28,10 @@ pub fn start(ctx: &Arc<Context>, decisions: &Arc<Decisions>, tasks: &mut JoinSet
         return;
     }
     let waits = Arc::new(Waits::default());
-    let (ctx2, waits2, decisions2) = (Arc::clone(ctx), Arc::clone(&waits), Arc::clone(decisions));
-    metrics::add_source(move |page| {
-        write_states(&ctx2.cluster.pods(), &ctx2.cluster.state_nodes(), page);
-        waits2.write(&decisions2, ctx2.clock.now(), page);
+    let (waits2, decisions2) = (Arc::clone(&waits), Arc::clone(decisions));
+    metrics::add_source(ctx, move |ctx, page| {
+        write_states(&ctx.cluster.pods(), &ctx.cluster.state_nodes(), page);
+        waits2.write(&decisions2, ctx.clock.now(), page);
     });
     let (ctx, decisions) = (Arc::clone(ctx), Arc::clone(decisions));
     let work = async move { run(&ctx, &waits, &decisions).await };

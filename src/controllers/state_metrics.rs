@@ -28,9 +28,8 @@ pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
     if ctx.settings.disable_cluster_state_observability {
         return;
     }
-    let of_nodes = Arc::clone(ctx);
-    metrics::add_source(move |page| {
-        write_nodes(&of_nodes.cluster.state_nodes(), of_nodes.clock.now(), page);
+    metrics::add_source(ctx, |ctx, page| {
+        write_nodes(&ctx.cluster.state_nodes(), ctx.clock.now(), page);
     });
     let prices = Arc::new(Prices::default());
     if ctx.settings.cost_metrics {

@@ -1,6 +1,7 @@
 //! Prometheus metrics, by Karpenter's names.
 
-use std::sync::{Arc, LazyLock};
+use std::any::Any;
+use std::sync::{Arc, LazyLock, Weak};
 
 use parking_lot::Mutex;
 use prometheus::{CounterVec, GaugeVec, HistogramOpts, HistogramVec, Opts, Registry, TextEncoder};
@@ -213,19 +214,39 @@ pub fn render_into(sink: Sink<'_>) {
     // A slow reader must not hold back whoever adds a source.
     let sources = SOURCES.lock().clone();
     for source in &sources {
-        source(&mut page);
+        (source.write)(&mut page);
     }
     page.finish();
 }
 
-type Source = Arc<dyn Fn(&mut Page<'_>) + Send + Sync>;
+/// Something that writes metrics for as long as its owner is there.
+#[derive(Clone)]
+struct Source {
+    owner: Weak<dyn Any + Send + Sync>,
+    write: Arc<dyn Fn(&mut Page<'_>) + Send + Sync>,
+}
 
 /// What writes its metrics when they are asked for.
 static SOURCES: Mutex<Vec<Source>> = Mutex::new(Vec::new());
 
 /// Adds metrics that are written only when they are asked for. A gauge must have one source.
-pub fn add_source(source: impl Fn(&mut Page<'_>) + Send + Sync + 'static) {
-    SOURCES.lock().push(Arc::new(source));
+///
+/// The source does not keep its owner alive, and ends with it: a process may start the controllers
+/// more than once, as tests do.
+pub fn add_source<T: Any + Send + Sync>(
+    owner: &Arc<T>,
+    write: impl Fn(&T, &mut Page<'_>) + Send + Sync + 'static,
+) {
+    let weak = Arc::downgrade(owner);
+    let owner: Weak<dyn Any + Send + Sync> = weak.clone();
+    let write = move |page: &mut Page<'_>| {
+        if let Some(owner) = weak.upgrade() {
+            write(&owner, page);
+        }
+    };
+    let mut sources = SOURCES.lock();
+    sources.retain(|s| s.owner.strong_count() > 0);
+    sources.push(Source { owner, write: Arc::new(write) });
 }
 
 /// What a source writes, whole.

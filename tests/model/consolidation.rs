@@ -22,13 +22,13 @@ fn an_empty_node_stays_as_long_as_its_pool_says() {
     scenario(async |w| {
         w.apply(pool("default", |spec| {
             spec["disruption"]["consolidationPolicy"] = json!("WhenEmpty");
-            spec["disruption"]["consolidateAfter"] = json!("30m");
+            spec["disruption"]["consolidateAfter"] = json!("15m");
         }));
         w.start();
         w.apply(deployment("web", 1, "1", |_| ()));
         runs(w, "web", 1).await;
         w.scale("web", 0);
-        always(w, 28 * MINUTE, "it stays", |w| w.instances().len() == 1).await;
+        always(w, 13 * MINUTE, "it stays", |w| w.instances().len() == 1).await;
         until(w, 10 * MINUTE, "it goes", |w| w.instances().is_empty()).await;
     });
 }
@@ -97,7 +97,7 @@ fn a_replacement_that_cannot_be_had_leaves_the_node_as_it_was() {
             }
         }
         w.scale("web", 1);
-        w.pass(HOUR).await;
+        w.pass(20 * MINUTE).await;
         assert_eq!((w.running("web"), w.instances().len()), (1, 1), "{}", tail(w));
         // Nothing stays marked, and what is had again is used again.
         for zone in ZONES {
@@ -120,7 +120,7 @@ fn a_pod_that_must_not_be_disrupted_keeps_its_node() {
         runs(w, "web", 1).await;
         let node = node_of(w, "web");
         w.scale("big", 0);
-        always(w, 20 * MINUTE, "it stays", |w| w.names("nodes").contains(&node)).await;
+        always(w, 10 * MINUTE, "it stays", |w| w.names("nodes").contains(&node)).await;
     });
 }
 
@@ -136,7 +136,7 @@ fn a_budget_of_pods_keeps_its_node() {
         runs(w, "web", 1).await;
         let node = node_of(w, "web");
         w.scale("big", 0);
-        always(w, 20 * MINUTE, "it stays", |w| w.names("nodes").contains(&node)).await;
+        always(w, 10 * MINUTE, "it stays", |w| w.names("nodes").contains(&node)).await;
     });
 }
 
@@ -151,7 +151,7 @@ fn a_pool_whose_budget_is_zero_is_left_alone() {
         runs(w, "web", 3).await;
         let count = w.instances().len();
         w.scale("web", 0);
-        always(w, 20 * MINUTE, "all stay", |w| w.instances().len() == count).await;
+        always(w, 10 * MINUTE, "all stay", |w| w.instances().len() == count).await;
     });
 }
 
@@ -193,9 +193,9 @@ fn a_cluster_left_alone_comes_to_rest() {
         for (app, replicas, cpu) in [("a", 5, "700m"), ("b", 3, "1500m"), ("c", 9, "200m")] {
             w.apply(deployment(app, replicas, cpu, |_| ()));
         }
-        w.pass(HOUR).await;
+        w.pass(20 * MINUTE).await;
         let (launches, nodes) = (w.cloud.bill().launches, w.names("nodes"));
-        w.pass(HOUR).await;
+        w.pass(20 * MINUTE).await;
         assert_eq!(w.cloud.bill().launches, launches, "{}", tail(w));
         assert_eq!(w.names("nodes"), nodes);
         assert_eq!((w.running("a"), w.running("b"), w.running("c")), (5, 3, 9));
@@ -213,7 +213,7 @@ fn a_spot_node_is_not_replaced_by_a_cheaper_spot_node_unless_that_is_switched_on
         runs(w, "web", 3).await;
         let launched = w.cloud.bill().launches;
         w.scale("web", 1);
-        w.pass(HOUR).await;
+        w.pass(20 * MINUTE).await;
         assert_eq!(w.cloud.bill().launches, launched, "{}", tail(w));
     });
 }

@@ -54,7 +54,7 @@ fn drift_waits_for_a_budget_that_says_so() {
         w.pass(2 * MINUTE).await;
         let claim = w.names("nodeclaims").remove(0);
         w.cloud.drift(&claim, "AMIDrift");
-        always(w, 20 * MINUTE, "it stays", |w| w.names("nodeclaims").contains(&claim)).await;
+        always(w, 10 * MINUTE, "it stays", |w| w.names("nodeclaims").contains(&claim)).await;
         let claims = w.all("nodeclaims");
         assert_eq!(condition(&claims[0], "Drifted"), Some("True"));
     });

@@ -126,14 +126,14 @@ fn an_instance_without_a_claim_is_removed() {
 #[test]
 fn a_node_expires_and_is_replaced() {
     scenario(async |w| {
-        w.apply(calm("default", |spec| spec["template"]["spec"]["expireAfter"] = json!("2h")));
+        w.apply(calm("default", |spec| spec["template"]["spec"]["expireAfter"] = json!("30m")));
         w.start();
         w.apply(deployment("web", 1, "1", |_| ()));
         runs(w, "web", 1).await;
         let first = w.instances().remove(0).provider_id.clone();
-        w.pass(HOUR).await;
+        w.pass(20 * MINUTE).await;
         assert_eq!(w.instances()[0].provider_id, first);
-        until(w, 2 * HOUR, "another one", |w| {
+        until(w, HOUR, "another one", |w| {
             w.running("web") == 1 && w.cloud.instances().iter().all(|i| i.provider_id != first)
         })
         .await;
@@ -166,22 +166,25 @@ fn a_node_that_stays_sick_is_repaired() {
             w.apply(calm("default", |_| ()));
             w.start();
             // One of many: repairs stop when too many are sick.
-            w.apply(deployment("web", 6, "1500m", |_| ()));
+            w.apply(deployment("web", 6, "1", |t| {
+                t["spec"]["affinity"] = json!({ "podAntiAffinity": {
+                    "requiredDuringSchedulingIgnoredDuringExecution": [{
+                        "topologyKey": "kubernetes.io/hostname",
+                        "labelSelector": { "matchLabels": { "app": "web" } } }] } });
+            }));
             runs(w, "web", 6).await;
             w.pass(5 * MINUTE).await;
+            assert_eq!(w.instances().len(), 6);
             let first = w.instances().remove(0);
-            let count = w.instances().len();
             w.cloud.sicken(&first.provider_id);
             always(w, 25 * MINUTE, "waited out", |w| {
                 w.instances().iter().any(|i| i.provider_id == first.provider_id)
             })
             .await;
-            if count >= 6 {
-                until(w, 30 * MINUTE, "replaced", |w| {
-                    w.instances().iter().all(|i| i.provider_id != first.provider_id)
-                })
-                .await;
-            }
+            until(w, 30 * MINUTE, "replaced", |w| {
+                w.instances().iter().all(|i| i.provider_id != first.provider_id)
+            })
+            .await;
         },
     );
 }

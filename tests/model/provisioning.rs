@@ -54,7 +54,7 @@ fn a_limit_is_never_passed() {
         w.apply(pool("default", |spec| spec["limits"] = json!({ "cpu": "8" })));
         w.start();
         w.apply(deployment("web", 20, "1", |_| ()));
-        always(w, 20 * MINUTE, "at most eight cores", |w| {
+        always(w, 10 * MINUTE, "at most eight cores", |w| {
             w.instances().iter().map(|i| i.capacity.get(&"cpu".into())).sum::<i64>() <= 8000
         })
         .await;

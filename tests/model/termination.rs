@@ -52,7 +52,7 @@ fn a_budget_that_allows_nothing_holds_the_drain() {
         w.pass(MINUTE).await;
         let node = node_of(w, "web");
         delete_claim_of(w, &node);
-        always(w, 20 * MINUTE, "the pods stay", |w| w.running("web") == 2).await;
+        always(w, 10 * MINUTE, "the pods stay", |w| w.running("web") == 2).await;
         assert!(w.names("nodes").contains(&node));
         assert!(reasons(w, "Node").contains(&"FailedDraining".to_owned()));
         w.delete("poddisruptionbudgets", "web");
@@ -75,7 +75,7 @@ fn a_budget_lets_pods_go_one_at_a_time() {
         let healthy = |w: &karpenter::model::World| {
             w.pods_of("web").iter().filter(|p| condition(p, "Ready") == Some("True")).count() >= 3
         };
-        always(w, 20 * MINUTE, "three are always healthy", healthy).await;
+        always(w, 10 * MINUTE, "three are always healthy", healthy).await;
         assert_eq!(w.running("web"), 4);
         assert!(!w.names("nodes").contains(&node));
     });
@@ -111,7 +111,7 @@ fn a_pod_that_must_not_be_disrupted_holds_the_drain() {
         runs(w, "web", 1).await;
         let (node, pod) = (node_of(w, "web"), w.pods_of("web").remove(0));
         delete_claim_of(w, &node);
-        always(w, 20 * MINUTE, "the pod stays", |w| {
+        always(w, 10 * MINUTE, "the pod stays", |w| {
             w.pods_of("web").iter().any(|p| p["metadata"]["uid"] == pod["metadata"]["uid"])
         })
         .await;

@@ -24,13 +24,13 @@ const PERIOD: Duration = Duration::from_secs(60);
 type Offered = BTreeMap<(Arc<str>, String, String), (bool, f64)>;
 
 pub(super) fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
-    let ctx = Arc::clone(ctx);
     let shown = Arc::new(Mutex::new(Arc::new(Offered::new())));
     let written = Arc::clone(&shown);
-    metrics::add_source(move |page| {
+    metrics::add_source(ctx, move |_, page| {
         let offered = Arc::clone(&written.lock());
         write(&offered, page);
     });
+    let ctx = Arc::clone(ctx);
     every(tasks, "cloudprovider.metrics", PERIOD, move || {
         let (ctx, shown) = (Arc::clone(&ctx), Arc::clone(&shown));
         async move { publish(&ctx, &shown).await }

@@ -248,3 +248,27 @@ fn every_alert_asks_for_metrics_that_are_there_and_has_a_runbook() {
         assert!(names.contains(&section), "a runbook of no alert: {section}");
     }
 }
+
+#[test]
+fn a_source_writes_until_its_owner_is_gone_and_is_forgotten_then() {
+    let family = Family::new("karpenter_test_owned", "gauge", "Of an owner.", &[]);
+    let shown = || render().contains("karpenter_test_owned 7");
+    let (owner, held) = (Arc::new(7.0_f64), Arc::new(()));
+    let of_source = Arc::downgrade(&held);
+    add_source(&owner, move |value, page| {
+        let _kept = &held;
+        if let Some(mut lines) = page.family(&family) {
+            lines.add(&[], *value);
+        }
+    });
+    assert!(shown());
+    drop(owner);
+    assert!(!shown());
+    // Another test may be rendering what there was.
+    let forgotten = (0..1000).any(|_| {
+        add_source(&Arc::new(0), |_, _| ());
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        of_source.upgrade().is_none()
+    });
+    assert!(forgotten);
+}
