@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::scheduling::instance_type::InstanceType;
 use crate::scheduling::pod::{PodInfo, PodKey};
-use crate::scheduling::requirements::{Allow, Requirements};
+use crate::scheduling::requirements::Requirements;
 use crate::scheduling::resources::{ApiQuantity, ResourceList};
 use crate::scheduling::results::{PodError, Reason, Results};
 use crate::scheduling::snapshot::{NodePoolInput, Snapshot};
@@ -238,8 +238,8 @@ fn lacks(
     requirements: &Requirements,
     requests: &ResourceList,
 ) -> (usize, f64, NearestType) {
-    let unmet =
-        kind.requirements.compatible(requirements, Allow::WellKnown).err().map(|e| e.to_string());
+    // Only keys that both name can disagree: the pool's own labels are no labels of a type.
+    let unmet = kind.requirements.intersects(requirements).err().map(|e| e.to_string());
     let allocatable = kind.allocatable();
     let mut short = 0.0;
     let mut missing = Vec::new();

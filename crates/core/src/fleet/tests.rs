@@ -160,7 +160,7 @@ fn a_pod_that_is_too_large_names_the_nearest_type_and_what_it_lacks() {
     assert_eq!(node_pools[0].stage, "instanceTypes");
     let nearest = &node_pools[0].nearest[0];
     assert_eq!(nearest.instance_type, "large");
-    assert_eq!(nearest.missing.len(), 1);
+    assert_eq!((nearest.missing.len(), nearest.unmet.as_deref()), (1, None));
     assert_eq!(
         (nearest.missing[0].resource.as_str(), nearest.missing[0].allocatable.0.as_str()),
         ("cpu", "8")
