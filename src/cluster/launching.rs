@@ -181,7 +181,7 @@ mod tests {
         state.apply_pod(&waits("b"));
         let key = PodKey::new("n", "a");
         let most: ResourceList = [(Name::Cpu, 4000)].into_iter().collect();
-        state.apply_created(claim("c", "p", json!({})), &[key.clone()], most);
+        state.apply_created(claim("c", "p", json!({})), std::slice::from_ref(&key), most);
         let names = |state: &State| -> Vec<String> {
             state.waiting_pods().iter().map(|p| p.key.name.to_string()).collect()
         };
@@ -198,7 +198,7 @@ mod tests {
         let state = listed();
         state.apply_pod(&waits("a"));
         let key = PodKey::new("n", "a");
-        state.apply_created(claim("c", "p", json!({})), &[key.clone()], ResourceList::new());
+        state.apply_created(claim("c", "p", json!({})), std::slice::from_ref(&key), ResourceList::new());
         assert!(state.waiting_pods().is_empty());
         state.delete_claim("c");
         assert_eq!(state.waiting_pods().len(), 1);

@@ -255,13 +255,15 @@ async fn validate(
     let seen = Seen::now(ctx, in_flight).await;
     let shared = Arc::clone(ctx);
     let checked = super::compute(move || {
-        disruption::still_valid(&seen.input(&shared), &command).map_err(|why| (why, command))
+        let valid = disruption::still_valid(&seen.input(&shared), &command);
+        valid.map_err(|why| Box::new((why, command)))
     })
     .await
     .ok()?;
     match checked {
         Ok(command) => Some(command),
-        Err((why, command)) => {
+        Err(abandoned) => {
+            let (why, command) = *abandoned;
             abandon(ctx, &command, &why, what);
             None
         }

@@ -27,7 +27,7 @@ pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
     let known: Vec<(&'static Kind, Known)> =
         kinds.into_iter().map(|kind| (kind, Known::default())).collect();
     for (kind, known) in &known {
-        let work = conditions::run(Arc::clone(ctx), *kind, Arc::clone(known));
+        let work = conditions::run(Arc::clone(ctx), kind, Arc::clone(known));
         spawn(tasks, kind.controller, work);
     }
     metrics::add_source(ctx, move |ctx, page| conditions::write(&known, ctx.clock.now(), page));

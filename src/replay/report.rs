@@ -7,9 +7,12 @@ use super::Outcome;
 /// Outcomes side by side.
 pub struct Table<'a>(pub &'a [Outcome]);
 
+/// A heading, and what stands under it.
+type Row = (&'static str, fn(&Outcome) -> String);
+
 impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rows: [(&str, fn(&Outcome) -> String); 12] = [
+        let rows: [Row; 12] = [
             ("", |o| o.name.clone()),
             ("Money", |o| format!("{:.2}", o.money)),
             ("Node hours", |o| format!("{:.1}", o.node_hours)),

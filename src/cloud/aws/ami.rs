@@ -36,16 +36,16 @@ pub enum AmiError {
     NoRelease(String),
     /// AWS cannot be asked.
     #[error("getting amis, {attempt}{error}{context}")]
-    Aws { attempt: &'static str, error: AwsError, context: String },
+    Aws { attempt: &'static str, error: Box<AwsError>, context: String },
 }
 
 impl AmiError {
     fn describing(error: AwsError) -> Self {
-        Self::Aws { attempt: "", error, context: String::new() }
+        Self::Aws { attempt: "", error: Box::new(error), context: String::new() }
     }
 
     fn parameter(attempt: &'static str, error: AwsError, name: &str) -> Self {
-        Self::Aws { attempt, error, context: format!(" (parameter={name})") }
+        Self::Aws { attempt, error: Box::new(error), context: format!(" (parameter={name})") }
     }
 }
 

@@ -10,9 +10,12 @@ use crate::disruption::{Decision, Method, Verdict};
 /// At most so many nodes are kept for each method.
 const MOST_NODES: usize = 20_000;
 
+/// What one method made of each node, by name, and when.
+type Said = (Timestamp, BTreeMap<String, Verdict>);
+
 /// The last verdicts.
 #[derive(Debug, Default)]
-pub struct Verdicts(RwLock<BTreeMap<Method, (Timestamp, BTreeMap<String, Verdict>)>>);
+pub struct Verdicts(RwLock<BTreeMap<Method, Said>>);
 
 impl Verdicts {
     /// Keeps what a method made of the nodes, instead of what it made of them before.

@@ -132,7 +132,7 @@ mod tests {
         assert_eq!(decisions.error_of(&key), None);
         assert_eq!(decisions.times(&key).unwrap().schedulable, Some(at(9)));
         decisions.claimed(&key, "claim");
-        assert_eq!(decisions.pods_of("claim"), [key.clone()]);
+        assert_eq!(decisions.pods_of("claim"), std::slice::from_ref(&key));
         assert!(decisions.pods_of("other").is_empty());
         decisions.retain(&HashSet::new());
         assert_eq!(decisions.times(&key), None);

@@ -65,7 +65,7 @@ fn code<'a>(report: &'a DisruptReport, node: &str, method: &str) -> &'a str {
 #[test]
 fn a_node_that_a_waiting_pod_needs_is_not_disrupted() {
     let idle = node("idle", "medium", "4", &[]);
-    assert_eq!(candidates(&asked(&document(&[idle.clone()], &[]))), ["idle"]);
+    assert_eq!(candidates(&asked(&document(std::slice::from_ref(&idle), &[]))), ["idle"]);
     let report = asked(&document(&[idle], &[pod("waits", "3")]));
     assert!(report.commands.is_empty(), "{report:?}");
     assert_eq!(code(&report, "idle", "Emptiness"), "nominated");

@@ -132,7 +132,7 @@ fn check(snapshot: &Snapshot, results: &Results) -> Result<(), TestCaseError> {
         let node = snapshot.nodes.iter().find(|n| n.name() == name).unwrap();
         let mut total = ResourceList::new();
         keys.iter().for_each(|key| total.add(&pods[key].requests));
-        prop_assert!(total.fits(&node.available()));
+        prop_assert!(total.fits(node.available()));
         hosts.push((node.labels()[labels::ZONE].clone(), keys.clone()));
     }
     for key in hosts.iter().flat_map(|(_, keys)| keys).chain(results.errors.iter().map(|e| &e.0)) {
