@@ -198,7 +198,11 @@ mod tests {
         let state = listed();
         state.apply_pod(&waits("a"));
         let key = PodKey::new("n", "a");
-        state.apply_created(claim("c", "p", json!({})), std::slice::from_ref(&key), ResourceList::new());
+        state.apply_created(
+            claim("c", "p", json!({})),
+            std::slice::from_ref(&key),
+            ResourceList::new(),
+        );
         assert!(state.waiting_pods().is_empty());
         state.delete_claim("c");
         assert_eq!(state.waiting_pods().len(), 1);

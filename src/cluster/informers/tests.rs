@@ -2,6 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
+#[allow(clippy::type_complexity, reason = "the type of closures cannot be named otherwise")]
 fn intake() -> Intake<
     String,
     impl Fn(&State, &ObjectMeta) -> String,
