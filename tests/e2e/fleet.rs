@@ -133,8 +133,10 @@ async fn the_controller_serves_the_fleet_and_its_page() {
     assert!(ask("/v1/nodes/nobody".into()).await.is_none(), "a missing node is an error");
     assert!(ask(format!("/v1/nodepools/{pool}")).await.unwrap().contains("\"budgets\""));
     assert!(ask("/".into()).await.unwrap().contains("<title>Fleet</title>"));
-    let timeline = ask("/v1/timeline".into()).await.unwrap();
-    assert!(timeline.contains("\"kind\":\"launched\""), "{timeline}");
+    until("the launch in the time line", || async {
+        ask("/v1/timeline".into()).await?.contains("\"kind\":\"launched\"").then_some(())
+    })
+    .await;
 
     let done = in_world(&world, &["explain", "node", name]);
     assert!(done.status.success(), "{}", text(&done.stderr));

@@ -70,7 +70,10 @@ async fn probes_metrics_and_events_tell_of_a_nodes_life() {
         at("karpenter_nodes_allocatable", &[pool, cpu, spot, ("instance_type", "t3.medium")]),
         1.93
     );
-    assert!(at("karpenter_nodepools_cost_total", &[pool]) > 0.0);
+    until("the cost of the NodePool", || async {
+        (value(&read(), "karpenter_nodepools_cost_total", &[pool])? > 0.0).then_some(())
+    })
+    .await;
     assert!(at("karpenter_cluster_utilization_percent", &[cpu]) > 30.0);
     assert!(at("karpenter_nodes_current_lifetime_seconds", &[pool, ("managed", "true")]) >= 0.0);
     let lifecycle = ("controller", "nodeclaim.lifecycle");
@@ -130,13 +133,10 @@ fn unusable_settings_end_the_process_in_plain_words() {
     let (code, text) = run(&["--log-level=warn"]);
     assert_eq!(code, Some(2));
     assert!(text.contains(r#"invalid LOG_LEVEL "warn""#), "{text}");
+    // A flag that nobody knows is no reason to stop: what is missing is named all the same.
     let (code, text) = run(&["--nonsense"]);
     assert_eq!(code, Some(2));
-    assert!(
-        text.starts_with("parsing flags, flag provided but not defined: -nonsense\n"),
-        "{text}"
-    );
-    assert!(text.contains("--cluster-name (CLUSTER_NAME)"), "{text}");
+    assert!(text.contains("missing field, cluster-name"), "{text}");
     assert_eq!(run(&["controller", "--help"]).0, Some(0));
     let (code, text) = run(&["--cluster-name=x", "--log-output-paths=/no/such/folder/log"]);
     assert_eq!(code, Some(2));
