@@ -240,12 +240,23 @@ impl World {
     pub fn without(&mut self, nodes: &[&str], pods: &[Arc<PodInfo>], closing: bool) -> Results {
         let places: Vec<usize> =
             nodes.iter().filter_map(|name| self.by_name.get(*name).copied()).collect();
-        if let Some(prepared) = &mut self.prepared
+        if !self.loses_a_rule(&places, pods)
+            && let Some(prepared) = &mut self.prepared
             && let Some(results) = prepared.without(&places, pods, closing)
         {
             return results;
         }
         solve(&without(&self.snapshot, &places, pods, closing))
+    }
+
+    /// True when a pod with required anti-affinity goes with its node and does not come back.
+    ///
+    /// The prepared groups would keep the rule without its owner: it would count nobody, but still
+    /// hold others to the domains that it knows of.
+    fn loses_a_rule(&self, nodes: &[usize], pods: &[Arc<PodInfo>]) -> bool {
+        let gone = nodes.iter().flat_map(|at| &self.snapshot.nodes[*at].pods);
+        gone.filter(|pod| !pod.constraints.anti_affinity.is_empty())
+            .any(|pod| !pods.iter().any(|moved| Arc::ptr_eq(moved, pod)))
     }
 }
 

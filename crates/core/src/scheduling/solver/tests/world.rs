@@ -52,19 +52,7 @@ fn cluster(waiting: &[Sketch], bound: &[(Sketch, usize, u8)], nodes: usize) -> S
 }
 
 /// All that results say, one after the other as they say it.
-///
-/// A planned node that may be in zone a or b may be in every zone that the pools offer: a rule of a pod
-/// that the world knows of may name them, and it makes no difference.
 fn told(results: &Results) -> Vec<String> {
-    let mut results = results.clone();
-    for claim in &mut results.new_claims {
-        let zones = claim.requirements.get(labels::ZONE);
-        let all = zones.is_some_and(|z| z.has("a") && z.has("b"));
-        if all {
-            claim.requirements.remove(labels::ZONE);
-        }
-    }
-    let results = &results;
     let mut lines = fingerprint(results);
     lines.extend(results.new_claims.iter().map(|c| format!("{:?} {:?}", c.pods, c.requirements)));
     lines.extend(results.existing.iter().map(|e| format!("{e:?}")));
