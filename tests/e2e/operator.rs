@@ -77,7 +77,8 @@ async fn probes_metrics_and_events_tell_of_a_nodes_life() {
     assert!(at("karpenter_cluster_utilization_percent", &[cpu]) > 30.0);
     assert!(at("karpenter_nodes_current_lifetime_seconds", &[pool, ("managed", "true")]) >= 0.0);
     let lifecycle = ("controller", "nodeclaim.lifecycle");
-    assert!(at("controller_runtime_reconcile_total", &[lifecycle]) >= 1.0);
+    let done = ("result", "success");
+    assert!(at("controller_runtime_reconcile_total", &[lifecycle, done]) >= 1.0);
     assert!(at("controller_runtime_reconcile_time_seconds_count", &[lifecycle]) >= 1.0);
     assert!(at("controller_runtime_max_concurrent_reconciles", &[lifecycle]) >= 1.0);
     assert!(at("workqueue_depth", &[("name", "nodeclaim.lifecycle")]) >= 0.0);
