@@ -230,10 +230,10 @@ fn app(number: usize) -> PodInfo {
             "whenUnsatisfiable": if soft { "ScheduleAnyway" } else { "DoNotSchedule" }})
     };
     let mut rules = Vec::new();
-    if number % 4 == 0 {
+    if number.is_multiple_of(4) {
         rules.push(spread(labels::ZONE, true));
     }
-    if number % 5 == 0 {
+    if number.is_multiple_of(5) {
         rules.push(spread(labels::HOSTNAME, false));
     }
     let pod = json!({"metadata": {"name": name, "namespace": "default", "labels": {"app": name},
