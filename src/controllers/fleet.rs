@@ -1,7 +1,8 @@
 //! What the API of the fleet serves: figures from the cluster's state, and what happened lately.
 //!
 //! The figures are computed when somebody asks, and kept for a second, so that a page that is open in
-//! many browsers costs no more than one. While nobody asks, only the time line is kept.
+//! many browsers costs no more than one. While nobody asks, they are computed every ten seconds for
+//! the time line. None of this runs while the API's port is 0, which is the default.
 
 use std::collections::HashMap;
 use std::sync::Arc;
