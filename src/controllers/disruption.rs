@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::{Context, Error, provisioning, runner};
 use crate::api::conditions;
@@ -30,6 +32,9 @@ const PERIOD: Duration = Duration::from_secs(10);
 /// A NodeClaim that became consolidatable is looked at at once, others that do within this time when
 /// the loop comes by again.
 const WAKE: Duration = Duration::from_secs(3);
+/// A pass that a NodeClaim woke waits this long for its neighbors: NodeClaims that are released by the
+/// same change become consolidatable one after another, and together they allow better commands.
+const SETTLE: Duration = Duration::from_millis(1500);
 /// An incomplete state is looked at again after this long.
 const UNSYNCED: Duration = Duration::from_secs(1);
 /// A consolidation must still hold after this long before it is carried out.
@@ -86,10 +91,14 @@ pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
     let (ctx, in_flight) = (Arc::clone(ctx), Arc::new(InFlight::default()));
     let passes = Arc::new(tokio::sync::Mutex::new(Loop::default()));
     let context = Arc::clone(&ctx);
-    runner::singleton(tasks, "disruption", &context, ripe(), move || {
+    let woken = Arc::new(AtomicBool::new(false));
+    runner::singleton(tasks, "disruption", &context, ripe(Arc::clone(&woken)), move || {
         let (ctx, in_flight) = (Arc::clone(&ctx), Arc::clone(&in_flight));
-        let passes = Arc::clone(&passes);
+        let (passes, woken) = (Arc::clone(&passes), Arc::clone(&woken));
         async move {
+            if woken.swap(false, Ordering::AcqRel) {
+                tokio::time::sleep(SETTLE).await;
+            }
             let mut passes = passes.lock().await;
             while passes.commands.try_join_next().is_some() {}
             if !ctx.cluster.synced(ctx.clock.now()) {
@@ -122,7 +131,7 @@ fn warn_of_gap(last: &mut Option<Instant>) {
 
 /// Wakes the loop when a NodeClaim becomes consolidatable, so that `consolidateAfter` and the time
 /// for validation are all that a command waits for; in a storm of them not too often.
-fn ripe() -> impl Fn(&Context, &Change) -> bool + Send + 'static {
+fn ripe(woken: Arc<AtomicBool>) -> impl Fn(&Context, &Change) -> bool + Send + 'static {
     let last = Mutex::new(Instant::now());
     move |ctx, change| {
         let Change::NodeClaim(name) = change else { return false };
@@ -136,6 +145,7 @@ fn ripe() -> impl Fn(&Context, &Change) -> bool + Send + 'static {
             return false;
         }
         *last = Instant::now();
+        woken.store(true, Ordering::Release);
         true
     }
 }

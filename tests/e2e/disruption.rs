@@ -179,6 +179,8 @@ async fn marks_without_a_replacement_are_taken_back_after_a_restart() {
     begin(&world, &[pool("one", &["t3.medium"], json!({}))]).await;
     world.deploy("inflate", 1, "500m", "200Mi").await;
     let claim = initialized(&world, 1).await.remove(0);
+    // A pod that is still pending when the taint comes would get a second node.
+    until("the pod runs", || async { (world.running().await == 1).then_some(()) }).await;
     controller.kill();
     // What a process leaves that dies between the taint and the launch.
     let node = claim.status.as_ref().and_then(|s| s.node_name.clone()).unwrap();

@@ -1,5 +1,10 @@
 //! Nodes that are not needed go, and dear ones are replaced, within budgets.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use karpenter::model::api::{Call, Fault, FaultPlan};
 use serde_json::json;
 
 use crate::support::*;
@@ -50,6 +55,50 @@ fn pods_move_together_when_a_node_has_room() {
         w.apply(deployment("small", 2, "500m", |_| ()));
         until(w, 30 * MINUTE, "one small node", |w| w.running("small") == 2 && types(w) == ["c2"])
             .await;
+    });
+}
+
+/// Writes one NodeClaim's status late, and counts the evictions.
+struct SlowStatus {
+    claim: String,
+    evictions: Arc<AtomicUsize>,
+}
+
+impl FaultPlan for SlowStatus {
+    fn fault(&mut self, call: &Call) -> Option<Fault> {
+        if call.subresource == "eviction" {
+            self.evictions.fetch_add(1, Ordering::SeqCst);
+        }
+        let status = call.kind.plural == "nodeclaims" && call.subresource == "status";
+        (status && call.name == self.claim).then_some(Fault::Delay(Duration::from_millis(700)))
+    }
+}
+
+#[test]
+fn nodes_that_ripen_shortly_after_one_another_are_looked_at_together() {
+    scenario(async |w| {
+        w.apply(pool("default", |spec| spec["disruption"]["consolidateAfter"] = json!("Never")));
+        w.start();
+        for app in ["one", "two"] {
+            w.apply(deployment(app, 1, "3200m", |_| ()));
+            runs(w, app, 1).await;
+        }
+        w.apply(deployment("small", 2, "500m", |_| ()));
+        runs(w, "small", 2).await;
+        assert_eq!(types(w), ["c4", "c4"]);
+        w.delete("deployments", "one");
+        w.delete("deployments", "two");
+        w.pass(MINUTE).await;
+        let evictions = Arc::new(AtomicUsize::new(0));
+        let claim = w.names("nodeclaims").remove(0);
+        w.server.set_faults(SlowStatus { claim, evictions: Arc::clone(&evictions) });
+        w.change("nodepools", "", "default", "", |pool| {
+            pool["spec"]["disruption"]["consolidateAfter"] = json!("0s");
+        });
+        until(w, 30 * MINUTE, "one small node", |w| w.running("small") == 2 && types(w) == ["c2"])
+            .await;
+        // One node after the other, a pod would move twice.
+        assert_eq!(evictions.load(Ordering::SeqCst), 2, "{}", tail(w));
     });
 }
 
