@@ -3,6 +3,7 @@
 //! `cargo bench --bench snapshot` prints the median of 200 runs each. "By sharing views" is what the
 //! controllers do; "by building views" is what each of them did before the state kept the views.
 
+#![allow(clippy::disallowed_methods, reason = "real time is what is measured")]
 #![allow(clippy::unwrap_used, reason = "benches may panic as tests may")]
 
 use std::collections::BTreeMap;

@@ -46,6 +46,7 @@ impl Clock {
     #[must_use]
     pub fn now(&self) -> Timestamp {
         match &self.source {
+            #[expect(clippy::disallowed_methods, reason = "the one reader of the system's time")]
             Source::System => Timestamp::now(),
             Source::Tokio { base, start } => *base + start.elapsed(),
             Source::Manual(now) => *now.lock(),

@@ -3,9 +3,9 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
 
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::scheduling;

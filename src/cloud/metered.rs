@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Instant;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use super::{CloudProvider, Error, RepairPolicy};
 use crate::api::labels;

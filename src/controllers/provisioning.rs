@@ -1,11 +1,12 @@
 //! Provisioning: pods that fit nowhere are collected, scheduled, and given NodeClaims.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use prometheus::Gauge;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::{Context, cost, runner};
 use crate::assemble::Assembly;

@@ -1,9 +1,8 @@
 //! How much a scrape of a large cluster is, and that it leaves nothing behind.
 
-use std::time::Instant;
-
 use jiff::Timestamp;
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::{observability, pod_metrics, state_metrics};
 use crate::api::labels;

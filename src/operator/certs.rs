@@ -255,12 +255,12 @@ mod tests {
     #[tokio::test]
     async fn a_made_certificate_can_be_served() {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let made = generate(&names(), Timestamp::now()).unwrap();
+        let made = generate(&names(), crate::clock::Clock::system().now()).unwrap();
         assert!(is_usable(&made).await);
         let mut damaged = made.clone();
         damaged.chain.truncate(100);
         assert!(!is_usable(&damaged).await);
-        let other = generate(&names(), Timestamp::now()).unwrap();
+        let other = generate(&names(), crate::clock::Clock::system().now()).unwrap();
         assert!(!is_usable(&Certificate { key: other.key, ..made.clone() }).await, "wrong key");
         let bundle = [made.ca.clone(), other.ca].concat();
         assert_eq!(first_certificate(&bundle), made.ca);

@@ -121,6 +121,12 @@ impl Election {
     }
 }
 
+/// The time for a lease, which other processes read: the system's.
+#[expect(clippy::disallowed_methods, reason = "no controller acts by it")]
+fn written_at() -> MicroTime {
+    MicroTime(Timestamp::now())
+}
+
 /// Ends when the last renewal is too long ago. Runs in a thread of its own: a runtime whose threads
 /// are all busy runs no timer.
 fn watch(renewed: &Mutex<Option<Instant>>, end: impl FnOnce()) {
@@ -130,6 +136,7 @@ fn watch(renewed: &Mutex<Option<Instant>>, end: impl FnOnce()) {
         if left.is_zero() {
             return end();
         }
+        #[expect(clippy::disallowed_methods, reason = "this thread runs no task")]
         std::thread::sleep(left.min(Duration::from_secs(1)));
     }
 }
@@ -215,7 +222,7 @@ impl<S: Store> Candidate<S> {
     async fn renew(&self) -> Result<Option<Lease>, kube::Error> {
         let held = self.held.lock().clone();
         if let Some(mut lease) = held {
-            let now = MicroTime(Timestamp::now());
+            let now = written_at();
             lease.spec = Some(lease::held(lease.spec.as_ref(), &self.identity, now));
             if let Ok(lease) = self.store.replace(&lease).await {
                 return Ok(Some(lease));
@@ -227,7 +234,7 @@ impl<S: Store> Candidate<S> {
 
     /// Reads the lease, and takes or renews it if that may be done.
     async fn slow(&self, seen: &mut Option<Seen>) -> Result<Option<Lease>, kube::Error> {
-        let written = |old| lease::held(old, &self.identity, MicroTime(Timestamp::now()));
+        let written = |old| lease::held(old, &self.identity, written_at());
         let Some(mut lease) = self.store.get().await? else {
             let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
             let lease = Lease { metadata, spec: Some(written(None)) };

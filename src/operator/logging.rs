@@ -360,7 +360,9 @@ pub fn init(level: &str, paths: &str, error_paths: &str) -> Result<(), LogError>
     let (outputs, errors) = (open_all(paths)?, open_all(error_paths)?);
     // Of libraries only errors are shown.
     let filter = EnvFilter::new(format!("error,karpenter={level}"));
-    let layer = JsonLayer::new(level == "debug", Timestamp::now, move |line| {
+    #[expect(clippy::disallowed_methods, reason = "lines bear the system's time")]
+    let now = Timestamp::now;
+    let layer = JsonLayer::new(level == "debug", now, move |line| {
         for output in &outputs {
             if let Err(error) = output.write(line) {
                 for output in &errors {

@@ -3,6 +3,7 @@
 //! Each test brings a world of its own up (`tests/env`), so tests do not see each other.
 //! `cargo test --test e2e NAME` runs one; `E2E_KEEP=1` leaves its folder with all logs.
 
+#![allow(clippy::disallowed_methods, reason = "real time is what is measured")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests may")]
 
 mod support;

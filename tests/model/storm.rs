@@ -4,6 +4,8 @@
 //!
 //! `make storm` runs them: `STORM_MINUTES` says for how long, on all cores, `STORM_SEED` plays one.
 
+#![allow(clippy::disallowed_methods, reason = "a storm lasts for so long in real time")]
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 

@@ -9,6 +9,8 @@
 //! candidates, budgets and preparations included; with `--fresh` also what solving a snapshot made for
 //! one question takes.
 
+#![allow(clippy::disallowed_methods, reason = "real time is what is measured")]
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -36,7 +36,7 @@ pub fn run(args: &Args) -> ExitCode {
     loop {
         let outcome = show(args);
         match (args.watch, &outcome) {
-            (Some(seconds), Ok(())) => std::thread::sleep(Duration::from_secs(seconds)),
+            (Some(seconds), Ok(())) => pause(Duration::from_secs(seconds)),
             _ => return finish("top", outcome),
         }
     }
@@ -113,6 +113,11 @@ fn bar(share: f64) -> String {
     )]
     let full = ((share * BAR as f64).round() as usize).min(BAR);
     format!("{}{} {:>3.0}%", "█".repeat(full), "░".repeat(BAR - full), share * 100.0)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the command line runs no task meanwhile")]
+fn pause(time: Duration) {
+    std::thread::sleep(time);
 }
 
 #[cfg(test)]

@@ -337,7 +337,7 @@ mod tests {
     #[test]
     fn many_objects_cost_no_more_than_their_number() {
         let (mut queue, now) = queue();
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         for n in 0..100_000 {
             queue.add(&n.to_string(), now);
         }

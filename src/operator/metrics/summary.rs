@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType, Quantile, Summary};
+use tokio::time::Instant;
 
 /// The quantiles of Karpenter's summaries.
 const QUANTILES: &[f64] = &[0.0, 0.5, 0.9, 0.99, 1.0];

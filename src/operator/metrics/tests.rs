@@ -267,6 +267,7 @@ fn a_source_writes_until_its_owner_is_gone_and_is_forgotten_then() {
     // Another test may be rendering what there was.
     let forgotten = (0..1000).any(|_| {
         add_source(&Arc::new(0), |_, _| ());
+        #[expect(clippy::disallowed_methods, reason = "no runtime is here")]
         std::thread::sleep(std::time::Duration::from_millis(1));
         of_source.upgrade().is_none()
     });
