@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 
 use super::info::Info;
 
-/// Types whose baseline bandwidth the rule below does not give, in Mbit/s; nothing for those whose
-/// figure is not published.
+/// Types whose published baseline bandwidth the rule below does not give, or may not give, in
+/// Mbit/s; nothing for those whose figure is not published.
 static BANDWIDTHS: LazyLock<HashMap<&'static str, Option<i64>>> =
     LazyLock::new(|| table(include_str!("../../../../data/network-bandwidth.csv")));
 
@@ -116,6 +116,25 @@ mod tests {
         assert_eq!(BANDWIDTHS["r9g.large"], None);
         assert_eq!(LIMITS["p5.48xlarge"].branches, 120);
         assert!(LIMITS.len() > 1400);
+    }
+
+    #[test]
+    fn the_bandwidth_of_every_type_is_the_published_figure_or_unknown() {
+        let published = table(include_str!("../../../../tests/data/network-bandwidth.csv"));
+        let catalog = super::super::tests::catalog();
+        assert!(catalog.len() > 1300 && published.len() > 1300);
+        let differs = |i: &Info| {
+            let want = published.get(i.instance_type.as_str()).copied().flatten();
+            (bandwidth(i) != want).then(|| (i.instance_type.clone(), bandwidth(i), want))
+        };
+        assert_eq!(catalog.iter().filter_map(differs).collect::<Vec<_>>(), []);
+        // Types that the catalog lacks have their figure whatever EC2 describes.
+        let known: std::collections::HashSet<_> =
+            catalog.iter().map(|i| i.instance_type.as_str()).collect();
+        for (name, want) in published.iter().filter(|(name, _)| !known.contains(*name)) {
+            let info = Info { instance_type: (*name).to_owned(), ..Info::default() };
+            assert_eq!(bandwidth(&info), *want, "{name}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ const FAMILIES: &[&str] =
     &["AL2", "AL2023", "Bottlerocket", "Windows2019", "Windows2022", "Windows2025", "Custom"];
 
 /// The catalog that `tests/data` has; `data/README.md` tells where it comes from.
-fn catalog() -> Vec<Info> {
+pub(super) fn catalog() -> Vec<Info> {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/instance-types.json.gz");
     let unpacked = std::process::Command::new("gzip").args(["-dc", file]).output().unwrap();
     assert!(unpacked.status.success(), "{unpacked:?}");
