@@ -1,6 +1,6 @@
 //! The founding document's cluster gets its node, and loses it again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use aws_sdk_ec2::types::Instance;
@@ -69,8 +69,9 @@ async fn check_instance(world: &World, instance: &Instance, claim: &NodeClaim) {
     assert_eq!(instance.image_id(), Some(IMAGE));
     let subnet = instance.subnet_id().unwrap();
     assert!(world.env["WORLD_SUBNETS"].split(',').any(|s| s == subnet), "{subnet}");
-    let groups: Vec<_> = instance.security_groups().iter().filter_map(|g| g.group_id()).collect();
-    assert_eq!(groups, [world.env["WORLD_SECURITY_GROUP"].as_str()]);
+    let groups: BTreeSet<_> =
+        instance.security_groups().iter().filter_map(|g| g.group_id()).collect();
+    assert_eq!(groups, world.env["WORLD_SECURITY_GROUPS"].split(',').collect());
     let tags = tags(instance);
     let name = claim.metadata.name.as_deref().unwrap();
     assert_eq!(tags["karpenter.sh/nodepool"], "default");

@@ -7,46 +7,28 @@ the Node of an instance that is gone is deleted.
 
 import argparse
 import base64
+import csv
 import json
 import pathlib
-import ssl
 import sys
 import time
 import urllib.error
 import urllib.request
 
-import yaml
-
 from boot import node as nodes
 from boot import userdata
+from cluster.objects import CSI_DAEMON_SET, CSI_DRIVER, csi_node
+from kube import Api
 
 GONE = ("shutting-down", "terminated")
+CSI_NODES = "/apis/storage.k8s.io/v1/csinodes"
+# Branch interfaces by instance type: what the VPC resource controller serves.
+LIMITS = pathlib.Path(__file__).resolve().parents[2] / "data/network-limits.csv"
 
 
 def say(what, **more):
     stamp = time.strftime("%H:%M:%S")
     print(stamp, what, *(f"{k}={v}" for k, v in more.items()), flush=True)
-
-
-class Api:
-    """Just enough of a Kubernetes client."""
-
-    def __init__(self, kubeconfig):
-        config = yaml.safe_load(pathlib.Path(kubeconfig).read_text())
-        cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
-        self.server, self.token = cluster["server"], user["token"]
-        self.ca = cluster["certificate-authority-data"]
-        trust = ssl.create_default_context(cadata=base64.b64decode(self.ca).decode())
-        self.open = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trust)
-        ).open
-
-    def call(self, method, path, body=None):
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
-        request = urllib.request.Request(self.server + path, data, headers, method=method)
-        with self.open(request, timeout=30) as answer:
-            return json.load(answer)
 
 
 class Joiner:
@@ -55,6 +37,12 @@ class Joiner:
     def __init__(self, api, settings):
         self.api, self.settings = api, settings
         self.running_since, self.joined, self.refused = {}, {}, set()
+        self.registered = set()
+        self.branches = {}
+        if settings.pod_eni:
+            with LIMITS.open() as file:
+                table = csv.DictReader(file)
+                self.branches = {r["instance-type"]: int(r["branches"]) for r in table}
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         self.fetch = lambda: json.load(
             direct.open(f"{settings.aws}/_local/instances", timeout=30)
@@ -79,13 +67,48 @@ class Joiner:
             state = present[iid]["state"] if iid in present else "terminated"
             if state in GONE:
                 self.leave(iid, state)
+        if self.settings.csi:
+            self.register_drivers(present)
+
+    def register_drivers(self, present):
+        """Registers the CSI driver where the pod of its DaemonSet runs."""
+        waiting = {name: iid for iid, name in self.joined.items() if iid not in self.registered}
+        if not waiting:
+            return
+        selector = f"labelSelector=app%3D{CSI_DAEMON_SET}"
+        for pod in self.api.items(f"/api/v1/namespaces/kube-system/pods?{selector}"):
+            name = pod["spec"].get("nodeName")
+            ready = {c["type"]: c["status"] for c in pod["status"].get("conditions", [])}
+            if name in waiting and ready.get("Ready") == "True":
+                self.register_driver(name, present[waiting[name]])
+
+    def register_driver(self, name, instance):
+        node = self.api.find(f"/api/v1/nodes/{name}")
+        if node is None:
+            return
+        try:
+            self.api.call("POST", CSI_NODES, csi_node(node, instance))
+        except urllib.error.HTTPError as error:
+            if error.code != 409:
+                raise
+        # The driver takes the taint away that keeps pods off until it can serve them.
+        labels = {f"topology.{CSI_DRIVER}/zone": instance["zone"]}
+        taints = node["spec"].get("taints", [])
+        kept = [t for t in taints if t["key"] != f"{CSI_DRIVER}/agent-not-ready"]
+        patch = {"metadata": {"labels": labels}}
+        if kept != taints:
+            patch["metadata"]["resourceVersion"] = node["metadata"]["resourceVersion"]
+            patch["spec"] = {"taints": kept}
+        self.api.patch(f"/api/v1/nodes/{name}", patch)
+        self.registered.add(instance["id"])
+        say("registered the CSI driver", node=name)
 
     def boot(self, instance):
         iid = instance["id"]
         try:
             kubelet = userdata.read(instance["user-data"], instance["image-name"])
             self.check(instance, kubelet)
-            node = nodes.build(instance, kubelet)
+            node = nodes.build(instance, kubelet, self.branches.get(instance["instance-type"], 0))
         except (userdata.Refused, ValueError) as error:
             self.refused.add(iid)
             say("does not join", instance=iid, image=instance["image-name"], why=str(error))
@@ -137,6 +160,7 @@ class Joiner:
             if error.code != 404:
                 raise
         del self.joined[iid]
+        self.registered.discard(iid)
 
 
 def main():
@@ -146,6 +170,8 @@ def main():
     parser.add_argument("--cluster", default="weasel-eks")
     parser.add_argument("--boot", type=float, default=1, help="seconds from running to the Node")
     parser.add_argument("--every", type=float, default=0.5, help="seconds between looks")
+    parser.add_argument("--pod-eni", action="store_true", help="Nodes have branch interfaces")
+    parser.add_argument("--csi", action="store_true", help="register a CSI driver on Nodes")
     settings = parser.parse_args()
     joiner = Joiner(Api(settings.kubeconfig), settings)
     recalled = False

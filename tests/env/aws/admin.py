@@ -1,10 +1,6 @@
 """The admin API under /_local/: what tests steer and look at."""
 
-import datetime
-import json
-import uuid
-
-from . import ACCOUNT
+from . import events
 from .wire import AwsError, timestamp
 
 
@@ -130,7 +126,7 @@ class Admin:
         return self.world.zonal_shifts
 
     def do_images(self, _method, given, _query):
-        """Adds an AMI: id, name, architecture, owner, created, tags, platform."""
+        """Adds an AMI: id, name, architecture, owner, created, deprecated, tags, platform."""
         from .seed import add_image
 
         for one in given if isinstance(given, list) else [given] if given else []:
@@ -155,6 +151,7 @@ class Admin:
         world.machines.health.clear()
         world.reservations.reset()
         world.zonal_shifts = []
+        world.state_changes.set([])
         world.calls.records.clear()
         return {}
 
@@ -196,6 +193,7 @@ class Admin:
             "ended": m.ended,
             "metadata": m.metadata,
             "capacity-reservation": m.capacity_reservation,
+            "interfaces": m.interfaces,
             "price": self._price(m),
             "volumes": [
                 {"device": d, "gib": v.size, "type": v.volume_type, "encrypted": v.encrypted}
@@ -208,6 +206,7 @@ class Admin:
                 "enis": detail.get("NetworkInfo", {}).get("MaximumNetworkInterfaces", 2),
                 "ips-per-eni": detail.get("NetworkInfo", {}).get("Ipv4AddressesPerInterface", 2),
                 "gpus": detail.get("GpuInfo", {}).get("Gpus", []),
+                "hypervisor": detail.get("Hypervisor", "nitro"),
                 "neurons": detail.get("NeuronInfo", {}).get("NeuronDevices", []),
                 "instance-store-gb": detail.get("InstanceStorageInfo", {}).get("TotalSizeInGB", 0),
             },
@@ -221,61 +220,16 @@ class Admin:
 
     def do_interrupt(self, _method, given, _query):
         """Puts an EventBridge message in the queue, as its rules would."""
-        from moto.sqs.models import sqs_backends
-
         region = given.get("region", self.world.settings.region)
-        message = _event(given["kind"], given, region)
-        queue = given.get("queue", self.world.settings.cluster)
-        sqs_backends[ACCOUNT][region].send_message(queue, json.dumps(message))
+        message = events.message(given["kind"], given, region)
+        events.send(message, region, given.get("queue", self.world.settings.cluster))
         return message
 
-
-def _event(kind, given, region):
-    iid = given.get("instance")
-    kinds = {
-        "spot": (
-            "aws.ec2",
-            "EC2 Spot Instance Interruption Warning",
-            {"instance-id": iid, "instance-action": given.get("action", "terminate")},
-        ),
-        "rebalance": (
-            "aws.ec2",
-            "EC2 Instance Rebalance Recommendation",
-            {"instance-id": iid},
-        ),
-        "state": (
-            "aws.ec2",
-            "EC2 Instance State-change Notification",
-            {"instance-id": iid, "state": given.get("state", "stopping")},
-        ),
-        "capacity-block": (
-            "aws.ec2",
-            "EC2 Capacity Block Reservation Expiration Warning",
-            {"capacity-reservation-id": given.get("reservation")},
-        ),
-        "scheduled": (
-            "aws.health",
-            "AWS Health Event",
-            {
-                "service": given.get("service", "EC2"),
-                "eventTypeCategory": given.get("category", "scheduledChange"),
-                "eventTypeCode": given.get("code", "AWS_EC2_INSTANCE_RETIREMENT_SCHEDULED"),
-                "startTime": datetime.datetime.now(datetime.timezone.utc).isoformat(),
-                "affectedEntities": [{"entityValue": iid}],
-            },
-        ),
-    }
-    if kind not in kinds:
-        raise ValueError(f"kind must be one of {', '.join(kinds)}")
-    source, title, detail = kinds[kind]
-    return {
-        "version": "0",
-        "id": str(uuid.uuid4()),
-        "detail-type": title,
-        "source": source,
-        "account": ACCOUNT,
-        "time": timestamp().split(".")[0] + "Z",
-        "region": region,
-        "resources": [f"arn:aws:ec2:{region}:{ACCOUNT}:instance/{iid}"] if iid else [],
-        "detail": detail,
-    }
+    def do_state_changes(self, method, given, _query):
+        """Which changes of state EventBridge reports: a list of states, of all instances."""
+        changes = self.world.state_changes
+        if method == "DELETE":
+            changes.set([])
+        elif given is not None:
+            changes.set(given)
+        return sorted(changes.states)

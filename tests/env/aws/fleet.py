@@ -10,6 +10,9 @@ from .wire import AwsError, dry_run, tag_map
 # What a repeated token may differ in without being another request.
 NOT_PART_OF_A_REQUEST = ("ClientToken", "DryRun")
 
+# IOPS and MiB/s of volumes that are asked for without them.
+DEFAULT_SPEED = {"gp3": (3000, 125)}
+
 
 class Candidate:
     """One override over its launch template: a pool that instances may come from."""
@@ -21,9 +24,14 @@ class Candidate:
         self.type = override.get("InstanceType") or data.get("InstanceType")
         self.subnet = override.get("SubnetId")
         self.image = override.get("ImageId") or data.get("ImageId")
-        target = data.get("CapacityReservationSpecification") or {}
-        target = target.get("CapacityReservationTarget") or {}
+        self.wish = data.get("CapacityReservationSpecification") or {}
+        target = self.wish.get("CapacityReservationTarget") or {}
         self.reservation = target.get("CapacityReservationId")
+
+    @property
+    def keeps_out(self):
+        """Whether its instances use no reservation that is open to all."""
+        return self.wish.get("CapacityReservationPreference") == "none"
 
     def describe(self):
         keys = ("InstanceType", "SubnetId", "Priority", "WeightedCapacity", "MaxPrice", "ImageId")
@@ -286,11 +294,14 @@ class Fleets:
                 if _yes((data.get("Monitoring") or {}).get("Enabled"))
                 else "disabled",
                 metadata_options=data.get("MetadataOptions") or {},
-                block_device_mappings=disks,
+                block_device_mappings=[
+                    {**d, "Ebs": {**d["Ebs"], "VolumeType": "gp3"}} for d in disks
+                ],
                 key_name=data.get("KeyName"),
                 tags={"instance": instance_tags, "volume": merged("volume")},
             )
         machine = self.machines.by_id[reservation.instances[0].id]
+        _type_volumes(backend, machine, disks)
         machine.born = time.time()
         machine.lifecycle = {"spot": "spot", "capacity-block": "capacity-block"}.get(
             kind, "on-demand"
@@ -300,6 +311,9 @@ class Fleets:
         machine.profile = profile.get("Name") or profile.get("Arn")
         machine.template = (version.template.id, version.template.name, str(version.number))
         machine.pool, machine.capacity_reservation = pool, one.reservation
+        if one.reservation is None and machine.lifecycle == "on-demand" and not one.keeps_out:
+            machine.capacity_reservation = self.reservations.take_open(one.type, one.zone)
+        machine.reservation_wish = _described_wish(one.wish)
         placement = data.get("Placement") or {}
         group = self.reservations.group(placement.get("GroupName") or placement.get("GroupId"))
         machine.placement_group = group
@@ -309,6 +323,8 @@ class Fleets:
             machine.partition = wish or len(self.machines.by_id) % group["PartitionCount"] + 1
         machine.tenancy = placement.get("Tenancy", "default")
         machine.metadata = dict(data.get("MetadataOptions") or {})
+        machine.cpu = dict(data.get("CpuOptions") or {})
+        machine.spot_tags = merged("spot-instances-request")
         machine.interfaces = [n for n in nics if isinstance(n, dict)]
         for nic in machine.moto.nics.values():
             backend.create_tags([nic.id], merged("network-interface"))
@@ -328,8 +344,27 @@ def _groups(data):
     return list(dict.fromkeys(found))
 
 
+def _described_wish(wish):
+    """What DescribeInstances shows of a template's CapacityReservationSpecification."""
+    target = wish.get("CapacityReservationTarget")
+    preference = "capacity-reservations-only" if target else "open"
+    out = {"CapacityReservationPreference": wish.get("CapacityReservationPreference", preference)}
+    return {**out, "CapacityReservationTarget": target} if target else out
+
+
 def _yes(value):
     return str(value).lower() == "true"
+
+
+def _type_volumes(backend, machine, disks):
+    """Gives volumes their type and speed, which moto does not take from an instance's mapping."""
+    mapping = machine.moto.block_device_mapping
+    for disk in disks:
+        ebs, volume = disk["Ebs"], backend.volumes[mapping[disk["DeviceName"]].volume_id]
+        volume.volume_type = ebs.get("VolumeType", "gp2")
+        iops, throughput = DEFAULT_SPEED.get(volume.volume_type, (None, None))
+        volume.iops = ebs.get("Iops", iops)
+        volume.throughput = ebs.get("Throughput", throughput)
 
 
 def _typed_disk(ebs):
@@ -337,8 +372,9 @@ def _typed_disk(ebs):
     for key in ("Encrypted", "DeleteOnTermination"):
         if key in out:
             out[key] = _yes(out[key])
-    if "VolumeSize" in out:
-        out["VolumeSize"] = int(out["VolumeSize"])
+    for key in ("VolumeSize", "Iops", "Throughput"):
+        if key in out:
+            out[key] = int(out[key])
     # EC2 fills the size in from the image's snapshot.
     out.setdefault("VolumeSize", 20)
     return out

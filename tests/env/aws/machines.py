@@ -8,6 +8,13 @@ from .wire import AwsError, dry_run, keep, page, tag_list, tag_map
 
 STATES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48}
 STATES |= {"stopping": 64, "stopped": 80}
+GONE_WITH_THE_INSTANCE = (
+    "PrivateIpAddress",
+    "PublicIpAddress",
+    "SubnetId",
+    "VpcId",
+    "NetworkInterfaces",
+)
 # EC2 shows a terminated instance for about an hour.
 REMEMBERED_SECONDS = 3600
 
@@ -28,12 +35,18 @@ class Machine:
     profile: str | None = None
     template: tuple | None = None
     capacity_reservation: str | None = None
-    capacity_reservation_type: str | None = None
+    # How it was launched into its reservation, whatever has become of that.
+    reservation_wish: dict | None = None
     placement_group: dict | None = None
     partition: int = 0
     tenancy: str = "default"
     metadata: dict = dataclasses.field(default_factory=dict)
     interfaces: list = dataclasses.field(default_factory=list)
+    cpu: dict = dataclasses.field(default_factory=dict)
+    spot_tags: dict = dataclasses.field(default_factory=dict)
+    # When it was stopped, and what state that is.
+    halted: float | None = None
+    started: float | None = None
     fixed: dict | None = None
 
     @property
@@ -48,6 +61,10 @@ class Machine:
         return f"ip-{self.moto.private_ip.replace('.', '-')}.{domain}"
 
     @property
+    def spot_request(self):
+        return f"sir-{self.id[2:10]}"
+
+    @property
     def zone(self):
         return self.moto.availability_zone
 
@@ -60,6 +77,7 @@ class Machines:
         self.by_id = {}
         self.health = {}
         self.on_end = lambda machine: None
+        self.detail = lambda name: {}
 
     def adopt(self, backend, instance, reservation, asked):
         """moto has made an instance, as it was asked to by these arguments."""
@@ -100,7 +118,10 @@ class Machines:
         name = machine.moto.state
         if name == "terminated":
             return self._end(machine, "User initiated") or "shutting-down"
-        if name == "running" and now < machine.born + self.settings.pending:
+        if machine.halted is not None:
+            gone = now >= machine.halted + self.settings.shutting
+            return "stopped" if gone else "stopping"
+        if name == "running" and now < (machine.started or machine.born) + self.settings.pending:
             return "pending"
         return name
 
@@ -116,6 +137,14 @@ class Machines:
             for nic in list(machine.moto.nics.values()):
                 backend.enis.pop(nic.id, None)
             self._end(machine, reason)
+
+    def leave_reservation(self, rid, kind):
+        """A reservation is over: its instances run on as on-demand ones; a block's are ended."""
+        for machine in self.by_id.values():
+            if machine.capacity_reservation == rid and machine.ended is None:
+                if kind == "capacity-block":
+                    self.terminate(machine, "Server.CapacityBlockExpired")
+                machine.capacity_reservation = machine.fixed = None
 
     # ---- calls
 
@@ -212,11 +241,13 @@ class Machines:
         }
         if m.partition and state != "pending":
             out["Placement"] = {**m.fixed["Placement"], "PartitionNumber": m.partition}
+        if m.capacity_reservation:
+            out["CapacityReservationId"] = m.capacity_reservation
         if m.ended is not None:
             when = time.strftime("%F %T GMT", time.gmtime(m.ended))
             out["StateTransitionReason"] = f"{m.reason} ({when})"
             if state == "terminated":
-                for key in ("PrivateIpAddress", "SubnetId", "VpcId", "NetworkInterfaces"):
+                for key in GONE_WITH_THE_INSTANCE:
                     out.pop(key, None)
                 out |= {"PrivateDnsName": "", "BlockDeviceMappings": [], "SecurityGroups": []}
         return out
@@ -261,6 +292,7 @@ class Machines:
                 "GroupName": (m.placement_group or {}).get("GroupName", ""),
                 "GroupId": (m.placement_group or {}).get("GroupId", ""),
             },
+            "CpuOptions": self._cpu_options(m),
             "MetadataOptions": {
                 "State": "applied",
                 "HttpTokens": "optional",
@@ -277,17 +309,25 @@ class Machines:
             out["IamInstanceProfile"] = self.profile(m)
         if m.lifecycle == "spot":
             out["InstanceLifecycle"] = "spot"
-            out["SpotInstanceRequestId"] = f"sir-{i.id[2:10]}"
+            out["SpotInstanceRequestId"] = m.spot_request
         elif m.lifecycle == "capacity-block":
             out["InstanceLifecycle"] = "capacity-block"
-        if m.capacity_reservation:
-            out["CapacityReservationId"] = m.capacity_reservation
-            # Whoever names a reservation in a template of ours wants that one only.
-            out["CapacityReservationSpecification"] = {
-                "CapacityReservationPreference": "capacity-reservations-only",
-                "CapacityReservationTarget": {"CapacityReservationId": m.capacity_reservation},
-            }
+        if m.reservation_wish:
+            out["CapacityReservationSpecification"] = m.reservation_wish
+        if i.public_ip:
+            out |= {"PublicIpAddress": i.public_ip, "PublicDnsName": i.public_dns_name}
         return out
+
+    def _cpu_options(self, m):
+        default = self.detail(m.moto.instance_type).get("VCpuInfo", {})
+        asked = dict(m.cpu)
+        out = {
+            "CoreCount": int(asked.pop("CoreCount", default.get("DefaultCores", 1))),
+            "ThreadsPerCore": int(
+                asked.pop("ThreadsPerCore", default.get("DefaultThreadsPerCore", 1))
+            ),
+        }
+        return out | asked
 
     def _interfaces(self, m, groups):
         i = m.moto
@@ -296,8 +336,19 @@ class Machines:
         out = []
         for index, spec in enumerate(wanted):
             first = made[0].id if made else "eni-0"
+            more = {}
+            if index == 0 and i.public_ip:
+                more["Association"] = {
+                    "PublicIp": i.public_ip,
+                    "PublicDnsName": i.public_dns_name,
+                    "IpOwnerId": "amazon",
+                }
+            tracking = spec.get("ConnectionTrackingSpecification")
+            if tracking:
+                more["ConnectionTrackingConfiguration"] = {k: int(v) for k, v in tracking.items()}
             out.append(
                 {
+                    **more,
                     "NetworkInterfaceId": first if index == 0 else f"{first[:-2]}{index:02x}",
                     "SubnetId": i.subnet_id,
                     "VpcId": i.vpc_id,
@@ -316,13 +367,24 @@ class Machines:
         return out
 
     def terminate_call(self, region, request):
+        return {"TerminatingInstances": self._change(region, request, self.terminate)}
+
+    def stop_call(self, region, request):
+        return {"StoppingInstances": self._change(region, request, self._stop, _may_stop)}
+
+    def start_call(self, region, request):
+        return {"StartingInstances": self._change(region, request, self._start, self._may_start)}
+
+    def _change(self, region, request, change, check=lambda machine: None):
         machines = self.get_all(region, request.get("InstanceIds") or [])
+        for m in machines:
+            check(m)
         if request.get("DryRun"):
             raise dry_run()
         changes = []
         for m in machines:
             before = self.state(m)
-            self.terminate(m)
+            change(m)
             after = self.state(m)
             changes.append(
                 {
@@ -331,7 +393,22 @@ class Machines:
                     "CurrentState": {"Code": STATES[after], "Name": after},
                 }
             )
-        return {"TerminatingInstances": changes}
+        return changes
+
+    def _stop(self, machine):
+        if machine.ended is None and machine.halted is None:
+            machine.halted = time.time()
+
+    def _may_start(self, machine):
+        if self.state(machine) not in ("stopped", "running", "pending"):
+            raise AwsError(
+                "IncorrectInstanceState",
+                f"The instance '{machine.id}' is not in a state from which it can be started.",
+            )
+
+    def _start(self, machine):
+        if machine.halted is not None:
+            machine.halted, machine.started = None, time.time()
 
     def create_tags(self, region, request):
         backend = self.backend_of(region)
@@ -363,6 +440,21 @@ class Machines:
                 found.append(_status(m, state, health))
         chosen, token = page(found, request, 1000)
         return {"InstanceStatuses": chosen, "NextToken": token}
+
+
+def _may_stop(machine):
+    if machine.ended is not None:
+        raise AwsError(
+            "IncorrectInstanceState",
+            f"This instance '{machine.id}' is not in a state from which it can be stopped.",
+        )
+    if machine.lifecycle == "spot":
+        raise AwsError(
+            "UnsupportedOperation",
+            f"You can't stop the Spot Instance '{machine.id}' because it is associated with a "
+            "one-time Spot Instance request. You can only stop Spot Instances associated with "
+            "persistent Spot Instance requests.",
+        )
 
 
 PARTS = {"SystemStatus": "system", "InstanceStatus": "instance", "AttachedEbsStatus": "ebs"}

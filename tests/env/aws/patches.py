@@ -1,6 +1,10 @@
 """Small corrections to moto: what it answers wrongly or too slowly."""
 
 import contextlib
+import re
+
+from . import ACCOUNT
+from .wire import timestamp
 
 
 def apply(on_launch):
@@ -10,6 +14,8 @@ def apply(on_launch):
     _launches(on_launch)
     _profiles()
     _launch_templates()
+    _images()
+    _parameters()
 
 
 def _tags():
@@ -111,6 +117,39 @@ def _launch_templates():
 
     EC2Backend.delete_launch_template = delete_launch_template
     EC2Backend.describe_launch_templates = describe_launch_templates
+
+
+def is_deprecated(image):
+    """Whether the time after which an image is no longer listed is over; RFC 3339 sorts by time."""
+    when = getattr(image, "deprecation_time", None)
+    return bool(when) and when <= timestamp()
+
+
+def _images():
+    # moto knows no deprecation: such images are listed for their owner, by id, or if asked for.
+    from moto.core.responses import ActionResult
+    from moto.ec2.responses.amis import AmisResponse
+
+    plain = AmisResponse.describe_images
+
+    def describe_images(self):
+        answer = plain(self)
+        asked = str(self._get_param("IncludeDeprecated", False)).lower() == "true"
+        if asked or self._get_param("ImageIds", []):
+            return answer
+        images = answer.result["Images"]
+        kept = [i for i in images if i.owner_id == ACCOUNT or not is_deprecated(i)]
+        return ActionResult({"Images": kept})
+
+    AmisResponse.describe_images = describe_images
+
+
+def _parameters():
+    # moto knows ARNs of the account's own parameters, but none of AWS's public ones.
+    from moto.ssm.models import SimpleSystemManagerBackend
+
+    arn = re.compile(r"arn:aws[a-z-]*:ssm:[a-z0-9-]+:\d*:parameter(?=/)")
+    SimpleSystemManagerBackend._strip_parameter_arn = lambda self, name: arn.sub("", name, count=1)
 
 
 @contextlib.contextmanager

@@ -1,15 +1,39 @@
-"""Capacity reservations and placement groups, made through the admin API."""
+"""Capacity reservations and placement groups, made through EC2's own calls or the admin API."""
 
+import datetime
 import uuid
 
 from . import ACCOUNT
-from .wire import AwsError, dry_run, keep, page, tag_list
+from .wire import AwsError, dry_run, keep, page, tag_list, tag_map
+
+FILTERS = {
+    "state": "State",
+    "owner-id": "OwnerId",
+    "instance-type": "InstanceType",
+    "availability-zone": "AvailabilityZone",
+    "instance-match-criteria": "InstanceMatchCriteria",
+    "tenancy": "Tenancy",
+}
+# What CreateCapacityReservation takes over from its request as it is.
+ASKED = (
+    "InstanceType",
+    "InstancePlatform",
+    "AvailabilityZone",
+    "Tenancy",
+    "EbsOptimized",
+    "EphemeralStorage",
+    "EndDate",
+    "EndDateType",
+    "InstanceMatchCriteria",
+)
 
 
 class Reservations:
     """Both kinds, by id and by name."""
 
     def __init__(self):
+        # Called with the id and type of each reservation that is over.
+        self.on_end = lambda rid, kind: None
         self.reset()
 
     def reset(self):
@@ -37,8 +61,11 @@ class Reservations:
         self.capacity[one["CapacityReservationId"]] = one
         return one
 
+    # ---- use
+
     def take(self, rid, instance_type, zone):
-        """Uses one instance of a reservation, or tells why not."""
+        """Uses one instance of a reservation; the code and message of an error where it cannot."""
+        self.expire()
         one = self.capacity.get(rid)
         if one is None or one["State"] != "active":
             code = "InvalidCapacityReservationId.NotFound"
@@ -53,31 +80,108 @@ class Reservations:
         one["AvailableInstanceCount"] -= 1
         return None
 
+    def take_open(self, instance_type, zone):
+        """The id of an open reservation that an instance without a target falls into, or None."""
+        self.expire()
+        for rid, one in self.capacity.items():
+            if one["InstanceMatchCriteria"] == "open":
+                if self.take(rid, instance_type, zone) is None:
+                    return rid
+        return None
+
     def give_back(self, rid):
-        if rid in self.capacity:
-            self.capacity[rid]["AvailableInstanceCount"] += 1
+        one = self.capacity.get(rid)
+        if one and one["State"] == "active":
+            one["AvailableInstanceCount"] += 1
+
+    def expire(self):
+        """Ends the reservations whose time is over."""
+        now = datetime.datetime.now(datetime.timezone.utc)
+        for one in list(self.capacity.values()):
+            if one["State"] == "active" and one["EndDateType"] == "limited":
+                if one.get("EndDate") and _time(one["EndDate"]) <= now:
+                    self._end(one, "expired")
+
+    def _end(self, one, state):
+        one["State"] = state
+        one["AvailableInstanceCount"] = 0
+        self.on_end(one["CapacityReservationId"], one["ReservationType"])
+
+    # ---- calls
+
+    def create_capacity(self, region, request):
+        if request.get("InstanceMatchCriteria", "open") not in ("open", "targeted"):
+            raise AwsError("InvalidParameterValue", "InstanceMatchCriteria is open or targeted.")
+        for name in ("InstanceType", "InstancePlatform", "InstanceCount"):
+            if name not in request:
+                raise AwsError(
+                    "MissingParameter", f"The request must contain the parameter {name}"
+                )
+        if request.get("EndDateType") == "limited" and "EndDate" not in request:
+            raise AwsError("InvalidParameterCombination", "A limited reservation has an EndDate.")
+        if request.get("DryRun"):
+            raise dry_run()
+        tags = {}
+        for specification in request.get("TagSpecifications") or []:
+            tags |= tag_map(specification.get("Tags"))
+        rid = f"cr-{uuid.uuid4().hex[:17]}"
+        arn = f"arn:aws:ec2:{region}:{ACCOUNT}:capacity-reservation/{rid}"
+        one = self.add_capacity(
+            {
+                "CapacityReservationId": rid,
+                "CapacityReservationArn": arn,
+                "InstanceMatchCriteria": "open",
+                **{name: request[name] for name in ASKED if name in request},
+                "TotalInstanceCount": request["InstanceCount"],
+                "Tags": tags,
+                "CreateDate": datetime.datetime.now(datetime.timezone.utc),
+            }
+        )
+        return {"CapacityReservation": one}
+
+    def modify_capacity(self, _region, request):
+        """Changes the size or the end; instances that run in it stay."""
+        one = self._active(request)
+        used = one["TotalInstanceCount"] - one["AvailableInstanceCount"]
+        count = request.get("InstanceCount", one["TotalInstanceCount"])
+        if count < used:
+            raise AwsError("InvalidInstanceCount", f"{used} instances use the reservation.")
+        one |= {"TotalInstanceCount": count, "AvailableInstanceCount": count - used}
+        one |= {k: request[k] for k in ("EndDate", "EndDateType") if k in request}
+        self.expire()
+        return {"Return": True}
+
+    def cancel_capacity(self, _region, request):
+        """Ends a reservation; its instances run on outside of it."""
+        self._end(self._active(request), "cancelled")
+        return {"Return": True}
+
+    def _active(self, request):
+        self.expire()
+        rid = request.get("CapacityReservationId")
+        one = self.capacity.get(rid)
+        if one is None:
+            raise _not_found(rid)
+        if request.get("DryRun"):
+            raise dry_run()
+        if one["State"] != "active":
+            raise AwsError(
+                "InvalidCapacityReservationState",
+                f"The capacity reservation '{rid}' is {one['State']}.",
+            )
+        return one
 
     def describe_capacity(self, _region, request):
         if request.get("DryRun"):
             raise dry_run()
+        self.expire()
         ids = request.get("CapacityReservationIds") or []
         for rid in ids:
             if rid not in self.capacity:
-                raise AwsError(
-                    "InvalidCapacityReservationId.NotFound",
-                    f"The capacity reservation '{rid}' does not exist",
-                )
-        names = {
-            "state": "State",
-            "owner-id": "OwnerId",
-            "instance-type": "InstanceType",
-            "availability-zone": "AvailabilityZone",
-            "instance-match-criteria": "InstanceMatchCriteria",
-            "tenancy": "Tenancy",
-        }
+                raise _not_found(rid)
 
         def fields(one):
-            return lambda name: [one.get(names[name])] if name in names else None
+            return lambda name: [one.get(FILTERS[name])] if name in FILTERS else None
 
         found = [
             one
@@ -132,3 +236,17 @@ class Reservations:
             )
         ]
         return {"PlacementGroups": found}
+
+
+def _not_found(rid):
+    return AwsError(
+        "InvalidCapacityReservationId.NotFound",
+        f"The capacity reservation '{rid}' does not exist",
+    )
+
+
+def _time(value):
+    if isinstance(value, datetime.datetime):
+        return value if value.tzinfo else value.replace(tzinfo=datetime.timezone.utc)
+    found = datetime.datetime.fromisoformat(str(value).replace("Z", "+00:00"))
+    return found if found.tzinfo else found.replace(tzinfo=datetime.timezone.utc)

@@ -5,15 +5,35 @@ import hashlib
 import json
 
 from . import ACCOUNT
+from .wire import instant
 
 KUBERNETES = [f"1.{minor}" for minor in range(28, 36)]
 # The image that the sample EC2NodeClass names.
 SAMPLE_IMAGE = "ami-09c00c2e93ce7bd23"
 SAMPLE_IMAGE_ARM = "ami-0a7d2c1f5e8b94d06"
 # (version, when) of each family's releases, oldest first; the last is the recommended one.
-EKS_RELEASES = (("v20240807", "2024-08-07"), ("v20261101", "2026-11-01"))
-BOTTLEROCKET_RELEASES = (("1.20.3", "2024-05-10"), ("1.50.0", "2026-10-20"))
+EKS_RELEASES = (
+    ("v20240807", "2024-08-07"),
+    ("v20241024", "2024-10-24"),
+    ("v20250301", "2025-03-01"),
+    ("v20261101", "2026-11-01"),
+)
+BOTTLEROCKET_RELEASES = (
+    ("1.20.3", "2024-05-10"),
+    ("1.21.1", "2024-08-20"),
+    ("1.32.0", "2025-01-28"),
+    ("1.50.0", "2026-10-20"),
+)
+# Policies of AWS's own that node roles have.
+MANAGED_POLICIES = (
+    "AmazonEC2ContainerRegistryPullOnly",
+    "AmazonEC2ContainerRegistryReadOnly",
+    "AmazonEKSWorkerNodePolicy",
+    "AmazonEKS_CNI_Policy",
+    "AmazonSSMManagedInstanceCore",
+)
 OWNERS = {"eks": "602401143452", "bottlerocket": "092701018921", "windows": "801119661308"}
+SECURITY_GROUPS = (("node", "Nodes of the cluster"), ("shared", "Control plane and nodes"))
 SUBNETS = (
     ("us-east-1a", "10.10.64.0/18"),
     ("us-east-1b", "10.10.192.0/18"),
@@ -50,6 +70,8 @@ def add_image(world, region, id, name, architecture="x86_64", owner=None, **more
         platform=more.get("platform"),
         tags=more.get("tags") or {},
     )
+    if more.get("deprecated"):
+        image.deprecation_time = instant(more["deprecated"])
     backend.amis[id] = image
     return image
 
@@ -165,12 +187,15 @@ def seed_account(endpoint, settings):
         )["Subnet"]["SubnetId"]
         for zone, cidr in SUBNETS
     ]
-    group = ec2.create_security_group(
-        GroupName=f"{settings.cluster}-node",
-        Description="Nodes of the cluster",
-        VpcId=vpc,
-        TagSpecifications=tagged("security-group", f"{settings.cluster}-node"),
-    )["GroupId"]
+    groups = [
+        ec2.create_security_group(
+            GroupName=f"{settings.cluster}-{name}",
+            Description=description,
+            VpcId=vpc,
+            TagSpecifications=tagged("security-group", f"{settings.cluster}-{name}"),
+        )["GroupId"]
+        for name, description in SECURITY_GROUPS
+    ]
     for role, service in (
         (f"KarpenterNodeRole-{settings.cluster}", "ec2.amazonaws.com"),
         (f"{settings.cluster}-cluster", "eks.amazonaws.com"),
@@ -178,16 +203,35 @@ def seed_account(endpoint, settings):
         trust = {"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}
         policy = {"Version": "2012-10-17", "Statement": [trust]}
         iam.create_role(RoleName=role, AssumeRolePolicyDocument=json.dumps(policy))
+    _managed_policies(settings, f"KarpenterNodeRole-{settings.cluster}")
     eks.create_cluster(
         name=settings.cluster,
         version=settings.kubernetes,
         roleArn=f"arn:aws:iam::{ACCOUNT}:role/{settings.cluster}-cluster",
-        resourcesVpcConfig={"subnetIds": subnets, "securityGroupIds": [group]},
+        resourcesVpcConfig={"subnetIds": subnets, "securityGroupIds": groups},
         kubernetesNetworkConfig={"serviceIpv4Cidr": settings.service_cidr},
     )
     _point_cluster(settings)
     sqs.create_queue(QueueName=settings.cluster)
-    return {"vpc": vpc, "subnets": subnets, "security-group": group}
+    return {
+        "vpc": vpc,
+        "subnets": subnets,
+        "security-group": groups[0],
+        "security-groups": groups,
+    }
+
+
+def _managed_policies(settings, role):
+    """AWS's own policies, of which moto makes all 1,300 or none; a node's role has them."""
+    from moto.iam.aws_managed_policies import aws_managed_policies_data
+    from moto.iam.models import AWSManagedPolicy, iam_backends
+
+    known = json.loads(aws_managed_policies_data)
+    backend = iam_backends[ACCOUNT]["aws"]
+    for name in MANAGED_POLICIES:
+        policy = AWSManagedPolicy.from_data(name, ACCOUNT, settings.region, known[name])
+        backend.managed_policies[policy.arn] = policy
+        backend.attach_role_policy(policy.arn, role)
 
 
 def _point_cluster(settings):

@@ -14,11 +14,13 @@ from xml.sax.saxutils import escape
 from . import ACCOUNT, wire
 from .admin import Admin
 from .catalog import Catalog
+from .events import StateChanges
 from .faults import CallLog, Faults
 from .fleet import Fleets
 from .machines import Machines
 from .policy import Policy
 from .reservations import Reservations
+from .spot import SpotRequests
 from .wire import AwsError
 
 JSON_SERVICES = ("pricing", "ssm", "sqs", "eks", "arc-zonal-shift")
@@ -35,19 +37,48 @@ class World:
         self.machines = Machines(self.backend, settings)
         self.reservations = Reservations()
         self.fleets = Fleets(self.catalog, self.machines, self.reservations)
+        self.spot = SpotRequests(self.machines, self.catalog)
+        self.machines.detail = lambda name: self.catalog.types.get(name, {})
+        self.reservations.on_end = self.machines.leave_reservation
+        self.state_changes = StateChanges(self)
         self.zonal_shifts = []
         self.ec2 = {
+            "CancelCapacityReservation": self.reservations.cancel_capacity,
+            "CreateCapacityReservation": self.reservations.create_capacity,
             "CreateFleet": self.fleets.create,
             "CreateTags": self.machines.create_tags,
+            "DisableImageDeprecation": self._enable_image,
+            "EnableImageDeprecation": self._deprecate_image,
             "DescribeCapacityReservations": self.reservations.describe_capacity,
             "DescribeInstanceStatus": self.machines.describe_status,
             "DescribeInstanceTypeOfferings": self.catalog.describe_offerings,
             "DescribeInstanceTypes": self.catalog.describe_types,
             "DescribeInstances": self.machines.describe,
+            "DescribeSpotInstanceRequests": self.spot.describe,
             "DescribePlacementGroups": self.reservations.describe_groups,
             "DescribeSpotPriceHistory": self.catalog.spot_history,
+            "ModifyCapacityReservation": self.reservations.modify_capacity,
+            "StartInstances": self.machines.start_call,
+            "StopInstances": self.machines.stop_call,
             "TerminateInstances": self.machines.terminate_call,
         }
+
+    def _deprecate_image(self, region, request):
+        self._image(region, request).deprecation_time = wire.instant(request["DeprecateAt"])
+        return {"Return": True}
+
+    def _enable_image(self, region, request):
+        self._image(region, request).deprecation_time = None
+        return {"Return": True}
+
+    def _image(self, region, request):
+        wanted = request.get("ImageId")
+        image = self.backend(region).amis.get(wanted)
+        if image is None:
+            raise AwsError("InvalidAMIID.NotFound", f"The image id '[{wanted}]' does not exist")
+        if request.get("DryRun"):
+            raise wire.dry_run()
+        return image
 
     def resource_tags(self, request, parameters):
         """Tags of every resource that a call is about, as far as policies ask for them."""

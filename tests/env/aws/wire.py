@@ -43,6 +43,17 @@ def timestamp(seconds=None):
     return now.strftime("%Y-%m-%dT%H:%M:%S.") + f"{now.microsecond // 1000:03d}Z"
 
 
+def instant(value):
+    """A time of a request, in the spelling of answers; a day is its beginning."""
+    text = str(value)
+    if "T" not in text:
+        text += "T00:00:00Z"
+    try:
+        return timestamp(datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp())
+    except ValueError as error:
+        raise AwsError("InvalidParameterValue", f"not a time: {value}") from error
+
+
 # ---- requests
 
 

@@ -10,6 +10,9 @@ KUBELET_VERSION = "v1.35.4"
 KEPT_KIB_OF_4_GIB = 250_996
 # Partition table and file system of a root volume.
 VOLUME_OVERHEAD_KIB = 12_308
+HUGE_PAGE_BYTES = {"1Gi": 1 << 30, "2Mi": 2 << 20}
+# Resources of GPUs and Gaudi accelerators, by who makes them.
+GPUS = {"NVIDIA": "nvidia.com/gpu", "AMD": "amd.com/gpu", "Habana": "habana.ai/gaudi"}
 LABELS_A_KUBELET_MAY_SET = frozenset(
     """kubernetes.io/hostname kubernetes.io/arch kubernetes.io/os
     beta.kubernetes.io/arch beta.kubernetes.io/os beta.kubernetes.io/instance-type
@@ -18,12 +21,19 @@ LABELS_A_KUBELET_MAY_SET = frozenset(
 )
 
 
-def build(instance, kubelet):
-    """The Node object, status included, as a kubelet creates it."""
+def build(instance, kubelet, branches=0):
+    """The Node object, status included, as a kubelet creates it.
+
+    With `branches`, as the VPC resource controller changes it once it has attached a trunk
+    interface that so many branch interfaces for pods can be on.
+    """
     for key in kubelet.labels:
         _check_label(key)
     windows = family(instance["image-name"]) == "windows"
     capacity, allocatable = resources(instance, kubelet, windows)
+    if branches:
+        for amounts in (capacity, allocatable):
+            amounts["vpc.amazonaws.com/pod-eni"] = str(branches)
     name = instance["private-dns"]
     arch = "arm64" if instance["architecture"] == "arm64" else "amd64"
     system = "windows" if windows else "linux"
@@ -40,6 +50,8 @@ def build(instance, kubelet):
         "topology.kubernetes.io/zone": instance["zone"],
         **kubelet.labels,
     }
+    if branches:
+        labels["vpc.amazonaws.com/has-trunk-attached"] = "true"
     return {
         "apiVersion": "v1",
         "kind": "Node",
@@ -117,14 +129,16 @@ def resources(instance, kubelet, windows=False):
     pods = kubelet.max_pods if kubelet.max_pods is not None else limit
     if kubelet.pods_per_core:
         pods = min(pods, kubelet.pods_per_core * cpus)
-    devices = _devices(hardware)
+    devices = _devices(instance)
+    pages = {size: kubelet.hugepages.get(size, 0) for size in HUGE_PAGE_BYTES}
+    huge = {size: pages[size] * HUGE_PAGE_BYTES[size] for size in pages}
     capacity = {
         "cpu": str(cpus),
         "memory": f"{memory}Ki",
         "ephemeral-storage": f"{disk}Ki",
         "pods": str(pods),
-        "hugepages-1Gi": "0",
-        "hugepages-2Mi": "0",
+        "hugepages-1Gi": f"{pages['1Gi']}Gi" if pages["1Gi"] else "0",
+        "hugepages-2Mi": f"{2 * pages['2Mi']}Mi" if pages["2Mi"] else "0",
         **devices,
     }
     kube = kubelet.kube_reserved
@@ -136,7 +150,7 @@ def resources(instance, kubelet, windows=False):
     held = [kube, kubelet.system_reserved]
     left_cpu = cpus * 1000 - sum(_milli(h.get("cpu", "0")) for h in held)
     left_memory = memory * 1024 - sum(_bytes(h.get("memory", "0")) for h in held)
-    left_memory -= _share(evict_memory, memory * 1024)
+    left_memory -= _share(evict_memory, memory * 1024) + sum(huge.values())
     left_disk = disk * 1024 - sum(_bytes(h.get("ephemeral-storage", "0")) for h in held)
     left_disk -= _share(evict_disk, disk * 1024)
     allocatable = {
@@ -167,16 +181,23 @@ def _disk_kib(instance, kubelet):
     return int(gib) * (1 << 20) - VOLUME_OVERHEAD_KIB
 
 
-def _devices(hardware):
-    found = {}
-    names = {"NVIDIA": "nvidia.com/gpu", "AMD": "amd.com/gpu"}
+def _devices(instance):
+    """What device plugins find on the instance: accelerators, and EFA interfaces."""
+    hardware, found = instance["hardware"], {}
+
+    def add(name, count):
+        if count:
+            found[name] = found.get(name, 0) + count
+
     for gpu in hardware["gpus"]:
-        name = names.get(gpu.get("Manufacturer"))
-        if name:
-            found[name] = found.get(name, 0) + int(gpu.get("Count", 1))
+        add(GPUS.get(gpu.get("Manufacturer")), int(gpu.get("Count", 1)))
+    found.pop(None, None)
     for neuron in hardware["neurons"]:
-        name = "aws.amazon.com/neuron"
-        found[name] = found.get(name, 0) + int(neuron.get("Count", 1))
+        count, cores = int(neuron.get("Count", 1)), neuron.get("CoreInfo", {}).get("Count", 0)
+        add("aws.amazon.com/neuron", count)
+        add("aws.amazon.com/neuroncore", count * int(cores))
+    kinds = [i.get("InterfaceType") for i in instance.get("interfaces", [])]
+    add("vpc.amazonaws.com/efa", sum(kind in ("efa", "efa-only") for kind in kinds))
     return {name: str(count) for name, count in found.items()}
 
 

@@ -32,6 +32,8 @@ class Kubelet:
     eviction_hard: dict | None = None
     cluster_dns: list = field(default_factory=list)
     local_disks: bool = False
+    # Pages that are set aside at boot, by size: 2Mi and 1Gi.
+    hugepages: dict = field(default_factory=dict)
 
 
 def family(image_name):
@@ -65,7 +67,27 @@ def read(encoded, image_name):
         "windows": _windows,
         "custom": _any,
     }
-    return readers[family(image_name)](text)
+    kubelet = readers[family(image_name)](text)
+    kubelet.hugepages = _hugepages(text)
+    return kubelet
+
+
+# Where a script, a sysctl file or Bottlerocket's settings name a number of huge pages.
+HUGEPAGES = (
+    ("2Mi", r"vm\.nr_hugepages['\"]?\s*=\s*['\"]?(\d+)"),
+    ("2Mi", r"echo\s+(\d+)\s*(?:>|\|\s*(?:sudo\s+)?tee)\s*/proc/sys/vm/nr_hugepages"),
+    ("2Mi", r"echo\s+(\d+)\s*(?:>|\|\s*(?:sudo\s+)?tee)\s*\S*/hugepages-2048kB/nr_hugepages"),
+    ("1Gi", r"echo\s+(\d+)\s*(?:>|\|\s*(?:sudo\s+)?tee)\s*\S*/hugepages-1048576kB/nr_hugepages"),
+)
+
+
+def _hugepages(text):
+    """The last number of pages that is named for each size."""
+    found = {}
+    for size, pattern in HUGEPAGES:
+        for match in re.finditer(pattern, text):
+            found[size] = int(match[1])
+    return found
 
 
 def _any(text):

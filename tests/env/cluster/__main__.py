@@ -19,6 +19,15 @@ def arguments():
     up.add_argument("--pending", type=float, default=1, help="seconds an instance is pending")
     up.add_argument("--boot", type=float, default=1, help="seconds from running to the Node")
     up.add_argument("--shutting", type=float, default=1, help="seconds an instance shuts down")
+    up.add_argument("--system", action="store_true", help="a tainted node and the Service kube-dns")
+    up.add_argument("--csi", action="store_true", help="a CSI driver that registers on every node")
+    up.add_argument("--pod-eni", action="store_true", help="nodes have branch interfaces for pods")
+    up.add_argument("--proxy", action="store_true", help="a proxy that can lose answers")
+    up.add_argument(
+        "--controller",
+        type=pathlib.Path,
+        help="a binary to run as the Deployment karpenter; implies --system",
+    )
     down = commands.add_parser("down", help="end everything that `up` started")
     down.add_argument("--delete", action="store_true", help="delete the folder too")
     status = commands.add_parser("status", help="what is running; exit code 0 if all is")

@@ -16,6 +16,7 @@ USERS = {
     "admin": ("admin", "system:masters"),
     "joiner": ("local-world-joiner", "system:masters"),
     "kwok": ("local-world-kwok", "system:masters"),
+    "runner": ("local-world-runner", "system:masters"),
     "controller-manager": ("system:kube-controller-manager", ""),
     "scheduler": ("system:kube-scheduler", ""),
 }
@@ -172,6 +173,33 @@ class World:
             f"--kubeconfig={self.kubeconfig('joiner')}",
             f"--cluster={CLUSTER}",
             f"--boot={self.settings.boot}",
+            *(["--pod-eni"] if self.settings.pod_eni else []),
+            *(["--csi"] if self.settings.csi else []),
+        ]
+
+    @property
+    def proxied(self):
+        """The kubeconfig of the API server behind the proxy; there once the proxy serves."""
+        return self.kubeconfig("proxied")
+
+    def apiproxy(self):
+        return [
+            sys.executable,
+            str(HERE / "apiproxy.py"),
+            f"--kubeconfig={self.kubeconfig('admin')}",
+            f"--certificate={self.pki / 'apiserver.crt'}",
+            f"--key={self.pki / 'apiserver.key'}",
+            f"--write={self.proxied}",
+        ]
+
+    def runner(self):
+        return [
+            sys.executable,
+            str(HERE / "runner.py"),
+            f"--kubeconfig={self.kubeconfig('runner')}",
+            f"--env={self.folder / 'env'}",
+            f"--logs={self.logs}",
+            f"--binary={self.settings.controller.resolve()}",
         ]
 
     def kwok(self):

@@ -9,7 +9,9 @@ import time
 import urllib.error
 import urllib.request
 
-from . import certs, components, processes
+import kube
+
+from . import certs, components, objects, processes
 
 # Seconds that a part may take until it is ready; a busy machine needs some.
 PATIENCE = 120
@@ -76,10 +78,29 @@ class Supervisor:
         self._wait("kube-controller-manager", lambda: self._get(account) is not None)
         joiner_log = world.logs / "joiner.log"
         self._wait("joiner", lambda: "ready" in joiner_log.read_text())
+        if self.settings.proxy:
+            self._start("apiproxy", world.apiproxy())
+            self._wait("apiproxy", world.proxied.exists)
         self._write_env()
+        self._apply()
+        if self.settings.controller:
+            self._start("runner", world.runner(), here)
         self.timings["all"] = round(time.monotonic() - self.began, 1)
         self._write("ready")
         self.say(f"ready: {self.timings}")
+
+    def _apply(self):
+        """Makes the objects that the options ask for."""
+        wanted = []
+        if self.settings.system or self.settings.controller:
+            wanted += objects.system()
+        if self.settings.csi:
+            wanted += objects.csi()
+        if self.settings.controller:
+            wanted += objects.controller()
+        api = kube.Api(self.world.kubeconfig("admin"))
+        for path, one in wanted:
+            api.call("POST", path, one)
 
     def _wait(self, name, done):
         limit = time.monotonic() + PATIENCE
@@ -135,7 +156,10 @@ class Supervisor:
             "WORLD_VPC": aws["vpc"],
             "WORLD_SUBNETS": ",".join(aws["subnets"]),
             "WORLD_SECURITY_GROUP": aws["security-group"],
+            "WORLD_SECURITY_GROUPS": ",".join(aws["security-groups"]),
         }
+        if self.settings.proxy:
+            values["WORLD_PROXIED_KUBECONFIG"] = world.proxied
         path = world.folder / "env"
         path.write_text("".join(f"{k}={v}\n" for k, v in values.items()))
         path.chmod(0o600)

@@ -160,6 +160,53 @@ def a_node_is_like_the_real_one(_aws):
     assert (left["cpu"], left["pods"]) == ("1860m", "8")
 
 
+def devices_are_on_the_nodes_that_have_them(_aws):
+    def found(branches=0, kubelet=None, hardware=None, **more):
+        whole = instance(**more)
+        whole["hardware"] |= hardware or {}
+        made = node.build(whole, kubelet or userdata.Kubelet(), branches)
+        return made, made["status"]["capacity"]
+
+    gpus = [{"Manufacturer": "NVIDIA", "Count": 4}, {"Manufacturer": "Habana", "Count": 8}]
+    _, plain = found(hardware={"gpus": gpus})
+    assert (plain["nvidia.com/gpu"], plain["habana.ai/gaudi"]) == ("4", "8")
+    assert not any(name.startswith("vpc.amazonaws.com/") for name in plain)
+    neurons = [{"Name": "Inferentia2", "Count": 6, "CoreInfo": {"Count": 2}}]
+    _, neuron = found(hardware={"neurons": neurons})
+    assert neuron["aws.amazon.com/neuron"] == "6"
+    assert neuron["aws.amazon.com/neuroncore"] == "12"
+    kinds = ("efa", "interface", "efa-only")
+    _, efa = found(interfaces=[{"InterfaceType": kind} for kind in kinds])
+    assert efa["vpc.amazonaws.com/efa"] == "2"
+    trunk, capacity = found(branches=9)
+    assert capacity["vpc.amazonaws.com/pod-eni"] == "9"
+    assert trunk["status"]["allocatable"]["vpc.amazonaws.com/pod-eni"] == "9"
+    assert trunk["metadata"]["labels"]["vpc.amazonaws.com/has-trunk-attached"] == "true"
+
+
+def huge_pages_are_set_aside(_aws):
+    shell = "text/x-shellscript"
+    one_gib = "echo 1 > /sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages"
+    script = f"#!/bin/bash\nsysctl -w vm.nr_hugepages=256\n{one_gib}\n"
+    mixed = archive((shell, script), ("application/node.eks.aws", NODE_CONFIG))
+    kubelet = userdata.read(encoded(mixed), AL2023)
+    assert kubelet.hugepages == {"2Mi": 256, "1Gi": 1}
+    tuned = f"{SETTINGS}\n[settings.kernel.sysctl]\n'vm.nr_hugepages' = '64'\n"
+    assert userdata.read(encoded(tuned), BOTTLEROCKET).hugepages == {"2Mi": 64}
+    script = f"#!/bin/bash\necho 8 | sudo tee /proc/sys/vm/nr_hugepages\n{CALL}"
+    assert userdata.read(encoded(script), AL2).hugepages == {"2Mi": 8}
+    assert userdata.read(encoded(CALL), AL2).hugepages == {}
+
+    def left(pages):
+        made = node.build(instance(), userdata.Kubelet(hugepages=pages))["status"]["allocatable"]
+        return made, int(made["memory"].removesuffix("Ki"))
+
+    (without, before), (made, after) = left({}), left({"2Mi": 256, "1Gi": 1})
+    assert (without["hugepages-2Mi"], without["hugepages-1Gi"]) == ("0", "0")
+    assert (made["hugepages-2Mi"], made["hugepages-1Gi"]) == ("512Mi", "1Gi")
+    assert before - after == (512 + 1024) * 1024
+
+
 CHECKS = [
     al2_calls_bootstrap,
     al2023_reads_node_configs,
@@ -167,4 +214,6 @@ CHECKS = [
     windows_calls_its_script,
     the_wrong_user_data_does_not_boot,
     a_node_is_like_the_real_one,
+    devices_are_on_the_nodes_that_have_them,
+    huge_pages_are_set_aside,
 ]

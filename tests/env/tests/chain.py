@@ -63,14 +63,14 @@ class Chain:
     def get(self, *words):
         return json.loads(self.kubectl("get", *words, "-o", "json"))["items"]
 
-    def launch(self, cluster):
+    def launch(self, cluster, kind="t3.medium"):
         script = SCRIPT.format(
             cluster=cluster,
             endpoint=self.env["CLUSTER_ENDPOINT"],
             ca=self.env["CLUSTER_CA_BUNDLE"],
         )
         data = base64.b64encode(script.encode()).decode()
-        return ids(self.aws.fleet(self.aws.template(UserData=data), ["t3.medium"]))[0]
+        return ids(self.aws.fleet(self.aws.template(UserData=data), [kind]))[0]
 
     def run(self):
         self.kubectl("apply", "-f", "-", text=DEPLOYMENT)

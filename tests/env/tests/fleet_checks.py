@@ -1,5 +1,6 @@
 """CreateFleet and the life of an instance."""
 
+import datetime
 import time
 
 from .harness import code, error_codes, ids
@@ -200,6 +201,147 @@ def reservations_run_out(aws):
     assert code(ask, CapacityReservationIds=["cr-0"]) == "InvalidCapacityReservationId.NotFound"
 
 
+def placed(aws, kind="m5.large", **data):
+    """An on-demand instance in the first subnet, from a template of these; its id."""
+    subnets = aws.state["subnets"][:1]
+    return ids(aws.fleet(aws.template(**data), [kind], "on-demand", subnets=subnets))[0]
+
+
+def reservations_are_made_and_cancelled_and_their_instances_follow(aws):
+    tags = [{"ResourceType": "capacity-reservation", "Tags": [{"Key": "team", "Value": "b"}]}]
+    asked = {"InstanceType": "m5.large", "InstancePlatform": "Linux/UNIX", "InstanceCount": 2}
+    asked |= {"AvailabilityZone": "us-east-1a", "InstanceMatchCriteria": "targeted"}
+    create = aws.ec2.create_capacity_reservation
+    assert code(create, InstanceType="m5.large", InstanceCount=1) == "MissingParameter"
+    assert code(create, **asked, DryRun=True) == "DryRunOperation"
+    made = create(**asked, TagSpecifications=tags)["CapacityReservation"]
+    rid = made["CapacityReservationId"]
+    assert (made["State"], made["AvailableInstanceCount"]) == ("active", 2)
+    by_tag = [{"Name": "tag:team", "Values": ["b"]}]
+    [found] = aws.ec2.describe_capacity_reservations(Filters=by_tag)["CapacityReservations"]
+    assert found["CapacityReservationId"] == rid
+    wish = {"CapacityReservationPreference": "capacity-reservations-only"}
+    wish |= {"CapacityReservationTarget": {"CapacityReservationId": rid}}
+    iid = placed(aws, CapacityReservationSpecification=wish)
+    assert aws.instance(iid)["CapacityReservationId"] == rid
+    modify, cancel = aws.ec2.modify_capacity_reservation, aws.ec2.cancel_capacity_reservation
+    assert code(modify, CapacityReservationId=rid, InstanceCount=0) == "InvalidInstanceCount"
+    modify(CapacityReservationId=rid, InstanceCount=1)
+    cancel(CapacityReservationId=rid)
+    [found] = aws.ec2.describe_capacity_reservations(CapacityReservationIds=[rid])[
+        "CapacityReservations"
+    ]
+    assert (found["State"], found["AvailableInstanceCount"]) == ("cancelled", 0)
+    left = aws.instance(iid)
+    assert left["State"]["Name"] in ("pending", "running") and "CapacityReservationId" not in left
+    assert left["CapacityReservationSpecification"] == wish
+    assert code(cancel, CapacityReservationId=rid) == "InvalidCapacityReservationState"
+    assert code(cancel, CapacityReservationId="cr-0") == "InvalidCapacityReservationId.NotFound"
+    aws.ec2.terminate_instances(InstanceIds=[iid])
+
+
+def open_reservations_take_in_instances_that_do_not_keep_out(aws):
+    soon = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=1.5)
+    made = aws.ec2.create_capacity_reservation(
+        InstanceType="m5.xlarge",
+        InstancePlatform="Linux/UNIX",
+        InstanceCount=2,
+        AvailabilityZone="us-east-1a",
+        EndDateType="limited",
+        EndDate=soon,
+    )["CapacityReservation"]
+    rid = made["CapacityReservationId"]
+    assert made["InstanceMatchCriteria"] == "open"
+    kept_out = {"CapacityReservationPreference": "none"}
+    out = placed(aws, "m5.xlarge", CapacityReservationSpecification=kept_out)
+    inside = placed(aws, "m5.xlarge")
+    assert "CapacityReservationId" not in aws.instance(out)
+    assert aws.instance(inside)["CapacityReservationId"] == rid
+    describe = aws.ec2.describe_capacity_reservations
+    while describe(CapacityReservationIds=[rid])["CapacityReservations"][0]["State"] == "active":
+        assert datetime.datetime.now(datetime.timezone.utc) < soon + datetime.timedelta(seconds=5)
+        time.sleep(0.1)
+    [found] = describe(CapacityReservationIds=[rid])["CapacityReservations"]
+    assert found["State"] == "expired"
+    assert "CapacityReservationId" not in aws.instance(inside)
+    aws.ec2.terminate_instances(InstanceIds=[out, inside])
+
+
+def instances_of_a_capacity_block_end_with_it(aws):
+    block = {"CapacityReservationId": "cr-block", "InstanceType": "m5.large"}
+    block |= {"AvailabilityZone": "us-east-1a", "ReservationType": "capacity-block"}
+    aws.admin("capacity-reservations", block)
+    wish = {"CapacityReservationTarget": {"CapacityReservationId": "cr-block"}}
+    iid = placed(aws, CapacityReservationSpecification=wish)
+    aws.ec2.cancel_capacity_reservation(CapacityReservationId="cr-block")
+    assert aws.instance(iid)["State"]["Name"] == "shutting-down"
+
+
+def what_ec2_describes_of_an_instance_is_whole(aws):
+    tracking = {"TcpEstablishedTimeout": 432000, "UdpTimeout": 30}
+    nic = {"DeviceIndex": 0, "AssociatePublicIpAddress": True}
+    nic |= {"Groups": [aws.state["security-group"]], "ConnectionTrackingSpecification": tracking}
+    disk = {"VolumeSize": 30, "VolumeType": "io2", "Iops": 4000, "DeleteOnTermination": True}
+    iid = placed(
+        aws,
+        SecurityGroupIds=[],
+        NetworkInterfaces=[nic],
+        CpuOptions={"CoreCount": 1, "ThreadsPerCore": 1},
+        BlockDeviceMappings=[{"DeviceName": "/dev/xvda", "Ebs": disk}],
+    )
+    one = aws.instance(iid)
+    assert one["CpuOptions"] == {"CoreCount": 1, "ThreadsPerCore": 1}
+    interface = one["NetworkInterfaces"][0]
+    assert interface["ConnectionTrackingConfiguration"] == tracking
+    assert interface["Association"]["PublicIp"] == one["PublicIpAddress"]
+    assert one["PublicDnsName"].startswith("ec2-")
+    volume = one["BlockDeviceMappings"][0]["Ebs"]["VolumeId"]
+    [volume] = aws.ec2.describe_volumes(VolumeIds=[volume])["Volumes"]
+    assert (volume["VolumeType"], volume["Iops"]) == ("io2", 4000)
+    plain = aws.instance(placed(aws))
+    assert plain["CpuOptions"] == {"CoreCount": 1, "ThreadsPerCore": 2}
+    assert "PublicIpAddress" not in plain
+    assert "ConnectionTrackingConfiguration" not in plain["NetworkInterfaces"][0]
+
+
+def spot_instances_have_their_requests(aws):
+    [iid] = ids(aws.fleet(aws.template(), ["t3.medium"]))
+    rid = aws.instance(iid)["SpotInstanceRequestId"]
+    ask = aws.ec2.describe_spot_instance_requests
+    [found] = ask(SpotInstanceRequestIds=[rid])["SpotInstanceRequests"]
+    assert (found["State"], found["InstanceId"]) == ("active", iid)
+    assert found["Status"]["Code"] == "fulfilled"
+    mine = [{"Name": "instance-id", "Values": [iid]}, {"Name": "state", "Values": ["active"]}]
+    assert [r["SpotInstanceRequestId"] for r in ask(Filters=mine)["SpotInstanceRequests"]] == [rid]
+    aws.ec2.terminate_instances(InstanceIds=[iid])
+    [found] = ask(SpotInstanceRequestIds=[rid])["SpotInstanceRequests"]
+    closed = ("closed", "instance-terminated-by-user")
+    assert (found["State"], found["Status"]["Code"]) == closed
+    missing = "InvalidSpotInstanceRequestID.NotFound"
+    assert code(ask, SpotInstanceRequestIds=["sir-0"]) == missing
+
+
+def an_instance_is_stopped_and_started(aws):
+    iid = placed(aws)
+    change = aws.ec2.stop_instances(InstanceIds=[iid])["StoppingInstances"][0]
+    assert change["CurrentState"]["Name"] == "stopping"
+    until_state(aws, iid, "stopped")
+    aws.ec2.start_instances(InstanceIds=[iid])
+    assert aws.instance(iid)["State"]["Name"] == "pending"
+    until_state(aws, iid, "running")
+    aws.ec2.terminate_instances(InstanceIds=[iid])
+    assert code(aws.ec2.stop_instances, InstanceIds=[iid]) == "IncorrectInstanceState"
+    spot = ids(aws.fleet(aws.template(), ["t3.medium"]))
+    assert code(aws.ec2.stop_instances, InstanceIds=spot) == "UnsupportedOperation"
+
+
+def until_state(aws, iid, wanted):
+    deadline = time.monotonic() + 10
+    while aws.instance(iid)["State"]["Name"] != wanted:
+        assert time.monotonic() < deadline, f"{iid} is not {wanted}"
+        time.sleep(0.1)
+
+
 CHECKS = [
     the_cheapest_pool_is_taken,
     priority_comes_before_price,
@@ -215,4 +357,10 @@ CHECKS = [
     filters_are_anded,
     tags_can_be_added,
     reservations_run_out,
+    reservations_are_made_and_cancelled_and_their_instances_follow,
+    open_reservations_take_in_instances_that_do_not_keep_out,
+    instances_of_a_capacity_block_end_with_it,
+    what_ec2_describes_of_an_instance_is_whole,
+    spot_instances_have_their_requests,
+    an_instance_is_stopped_and_started,
 ]

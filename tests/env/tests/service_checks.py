@@ -4,6 +4,7 @@ import base64
 import datetime
 import json
 import time
+import urllib.error
 
 from .harness import CLUSTER, DISCOVERY, IMAGE, code, ids
 
@@ -117,7 +118,7 @@ def images_are_found(aws):
     assert image["CreationDate"].startswith("2024-07-29T")
     by_name = [{"Name": "name", "Values": ["amazon-eks-node-al2023-x86_64-standard-1.35-*"]}]
     found = aws.ec2.describe_images(Filters=by_name, Owners=["amazon"])["Images"]
-    assert len(found) == 2
+    assert len(found) == 4
     assert aws.ec2.describe_images(Filters=by_name, Owners=["self"])["Images"] == []
     aws.admin("images", {"id": "ami-00000000000000abc", "name": "mine", "tags": {"team": "a"}})
     by_tag = [{"Name": "tag:team", "Values": ["a"]}]
@@ -132,8 +133,6 @@ def the_network_is_found_by_tag(aws):
     assert aws.ec2.describe_subnets(Filters=twice[::-1])["Subnets"] == []
     keys = [{"Name": "tag-key", "Values": [k]} for k in ("absent", "Name")]
     assert aws.ec2.describe_subnets(Filters=keys)["Subnets"] == []
-    groups = aws.ec2.describe_security_groups(Filters=DISCOVERY)["SecurityGroups"]
-    assert [g["GroupId"] for g in groups] == [aws.state["security-group"]]
 
 
 def missing_templates_have_their_codes(aws):
@@ -221,6 +220,113 @@ def interruptions_arrive(aws):
         aws.sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
     aws.admin("vanish", {"instances": [iid]})
     assert aws.instance(iid)["State"]["Name"] == "terminated"
+
+
+def changes_of_state_are_reported(aws):
+    [iid] = ids(aws.fleet(aws.template(), ["m5.large"], "on-demand"))
+    queue = aws.sqs.get_queue_url(QueueName=CLUSTER)["QueueUrl"]
+    assert "a state is one of" in refusal(aws, "state-changes", ["asleep"])
+    aws.admin("state-changes", ["stopping", "stopped", "shutting-down", "terminated"])
+
+    def next_state():
+        answer = aws.sqs.receive_message(QueueUrl=queue, WaitTimeSeconds=3)
+        [message] = answer["Messages"]
+        aws.sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
+        body = json.loads(message["Body"])
+        assert body["detail-type"] == "EC2 Instance State-change Notification"
+        assert body["detail"]["instance-id"] == iid
+        return body["detail"]["state"]
+
+    aws.ec2.stop_instances(InstanceIds=[iid])
+    assert [next_state(), next_state()] == ["stopping", "stopped"]
+    aws.ec2.terminate_instances(InstanceIds=[iid])
+    assert [next_state(), next_state()] == ["shutting-down", "terminated"]
+    aws.admin("state-changes", method="DELETE")
+    [iid] = ids(aws.fleet(aws.template(), ["m5.large"], "on-demand"))
+    aws.ec2.terminate_instances(InstanceIds=[iid])
+    assert "Messages" not in aws.sqs.receive_message(QueueUrl=queue, WaitTimeSeconds=1)
+
+
+def refusal(aws, path, body):
+    """What the admin API complains of."""
+    try:
+        aws.admin(path, body)
+    except urllib.error.HTTPError as error:
+        return json.load(error)["error"]
+    return ""
+
+
+def images_can_be_deprecated(aws):
+    own = {"id": "ami-000000000000000aa", "name": "mine-1", "owner": "602401143452"}
+    aws.admin("images", [own, {**own, "id": "ami-000000000000000ab", "name": "mine-2"}])
+    by_name = [{"Name": "name", "Values": ["mine-*"]}]
+
+    def listed(**more):
+        found = aws.ec2.describe_images(Filters=by_name, **more)["Images"]
+        return {i["Name"]: i.get("DeprecationTime") for i in found}
+
+    assert listed() == {"mine-1": None, "mine-2": None}
+    aws.ec2.enable_image_deprecation(ImageId=own["id"], DeprecateAt="2099-01-01")
+    assert listed() == {"mine-1": "2099-01-01T00:00:00.000Z", "mine-2": None}
+    aws.ec2.enable_image_deprecation(ImageId=own["id"], DeprecateAt="2026-01-01T12:00:00Z")
+    assert listed() == {"mine-2": None}
+    assert listed(IncludeDeprecated=True)["mine-1"] == "2026-01-01T12:00:00.000Z"
+    [one] = aws.ec2.describe_images(ImageIds=[own["id"]])["Images"]
+    assert one["DeprecationTime"] == "2026-01-01T12:00:00.000Z"
+    aws.ec2.disable_image_deprecation(ImageId=own["id"])
+    assert listed() == {"mine-1": None, "mine-2": None}
+    missing = code(aws.ec2.disable_image_deprecation, ImageId="ami-00000000000000000")
+    assert missing == "InvalidAMIID.NotFound"
+
+
+def groups_and_subnets_are_several_and_have_names(aws):
+    groups = aws.ec2.describe_security_groups(Filters=DISCOVERY)["SecurityGroups"]
+    assert {g["GroupId"] for g in groups} == set(aws.state["security-groups"])
+    assert {g["GroupName"] for g in groups} == {f"{CLUSTER}-node", f"{CLUSTER}-shared"}
+    by_name = [{"Name": "group-name", "Values": [f"{CLUSTER}-shared"]}]
+    assert len(aws.ec2.describe_security_groups(Filters=by_name)["SecurityGroups"]) == 1
+    subnets = aws.ec2.describe_subnets(Filters=DISCOVERY)["Subnets"]
+    names = {t["Value"] for s in subnets for t in s["Tags"] if t["Key"] == "Name"}
+    assert names == {f"{CLUSTER}-private-us-east-1{zone}" for zone in "abc"}
+    by_name = [{"Name": "tag:Name", "Values": [f"{CLUSTER}-private-us-east-1b"]}]
+    [one] = aws.ec2.describe_subnets(Filters=by_name)["Subnets"]
+    assert one["AvailabilityZone"] == "us-east-1b"
+
+
+def policies_of_aws_can_be_attached(aws):
+    role = f"KarpenterNodeRole-{CLUSTER}"
+    listed = aws.iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]
+    names = {p["PolicyName"] for p in listed}
+    assert {"AmazonEKSWorkerNodePolicy", "AmazonSSMManagedInstanceCore"} <= names
+    trust = {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}}
+    trust = {"Version": "2012-10-17", "Statement": [{**trust, "Action": "sts:AssumeRole"}]}
+    aws.iam.create_role(RoleName="other", AssumeRolePolicyDocument=json.dumps(trust))
+    arn = "arn:aws:iam::aws:policy/AmazonEKS_CNI_Policy"
+    aws.iam.attach_role_policy(RoleName="other", PolicyArn=arn)
+    listed = aws.iam.list_attached_role_policies(RoleName="other")["AttachedPolicies"]
+    assert [p["PolicyArn"] for p in listed] == [arn]
+    aws.iam.detach_role_policy(RoleName="other", PolicyArn=arn)
+    aws.iam.delete_role(RoleName="other")
+
+
+def parameters_are_found_by_arn_and_images_by_older_releases(aws):
+    eks = "/aws/service/eks/optimized-ami/1.33/amazon-linux-2023/x86_64/standard"
+    bottlerocket = "/aws/service/bottlerocket/aws-k8s-1.33/x86_64"
+    names = [f"{eks}/recommended/image_id"]
+    names += [
+        f"{eks}/amazon-eks-node-al2023-x86_64-standard-1.33-{release}/image_id"
+        for release in ("v20240807", "v20241024", "v20250301", "v20261101")
+    ]
+    names += [f"{bottlerocket}/{v}/image_id" for v in ("1.20.3", "1.21.1", "1.32.0", "latest")]
+    found = {}
+    for name in names:
+        found[name] = aws.ssm.get_parameter(Name=name)["Parameter"]["Value"]
+        for owner in ("", "123456789012"):
+            arn = f"arn:aws:ssm:us-east-1:{owner}:parameter{name}"
+            assert aws.ssm.get_parameter(Name=arn)["Parameter"]["Value"] == found[name], arn
+    assert len(set(found.values())) == len(names) - 1
+    arn = "arn:aws:ssm:us-east-1::parameter/aws/service/none"
+    assert code(aws.ssm.get_parameter, Name=arn) == "ParameterNotFound"
 
 
 def faults_are_injected(aws):
@@ -323,6 +429,11 @@ CHECKS = [
     status_is_filtered,
     the_cluster_is_described,
     interruptions_arrive,
+    changes_of_state_are_reported,
+    images_can_be_deprecated,
+    groups_and_subnets_are_several_and_have_names,
+    policies_of_aws_can_be_attached,
+    parameters_are_found_by_arn_and_images_by_older_releases,
     faults_are_injected,
     policies_are_enforced,
     calls_are_logged,
