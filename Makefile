@@ -76,7 +76,7 @@ crds: ## crds/ anew, after a change of the types; the charts read them there
 
 lint: ## formatting and clippy, warnings denied
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --all-targets -p karpenter -p karpenter-api -p karpenter-core -p karpenter-model -- -D warnings
 
 DENY := $(CACHE)/bin/cargo-deny
 $(DENY):

@@ -2,6 +2,7 @@
 
 pub mod certs;
 pub mod client;
+pub mod config_map;
 pub mod events;
 pub mod fleet_api;
 pub mod leader;

@@ -1,10 +1,10 @@
 //! What the API of the fleet serves: figures from the cluster's state, and what happened lately.
 //!
 //! The figures are computed when somebody asks, and kept for a second, so that a page that is open in
-//! many browsers costs no more than one. While nobody asks, they are computed every ten seconds for
-//! the time line. None of this runs while the API's port is 0, which is the default.
+//! many browsers costs no more than one. The time line looks at NodeClaims and prices every ten seconds.
+//! None of this runs while the API's port is 0, which is the default.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +16,10 @@ use tokio::task::JoinSet;
 use super::{Context, provisioning};
 use crate::api::v1::NodeClaim;
 use crate::api::{conditions, labels};
+use crate::disruption::candidate::Pools;
 use crate::fleet::{Fleet, Verdict, Verdicts};
 use crate::operator::fleet_api::{Decision, Source, Timeline};
+use crate::scheduling::node::StateNode;
 use crate::scheduling::{self, snapshot::Snapshot};
 
 /// How long an answer is good for.
@@ -126,12 +128,13 @@ impl Figures {
         if !self.ctx.cluster.listed() {
             return;
         }
-        let Ok(fleet) = self.compute().await else { return };
+        let pools = provisioning::all_pools(&self.ctx).await;
         let now = self.ctx.clock.now();
-        let price = |claim: &str| fleet.node(claim).and_then(|row| row.price);
+        let prices = prices(&self.ctx.cluster.state_nodes(), &Pools::new(&pools));
+        let price = |claim: &str| prices.get(claim).copied();
         let claims = self.ctx.cluster.claims();
         let mut timeline = self.timeline.lock();
-        timeline.sample(now, fleet.cost.total);
+        timeline.sample(now, prices.values().sum());
         let mut seen = HashMap::new();
         for claim in &claims {
             let Some(name) = claim.metadata.name.clone() else { continue };
@@ -155,6 +158,15 @@ impl Figures {
         }
         *known = Known { claims: seen, started: true };
     }
+}
+
+/// What each NodeClaim costs per hour, as far as that is known.
+fn prices(nodes: &[StateNode], pools: &Pools<'_>) -> BTreeMap<String, f64> {
+    let of = |node: &StateNode| {
+        let claim = node.node_claim.as_ref()?.metadata.name.clone()?;
+        Some((claim, pools.price_of(node)?))
+    };
+    nodes.iter().filter_map(of).collect()
 }
 
 fn launch_time(claim: &NodeClaim, now: Timestamp) -> Timestamp {

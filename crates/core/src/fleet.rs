@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::disruption::Reason;
+use crate::disruption::candidate::Pools;
 use crate::scheduling::results::Results;
 use crate::scheduling::snapshot::{NodePoolInput, Snapshot};
 
@@ -80,12 +81,13 @@ impl Fleet {
         verdicts: &Verdicts,
         now: Timestamp,
     ) -> Self {
+        let by_name = Pools::new(pools);
         let mut nodes: Vec<NodeRow> = snapshot
             .nodes
             .iter()
             .map(|node| {
                 let verdicts = verdicts.get(node.name()).cloned().unwrap_or_default();
-                NodeRow::new(node, pools, verdicts)
+                NodeRow::new(node, &by_name, verdicts)
             })
             .collect();
         nodes.sort_by(|a, b| a.name.cmp(&b.name));

@@ -8,9 +8,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::Api;
-use kube::api::{ObjectMeta, Patch, PatchParams};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
@@ -18,6 +15,7 @@ use tokio::time::sleep;
 use tracing::Instrument as _;
 
 use super::super::Context;
+use crate::operator::config_map::Store;
 use crate::operator::logging;
 
 /// How long a saving counts.
@@ -27,8 +25,6 @@ const STEP: i64 = 3600;
 /// The ledger is written this often, when it changed.
 const PERIOD: Duration = Duration::from_secs(300);
 const KEY: &str = "savings.json";
-/// Who owns the fields.
-const MANAGER: &str = "karpenter";
 
 /// What a saving is counted under.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -131,17 +127,13 @@ impl Ledger {
 }
 
 /// Keeps the ledger in a ConfigMap.
-pub struct Keeper {
-    api: Api<ConfigMap>,
-    name: String,
-}
+pub struct Keeper(Store);
 
 impl Keeper {
     /// For a ConfigMap of a namespace; nothing for an empty name.
     #[must_use]
     pub fn new(client: kube::Client, namespace: &str, name: &str) -> Option<Self> {
-        let api = Api::namespaced(client, namespace);
-        (!name.is_empty()).then(|| Self { api, name: name.to_owned() })
+        Store::new(client, namespace, name).map(Self)
     }
 
     /// Reads what was kept, then writes what changes. Nothing is written before it was read: what
@@ -151,7 +143,7 @@ impl Keeper {
         let work = async move {
             while let Err(error) = self.read(&ctx.savings).await {
                 tracing::error!(
-                    "config-map" = self.name,
+                    "config-map" = self.0.name(),
                     "error" = error,
                     "reading savings failed"
                 );
@@ -161,10 +153,10 @@ impl Keeper {
             loop {
                 let text = ctx.savings.to_json();
                 if text != written {
-                    match self.write(&text).await {
+                    match self.0.write([(KEY.to_owned(), text.clone())].into()).await {
                         Ok(()) => written = text,
                         Err(error) => tracing::error!(
-                            "config-map" = self.name,
+                            "config-map" = self.0.name(),
                             "error" = %error,
                             "writing savings failed"
                         ),
@@ -177,20 +169,10 @@ impl Keeper {
     }
 
     async fn read(&self, ledger: &Ledger) -> Result<(), String> {
-        let map = self.api.get_opt(&self.name).await.map_err(|e| e.to_string())?;
+        let map = self.0.read().await.map_err(|e| e.to_string())?;
         let text = map.and_then(|m| m.data).and_then(|mut data| data.remove(KEY));
         let Some(text) = text else { return Ok(()) };
         ledger.restore(&text).map_err(|e| format!("{KEY}, expected savings in JSON: {e}"))
-    }
-
-    async fn write(&self, text: &str) -> Result<(), kube::Error> {
-        let map = ConfigMap {
-            metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
-            data: Some(BTreeMap::from([(KEY.to_owned(), text.to_owned())])),
-            ..ConfigMap::default()
-        };
-        let params = PatchParams::apply(MANAGER).force();
-        self.api.patch(&self.name, &params, &Patch::Apply(&map)).await.map(drop)
     }
 }
 

@@ -11,7 +11,7 @@ use super::super::World;
 use super::super::build::claim_for;
 use crate::api::{conditions, labels};
 use crate::disruption::Command;
-use crate::disruption::candidate::{self, Pools};
+use crate::disruption::candidate::Pools;
 use crate::scheduling::instance_type::{InstanceType, Offering};
 use crate::scheduling::node::{NodeView, StateNode};
 use crate::scheduling::pod::{PodInfo, PodKey};
@@ -21,7 +21,7 @@ use crate::scheduling::{self};
 /// Price an hour of all nodes whose type is known.
 pub(super) fn price(world: &World) -> f64 {
     let pools = Pools::new(&world.pools);
-    let of = |node: &StateNode| pools.type_of(node).map_or(0.0, |t| candidate::price(node, t));
+    let of = |node: &StateNode| pools.price_of(node).unwrap_or(0.0);
     world.snapshot.nodes.iter().map(of).sum()
 }
 

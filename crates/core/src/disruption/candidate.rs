@@ -116,11 +116,10 @@ pub fn disruption_cost(pods: &[Arc<PodInfo>]) -> f64 {
         .sum::<f64>()
 }
 
-/// Price an hour of a node of that type: of the first offering in its zone and of its capacity
-/// type, available or not; zero when there is none.
-#[must_use]
-pub fn price(node: &StateNode, instance_type: &InstanceType) -> f64 {
-    offering(node, instance_type).map(|o| o.price).filter(|p| p.is_finite()).unwrap_or(0.0)
+/// Price per hour of a node of that type: of the first offering in its zone and of its capacity
+/// type. Whether the offering is available now does not matter: the node exists.
+fn price(node: &StateNode, instance_type: &InstanceType) -> Option<f64> {
+    offering(node, instance_type).map(|o| o.price).filter(|p| p.is_finite())
 }
 
 /// The offering that a node of that type came from, as far as its labels say.
@@ -153,6 +152,12 @@ impl<'a> Pools<'a> {
     pub fn type_of(&self, node: &StateNode) -> Option<&'a Arc<InstanceType>> {
         let (_, types) = self.by_name.get(node.node_pool()?)?;
         types.get(node.labels().get(labels::INSTANCE_TYPE)?.as_str()).copied()
+    }
+
+    /// The price of a node per hour, looked up among what its NodePool may launch.
+    #[must_use]
+    pub fn price_of(&self, node: &StateNode) -> Option<f64> {
+        price(node, self.type_of(node)?)
     }
 
     /// A pool whose instance types are known.
@@ -235,7 +240,7 @@ fn build(
     };
     Ok(Candidate {
         pool: Arc::clone(&pool.node_pool),
-        price: instance_type.as_ref().map_or(0.0, |t| price(node, t)),
+        price: instance_type.as_ref().and_then(|t| price(node, t)).unwrap_or(0.0),
         price_estimated: instance_type
             .as_ref()
             .and_then(|t| offering(node, t))

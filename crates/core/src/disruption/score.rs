@@ -82,7 +82,7 @@ impl Balance {
         let mut totals: HashMap<String, (f64, f64)> = HashMap::new();
         for node in &input.snapshot.nodes {
             let Some(name) = node.node_pool() else { continue };
-            let price = pools.type_of(node).map_or(0.0, |t| candidate::price(node, t));
+            let price = pools.price_of(node).unwrap_or(0.0);
             let total = totals.entry(name.to_owned()).or_default();
             total.0 += price;
             total.1 += candidate::disruption_cost(&node.pods);

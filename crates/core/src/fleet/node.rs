@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Verdict, money};
 use crate::api::{conditions, labels};
+use crate::disruption::candidate::Pools;
 use crate::scheduling::node::{StateNode, is_ready};
 use crate::scheduling::resources::{ApiQuantity, Name, ResourceList};
-use crate::scheduling::snapshot::NodePoolInput;
 
 /// One node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -53,7 +53,7 @@ pub struct NodeRow {
 }
 
 impl NodeRow {
-    pub(super) fn new(node: &StateNode, pools: &[NodePoolInput], verdicts: Vec<Verdict>) -> Self {
+    pub(super) fn new(node: &StateNode, pools: &Pools<'_>, verdicts: Vec<Verdict>) -> Self {
         let label = |key: &str| node.labels().get(key).cloned().unwrap_or_default();
         let allocatable = node.allocatable();
         let mut requested = ResourceList::new();
@@ -72,7 +72,7 @@ impl NodeRow {
             zone: label(labels::ZONE),
             capacity_type: label(labels::CAPACITY_TYPE),
             state: state(node).to_owned(),
-            price: price(node, pools).map(money),
+            price: pools.price_of(node).map(money),
             created: created.map(|t| t.0),
             pods: node.pods.iter().filter(|p| !p.terminal).count(),
             cpu_share: share(&requested, &allocatable, &Name::Cpu),
@@ -112,18 +112,4 @@ fn state(node: &StateNode) -> &'static str {
         (true, true, true) if ready => "Ready",
         (true, true, true) => "NotReady",
     }
-}
-
-/// The price of the node's offering, looked up among what its NodePool may launch.
-///
-/// Whether the offering is available now does not matter: the node exists.
-pub(super) fn price(node: &StateNode, pools: &[NodePoolInput]) -> Option<f64> {
-    let pool = node.node_pool()?;
-    let label = |key: &str| node.labels().get(key).map(String::as_str).unwrap_or_default();
-    let pool = pools.iter().find(|p| p.node_pool.metadata.name.as_deref() == Some(pool))?;
-    let kind = pool.instance_types.iter().find(|t| &*t.name == label(labels::INSTANCE_TYPE))?;
-    let offering = kind.offerings.iter().find(|o| {
-        o.zone() == label(labels::ZONE) && o.capacity_type() == label(labels::CAPACITY_TYPE)
-    })?;
-    offering.price.is_finite().then_some(offering.price)
 }

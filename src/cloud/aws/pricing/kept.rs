@@ -3,11 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::Api;
-use kube::api::{ObjectMeta, Patch, PatchParams};
-
 use super::{Known, Provider};
+use crate::operator::config_map::{Store, is_own};
 
 const REGION: &str = "region";
 const ON_DEMAND: &str = "on-demand.json";
@@ -15,26 +12,19 @@ const SPOT: &str = "spot.json";
 /// Set where `on-demand.json` has nothing but what AWS told; earlier releases kept estimates, too.
 const SOURCE: &str = "source";
 const PRICE_LIST: &str = "price-list";
-/// Who owns the fields.
-const MANAGER: &str = "karpenter";
-
 /// Reads and writes the ConfigMap.
-pub struct Keeper {
-    api: Api<ConfigMap>,
-    name: String,
-}
+pub struct Keeper(Store);
 
 impl Keeper {
     /// Keeps prices in a ConfigMap of a namespace; an empty name keeps none.
     #[must_use]
     pub fn new(client: kube::Client, namespace: &str, name: &str) -> Option<Self> {
-        let api = Api::namespaced(client, namespace);
-        (!name.is_empty()).then(|| Self { api, name: name.to_owned() })
+        Store::new(client, namespace, name).map(Self)
     }
 
     /// Teaches the provider what was known last; what cannot be read is left alone.
     pub async fn restore(&self, provider: &Provider) {
-        match self.api.get_opt(&self.name).await {
+        match self.0.read().await {
             Ok(Some(map)) => {
                 let mut data = map.data.unwrap_or_default();
                 if is_own(&map.metadata) && data.get(SOURCE).is_none_or(|s| s != PRICE_LIST) {
@@ -50,7 +40,7 @@ impl Keeper {
                         provider.learn(known);
                     }
                     Err(error) => tracing::error!(
-                        "config-map" = self.name,
+                        "config-map" = self.0.name(),
                         "error" = error,
                         "ignoring last known prices"
                     ),
@@ -63,30 +53,19 @@ impl Keeper {
 
     /// Writes what the provider knows.
     pub async fn keep(&self, provider: &Provider) {
-        let map = ConfigMap {
-            metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
-            data: Some(write(&provider.known(), provider.region())),
-            ..ConfigMap::default()
-        };
-        let params = PatchParams::apply(MANAGER).force();
-        if let Err(error) = self.api.patch(&self.name, &params, &Patch::Apply(&map)).await {
+        let data = write(&provider.known(), provider.region());
+        if let Err(error) = self.0.write(data).await {
             self.say("writing", &error);
         }
     }
 
     fn say(&self, what: &str, error: &kube::Error) {
         tracing::debug!(
-            "config-map" = self.name,
+            "config-map" = self.0.name(),
             "error" = %error,
             "{what} last known prices failed, they will not outlive this process"
         );
     }
-}
-
-/// True for a map that nobody but a controller wrote.
-fn is_own(metadata: &ObjectMeta) -> bool {
-    let managers = metadata.managed_fields.as_deref().unwrap_or_default();
-    !managers.is_empty() && managers.iter().all(|m| m.manager.as_deref() == Some(MANAGER))
 }
 
 fn write(known: &Known, region: &str) -> BTreeMap<String, String> {
@@ -123,18 +102,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn estimates_that_an_earlier_release_kept_are_not_taken_for_known() {
-        let written_by = |managers: &[&str]| -> ObjectMeta {
-            let list: Vec<_> = managers.iter().map(|m| serde_json::json!({"manager": m})).collect();
-            serde_json::from_value(serde_json::json!({"managedFields": list})).unwrap()
-        };
-        assert!(is_own(&written_by(&[MANAGER])));
-        assert!(!is_own(&written_by(&[MANAGER, "kubectl"])), "an administrator's prices count");
-        assert!(!is_own(&written_by(&[])));
-        assert_eq!(write(&Known::default(), "eu-west-1")[SOURCE], PRICE_LIST);
-    }
-
-    #[test]
     fn prices_come_back_as_they_were() {
         let zones = BTreeMap::from([("a".to_owned(), 0.25)]);
         let known = Known {
@@ -142,6 +109,7 @@ mod tests {
             spot: HashMap::from([("m5.large".to_owned(), zones)]),
         };
         let mut data = write(&known, "eu-west-1");
+        assert_eq!(data[SOURCE], PRICE_LIST);
         assert_eq!(read(&data, "eu-west-1"), Ok(known));
         assert!(read(&data, "us-east-1").unwrap_err().contains("eu-west-1"));
         data.insert(SPOT.to_owned(), "[]".to_owned());
