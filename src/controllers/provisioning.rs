@@ -13,7 +13,7 @@ use crate::assemble::Assembly;
 use crate::operator::{logging, metrics};
 use crate::scheduling::pod::PodInfo;
 use crate::scheduling::results::{PodError, Results};
-use crate::scheduling::solver::solve_while;
+use crate::scheduling::solver::solve_holding;
 
 pub mod batcher;
 mod create;
@@ -149,7 +149,7 @@ async fn solve(
     started: Instant,
 ) -> Option<Results> {
     let (pending, deleting) = (assembly.pending, assembly.leaving);
-    let mut snapshot = assembly.snapshot;
+    let (mut snapshot, held) = (assembly.snapshot, assembly.held);
     let pods = snapshot.pods.clone();
     if pods.is_empty() {
         metrics::UNSCHEDULABLE_PODS.with_label_values(&[CONTROLLER]).set(0.0);
@@ -174,7 +174,7 @@ async fn solve(
     let progress = Progress::new();
     let id = progress.id.clone();
     let solved = super::compute(move || {
-        solve_while(&snapshot, &|left| {
+        solve_holding(&snapshot, &held, &|left| {
             progress.tell(left);
             Instant::now() < limit
         })

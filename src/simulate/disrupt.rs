@@ -143,9 +143,14 @@ pub fn disrupt(mut world: World, now: Timestamp) -> DisruptReport {
 /// method finds anything.
 #[must_use]
 pub fn all(mut world: World, now: Timestamp) -> DisruptReport {
-    let mut report = begin(&mut world);
+    carry_out(&mut world, now)
+}
+
+/// The same; the world is then as the last command left it.
+fn carry_out(world: &mut World, now: Timestamp) -> DisruptReport {
+    let mut report = begin(world);
     let mut plan = Plan {
-        price_before: apply::price(&world),
+        price_before: apply::price(world),
         nodes_before: world.snapshot.nodes.len(),
         ..Plan::default()
     };
@@ -154,7 +159,7 @@ pub fn all(mut world: World, now: Timestamp) -> DisruptReport {
     'passes: while report.commands.len() < MOST_COMMANDS {
         let mut verdicts = Verdicts::default();
         for method in Method::ALL {
-            let decision = decide(&world, &none, method, now);
+            let decision = decide(world, &none, method, now);
             if report.commands.is_empty() {
                 budgets(&mut report, method, &decision);
             }
@@ -162,7 +167,7 @@ pub fn all(mut world: World, now: Timestamp) -> DisruptReport {
                 for command in &decision.commands {
                     plan.evictions += command.pod_count();
                     report.commands.push(describe(command));
-                    cluster.carry_out(&mut world, command);
+                    cluster.carry_out(world, command);
                 }
                 continue 'passes;
             }
@@ -172,7 +177,7 @@ pub fn all(mut world: World, now: Timestamp) -> DisruptReport {
         report.rejected = verdicts.rejected(&BTreeSet::new());
         break;
     }
-    plan.price_after = tidy(apply::price(&world));
+    plan.price_after = tidy(apply::price(world));
     plan.price_before = tidy(plan.price_before);
     plan.nodes_after = world.snapshot.nodes.len();
     report.plan = Some(plan);

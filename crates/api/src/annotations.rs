@@ -20,6 +20,11 @@ pub const MAX_REPLACEMENTS: &str = "karpenter.rs/consolidation-max-replacements"
 pub const REPLACES: &str = "karpenter.rs/replaces";
 /// Beside [`REPLACES`]: how many NodeClaims were to be launched together, where it is not one.
 pub const REPLACEMENTS: &str = "karpenter.rs/replacements";
+/// Beside [`REPLACES`]: the method that found the command, by its name in logs.
+pub const DISRUPTION_METHOD: &str = "karpenter.rs/disruption-method";
+/// Beside [`REPLACES`], for a repair: the type of the Node's condition, and after a slash how many
+/// seconds the drain may take, where that is bounded.
+pub const REPAIRS: &str = "karpenter.rs/repairs";
 /// Hash of a NodePool's static template fields.
 pub const NODEPOOL_HASH: &str = "karpenter.sh/nodepool-hash";
 /// Version of the algorithm behind [`NODEPOOL_HASH`].

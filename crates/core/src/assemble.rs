@@ -109,6 +109,9 @@ pub struct Assembly {
     pub pending: usize,
     /// How many of them have to leave their node.
     pub leaving: usize,
+    /// Those of them whose node is only marked: a command waits for its replacements, and no node
+    /// is launched beside those.
+    pub held: HashSet<PodKey>,
     /// Waiting pods that are left alone, and why.
     pub ignored: Vec<(Arc<PodInfo>, Ignored)>,
     /// Pods that do not wait for a new node, and why.
@@ -183,6 +186,8 @@ pub fn assemble(inputs: Inputs, settings: &Settings<'_>) -> Assembly {
             let mut leaving = leaving(&nodes, &Limits::new(&inputs.pdbs), settings.now);
             leaving.retain(|pod| !inputs.promised.contains(&pod.key));
             assembly.leaving = leaving.len();
+            let marked = nodes.iter().filter(|n| n.only_marked()).flat_map(|n| &n.pods);
+            assembly.held = marked.map(|pod| pod.key.clone()).collect();
             pods.extend(leaving);
         }
         // Disruption takes the pods of leaving nodes itself: which ones depends on the candidates.

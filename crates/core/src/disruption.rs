@@ -118,6 +118,12 @@ impl Method {
         }
     }
 
+    /// The method of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|method| method.name() == name)
+    }
+
     /// The reason that the method's commands carry.
     #[must_use]
     pub fn reason(self) -> Reason {

@@ -9,8 +9,9 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::ListParams;
 use serde_json::{Value, json};
+use tokio::sync::broadcast::Receiver;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
 use super::super::nodeclaim::termination::{tell_deadline, write_deadline};
@@ -18,6 +19,7 @@ use super::super::{Context, Error, observability, patch, provisioning};
 use super::{InFlight, Seen, events, marks, record};
 use crate::api::v1::NodeClaim;
 use crate::api::{annotations, conditions, labels};
+use crate::cluster::Change;
 use crate::disruption::command::Repair;
 use crate::disruption::progress::{
     self, CandidateState, Progress, ReplacementState, Step, timeout,
@@ -36,7 +38,7 @@ pub(super) struct Running {
     pub(super) progress: Progress,
     /// The reason, as on the NodeClaims.
     pub(super) reason: String,
-    /// How it was found; unknown for one that an earlier process began.
+    /// How it was found; unknown for one that an older release began.
     pub(super) method: Option<Method>,
     pub(super) decision: &'static str,
     /// One line for the logs.
@@ -231,6 +233,11 @@ async fn launch_one(
     let claim = provisioning::launch_with(ctx, planned, command.reason().label(), |claim| {
         let marks = claim.metadata.annotations.get_or_insert_default();
         marks.insert(annotations::REPLACES.to_owned(), replaces.to_owned());
+        let method = command.method.name().to_owned();
+        marks.insert(annotations::DISRUPTION_METHOD.to_owned(), method);
+        if let Some(repair) = &command.repair {
+            marks.insert(annotations::REPAIRS.to_owned(), repair.to_string());
+        }
         if wanted > 1 {
             marks.insert(annotations::REPLACEMENTS.to_owned(), wanted.to_string());
         }
@@ -274,6 +281,7 @@ async fn follow(ctx: &Context, in_flight: &InFlight, running: &Running) {
     // Upstream waits for a replacement until it was initialized once: what happens to it later is
     // no longer the command's affair.
     let mut ready = vec![false; running.progress.replacements.len()];
+    let mut changes = ctx.cluster.subscribe();
     loop {
         let seen = look(ctx, running, &mut ready).await;
         match progress::next(&running.progress, &seen, ctx.clock.now()) {
@@ -297,7 +305,19 @@ async fn follow(ctx: &Context, in_flight: &InFlight, running: &Running) {
                 return;
             }
         }
-        sleep(POLL).await;
+        // A replacement that fails ends the command at once; what is missed is seen a second later.
+        let _ = timeout_at(Instant::now() + POLL, changed(&mut changes, &running.progress)).await;
+    }
+}
+
+/// Waits until one of a command's replacements changes.
+async fn changed(changes: &mut Receiver<Change>, command: &Progress) {
+    loop {
+        match changes.recv().await {
+            Ok(Change::NodeClaim(name)) if command.replacements.contains(&name) => return,
+            Ok(_) => {}
+            Err(_) => std::future::pending().await,
+        }
     }
 }
 

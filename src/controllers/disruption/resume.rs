@@ -14,9 +14,12 @@ use super::queue::{self, Running};
 use super::{InFlight, marks};
 use crate::api::v1::NodeClaim;
 use crate::api::{annotations, conditions, labels};
+use crate::disruption::Method;
+use crate::disruption::command::Repair;
 use crate::disruption::progress::{
     self, CandidateState, Progress, ReplacementState, Seen, Step, timeout,
 };
+use crate::disruption::repair::RepairPolicy;
 use crate::operator::logging;
 
 /// Picks up what an earlier process left.
@@ -49,7 +52,8 @@ pub(super) async fn commands(
                 ctx.cluster.mark_for_deletion(&found.progress.candidates);
                 in_flight.queued.lock().extend(found.provider_ids.iter().cloned());
                 let ids = found.provider_ids.clone();
-                queue::spawn(ctx, in_flight, found.running(), ids, tasks);
+                let running = found.running(ctx.cloud.repair_policies());
+                queue::spawn(ctx, in_flight, running, ids, tasks);
             }
         }
     }
@@ -61,22 +65,25 @@ struct Unfinished {
     progress: Progress,
     seen: Seen,
     reason: String,
+    method: Option<Method>,
+    /// What a repair is about, as its text.
+    repairs: Option<String>,
     provider_ids: Vec<String>,
     pools: Vec<String>,
 }
 
 impl Unfinished {
-    fn running(self) -> Running {
+    fn running(self, policies: &[RepairPolicy]) -> Running {
         let describe =
             format!("{}/resumed: replace: [{}]", self.reason, self.progress.candidates.join(", "));
         Running {
             progress: self.progress,
             reason: self.reason,
-            method: None,
+            method: self.method,
             decision: "replace",
             describe,
             pools: self.pools,
-            repair: None,
+            repair: self.repairs.and_then(|text| Repair::parse(&text, policies)),
         }
     }
 }
@@ -127,6 +134,7 @@ fn one(
         // Taken back long ago, and the replacements serve pods by now: no orphans.
         return None;
     }
+    let written = |key| made.iter().find_map(|c| annotation(c, key));
     let since =
         made.iter().filter_map(|c| c.metadata.creation_timestamp.as_ref()).map(|t| t.0).min();
     Some(Unfinished {
@@ -142,6 +150,8 @@ fn one(
             timeout: timeout(candidates.len()),
         },
         reason: marked.unwrap_or_default().to_owned(),
+        method: written(annotations::DISRUPTION_METHOD).and_then(Method::named),
+        repairs: written(annotations::REPAIRS).map(str::to_owned),
         provider_ids: there
             .iter()
             .flatten()
@@ -171,6 +181,8 @@ fn condition<'a>(claim: &'a NodeClaim, kind: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use serde_json::{Value, json};
 
     use super::*;
@@ -222,6 +234,37 @@ mod tests {
         );
         assert_eq!(step(&[going, up()]), Some(Step::Done));
         assert_eq!(step(&[up()]), None, "done long ago");
+    }
+
+    #[test]
+    fn a_command_that_goes_on_knows_how_it_was_found_and_how_long_the_drain_may_take() {
+        let minute = Duration::from_secs(60);
+        let policies = [RepairPolicy {
+            condition: "Ready",
+            status: "False",
+            toleration: minute,
+            drain: Some(minute),
+            priority: 0,
+        }];
+        let running = |extra: Value| {
+            let new = claim("new", &[], Some("old"), json!({}));
+            let mut new = serde_json::to_value(new).unwrap();
+            for (key, value) in extra.as_object().unwrap() {
+                new["metadata"]["annotations"][key] = value.clone();
+            }
+            let claims =
+                [claim("old", MARK, None, json!({})), serde_json::from_value(new).unwrap()];
+            unfinished(&claims).remove(0).running(&policies)
+        };
+        let repair = Repair { condition: "Ready", drain: Some(2 * minute) };
+        let found = running(json!({annotations::DISRUPTION_METHOD: Method::Repair.name(),
+            annotations::REPAIRS: repair.to_string()}));
+        assert_eq!((found.method, found.repair), (Some(Method::Repair), Some(repair)));
+        let unbounded = Repair { condition: "Ready", drain: None };
+        let found = running(json!({annotations::REPAIRS: unbounded.to_string()}));
+        assert_eq!((found.method, found.repair), (None, Some(unbounded)));
+        let found = running(json!({annotations::REPAIRS: "Gone/60"}));
+        assert_eq!(found.repair, None, "no policy is about it any more");
     }
 
     #[test]

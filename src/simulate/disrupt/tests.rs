@@ -3,6 +3,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::simulate::load;
 
+mod rest;
+
 fn kind(name: &str, cpu: &str, price: f64) -> Value {
     json!({"name": name, "capacity": {"cpu": cpu, "memory": "64Gi", "pods": "50"},
         "requirements": [],

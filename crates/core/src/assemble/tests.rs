@@ -68,6 +68,21 @@ fn pods_of_a_draining_node_are_placed_when_provisioning() {
 }
 
 #[test]
+fn pods_of_a_node_that_is_only_marked_are_held() {
+    let keys = |node: StateNode| {
+        let inputs = Inputs { nodes: vec![node], ..Inputs::default() };
+        assembled(inputs, Purpose::Provisioning).held.len()
+    };
+    let mut marked = draining();
+    marked.marked_for_deletion = true;
+    assert_eq!(keys(marked.clone()), 0, "it goes for good");
+    let mut claim = (**marked.node_claim.as_ref().unwrap()).clone();
+    claim.metadata.deletion_timestamp = None;
+    marked.node_claim = Some(Arc::new(claim));
+    assert_eq!(keys(marked), 1);
+}
+
+#[test]
 fn only_pods_that_can_be_placed_wait() {
     let out = json!({"affinity": {"nodeAffinity":
     {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [

@@ -1,7 +1,9 @@
 //! Commands: nodes to remove, and what has to be there first.
 
+use std::fmt;
 use std::time::Duration;
 
+use super::repair::RepairPolicy;
 use super::score::Score;
 use super::{Candidate, Method, Reason};
 use crate::scheduling::results::PlannedClaim;
@@ -54,6 +56,26 @@ pub struct Repair {
     pub condition: &'static str,
     /// How long draining may take; none leaves it to the NodeClaim.
     pub drain: Option<Duration>,
+}
+
+impl Repair {
+    /// What was written as its text; nothing where no policy is about the condition any more.
+    #[must_use]
+    pub fn parse(text: &str, policies: &[RepairPolicy]) -> Option<Self> {
+        let (condition, drain) = match text.split_once('/') {
+            Some((condition, seconds)) => (condition, Some(seconds.parse().ok()?)),
+            None => (text, None),
+        };
+        let policy = policies.iter().find(|p| p.condition == condition)?;
+        Some(Self { condition: policy.condition, drain: drain.map(Duration::from_secs) })
+    }
+}
+
+impl fmt::Display for Repair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.condition)?;
+        self.drain.map_or(Ok(()), |drain| write!(f, "/{}", drain.as_secs()))
+    }
 }
 
 impl Command {

@@ -46,6 +46,8 @@ pub struct Ground {
     of_leaving: HashSet<PodKey>,
     /// Nodes that stay unless they are asked about; those in their quiet time are closed.
     nodes: Vec<StateNode>,
+    /// Nodes on their way out.
+    leaving: Vec<StateNode>,
     unsettled: HashSet<String>,
     /// NodeClaims of nodes that are not initialized, by the node's name.
     uninitialized: HashMap<String, String>,
@@ -58,14 +60,16 @@ type Way = (Vec<(String, usize)>, bool);
 impl Ground {
     pub fn new(input: &Input<'_>, limits: &Limits) -> Self {
         let waiting: HashSet<PodKey> = input.snapshot.pods.iter().map(|p| p.key.clone()).collect();
-        let leaving = || input.snapshot.nodes.iter().filter(|n| n.deleting()).flat_map(|n| &n.pods);
-        let moves =
-            leaving().filter(|p| limits.moves(p, input.now)).filter(|p| !waiting.contains(&p.key));
+        let bound_to_leaving =
+            || input.snapshot.nodes.iter().filter(|n| n.deleting()).flat_map(|n| &n.pods);
+        let moves = bound_to_leaving()
+            .filter(|p| limits.moves(p, input.now))
+            .filter(|p| !waiting.contains(&p.key));
         let pods = input.snapshot.pods.iter().chain(moves).cloned().collect();
         let of_leaving =
-            leaving().filter(|p| p.is_reschedulable()).map(|p| p.key.clone()).collect();
-        let mut nodes: Vec<StateNode> =
-            input.snapshot.nodes.iter().filter(|n| !n.deleting()).cloned().collect();
+            bound_to_leaving().filter(|p| p.is_reschedulable()).map(|p| p.key.clone()).collect();
+        let (leaving, mut nodes): (Vec<StateNode>, Vec<StateNode>) =
+            input.snapshot.nodes.iter().cloned().partition(|n| n.deleting());
         let mut unsettled = HashSet::new();
         for node in &mut nodes {
             if in_quiet_time(input, node) {
@@ -78,7 +82,8 @@ impl Ground {
             .filter(|n| n.managed() && !n.initialized())
             .map(|n| (n.name().to_owned(), claim_name(n)))
             .collect();
-        Self { pods, waiting, of_leaving, nodes, unsettled, uninitialized, worlds: Vec::new() }
+        let worlds = Vec::new();
+        Self { pods, waiting, of_leaving, nodes, leaving, unsettled, uninitialized, worlds }
     }
 
     /// The snapshot in which questions are asked.
@@ -91,6 +96,7 @@ impl Ground {
                 ..input.snapshot.options
             },
             nodes: self.nodes.clone(),
+            left_out: self.leaving.clone(),
             node_pools: launching.pools.to_vec(),
             pods: self.pods.clone(),
             daemonset_pods: input.snapshot.daemonset_pods.clone(),

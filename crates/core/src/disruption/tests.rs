@@ -15,6 +15,8 @@ use crate::scheduling::resources::Name;
 use crate::scheduling::snapshot::NodePoolInput;
 use crate::scheduling::volumes::PodVolumes;
 
+mod properties;
+
 fn kind(name: &str, cpu: i64, price: f64) -> Arc<InstanceType> {
     let on_demand = labels::CAPACITY_ON_DEMAND;
     Arc::new(InstanceType {

@@ -165,9 +165,17 @@ impl NodeView {
     /// On its way out: marked, being deleted, or its instance terminating.
     #[must_use]
     pub fn deleting(&self) -> bool {
-        if self.marked_for_deletion {
-            return true;
-        }
+        self.marked_for_deletion || self.leaves()
+    }
+
+    /// Only chosen: a command waits for what has to be there first, and may still be taken back.
+    #[must_use]
+    pub fn only_marked(&self) -> bool {
+        self.marked_for_deletion && !self.leaves()
+    }
+
+    /// Being deleted, or its instance terminating.
+    fn leaves(&self) -> bool {
         match &self.node_claim {
             Some(claim) => {
                 claim.metadata.deletion_timestamp.is_some()

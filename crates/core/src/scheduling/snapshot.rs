@@ -21,6 +21,8 @@ pub struct Snapshot {
     pub daemonset_pods: Vec<Arc<PodInfo>>,
     /// Nodes that exist or are being launched.
     pub nodes: Vec<StateNode>,
+    /// Nodes that are left out. What they say about how many volumes their type attaches counts.
+    pub left_out: Vec<StateNode>,
     /// Pods to place.
     pub pods: Vec<Arc<PodInfo>>,
     /// What the volumes of those pods ask for; pods without such volumes are absent.

@@ -34,8 +34,9 @@ mod zones;
 pub use stock::pool_requirements;
 pub use world::World;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
+use super::pod::PodKey;
 use super::results::Results;
 use super::snapshot::Snapshot;
 use choices::{play, search};
@@ -58,6 +59,37 @@ pub fn solve_while(snapshot: &Snapshot, go_on: &dyn Fn(usize) -> bool) -> Result
     results.skipped_pools = std::mem::take(&mut world.skipped);
     results.zones = zones;
     results
+}
+
+/// Places the snapshot's pods as [`solve_while`] does, but plans no node for those that are held:
+/// they take room where there is some, so that no other pod does, and are in no list otherwise.
+#[must_use]
+pub fn solve_holding(
+    snapshot: &Snapshot,
+    held: &HashSet<PodKey>,
+    go_on: &dyn Fn(usize) -> bool,
+) -> Results {
+    let first = solve_while(snapshot, go_on);
+    let left = without_room(&first, held);
+    if left.is_empty() {
+        return first;
+    }
+    let mut own = snapshot.clone();
+    own.pods.retain(|pod| !left.contains(&pod.key));
+    let second = solve_while(&own, go_on);
+    if without_room(&second, held).is_empty() {
+        return second;
+    }
+    // Without those, others took the room of some that had it: nobody's place is kept.
+    own.pods.retain(|pod| !held.contains(&pod.key));
+    solve_while(&own, go_on)
+}
+
+/// Held pods for which a node would be launched, or that fit nowhere.
+fn without_room<'a>(results: &'a Results, held: &HashSet<PodKey>) -> HashSet<&'a PodKey> {
+    let planned = results.new_claims.iter().flat_map(|claim| &claim.pods);
+    let failed = results.errors.iter().map(|(key, _)| key);
+    planned.chain(failed).filter(|key| held.contains(*key)).collect()
 }
 
 /// The best outcome for the pods that wait.

@@ -47,7 +47,7 @@ impl Attachable {
         if known.drivers.is_empty() {
             return known;
         }
-        for state in &snapshot.nodes {
+        for state in snapshot.nodes.iter().chain(&snapshot.left_out) {
             let label = |key: &str| state.labels().get(key).map(|v| Arc::<str>::from(v.as_str()));
             for driver in &known.drivers {
                 let Some(limit) = state.volume_limits.get(&**driver).copied().flatten() else {

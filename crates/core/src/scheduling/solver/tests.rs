@@ -196,6 +196,7 @@ fn a_claim_object_carries_what_the_provider_needs() {
     assert!(claim.spec.requirements.iter().all(|r| r.key != labels::HOSTNAME));
 }
 
+mod holding;
 mod properties;
 mod rules;
 mod topology;

@@ -5,8 +5,8 @@
 //! What a question costs depends on the pods to place, not on the cluster, but for a few words of
 //! each set of nodes.
 //!
-//! The outcome is that of solving a snapshot without the nodes and with their pods waiting. Only
-//! what the nodes say about how many volumes their type attaches is not forgotten with them.
+//! The outcome is that of solving a snapshot with the nodes left out and their pods waiting: what
+//! the nodes say about how many volumes their type attaches is not forgotten with them.
 
 use std::sync::Arc;
 
@@ -302,11 +302,10 @@ impl Prepared<'_> {
 /// The same question as a snapshot of its own.
 fn without(snapshot: &Snapshot, nodes: &[usize], pods: &[Arc<PodInfo>], closing: bool) -> Snapshot {
     let mut own = snapshot.clone();
-    let mut at = 0;
-    own.nodes.retain(|_| {
-        at += 1;
-        !nodes.contains(&(at - 1))
-    });
+    let all = std::mem::take(&mut own.nodes).into_iter().enumerate();
+    for (at, node) in all {
+        if nodes.contains(&at) { &mut own.left_out } else { &mut own.nodes }.push(node);
+    }
     if !closing {
         own.nodes.iter_mut().filter(|n| n.closed).for_each(|n| n.closed = false);
     }
