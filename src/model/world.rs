@@ -1,5 +1,6 @@
 //! A world put together: cluster, cloud and controllers, and what tests and replays ask of them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::cluster::State;
 use crate::cluster::informers::{self, Wanted};
 use crate::controllers::{self, Context};
 use crate::operator::events::Recorder;
+use crate::operator::leader::Election;
 use crate::operator::settings::Settings;
 use crate::scheduling::instance_type::InstanceType;
 
@@ -81,6 +83,60 @@ pub fn in_runtime<T: Send>(seed: u64, body: impl AsyncFnOnce() -> T + Send) -> T
     })
 }
 
+/// What a process of the controllers is made from.
+struct Process {
+    client: kube::Client,
+    settings: Arc<Settings>,
+    cloud: Arc<Cloud>,
+    clock: Clock,
+}
+
+impl Process {
+    /// Starts the watches that feed a state.
+    fn watch(&self, tasks: &mut JoinSet<()>) -> Arc<State> {
+        let state = Arc::new(State::default());
+        let wanted = Wanted {
+            buffers: self.settings.gates.capacity_buffer,
+            overlays: self.settings.gates.node_overlay,
+            selectors: !self.settings.scheduler_config.default_constraints.is_empty(),
+            devices: !self.settings.ignore_dra_requests,
+        };
+        informers::start(&self.client, &state, wanted, tasks);
+        state
+    }
+
+    /// Starts the controllers.
+    fn act(self, state: &Arc<State>, tasks: &mut JoinSet<()>) {
+        let provider = Arc::new(ModelProvider::new(self.cloud));
+        let ctx = Arc::new(Context {
+            recorder: Recorder::new(self.client.clone(), self.clock.clone()),
+            client: self.client,
+            cluster: Arc::clone(state),
+            cloud: Arc::new(Metered::new(Arc::clone(&provider))),
+            settings: self.settings,
+            clock: self.clock,
+            registration_health: controllers::nodepool::health::Tracker::default(),
+            savings: controllers::cost::Ledger::default(),
+            verdicts: controllers::disruption::Verdicts::default(),
+        });
+        provider.start(&ctx, tasks);
+        controllers::start(&ctx, tasks);
+    }
+
+    /// Watches at once, acts once the Lease is held, and ends when it is lost.
+    async fn elected(self, user: &'static str) {
+        let mut tasks = JoinSet::new();
+        let state = self.watch(&mut tasks);
+        let recorder = Recorder::new(self.client.clone(), self.clock.clone());
+        let election =
+            Election::named(user, self.client.clone(), recorder, "kube-system", "karpenter");
+        election.campaign().await;
+        self.act(&state, &mut tasks);
+        election.keep().await;
+        tasks.shutdown().await;
+    }
+}
+
 /// A cluster with a cloud, and controllers that run or do not.
 pub struct World {
     pub clock: Clock,
@@ -90,6 +146,7 @@ pub struct World {
     pub journal: Journal,
     pub settings: Arc<Settings>,
     controllers: Option<JoinSet<()>>,
+    replicas: BTreeMap<&'static str, JoinSet<()>>,
     /// The state of the controllers that run.
     pub state: Option<Arc<State>>,
     waits: Arc<Mutex<Waits>>,
@@ -137,6 +194,7 @@ impl World {
             journal,
             settings,
             controllers: None,
+            replicas: BTreeMap::new(),
             state: None,
             waits,
             _cluster: tasks,
@@ -177,32 +235,37 @@ impl World {
 
     /// Starts the controllers with a client in a user's name.
     pub fn start_as(&mut self, user: &str) {
-        let client = self.server.client(user);
-        let state = Arc::new(State::default());
+        let process = self.process(user);
         let mut tasks = JoinSet::new();
-        let wanted = Wanted {
-            buffers: self.settings.gates.capacity_buffer,
-            overlays: self.settings.gates.node_overlay,
-            selectors: !self.settings.scheduler_config.default_constraints.is_empty(),
-            devices: !self.settings.ignore_dra_requests,
-        };
-        informers::start(&client, &state, wanted, &mut tasks);
-        let provider = Arc::new(ModelProvider::new(Arc::clone(&self.cloud)));
-        let ctx = Arc::new(Context {
-            recorder: Recorder::new(client.clone(), self.clock.clone()),
-            client,
-            cluster: Arc::clone(&state),
-            cloud: Arc::new(Metered::new(Arc::clone(&provider))),
-            settings: Arc::clone(&self.settings),
-            clock: self.clock.clone(),
-            registration_health: controllers::nodepool::health::Tracker::default(),
-            savings: controllers::cost::Ledger::default(),
-            verdicts: controllers::disruption::Verdicts::default(),
-        });
-        provider.start(&ctx, &mut tasks);
-        controllers::start(&ctx, &mut tasks);
+        let state = process.watch(&mut tasks);
+        process.act(&state, &mut tasks);
         self.state = Some(state);
         self.controllers = Some(tasks);
+    }
+
+    /// Starts one of several replicas, which acts for as long as it leads.
+    pub fn start_replica(&mut self, user: &'static str) {
+        let process = self.process(user);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(process.elected(user));
+        self.replicas.insert(user, tasks);
+    }
+
+    /// Ends a replica wherever it is.
+    pub async fn kill_replica(&mut self, user: &str) {
+        if let Some(mut tasks) = self.replicas.remove(user) {
+            tasks.shutdown().await;
+        }
+        self.server.cut_watches(user);
+    }
+
+    fn process(&self, user: &str) -> Process {
+        Process {
+            client: self.server.client(user),
+            settings: Arc::clone(&self.settings),
+            cloud: Arc::clone(&self.cloud),
+            clock: self.clock.clone(),
+        }
     }
 
     /// Ends the controllers wherever they are, as a crash does.

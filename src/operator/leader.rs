@@ -74,20 +74,25 @@ impl Election {
             .or_else(|| std::fs::read_to_string("/etc/hostname").ok())
             .unwrap_or_default();
         let identity = format!("{}_{}", host.trim(), uuid::Uuid::new_v4());
+        Self::named(&identity, client, recorder, namespace, name)
+    }
+
+    /// The same with an identity of one's own choice.
+    pub(crate) fn named(
+        identity: &str,
+        client: kube::Client,
+        recorder: Recorder,
+        namespace: &str,
+        name: &str,
+    ) -> Self {
+        let identity = identity.to_owned();
         let store = Live { api: Api::namespaced(client, namespace), name: name.to_owned() };
         Self { candidate: Candidate::new(store, name, identity), recorder }
     }
 
     /// Waits until this process leads.
     pub async fn acquire(&self) {
-        let name = &self.candidate.name;
-        let gauge = metrics::LEADER.with_label_values(&[name]);
-        gauge.set(0.0);
-        metrics::LEADER_SLOWPATH.with_label_values(&[name]);
-        tracing::info!("attempting to acquire leader lease {name}");
-        self.candidate.acquire().await;
-        gauge.set(1.0);
-        tracing::info!("successfully acquired lease {name}");
+        self.campaign().await;
         let renewed = Arc::clone(&self.candidate.renewed);
         std::thread::spawn(move || {
             watch(&renewed, || {
@@ -96,6 +101,18 @@ impl Election {
                 std::process::exit(1);
             });
         });
+    }
+
+    /// The same without a watchdog: the caller answers for it that nothing acts after the end.
+    pub(crate) async fn campaign(&self) {
+        let name = &self.candidate.name;
+        let gauge = metrics::LEADER.with_label_values(&[name]);
+        gauge.set(0.0);
+        metrics::LEADER_SLOWPATH.with_label_values(&[name]);
+        tracing::info!("attempting to acquire leader lease {name}");
+        self.candidate.acquire().await;
+        gauge.set(1.0);
+        tracing::info!("successfully acquired lease {name}");
         self.report("became leader");
     }
 

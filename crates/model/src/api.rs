@@ -1,5 +1,6 @@
 //! An API server: objects in memory behind the HTTP interface that [`kube::Client`] speaks.
 
+mod distort;
 mod failure;
 mod fault;
 mod kinds;
@@ -15,7 +16,7 @@ mod watch;
 mod write;
 
 pub use failure::Failure;
-pub use fault::{Call, Fault, FaultPlan, NoFaults};
+pub use fault::{Call, Fault, FaultPlan, Lens, NoFaults};
 pub use kinds::{KINDS, Kind, kind};
 pub use ops::{Deleted, Deletion, Preconditions};
 pub use pods::{condition, selects, set_condition};

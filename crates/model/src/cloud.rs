@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Taint;
+use karpenter_api::taints;
 use karpenter_api::v1::NodeClaim;
-use karpenter_api::{labels, taints};
 use karpenter_core::scheduling::instance_type::{InstanceType, Offering, sort_by_price};
 use karpenter_core::scheduling::requirements::{Allow, Requirements};
 use karpenter_core::scheduling::resources::ResourceList;
@@ -17,6 +17,14 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::api::{Journal, Now};
+
+mod fault;
+mod offered;
+
+use fault::NoFaults;
+pub use fault::{Behaviour, CloudError, CloudFault, Defect, Plan};
+pub use offered::node_labels;
+use offered::{key_of, with_wrong_price, without};
 
 /// How long an offering that had no capacity counts as unavailable.
 const UNAVAILABLE: Duration = Duration::from_secs(180);
@@ -70,68 +78,6 @@ pub struct Instance {
     pub sick: bool,
 }
 
-/// Why a call failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CloudError {
-    NotFound(String),
-    InsufficientCapacity(String),
-    Throttled,
-    /// The call failed, or its answer was lost.
-    Failed(String),
-}
-
-/// What happens to a call.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CloudFault {
-    Throttle,
-    Fail,
-    /// Carried out, but the answer is lost.
-    Lost,
-    Delay(Duration),
-    /// Not carried out, and the caller waits for ever: it is about to be killed.
-    HangBefore,
-    /// Carried out, and the caller waits for the answer for ever.
-    HangAfter,
-}
-
-/// Decides which calls go wrong.
-pub trait Plan: Send {
-    /// What happens to a call: `create`, `delete`, `get` or `list`.
-    fn fault(&mut self, call: &'static str) -> Option<CloudFault>;
-}
-
-struct NoFaults;
-
-impl Plan for NoFaults {
-    fn fault(&mut self, _: &'static str) -> Option<CloudFault> {
-        None
-    }
-}
-
-/// How the cloud behaves when all is well.
-#[derive(Clone, Debug)]
-pub struct Behaviour {
-    /// Time that each call takes.
-    pub latency: Duration,
-    /// Time until an instance's kubelet joins: least and most.
-    pub boot: (Duration, Duration),
-    /// Time that an instance takes to end.
-    pub shutdown: Duration,
-    /// Time until lists show a new instance.
-    pub consistency: Duration,
-}
-
-impl Default for Behaviour {
-    fn default() -> Self {
-        Self {
-            latency: Duration::from_millis(50),
-            boot: (Duration::from_secs(20), Duration::from_secs(40)),
-            shutdown: Duration::from_secs(10),
-            consistency: Duration::ZERO,
-        }
-    }
-}
-
 /// What was paid for.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Bill {
@@ -158,6 +104,7 @@ struct Inner {
     count: u64,
     known_claims: BTreeSet<String>,
     notices: VecDeque<String>,
+    defect: Option<Defect>,
 }
 
 /// A cloud in process.
@@ -196,6 +143,7 @@ impl Cloud {
             count: 0,
             known_claims: BTreeSet::new(),
             notices: VecDeque::new(),
+            defect: None,
         };
         Self {
             inner: Mutex::new(inner),
@@ -210,6 +158,17 @@ impl Cloud {
     /// Lets calls go wrong from now on.
     pub fn set_faults(&self, plan: impl Plan + 'static) {
         *self.plan.lock() = Box::new(plan);
+    }
+
+    /// Plants a defect.
+    pub fn plant(&self, defect: Defect) {
+        let mut inner = self.inner.lock();
+        inner.defect = Some(defect);
+        inner.offered = None;
+    }
+
+    fn has(&self, defect: Defect) -> bool {
+        self.inner.lock().defect == Some(defect)
     }
 
     /// The next launch fails so; several times, so do the next ones, in order.
@@ -294,7 +253,11 @@ impl Cloud {
     /// The announced interruptions that nobody has handled yet.
     #[must_use]
     pub fn notices(&self) -> Vec<String> {
-        self.inner.lock().notices.iter().cloned().collect()
+        let inner = self.inner.lock();
+        if inner.defect == Some(Defect::NoNotices) {
+            return Vec::new();
+        }
+        inner.notices.iter().cloned().collect()
     }
 
     /// Takes an announcement off.
@@ -384,8 +347,11 @@ impl Cloud {
         }
         inner.unavailable.retain(|_, until| *until > now);
         let gone = &inner.unavailable;
-        let types: Arc<[Arc<InstanceType>]> =
+        let mut types: Arc<[Arc<InstanceType>]> =
             inner.types.iter().map(|kind| without(kind, gone)).collect();
+        if inner.defect == Some(Defect::WrongPrice) {
+            types = with_wrong_price(&types);
+        }
         let until = gone.values().min().copied().unwrap_or(Timestamp::MAX);
         inner.offered = Some((Arc::clone(&types), until));
         types
@@ -407,6 +373,9 @@ impl Cloud {
     pub async fn terminate(&self, provider_id: &str) -> Result<bool, CloudError> {
         self.call("delete", provider_id, || {
             self.settle();
+            if self.has(Defect::EndIgnored) {
+                return Ok(true);
+            }
             let end = (self.now)() + self.behaviour.shutdown;
             let mut inner = self.inner.lock();
             let found = inner.instances.get_mut(provider_id);
@@ -428,7 +397,8 @@ impl Cloud {
     pub async fn describe(&self, provider_id: &str) -> Result<Arc<Instance>, CloudError> {
         self.call("get", provider_id, || {
             self.settle();
-            let found = self.inner.lock().instances.get(provider_id).cloned();
+            let hidden = self.has(Defect::NotFound);
+            let found = self.inner.lock().instances.get(provider_id).filter(|_| !hidden).cloned();
             found.ok_or_else(|| not_found(provider_id))
         })
         .await
@@ -441,7 +411,11 @@ impl Cloud {
     pub async fn list(&self) -> Result<Vec<Arc<Instance>>, CloudError> {
         self.call("list", "", || {
             let limit = (self.now)() - self.behaviour.consistency;
-            Ok(self.instances().into_iter().filter(|i| i.launched <= limit).collect())
+            let half = self.has(Defect::HalfLists);
+            let shown =
+                |(at, i): &(usize, Arc<Instance>)| i.launched <= limit && !(half && at % 2 == 0);
+            let all = self.instances().into_iter().enumerate();
+            Ok(all.filter(shown).map(|(_, i)| i).collect())
         })
         .await
     }
@@ -497,7 +471,10 @@ impl Cloud {
         let token = claim.metadata.uid.clone().unwrap_or_default();
         let types = self.instance_types();
         let mut inner = self.inner.lock();
-        if let Some(known) = inner.instances.values().find(|i| i.token == token) {
+        let defect = inner.defect;
+        if let Some(known) = inner.instances.values().find(|i| i.token == token)
+            && defect != Some(Defect::UnstableToken)
+        {
             return Ok(known.clone());
         }
         if let Some(error) = inner.forced.pop_front() {
@@ -509,17 +486,36 @@ impl Cloud {
         );
         let mut fitting: Vec<Arc<InstanceType>> = types
             .iter()
-            .filter(|t| wanted.compatible(&t.requirements, Allow::WellKnown).is_ok())
+            .filter(|t| {
+                defect == Some(Defect::AnyType)
+                    || wanted.compatible(&t.requirements, Allow::WellKnown).is_ok()
+            })
             .filter(|t| requests.fits(&t.allocatable()))
             .cloned()
             .collect();
         sort_by_price(&mut fitting, &wanted);
+        if matches!(defect, Some(Defect::DearestOffering | Defect::AnyType)) {
+            fitting.reverse();
+        }
         for kind in fitting {
-            let mut offerings: Vec<&Offering> = kind.compatible_offerings(&wanted).collect();
+            let every = kind.offerings.iter().filter(|o| o.available).collect();
+            let mut offerings: Vec<&Offering> = match defect {
+                Some(Defect::AnyType) => every,
+                _ => kind.compatible_offerings(&wanted).collect(),
+            };
             offerings.sort_by(|a, b| a.price.total_cmp(&b.price).then(a.zone().cmp(b.zone())));
+            if defect == Some(Defect::DearestOffering) {
+                offerings.reverse();
+            }
             for offering in offerings {
                 if inner.take(&kind, offering, now) {
                     let launched = inner.start(claim, &kind, offering, now, &self.behaviour);
+                    if defect == Some(Defect::DoubleLaunch) {
+                        inner.start(claim, &kind, offering, now, &self.behaviour);
+                    }
+                    if defect == Some(Defect::PhantomLaunch) {
+                        inner.instances.remove(&launched.provider_id);
+                    }
                     drop(inner);
                     self.changed.notify_waiters();
                     return Ok(launched);
@@ -534,26 +530,13 @@ fn not_found(provider_id: &str) -> CloudError {
     CloudError::NotFound(format!("no instance {provider_id:?}"))
 }
 
-fn key_of(kind: &InstanceType, offering: &Offering) -> (String, String, String) {
-    (kind.name.to_string(), offering.zone().to_owned(), offering.capacity_type().to_owned())
-}
-
-/// The type without what cannot be had.
-fn without(
-    kind: &Arc<InstanceType>,
-    gone: &BTreeMap<(String, String, String), Timestamp>,
-) -> Arc<InstanceType> {
-    if !kind.offerings.iter().any(|o| gone.contains_key(&key_of(kind, o))) {
-        return Arc::clone(kind);
-    }
-    let mut changed = (**kind).clone();
-    for offering in &mut changed.offerings {
-        offering.available &= !gone.contains_key(&key_of(kind, offering));
-    }
-    Arc::new(changed)
-}
-
 impl Inner {
+    fn price_of(&self, kind: &InstanceType, offering: &Offering) -> f64 {
+        let same = |o: &&Offering| key_of(kind, o) == key_of(kind, offering);
+        let own = self.types.iter().find(|t| t.name == kind.name);
+        own.and_then(|t| t.offerings.iter().find(same)).map_or(offering.price, |o| o.price)
+    }
+
     /// Takes one of what is left; false, and remembered for a while, when nothing is.
     fn take(&mut self, kind: &InstanceType, offering: &Offering, now: Timestamp) -> bool {
         let key = key_of(kind, offering);
@@ -611,7 +594,8 @@ impl Inner {
             instance_type: Arc::clone(&kind.name),
             zone: offering.zone().to_owned(),
             capacity_type: offering.capacity_type().to_owned(),
-            price: offering.price,
+            // By the true price, whatever was shown.
+            price: self.price_of(kind, offering),
             labels: all,
             taints: node_taints,
             capacity: kind.capacity.clone(),
@@ -625,13 +609,4 @@ impl Inner {
         self.instances.insert(provider_id, Arc::clone(&instance));
         instance
     }
-}
-
-/// Labels that a kubelet gives its Node.
-#[must_use]
-pub fn node_labels(instance: &Instance) -> BTreeMap<String, String> {
-    let mut all = instance.labels.clone();
-    all.insert(labels::HOSTNAME.to_owned(), instance.node_name.clone());
-    all.insert(labels::INSTANCE_TYPE.to_owned(), instance.instance_type.to_string());
-    all
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::kinds::Kind;
 
 /// A request that is about to be carried out.
@@ -64,5 +66,19 @@ pub struct NoFaults;
 impl FaultPlan for NoFaults {
     fn fault(&mut self, _call: &Call) -> Option<Fault> {
         None
+    }
+}
+
+/// Distorts what a client sends and what it sees: a defect that is planted, to show that the checks
+/// of a world find it.
+pub trait Lens: Send {
+    /// May change a request's body. False answers the request as if it had been carried out.
+    fn send(&mut self, _call: &Call, _body: &mut Value) -> bool {
+        true
+    }
+
+    /// May change an object that a user is shown. False hides it.
+    fn show(&mut self, _user: &str, _kind: &'static Kind, _object: &mut Value) -> bool {
+        true
     }
 }

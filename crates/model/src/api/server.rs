@@ -23,8 +23,9 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 use tower::{BoxError, Service};
 
+use super::distort;
 use super::failure::Failure;
-use super::fault::{Call, Fault, FaultPlan, NoFaults};
+use super::fault::{Call, Fault, FaultPlan, Lens, NoFaults};
 use super::kinds::KINDS;
 use super::list;
 use super::merge;
@@ -38,7 +39,7 @@ use super::write::time;
 /// Lines of the journal that are kept.
 const LINES: usize = 10_000;
 
-type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+pub(super) type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 /// What was asked of the server and the cloud, in order: the last lines, and a hash of all.
 #[derive(Clone, Default)]
@@ -89,6 +90,7 @@ pub struct ApiServer {
     store: Arc<Store>,
     plan: Arc<Mutex<Box<dyn FaultPlan>>>,
     cuts: Arc<Mutex<BTreeMap<String, Arc<AtomicU64>>>>,
+    lens: distort::Shared,
     journal: Journal,
     /// Time that each request takes.
     latency: Duration,
@@ -99,7 +101,8 @@ impl ApiServer {
     #[must_use]
     pub fn new(store: Arc<Store>, journal: Journal, latency: Duration) -> Self {
         let plan: Box<dyn FaultPlan> = Box::new(NoFaults);
-        Self { store, plan: Arc::new(Mutex::new(plan)), cuts: Arc::default(), journal, latency }
+        let plan = Arc::new(Mutex::new(plan));
+        Self { store, plan, cuts: Arc::default(), lens: Arc::default(), journal, latency }
     }
 
     /// What the server stores.
@@ -111,6 +114,11 @@ impl ApiServer {
     /// Lets requests go wrong from now on.
     pub fn set_faults(&self, plan: impl FaultPlan + 'static) {
         *self.plan.lock() = Box::new(plan);
+    }
+
+    /// Distorts requests and answers from now on.
+    pub fn set_lens(&self, lens: impl Lens + 'static) {
+        *self.lens.lock() = Some(Box::new(lens));
     }
 
     /// Ends every watch of a user's clients.
@@ -161,9 +169,29 @@ impl ApiServer {
         let call = Call { user: user.to_owned(), verb, kind, subresource, namespace, name };
         let content_type = head.headers.get(http::header::CONTENT_TYPE);
         let content_type = content_type.and_then(|v| v.to_str().ok()).unwrap_or_default();
-        let asked = Asked { call, query, body, content_type: content_type.to_owned() };
+        let mut asked = Asked { call, query, body, content_type: content_type.to_owned() };
         let fault = self.plan.lock().fault(&asked.call);
-        self.with_fault(&asked, fault).await
+        if self.lens.lock().is_none() {
+            return self.with_fault(&asked, fault).await;
+        }
+        if !distort::send(&self.lens, &mut asked) {
+            return Ok(self.pretended(&asked));
+        }
+        let answer = self.with_fault(&asked, fault).await?;
+        distort::show(&self.lens, &asked.call, answer).await
+    }
+
+    /// The answer to a request that is not carried out.
+    fn pretended(&self, asked: &Asked) -> Answer {
+        let Call { kind, namespace, name, subresource, .. } = &asked.call;
+        match self.store.get(kind, namespace, name) {
+            Some(found) if subresource != "eviction" => json_answer(200, &found),
+            _ => json_answer(
+                201,
+                &json!({ "kind": "Status", "apiVersion": "v1", "metadata": {},
+                "status": "Success", "code": 201 }),
+            ),
+        }
     }
 
     async fn with_fault(&self, asked: &Asked, fault: Option<Fault>) -> Result<Answer, BoxError> {
@@ -360,10 +388,10 @@ impl ApiServer {
 }
 
 /// One request about objects.
-struct Asked {
-    call: Call,
+pub(super) struct Asked {
+    pub(super) call: Call,
     query: BTreeMap<String, String>,
-    body: Bytes,
+    pub(super) body: Bytes,
     content_type: String,
 }
 
