@@ -134,7 +134,6 @@ fn the_replacement_is_there_before_the_node_goes() {
 }
 
 #[test]
-#[ignore = "fails: a node is made for the pods before the refused replacement is rolled back"]
 fn a_replacement_that_cannot_be_had_leaves_the_node_as_it_was() {
     scenario(async |w| {
         w.apply(pool("default", |_| ()));

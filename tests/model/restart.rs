@@ -10,11 +10,11 @@ use karpenter::model::cloud::{CloudFault, Plan};
 use crate::support::*;
 
 /// Hangs on the first call that is as described, so that the process can be killed there.
-struct HangOn {
-    verb: &'static str,
-    plural: &'static str,
-    fault: Fault,
-    done: Arc<AtomicBool>,
+pub struct HangOn {
+    pub verb: &'static str,
+    pub plural: &'static str,
+    pub fault: Fault,
+    pub done: Arc<AtomicBool>,
 }
 
 impl FaultPlan for HangOn {
@@ -35,7 +35,8 @@ impl Plan for CloudHang {
     }
 }
 
-async fn kill_when(w: &mut World, done: &Arc<AtomicBool>) {
+/// Kills the controllers once that call hangs, and starts them again a minute later.
+pub async fn kill_when(w: &mut World, done: &Arc<AtomicBool>) {
     let reached = w.within(HOUR, |_| done.load(Ordering::SeqCst)).await;
     assert!(reached, "the call is never made\n{}", tail(w));
     w.kill().await;

@@ -3,83 +3,50 @@
 //! end.
 //!
 //! `make storm` runs them: `STORM_MINUTES` says for how long, on all cores, `STORM_SEED` plays one.
+//! `make storm-check` plants defects and shows that the checks find each of them.
 
 #![allow(clippy::disallowed_methods, reason = "a storm lasts for so long in real time")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use karpenter::model::api::{Call, Fault, FaultPlan};
-use karpenter::model::cloud::{Behaviour, CloudFault, Life, Plan};
+use karpenter::model::api::Lens;
+use karpenter::model::cloud::{Behaviour, Defect};
 use karpenter::model::{Options, World, in_runtime};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::support::*;
 
-/// Seeds that are played unless one is named.
-const SEEDS: u64 = 4;
+mod check;
+mod invariants;
+mod weather;
 
-/// Requests to the API server that go wrong.
-struct Weather {
-    random: fastrand::Rng,
-    /// Of a thousand.
-    bad: u32,
-}
+use invariants::{Checks, Terms};
+use weather::{CloudWeather, Seen, Weather};
 
-impl FaultPlan for Weather {
-    fn fault(&mut self, call: &Call) -> Option<Fault> {
-        if call.user != "karpenter" || self.random.u32(0..1000) >= self.bad {
-            return None;
-        }
-        Some(match self.random.u32(0..7) {
-            0 => Fault::Delay(Duration::from_millis(self.random.u64(10..20_000))),
-            1 if call.writes() => Fault::Lost,
-            2 if call.writes() && call.verb != "create" => Fault::Refuse(409),
-            3 => Fault::Refuse(429),
-            4 => Fault::Refuse(500),
-            5 => Fault::Refuse(503),
-            _ => Fault::Unreachable,
-        })
-    }
-
-    fn staleness(&mut self, _call: &Call) -> u64 {
-        if self.bad > 0 { self.random.u64(0..20) } else { 0 }
-    }
-
-    fn lag(&mut self, call: &Call) -> Duration {
-        if call.user == "karpenter" && self.bad > 0 && self.random.u32(0..20) == 0 {
-            return Duration::from_millis(self.random.u64(0..5000));
-        }
-        Duration::ZERO
-    }
-}
-
-struct CloudWeather {
-    random: fastrand::Rng,
-    bad: u32,
-}
-
-impl Plan for CloudWeather {
-    fn fault(&mut self, _call: &'static str) -> Option<CloudFault> {
-        if self.random.u32(0..1000) >= self.bad {
-            return None;
-        }
-        Some(match self.random.u32(0..4) {
-            0 => CloudFault::Throttle,
-            1 => CloudFault::Fail,
-            2 => CloudFault::Lost,
-            _ => CloudFault::Delay(Duration::from_secs(self.random.u64(1..60))),
-        })
-    }
-}
+/// Seeds of short schedules that every run of the tests plays.
+const SEEDS: u64 = 6;
+const STEP: Duration = Duration::from_secs(10);
+const TYPES: [&str; 4] = ["c2", "c4", "c8", "c16"];
+const REPLICAS: [&str; 2] = ["karpenter-one", "karpenter-two"];
 
 /// One schedule, as its seed draws it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Schedule {
     seed: u64,
     steps: u32,
+    /// Requests and cloud calls that go wrong, of a thousand.
     api: u32,
     cloud: u32,
     kills: bool,
+    /// Two replicas, of which the one that leads is cut off or killed.
+    replicas: bool,
+    /// The longest time between two steps, and the time that the end takes, in minutes.
+    pause: u32,
+    rest: u32,
 }
 
 impl Schedule {
@@ -91,12 +58,30 @@ impl Schedule {
             api: [0, 5, 20, 60][random.usize(0..4)],
             cloud: [0, 20, 100][random.usize(0..3)],
             kills: random.bool(),
+            replicas: random.u32(0..4) == 0,
+            pause: 25,
+            rest: 120,
         }
+    }
+
+    /// The same with less of everything.
+    fn short(seed: u64) -> Self {
+        Self { steps: 3 + u32::try_from(seed % 3).unwrap(), pause: 8, rest: 45, ..Self::draw(seed) }
     }
 
     /// Plays it; the error says what did not hold.
     fn play(&self) -> Result<(), String> {
-        in_runtime(self.seed, async || Storm::new(self).play(self).await)
+        self.play_with(None)
+    }
+
+    fn play_with(&self, plant: Option<&check::Plant>) -> Result<(), String> {
+        in_runtime(self.seed, async || {
+            let mut storm = Storm::new(self);
+            if let Some(plant) = plant {
+                plant.set(&storm.world);
+            }
+            storm.play(self).await
+        })
     }
 }
 
@@ -104,12 +89,12 @@ struct Storm {
     world: World,
     random: fastrand::Rng,
     replicas: BTreeMap<&'static str, u32>,
-    orphans: BTreeMap<String, Duration>,
-    time: Duration,
-    limit: i64,
+    checks: Checks,
+    seen: Arc<Mutex<Seen>>,
 }
 
-const APPS: [(&str, &str); 3] = [("small", "300m"), ("middle", "1200m"), ("large", "3")];
+const APPS: [(&str, &str); 4] =
+    [("small", "300m"), ("middle", "1200m"), ("large", "3"), ("kept", "700m")];
 
 impl Storm {
     fn new(schedule: &Schedule) -> Self {
@@ -119,26 +104,37 @@ impl Storm {
             consistency: Duration::from_secs(random.u64(0..60)),
             ..Behaviour::default()
         };
+        options.flags.push("--feature-gates=NodeRepair=true".to_owned());
         let world = World::new(options);
-        let limit = [16, 40, 1000][random.usize(0..3)];
+        let mut terms = Terms {
+            limit: [16, 40, 1000][random.usize(0..3)],
+            budget: ["1", "30%", "100%"][random.usize(0..3)],
+            consolidate_after: Duration::from_secs([0, 30, 300][random.usize(0..3)]),
+            expire_after: random.bool().then_some(Duration::from_secs(3 * 3600)),
+            grace: random.bool(),
+            bounded: BTreeSet::new(),
+            protected: random.bool().then_some("kept"),
+        };
+        let mixed = random.bool();
         world.apply(pool("default", |spec| {
-            spec["limits"] = json!({ "cpu": limit.to_string() });
-            spec["disruption"]["consolidateAfter"] =
-                json!((["0s", "30s", "5m"][random.usize(0..3)]));
-            spec["disruption"]["budgets"] =
-                json!([{ "nodes": (["1", "30%", "100%"][random.usize(0..3)]) }]);
-            let spot = json!(["spot", "on-demand"]);
-            if random.bool() {
-                spec["template"]["spec"]["requirements"][0]["values"] = spot;
+            spec["limits"] = json!({ "cpu": terms.limit.to_string() });
+            let after = format!("{}s", terms.consolidate_after.as_secs());
+            spec["disruption"]["consolidateAfter"] = json!(after);
+            spec["disruption"]["budgets"] = json!([{ "nodes": terms.budget }]);
+            if mixed {
+                spec["template"]["spec"]["requirements"][0]["values"] =
+                    json!(["spot", "on-demand"]);
             }
-            if random.bool() {
+            if terms.expire_after.is_some() {
                 spec["template"]["spec"]["expireAfter"] = json!("3h");
+            }
+            if terms.grace {
                 spec["template"]["spec"]["terminationGracePeriod"] = json!("20m");
             }
         }));
         let mut replicas = BTreeMap::new();
         for (name, cpu) in APPS {
-            let spread = random.bool();
+            let (spread, slow) = (random.bool(), random.u32(0..40));
             world.apply(deployment(name, 0, cpu, |template| {
                 if spread {
                     template["spec"]["topologySpreadConstraints"] = json!([{ "maxSkew": 1,
@@ -146,66 +142,86 @@ impl Storm {
                         "whenUnsatisfiable": "DoNotSchedule",
                         "labelSelector": { "matchLabels": { "app": name } } }]);
                 }
+                if terms.protected == Some(name) {
+                    protected(template);
+                }
+                template["metadata"]["annotations"]["model.karpenter.sh/ends-in"] =
+                    json!(slow.to_string());
+                template["spec"]["terminationGracePeriodSeconds"] = json!(60);
             }));
             if random.bool() {
                 world.apply(budget(name, "maxUnavailable", json!(1)));
+                terms.bounded.insert(name);
             }
             replicas.insert(name, 0);
         }
-        Self { world, random, replicas, orphans: BTreeMap::new(), time: Duration::ZERO, limit }
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let checks = Checks::new(terms, Arc::clone(&seen));
+        Self { world, random, replicas, checks, seen }
     }
 
-    async fn play(mut self, schedule: &Schedule) -> Result<(), String> {
-        let weather = |bad| Weather { random: fastrand::Rng::with_seed(schedule.seed + 1), bad };
-        self.world.server.set_faults(weather(schedule.api));
-        self.world.cloud.set_faults(CloudWeather {
-            random: fastrand::Rng::with_seed(schedule.seed + 2),
-            bad: schedule.cloud,
-        });
-        self.world.start();
+    fn weather(&self, schedule: &Schedule, api: u32, cloud: u32) {
+        let (seed, seen) = (schedule.seed, Arc::clone(&self.seen));
+        let random = fastrand::Rng::with_seed(seed + 1);
+        self.world.server.set_faults(Weather { random, bad: api, seen });
+        let random = fastrand::Rng::with_seed(seed + 2);
+        self.world.cloud.set_faults(CloudWeather { random, bad: cloud });
+    }
+
+    async fn play(&mut self, schedule: &Schedule) -> Result<(), String> {
+        self.weather(schedule, schedule.api, schedule.cloud);
+        if schedule.replicas {
+            REPLICAS.iter().for_each(|name| self.world.start_replica(name));
+        } else {
+            self.world.start();
+        }
         for _ in 0..schedule.steps {
-            self.act(schedule).await;
-            let minutes = self.random.u32(1..25);
+            self.act();
+            if schedule.kills && self.random.u32(0..3) == 0 {
+                self.kill_somewhere(schedule).await?;
+            }
+            let minutes = self.random.u32(1..=schedule.pause);
             self.watch(minutes).await?;
         }
         // The weather clears: what can run does, and then nothing moves any more.
-        self.world.server.set_faults(weather(0));
-        self.world.cloud.set_faults(CloudWeather { random: fastrand::Rng::new(), bad: 0 });
-        for zone in ZONES {
-            for kind in ["c2", "c4", "c8", "c16"] {
-                for capacity in ["spot", "on-demand"] {
-                    self.world.cloud.set_left(kind, zone, capacity, None);
-                }
-            }
+        self.weather(schedule, 0, 0);
+        sell_out(&self.world, &TYPES, None);
+        self.world.cloud.never_join(0);
+        self.watch(schedule.rest - 20).await?;
+        let before = self.world.cloud.bill().launches;
+        self.watch(20).await?;
+        let more = self.world.cloud.bill().launches - before;
+        if more > 0 && self.checks.terms.expire_after.is_none() {
+            return Err(format!("{more} launches after a long rest"));
         }
-        self.watch(120).await?;
         self.settled()
     }
 
-    async fn act(&mut self, schedule: &Schedule) {
-        let (world, random) = (&mut self.world, &mut self.random);
-        match random.u32(0..8) {
+    /// Lets something happen.
+    fn act(&mut self) {
+        let (world, random) = (&self.world, &mut self.random);
+        let instances = world.instances();
+        let one = (!instances.is_empty()).then(|| &instances[random.usize(0..instances.len())]);
+        match random.u32(0..9) {
             0..=2 => {
-                let (name, _) = APPS[random.usize(0..3)];
+                let (name, _) = APPS[random.usize(0..APPS.len())];
                 let count = random.u32(0..9);
                 self.replicas.insert(name, count);
                 world.scale(name, count);
             }
             3 => {
-                let all = world.instances();
-                if !all.is_empty() {
-                    world.cloud.vanish(&all[random.usize(0..all.len())].provider_id);
+                if let Some(instance) = one {
+                    self.checks.excuse_instance(&instance.provider_id);
+                    world.cloud.vanish(&instance.provider_id);
                 }
             }
             4 => {
-                let all = world.instances();
-                let spot: Vec<_> = all.iter().filter(|i| i.capacity_type == "spot").collect();
-                if !spot.is_empty() {
-                    world.cloud.interrupt(&spot[random.usize(0..spot.len())].provider_id);
+                if let Some(spot) = one.filter(|i| i.capacity_type == "spot") {
+                    world.cloud.interrupt(&spot.provider_id);
                 }
             }
             5 => {
-                let kind = ["c2", "c4", "c8", "c16"][random.usize(0..4)];
+                let kind = TYPES[random.usize(0..4)];
                 let zone = ZONES[random.usize(0..3)];
                 let capacity = ["spot", "on-demand"][random.usize(0..2)];
                 world.cloud.set_left(kind, zone, capacity, Some(random.u32(0..2)));
@@ -214,60 +230,56 @@ impl Storm {
             6 => {
                 let claims = world.names("nodeclaims");
                 if !claims.is_empty() {
-                    let claim = &claims[random.usize(0..claims.len())];
-                    world.cloud.drift(claim, "AMIDrift");
+                    world.cloud.drift(&claims[random.usize(0..claims.len())], "AMIDrift");
                 }
             }
-            _ => world.server.cut_watches("karpenter"),
+            7 => {
+                if let Some(instance) = one {
+                    world.cloud.sicken(&instance.provider_id);
+                }
+            }
+            _ => {
+                for user in ["karpenter", REPLICAS[0], REPLICAS[1]] {
+                    world.server.cut_watches(user);
+                }
+            }
         }
-        if schedule.kills && random.u32(0..3) == 0 {
-            // Some time into whatever follows, wherever the controllers are then.
-            let into = random.u64(0..30_000);
-            world.pass(Duration::from_millis(into)).await;
-            world.kill().await;
-            world.pass(Duration::from_secs(random.u64(0..60))).await;
-            world.start();
+    }
+
+    /// Kills the controllers between two effects of whatever follows, and starts others.
+    async fn kill_somewhere(&mut self, schedule: &Schedule) -> Result<(), String> {
+        self.seen.lock().fuse = Some(self.random.u32(0..40));
+        for _ in 0..60 {
+            if self.seen.lock().hangs {
+                break;
+            }
+            self.step().await?;
         }
+        {
+            let mut seen = self.seen.lock();
+            (seen.fuse, seen.hangs) = (None, false);
+        }
+        if schedule.replicas {
+            let gone = REPLICAS[self.random.usize(0..2)];
+            self.world.kill_replica(gone).await;
+            self.world.pass(Duration::from_secs(self.random.u64(0..60))).await;
+            self.world.start_replica(gone);
+            return Ok(());
+        }
+        self.world.kill().await;
+        self.world.pass(Duration::from_secs(self.random.u64(0..60))).await;
+        self.world.start();
+        Ok(())
+    }
+
+    async fn step(&mut self) -> Result<(), String> {
+        self.world.pass(STEP).await;
+        self.checks.look(&self.world, STEP)
     }
 
     async fn watch(&mut self, minutes: u32) -> Result<(), String> {
         for _ in 0..minutes * 6 {
-            let step = Duration::from_secs(10);
-            self.world.pass(step).await;
-            self.time += step;
-            self.holds()?;
-        }
-        Ok(())
-    }
-
-    /// What must hold at any time.
-    fn holds(&mut self) -> Result<(), String> {
-        let instances = self.world.cloud.instances();
-        let mut tokens = BTreeMap::new();
-        for instance in &instances {
-            if let Some(other) = tokens.insert(&instance.token, &instance.provider_id) {
-                return Err(format!("{} and {other} are one launch", instance.provider_id));
-            }
-        }
-        let claims = self.world.all("nodeclaims");
-        let uids: Vec<&str> = claims.iter().filter_map(|c| c["metadata"]["uid"].as_str()).collect();
-        for instance in instances.iter().filter(|i| !matches!(i.life, Life::Ending(_))) {
-            if uids.contains(&instance.token.as_str()) {
-                self.orphans.remove(&instance.provider_id);
-                continue;
-            }
-            let since = *self.orphans.entry(instance.provider_id.clone()).or_insert(self.time);
-            if self.time.saturating_sub(since) > Duration::from_secs(15 * 60) {
-                return Err(format!("{} has had no claim for long", instance.provider_id));
-            }
-        }
-        let cores: i64 = claims
-            .iter()
-            .filter(|c| c["metadata"]["deletionTimestamp"].is_null())
-            .filter_map(|c| c["status"]["capacity"]["cpu"].as_str()?.parse::<i64>().ok())
-            .sum();
-        if cores > self.limit {
-            return Err(format!("{cores} cores, the limit is {}", self.limit));
+            self.step().await?;
         }
         Ok(())
     }
@@ -275,15 +287,16 @@ impl Storm {
     /// What must hold in the end.
     fn settled(&self) -> Result<(), String> {
         let world = &self.world;
-        let free = self.limit >= 1000;
+        let free = self.checks.terms.limit >= 1000;
         for (name, count) in &self.replicas {
             let running = world.running(name);
             if free && running != *count as usize {
                 return Err(format!("{running} of {count} pods of {name} run in the end"));
             }
         }
+        let blocked = self.checks.terms.protected.is_some() && !self.checks.terms.grace;
         let claims = world.all("nodeclaims");
-        for claim in &claims {
+        for claim in claims.iter().filter(|_| !blocked) {
             if claim["metadata"]["deletionTimestamp"].is_string() {
                 return Err(format!("{} is still being deleted", claim["metadata"]["name"]));
             }
@@ -294,7 +307,8 @@ impl Storm {
                 .as_array()
                 .is_some_and(|t| t.iter().any(|t| t["key"] == "karpenter.sh/disrupted"))
         };
-        if let Some(node) = nodes.iter().find(|n| marked(n)) {
+        let going = |n: &Value| n["metadata"]["deletionTimestamp"].is_string();
+        if let Some(node) = nodes.iter().find(|n| marked(n) && !going(n)) {
             return Err(format!("{} is still marked", node["metadata"]["name"]));
         }
         let (instances, claims) = (world.cloud.instances().len(), claims.len());
@@ -306,50 +320,62 @@ impl Storm {
 }
 
 /// The same schedule with less in it, as long as it still fails.
-fn shortest(seed: u64) -> Schedule {
-    let mut found = Schedule::draw(seed);
-    let mut changed = true;
-    while changed {
-        changed = false;
-        let (steps, api, cloud, kills) = (found.steps, found.api, found.cloud, found.kills);
-        for (steps, api, cloud, kills) in [
-            (steps / 2, api, cloud, kills),
-            (steps - steps.min(1), api, cloud, kills),
-            (steps, 0, cloud, kills),
-            (steps, api, 0, kills),
-            (steps, api, cloud, false),
-        ] {
-            let less = Schedule { seed, steps, api, cloud, kills };
-            let same =
-                (steps, api, cloud, kills) == (found.steps, found.api, found.cloud, found.kills);
-            if !same && less.play().is_err() {
-                found = less;
-                changed = true;
-                break;
-            }
+fn shortest(from: &Schedule) -> Schedule {
+    let mut found = from.clone();
+    loop {
+        let less = [
+            Schedule { steps: found.steps / 2, ..found.clone() },
+            Schedule { steps: found.steps.saturating_sub(1), ..found.clone() },
+            Schedule { api: 0, ..found.clone() },
+            Schedule { cloud: 0, ..found.clone() },
+            Schedule { kills: false, ..found.clone() },
+            Schedule { replicas: false, ..found.clone() },
+        ];
+        let fails = |less: &&Schedule| **less != found && less.play().is_err();
+        match less.iter().find(fails) {
+            Some(less) => found = less.clone(),
+            None => return found,
         }
     }
-    found
 }
 
-fn report(seed: u64, why: &str) -> String {
-    let short = shortest(seed);
-    format!(
-        "seed {seed}: {why}\nshortest: {} steps, {} of 1000 requests and {} of 1000 cloud calls bad, kills: {}",
-        short.steps, short.api, short.cloud, short.kills
-    )
+fn report(schedule: &Schedule, why: &str) -> String {
+    format!("{schedule:?}: {why}\nshortest: {:?}", shortest(schedule))
 }
 
-/// Minutes in a debug build: `make storm` plays it in a release build.
-#[test]
-#[ignore = "takes minutes in a debug build"]
-fn schedules_of_faults_break_nothing() {
-    let first = std::env::var("STORM_SEED").ok().and_then(|s| s.parse::<u64>().ok());
-    let seeds = first.map_or(0..SEEDS, |seed| seed..seed + 1);
-    for seed in seeds {
-        if let Err(why) = Schedule::draw(seed).play() {
-            panic!("{}", report(seed, &why));
+/// Plays schedules on all cores for as long as there are some; the first that failed, and how many
+/// were played.
+fn on_all_cores(
+    next: impl Fn(u64) -> Option<Schedule> + Sync,
+) -> (Option<(Schedule, String)>, u64) {
+    let (count, failed) = (AtomicU64::new(0), Mutex::new(None));
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                while failed.lock().is_none()
+                    && let Some(schedule) = next(count.fetch_add(1, Ordering::SeqCst))
+                {
+                    if let Err(why) = schedule.play() {
+                        *failed.lock() = Some((schedule, why));
+                    }
+                }
+            });
         }
+    });
+    (failed.into_inner(), count.into_inner())
+}
+
+/// A few short schedules, or the one that `STORM_SEED` names.
+#[test]
+fn schedules_of_faults_break_nothing() {
+    let named = std::env::var("STORM_SEED").ok().and_then(|s| s.parse::<u64>().ok());
+    let (failed, _) = match named {
+        Some(seed) => on_all_cores(|n| (n == 0).then(|| Schedule::draw(seed))),
+        None => on_all_cores(|n| (n < SEEDS).then(|| Schedule::short(n))),
+    };
+    if let Some((schedule, why)) = failed {
+        panic!("{}", report(&schedule, &why));
     }
 }
 
@@ -359,24 +385,14 @@ fn schedules_of_faults_break_nothing() {
 fn a_storm() {
     let minutes = std::env::var("STORM_MINUTES").ok().and_then(|m| m.parse().ok()).unwrap_or(1);
     let end = Instant::now() + Duration::from_secs(60 * minutes);
-    let next = std::sync::atomic::AtomicU64::new(1000);
-    let failed = parking_lot::Mutex::new(Vec::new());
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    std::thread::scope(|scope| {
-        for _ in 0..cores {
-            scope.spawn(|| {
-                while Instant::now() < end && failed.lock().is_empty() {
-                    let seed = next.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                    if let Err(why) = Schedule::draw(seed).play() {
-                        failed.lock().push((seed, why));
-                    }
-                }
-            });
-        }
+    let short = std::env::var("STORM_SHORT").is_ok();
+    let (failed, played) = on_all_cores(|n| {
+        let seed = 1000 + n;
+        let schedule = if short { Schedule::short(seed) } else { Schedule::draw(seed) };
+        (Instant::now() < end).then_some(schedule)
     });
-    let played = next.load(std::sync::atomic::Ordering::SeqCst) - 1000;
     println!("{played} schedules, {} per minute", played / minutes);
-    if let Some((seed, why)) = failed.into_inner().first() {
-        panic!("{}", report(*seed, why));
+    if let Some((schedule, why)) = failed {
+        panic!("{}", report(&schedule, &why));
     }
 }

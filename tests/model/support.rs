@@ -196,3 +196,133 @@ pub fn delete_claim_of(world: &World, node: &str) {
     let claim = claims.iter().find(|c| c["status"]["nodeName"] == node).unwrap();
     world.delete("nodeclaims", claim["metadata"]["name"].as_str().unwrap());
 }
+
+/// The same as [`scenario`] with feature gates switched on.
+pub fn gated(gates: &str, body: impl AsyncFnOnce(&mut World) + Send) {
+    let on: Vec<String> = gates.split(',').map(|gate| format!("{gate}=true")).collect();
+    with(|o| o.flags.push(format!("--feature-gates={}", on.join(","))), body);
+}
+
+/// Twenty types with 2 to 40 cores.
+pub fn many_types() -> Vec<Arc<InstanceType>> {
+    (1_i64..=20).map(|n| instance_type(&format!("m{:02}", 2 * n), 2 * n)).collect()
+}
+
+/// Keeps the pods of an app on nodes of their own.
+pub fn apart(app: &str) -> impl FnOnce(&mut Value) {
+    let rule = json!({ "podAntiAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": [{
+            "topologyKey": "kubernetes.io/hostname",
+            "labelSelector": { "matchLabels": { "app": app } } }] } });
+    move |template| template["spec"]["affinity"] = rule
+}
+
+/// Marks pods as not to be disrupted.
+pub fn protected(template: &mut Value) {
+    template["metadata"]["annotations"]["karpenter.sh/do-not-disrupt"] = json!("true");
+}
+
+/// Requires one of these instance types of a pool's nodes.
+pub fn only_types(spec: &mut Value, names: &[&str]) {
+    let wanted = json!({ "key": "node.kubernetes.io/instance-type", "operator": "In",
+        "values": names });
+    spec["template"]["spec"]["requirements"].as_array_mut().unwrap().push(wanted);
+}
+
+/// The nodes that carry the taint of a disruption command.
+pub fn marked(world: &World) -> Vec<String> {
+    let tainted = |node: &&Arc<Value>| {
+        let taints = node["spec"]["taints"].as_array();
+        taints.is_some_and(|t| t.iter().any(|t| t["key"] == "karpenter.sh/disrupted"))
+    };
+    let nodes = world.all("nodes");
+    let names = nodes.iter().filter(tainted).filter_map(|n| n["metadata"]["name"].as_str());
+    names.map(str::to_owned).collect()
+}
+
+/// The NodeClaims that were made in the place of others.
+pub fn replacements(world: &World) -> Vec<String> {
+    let made =
+        |claim: &&Arc<Value>| claim["metadata"]["annotations"]["karpenter.rs/replaces"].is_string();
+    let claims = world.all("nodeclaims");
+    let names = claims.iter().filter(made).filter_map(|c| c["metadata"]["name"].as_str());
+    names.map(str::to_owned).collect()
+}
+
+/// The NodeClaim of a Node.
+pub fn claim_of(world: &World, node: &str) -> String {
+    let claims = world.all("nodeclaims");
+    let claim = claims.iter().find(|c| c["status"]["nodeName"] == node).unwrap();
+    claim["metadata"]["name"].as_str().unwrap().to_owned()
+}
+
+/// The Nodes of a pool, by name.
+pub fn nodes_of(world: &World, pool: &str) -> Vec<String> {
+    let nodes = world.all("nodes");
+    let own = nodes.iter().filter(|n| n["metadata"]["labels"]["karpenter.sh/nodepool"] == pool);
+    own.filter_map(|n| n["metadata"]["name"].as_str().map(str::to_owned)).collect()
+}
+
+/// Leaves nothing of these types, in no zone, of no capacity type.
+pub fn sell_out(world: &World, types: &[&str], left: Option<u32>) {
+    for kind in types {
+        for zone in ZONES {
+            for capacity in [labels::CAPACITY_ON_DEMAND, labels::CAPACITY_SPOT] {
+                world.cloud.set_left(kind, zone, capacity, left);
+            }
+        }
+    }
+}
+
+/// Cores of all instances that run.
+pub fn cores(world: &World) -> i64 {
+    world.instances().iter().map(|i| i.capacity.get(&Name::Cpu)).sum::<i64>() / 1000
+}
+
+/// A StorageClass whose volumes are made where their first pod runs, and claims on it.
+pub fn volume_claims(world: &World, names: &[&str]) {
+    if world.get("storageclasses", "gp3").is_none() {
+        world.apply(json!({ "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+            "metadata": { "name": "gp3" }, "provisioner": "ebs.csi.aws.com",
+            "volumeBindingMode": "WaitForFirstConsumer" }));
+    }
+    for name in names {
+        world.apply(json!({ "kind": "PersistentVolumeClaim", "metadata": { "name": name },
+            "spec": { "storageClassName": "gp3", "accessModes": ["ReadWriteOnce"],
+                "resources": { "requests": { "storage": "1Gi" } } } }));
+    }
+}
+
+/// Mounts a claim.
+pub fn mounts(claim: &str) -> impl FnOnce(&mut Value) {
+    let volumes = json!([{ "name": "v", "persistentVolumeClaim": { "claimName": claim } }]);
+    move |template| template["spec"]["volumes"] = volumes
+}
+
+/// One pod of `web` that is left on a node of sixteen cores.
+pub async fn oversized(w: &mut World) {
+    w.apply(pool("default", |_| ()));
+    w.start();
+    alone_on_a_large_node(w).await;
+}
+
+/// The same in a pool that is there, with controllers that run.
+pub async fn alone_on_a_large_node(w: &World) {
+    w.apply(deployment("big", 1, "12", |_| ()));
+    w.apply(deployment("web", 1, "1", |_| ()));
+    runs(w, "big", 1).await;
+    runs(w, "web", 1).await;
+    assert_eq!(types(w), ["c16"]);
+    w.delete("deployments", "big");
+}
+
+/// Waits until a replacement is there, and returns its name.
+pub async fn replacement_begins(w: &World) -> String {
+    until(w, 30 * MINUTE, "a replacement is made", |w| !replacements(w).is_empty()).await;
+    replacements(w).remove(0)
+}
+
+/// How many launches were refused for want of capacity, as far as the journal goes back.
+pub fn refused(w: &World) -> usize {
+    w.journal.tail(usize::MAX).iter().filter(|l| l.contains("InsufficientCapacity")).count()
+}
