@@ -28,6 +28,8 @@ use offered::{key_of, with_wrong_price, without};
 
 /// How long an offering that had no capacity counts as unavailable.
 const UNAVAILABLE: Duration = Duration::from_secs(180);
+/// Time after which a defect shows that needs a cluster to be there first.
+const PLANTED: Duration = Duration::from_secs(600);
 /// Time between the notice of a spot interruption and the end of the instance.
 const NOTICE: Duration = Duration::from_secs(120);
 
@@ -105,6 +107,7 @@ struct Inner {
     known_claims: BTreeSet<String>,
     notices: VecDeque<String>,
     defect: Option<Defect>,
+    planted: Timestamp,
 }
 
 /// A cloud in process.
@@ -144,6 +147,7 @@ impl Cloud {
             known_claims: BTreeSet::new(),
             notices: VecDeque::new(),
             defect: None,
+            planted: billed,
         };
         Self {
             inner: Mutex::new(inner),
@@ -163,7 +167,7 @@ impl Cloud {
     /// Plants a defect.
     pub fn plant(&self, defect: Defect) {
         let mut inner = self.inner.lock();
-        inner.defect = Some(defect);
+        (inner.defect, inner.planted) = (Some(defect), (self.now)());
         inner.offered = None;
     }
 
@@ -349,10 +353,12 @@ impl Cloud {
         let gone = &inner.unavailable;
         let mut types: Arc<[Arc<InstanceType>]> =
             inner.types.iter().map(|kind| without(kind, gone)).collect();
-        if inner.defect == Some(Defect::WrongPrice) {
+        if inner.defect == Some(Defect::WrongPrice) && now >= inner.planted + PLANTED {
             types = with_wrong_price(&types);
         }
         let until = gone.values().min().copied().unwrap_or(Timestamp::MAX);
+        // What is shown may change while a defect is young.
+        let until = if inner.defect.is_some() { now } else { until };
         inner.offered = Some((Arc::clone(&types), until));
         types
     }
@@ -375,6 +381,9 @@ impl Cloud {
             self.settle();
             if self.has(Defect::EndIgnored) {
                 return Ok(true);
+            }
+            if self.has(Defect::NotFound) {
+                return Err(not_found(provider_id));
             }
             let end = (self.now)() + self.behaviour.shutdown;
             let mut inner = self.inner.lock();
@@ -411,11 +420,7 @@ impl Cloud {
     pub async fn list(&self) -> Result<Vec<Arc<Instance>>, CloudError> {
         self.call("list", "", || {
             let limit = (self.now)() - self.behaviour.consistency;
-            let half = self.has(Defect::HalfLists);
-            let shown =
-                |(at, i): &(usize, Arc<Instance>)| i.launched <= limit && !(half && at % 2 == 0);
-            let all = self.instances().into_iter().enumerate();
-            Ok(all.filter(shown).map(|(_, i)| i).collect())
+            Ok(self.instances().into_iter().filter(|i| i.launched <= limit).collect())
         })
         .await
     }
@@ -494,7 +499,7 @@ impl Cloud {
             .cloned()
             .collect();
         sort_by_price(&mut fitting, &wanted);
-        if matches!(defect, Some(Defect::DearestOffering | Defect::AnyType)) {
+        if defect == Some(Defect::AnyType) {
             fitting.reverse();
         }
         for kind in fitting {
@@ -504,9 +509,6 @@ impl Cloud {
                 _ => kind.compatible_offerings(&wanted).collect(),
             };
             offerings.sort_by(|a, b| a.price.total_cmp(&b.price).then(a.zone().cmp(b.zone())));
-            if defect == Some(Defect::DearestOffering) {
-                offerings.reverse();
-            }
             for offering in offerings {
                 if inner.take(&kind, offering, now) {
                     let launched = inner.start(claim, &kind, offering, now, &self.behaviour);

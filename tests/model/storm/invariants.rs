@@ -182,7 +182,9 @@ impl Checks {
     }
 
     fn within_budgets(&mut self, view: &View) -> Held {
-        let marked = view.claims.iter().filter(|c| reason(c).is_some()).count();
+        // A node whose instance is ending counts no more, neither as one nor as a disrupted one.
+        let counts = |c: &&Arc<Value>| condition(c, "InstanceTerminating") != Some("True");
+        let marked = view.claims.iter().filter(counts).filter(|c| reason(c).is_some()).count();
         let most = allowance(self.terms.budget, self.nodes.max(view.nodes.len()));
         let grown = marked > self.marked;
         (self.marked, self.nodes) = (marked, view.nodes.len());

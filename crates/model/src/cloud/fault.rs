@@ -75,18 +75,14 @@ pub enum Defect {
     DoubleLaunch,
     /// A launch makes none.
     PhantomLaunch,
-    /// The dearest offering is taken instead of the cheapest.
-    DearestOffering,
     /// What a NodeClaim requires of its instance type is not looked at.
     AnyType,
     /// The end of an instance is confirmed, but the instance runs on.
     EndIgnored,
-    /// Instances that run are not found when they are asked for by id.
+    /// Instances that run are not found when they are asked for, or asked to end.
     NotFound,
-    /// Lists show half of the instances.
-    HalfLists,
     /// Interruptions are not announced.
     NoNotices,
-    /// The largest type is shown as nearly free.
+    /// The largest type is shown as nearly free from ten minutes after the defect was planted on.
     WrongPrice,
 }
