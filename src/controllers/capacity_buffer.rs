@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{PodTemplate, PodTemplateSpec};
 use kube::Api;
 use tokio::task::JoinSet;
 
-use super::patch::{self, Lock};
+use super::patch;
 use super::provisioning::batcher::Batcher;
 use super::runner::{self, Identity};
 use super::{Context, Error, Outcome};
@@ -155,10 +155,7 @@ async fn reconcile(ctx: Arc<Context>, name: String, batcher: Arc<Batcher>) -> Ou
     }
     let count = status.replicas.unwrap_or(0);
     let api = patch::namespaced::<CapacityBuffer>(&ctx.client, namespace);
-    match patch::apply(&api, &before, &changed, Lock::Optimistic).await {
-        Err(error) if patch::is_conflict(&error) => return Ok(Some(Duration::from_secs(1))),
-        other => other?,
-    }
+    patch::merge(&api, &*before, &changed).await?;
     match shape {
         Ok(shape) => {
             let pods = buffer::virtual_pods(&before, &shape.template, count);
@@ -309,7 +306,7 @@ async fn write(
     conditions::set(list, PROVISIONING, value, reason, &message, generation, now);
     let namespace = before.metadata.namespace.as_deref().unwrap_or_default();
     let api = patch::namespaced::<CapacityBuffer>(&ctx.client, namespace);
-    patch::apply(&api, &before, &changed, Lock::Optimistic).await
+    patch::merge(&api, &*before, &changed).await.map(drop)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use kube::Api;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
-use super::patch::{self, Lock};
+use super::patch;
 use super::{Context, Error, runner};
 use crate::api::conditions;
 use crate::api::v1alpha1::NodeOverlay;
@@ -102,5 +102,5 @@ async fn write(
         Verdict::Conflict => failed(list, "Conflict", "conflict with another overlay"),
     };
     conditions::set_ready(list, &[kind], generation, now);
-    patch::apply(&Api::all(ctx.client.clone()), before, &overlay, Lock::Optimistic).await
+    patch::merge(&Api::all(ctx.client.clone()), before, &overlay).await.map(drop)
 }

@@ -8,7 +8,7 @@ use kube::Api;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
-use super::patch::{self, Lock};
+use super::patch;
 use super::runner::{self, Identity};
 use super::{Context, Error, Outcome};
 use crate::api::v1::{EC2NodeClass, EC2NodeClassStatus};
@@ -120,12 +120,9 @@ impl Controller {
         self.told.lock().insert(key, text.clone()).as_deref() != Some(text.as_str())
     }
 
-    /// Tells of an error that only a change of the object can mend.
+    /// Reports an error that only a change of the object can mend.
     fn terminal(&self, error: &str) -> Option<Duration> {
-        metrics::RECONCILE_ERRORS.with_label_values(&[NODECLASS.name]).inc();
-        metrics::TERMINAL_ERRORS.with_label_values(&[NODECLASS.name]).inc();
-        tracing::error!("error" = error, "Reconciler error");
-        None
+        terminal(error)
     }
 
     async fn reconcile(&self, name: String) -> Outcome {
@@ -162,14 +159,31 @@ impl Controller {
         let now = self.now();
         let list = &mut status_of(&mut class).conditions;
         conditions::set_ready(list, &dependents, generation, now);
-        match patch::write(&api, &*before, &class, Lock::Optimistic).await {
-            Err(error) if patch::is_conflict(&error) => return Ok(Some(Duration::from_secs(1))),
-            Err(error) => return Err(error.into()),
+        if let Some(written) = patch::merge(&api, &*before, &class).await? {
             // Seen at once by the pass that this change brings about.
-            Ok(Some(written)) => self.ctx.cluster.apply_class(written),
-            Ok(None) => {}
+            self.ctx.cluster.apply_class(written);
         }
         Error::all(errors)?;
         Ok(again.into_iter().min())
+    }
+}
+
+fn terminal(error: &str) -> Option<Duration> {
+    metrics::RECONCILE_ERRORS.with_label_values(&[NODECLASS.name]).inc();
+    metrics::TERMINAL_ERRORS.with_label_values(&[NODECLASS.name]).inc();
+    tracing::error!("error" = error, "Reconciler error");
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_that_only_a_change_mends_is_counted_and_not_tried_again() {
+        let count = || metrics::TERMINAL_ERRORS.with_label_values(&[NODECLASS.name]).get();
+        let before = count();
+        assert_eq!(terminal("so it is"), None);
+        assert!(count() > before);
     }
 }

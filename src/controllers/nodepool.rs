@@ -6,7 +6,7 @@ use std::time::Duration;
 use kube::Api;
 use tokio::task::JoinSet;
 
-use super::patch::{self, Lock};
+use super::patch;
 use super::runner::{self, Identity};
 use super::{Context, Outcome};
 use crate::api::v1::{EC2NodeClass, NodeClaim, NodePool};
@@ -61,10 +61,7 @@ async fn reconcile(ctx: Arc<Context>, name: String) -> Outcome {
     health::judge(&ctx.registration_health, &mut pool, generation, ctx.clock.now());
     count(&ctx, &mut pool);
     let api = Api::<NodePool>::all(ctx.client.clone());
-    match patch::apply(&api, &before, &pool, Lock::Optimistic).await {
-        Err(error) if patch::is_conflict(&error) => return Ok(Some(Duration::from_secs(1))),
-        other => other?,
-    }
+    patch::merge(&api, &*before, &pool).await?;
     Ok(Some(COUNTER_PERIOD))
 }
 
@@ -93,7 +90,7 @@ async fn restamp_claims(ctx: &Context, pool: &NodePool) -> Result<(), super::Err
         if !drifted {
             marks.insert(annotations::NODEPOOL_HASH.to_owned(), hash::node_pool_hash(pool));
         }
-        patch::apply(&api, &before, &claim, Lock::None).await?;
+        patch::merge(&api, &*before, &claim).await?;
     }
     Ok(())
 }

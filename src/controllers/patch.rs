@@ -1,4 +1,10 @@
 //! Writes: merge patches of exactly what changed.
+//!
+//! Most of what the controllers write depends on nothing that others write: an annotation, a label, a
+//! figure of a status. Such a patch goes through whatever else changes of the object. A merge patch
+//! replaces a list whole, though, and what was read must then still be there: [`merge`] locks these
+//! writes alone, and [`edit`] each of its own, since it makes the change from what it read. Both start
+//! again from the live object at once where they meet a conflict.
 
 use axum::http::{Request, header};
 use k8s_openapi::NamespaceResourceScope;
@@ -10,13 +16,33 @@ use serde_json::{Map, Value, json};
 
 use crate::operator::readable::Readable;
 
-/// Whether a write must find the object as it was read.
+/// When a write must find the object as it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lock {
-    /// Refused when the object changed meanwhile.
-    Optimistic,
-    /// Laid over whatever is there.
-    None,
+enum Lock {
+    /// Always.
+    Whole,
+    /// Where the patch replaces a list, which would take back what others have put into it since.
+    Lists,
+}
+
+impl Lock {
+    /// Adds the version that the patch must find, if it must.
+    fn close(self, patch: &mut Value, version: Option<&String>) {
+        if let Some(version) = version
+            && (self == Self::Whole || has_list(patch))
+        {
+            patch["metadata"]["resourceVersion"] = json!(version);
+        }
+    }
+}
+
+/// True when a merge patch replaces a list.
+fn has_list(patch: &Value) -> bool {
+    match patch {
+        Value::Array(_) => true,
+        Value::Object(fields) => fields.values().any(has_list),
+        _ => false,
+    }
 }
 
 /// The merge patch that turns `before` into `after`, or nothing when they are equal.
@@ -57,73 +83,54 @@ fn is_stale(error: &kube::Error) -> bool {
 }
 
 /// True when the object changed since it was read.
-#[must_use]
-pub fn is_conflict(error: &kube::Error) -> bool {
+fn is_conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
 /// Writes what changed of metadata and spec, then of the status; an object that is gone is fine.
-///
-/// # Errors
-/// When the API server refuses.
-pub async fn apply<K>(api: &Api<K>, before: &K, after: &K, lock: Lock) -> Result<(), kube::Error>
-where
-    K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
-{
-    write(api, before, after, lock).await.map(drop)
-}
-
-/// Writes as [`apply`] does; gives the object as the API server has it after the last write, if
-/// there was one.
-///
-/// # Errors
-/// When the API server refuses.
-pub async fn write<K>(
-    api: &Api<K>,
-    before: &K,
-    after: &K,
-    lock: Lock,
-) -> Result<Option<K>, kube::Error>
+/// Returns the object as the API server has it after the last write, if there was one.
+async fn write<K>(api: &Api<K>, before: &K, after: &K, lock: Lock) -> Result<Option<K>, kube::Error>
 where
     K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
 {
     let name = before.meta().name.clone().unwrap_or_default();
     let (mut old, mut new) = (to_value(before), to_value(after));
-    let old_status = old.as_object_mut().and_then(|o| o.remove("status")).unwrap_or(json!({}));
-    let new_status = new.as_object_mut().and_then(|o| o.remove("status")).unwrap_or(json!({}));
-    let locked = |patch: &mut Value, version: &Option<String>| {
-        if lock == Lock::Optimistic
-            && let Some(version) = version
-        {
-            patch["metadata"]["resourceVersion"] = json!(version);
-        }
-    };
+    let (mut old_status, mut new_status) = (take_status(&mut old), take_status(&mut new));
     let mut version = before.meta().resource_version.clone();
     let mut last = None;
     if let Some(mut patch) = diff(&old, &new) {
-        locked(&mut patch, &version);
+        lock.close(&mut patch, version.as_ref());
         match send(api, &name, None, &patch).await {
-            Ok(written) => {
+            Ok(Readable::Object(written)) => {
                 version.clone_from(&written.meta().resource_version);
+                // Without a lock that write may have found a newer object: the status is laid over
+                // the one that it has.
+                let found = take_status(&mut to_value(&written));
+                new_status = rebase(&old_status, &new_status, &found);
+                old_status = found;
                 last = Some(written);
             }
+            // Of its status nothing is known, so that nothing can be laid over it.
+            Ok(Readable::Odd(_)) => return Ok(None),
             Err(error) if is_gone(&error) => return Ok(None),
             Err(error) => return Err(error),
         }
     }
     if let Some(status) = diff(&old_status, &new_status) {
         let mut patch = json!({ "status": status });
-        locked(&mut patch, &version);
+        lock.close(&mut patch, version.as_ref());
         match send(api, &name, Some("status"), &patch).await {
-            Ok(written) => last = Some(written),
+            Ok(Readable::Object(written)) => last = Some(written),
+            Ok(Readable::Odd(_)) => return Ok(None),
             Err(error) if is_gone(&error) => return Ok(None),
             Err(error) => return Err(error),
         }
     }
-    Ok(last.and_then(|written| match written {
-        Readable::Object(object) => Some(object),
-        Readable::Odd(_) => None,
-    }))
+    Ok(last)
+}
+
+fn take_status(object: &mut Value) -> Value {
+    object.as_object_mut().and_then(|o| o.remove("status")).unwrap_or_else(|| json!({}))
 }
 
 /// Sends a merge patch. The answer is read as the watches read: what was written may be an object
@@ -169,8 +176,8 @@ where
             return Ok(false);
         }
         left -= 1;
-        match apply(api, &before, &after, Lock::Optimistic).await {
-            Ok(()) => return Ok(true),
+        match write(api, &before, &after, Lock::Whole).await {
+            Ok(_) => return Ok(true),
             Err(error) if is_conflict(&error) && left > 0 => {}
             Err(error) => return Err(error),
         }
@@ -181,13 +188,10 @@ where
     }
 }
 
-/// Writes what changed from `before` to `after`, whatever else changes of the object meanwhile: where
-/// the object is not as it was read, the change is made to what it is now. Conditions are merged one
-/// by one. Gives the object as it is after the write; nothing when nothing was written or the object
-/// is gone.
-///
-/// A merge patch without a lock would not do: it replaces a list whole, and so takes back the
-/// conditions that other controllers have set since.
+/// Writes what changed from `before` to `after`, whatever else changes of the object meanwhile. What
+/// replaces a list must find the object as it was read, and where it does not, the change is made to
+/// what the object is now: conditions are merged one by one. Returns the object as it is after the
+/// write; nothing when nothing was written or the object is gone.
 ///
 /// # Errors
 /// When the API server refuses, or when the object changes faster than it can be read.
@@ -200,7 +204,7 @@ where
     let mut left = ATTEMPTS;
     loop {
         left -= 1;
-        match write(api, &found, &wanted, Lock::Optimistic).await {
+        match write(api, &found, &wanted, Lock::Lists).await {
             Err(error) if is_conflict(&error) && left > 0 => {}
             other => return other,
         }
@@ -214,7 +218,7 @@ where
 }
 
 /// `live` with the changes that lead from `before` to `after`. Lists whose entries have a `type` are
-/// merged entry by entry, other lists are one value.
+/// merged entry by entry, lists of strings (finalizers) as sets; other lists are one value.
 fn rebase(before: &Value, after: &Value, live: &Value) -> Value {
     if before == after {
         return live.clone();
@@ -235,6 +239,13 @@ fn rebase(before: &Value, after: &Value, live: &Value) -> Value {
             let none = Vec::new();
             let b = before.as_array().unwrap_or(&none);
             Value::Array(rebase_by_kind(b, a, l))
+        }
+        (_, Value::Array(a), Value::Array(l)) if a.iter().chain(l).all(Value::is_string) => {
+            let none = Vec::new();
+            let b = before.as_array().unwrap_or(&none);
+            let kept = l.iter().filter(|v| a.contains(v) || !b.contains(v));
+            let new = a.iter().filter(|v| !l.contains(v) && !b.contains(v));
+            Value::Array(kept.chain(new).cloned().collect())
         }
         _ => after.clone(),
     }
@@ -263,8 +274,8 @@ fn rebase_by_kind(before: &[Value], after: &[Value], live: &[Value]) -> Vec<Valu
 }
 
 /// Removes a finalizer, whatever else changes of the object meanwhile: only the list of finalizers
-/// itself has to be as it was read, since another finalizer must not be lost. True when it was there;
-/// an object that is gone is fine.
+/// itself has to be as it was read, since another finalizer must not be lost. True when this call removed
+/// it; an object that is gone is fine.
 ///
 /// # Errors
 /// When the API server refuses.
@@ -280,14 +291,15 @@ where
         let name = found.meta().name.clone().unwrap_or_default();
         match json_patch(api, &name, &patch).await {
             Ok(()) => return Ok(true),
-            Err(error) if is_gone(&error) => return Ok(true),
+            // Removed before, by a reconcile whose outcome the watch does not show yet, or by somebody else.
+            Err(error) if is_gone(&error) => return Ok(false),
             // The list is another one by now.
             Err(error) if is_stale(&error) && left > 0 => {}
             Err(error) => return Err(error),
         }
         match read_live(api, seen).await? {
             Some(live) => found = live,
-            None => return Ok(true),
+            None => return Ok(false),
         }
     }
 }

@@ -20,6 +20,7 @@ mod replay;
 mod replicas;
 mod restart;
 mod rollback;
+mod signals;
 mod static_pools;
 mod storm;
 mod support;

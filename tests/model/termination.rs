@@ -1,7 +1,10 @@
 //! How nodes go: drained within budgets and grace periods, volumes detached, instances ended.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use karpenter::model::api::{Call, Fault, FaultPlan};
+use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::support::*;
@@ -186,5 +189,69 @@ fn a_drained_node_takes_no_new_pods() {
         w.apply(deployment("late", 1, "100m", |_| ()));
         runs(w, "late", 1).await;
         assert_ne!(node_of(w, "late"), node);
+    });
+}
+
+/// What is logged, as text.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The watch shows Nodes three seconds late.
+struct LateNodes;
+
+impl FaultPlan for LateNodes {
+    fn fault(&mut self, _: &Call) -> Option<Fault> {
+        None
+    }
+
+    fn lag(&mut self, call: &Call) -> Duration {
+        let late = call.user == "karpenter" && call.kind.plural == "nodes";
+        Duration::from_secs(if late { 3 } else { 0 })
+    }
+}
+
+#[test]
+fn the_end_of_a_node_is_logged_once_although_the_watch_is_late() {
+    scenario(async |w| {
+        let log = Log::default();
+        let written = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || written.clone())
+            .finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        w.apply(calm("default", |_| ()));
+        w.server.set_faults(LateNodes);
+        w.start();
+        w.apply(deployment("web", 1, "1", |_| ()));
+        runs(w, "web", 1).await;
+        let node = node_of(w, "web");
+        w.delete("nodes", &node);
+        // A kubelet writes its Node all the time.
+        let mut beats = 0;
+        while w.get("nodes", &node).is_some() {
+            beats += 1;
+            w.change("nodes", "", &node, "status", |n| {
+                n["status"]["conditions"][0]["message"] = json!(beats.to_string());
+            });
+            w.pass(Duration::from_millis(200)).await;
+            assert!(beats < 6000, "{}", tail(w));
+        }
+        w.pass(2 * MINUTE).await;
+        let text = String::from_utf8(log.0.lock().clone()).unwrap();
+        let count = |what: &str| text.lines().filter(|l| l.contains(what)).count();
+        assert_eq!(count("deleted nodeclaim"), 1, "{text}");
+        assert_eq!(count("deleted node") - count("deleted nodeclaim"), 1, "{text}");
     });
 }

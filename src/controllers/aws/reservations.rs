@@ -15,13 +15,11 @@ use crate::api::labels;
 use crate::api::v1::{CapacityReservationSelectorTerm, NodeClaim};
 use crate::cloud::aws::AwsProvider;
 use crate::cloud::aws::capacityreservation::to_status;
-use crate::controllers::patch::{self, Lock};
-use crate::controllers::{Context, Error, runner};
+use crate::controllers::patch;
+use crate::controllers::{Context, Error};
 use crate::operator::logging;
 
 const PERIOD: Duration = Duration::from_secs(60);
-/// Where somebody else wrote meanwhile, it is tried again after this long.
-const CONFLICT: Duration = Duration::from_secs(1);
 /// Claims that are deleted at once.
 const PARALLEL: usize = 10;
 
@@ -30,9 +28,9 @@ pub(super) fn start(ctx: &Arc<Context>, aws: &Arc<AwsProvider>, tasks: &mut Join
         return;
     }
     let (context, provider) = (Arc::clone(ctx), Arc::clone(aws));
-    runner::repeat(tasks, "capacityreservation.capacitytype", move || {
+    every(tasks, "capacityreservation.capacitytype", PERIOD, move || {
         let (ctx, aws) = (Arc::clone(&context), Arc::clone(&provider));
-        async move { Ok(Some(if capacity_types(&ctx, &aws).await? { PERIOD } else { CONFLICT })) }
+        async move { capacity_types(&ctx, &aws).await }
     });
     let (context, provider) = (Arc::clone(ctx), Arc::clone(aws));
     every(tasks, "capacityreservation.expiration", PERIOD, move || {
@@ -62,13 +60,12 @@ fn seems_reserved(ctx: &Context, claim: &NodeClaim) -> bool {
             }))
 }
 
-/// An instance whose reservation is gone runs on, as an on-demand one: its labels follow. False
-/// when something is left to do since it changed meanwhile.
-async fn capacity_types(ctx: &Context, aws: &AwsProvider) -> Result<bool, Error> {
+/// An instance whose reservation is gone runs on, as an on-demand one: its labels follow.
+async fn capacity_types(ctx: &Context, aws: &AwsProvider) -> Result<(), Error> {
     let reserved: Vec<_> =
         ctx.cluster.claims().into_iter().filter(|c| seems_reserved(ctx, c)).collect();
     if reserved.is_empty() {
-        return Ok(true);
+        return Ok(());
     }
     let types: HashMap<String, String> = aws
         .instances
@@ -77,19 +74,23 @@ async fn capacity_types(ctx: &Context, aws: &AwsProvider) -> Result<bool, Error>
         .into_iter()
         .map(|i| (i.provider_id(), i.capacity_type))
         .collect();
-    let (mut updated, mut done) = (Vec::new(), true);
+    follow(ctx, reserved, &types).await
+}
+
+/// Gives claims and Nodes the labels of what their instances have become, by provider id.
+async fn follow(
+    ctx: &Context,
+    reserved: Vec<Arc<NodeClaim>>,
+    types: &HashMap<String, String>,
+) -> Result<(), Error> {
+    let mut updated = Vec::new();
     for claim in reserved {
         let id = claim.status.as_ref().and_then(|s| s.provider_id.as_deref()).unwrap_or_default();
         if types.get(id).map(String::as_str) != Some(labels::CAPACITY_ON_DEMAND) {
             continue;
         }
-        match relabel_all(ctx, &claim, id).await {
-            Err(error) if patch::is_conflict(&error) => done = false,
-            outcome => {
-                outcome?;
-                updated.push(claim.metadata.name.clone().unwrap_or_default());
-            }
-        }
+        relabel_all(ctx, &claim, id).await?;
+        updated.push(claim.metadata.name.clone().unwrap_or_default());
     }
     if !updated.is_empty() {
         tracing::debug!(
@@ -97,7 +98,7 @@ async fn capacity_types(ctx: &Context, aws: &AwsProvider) -> Result<bool, Error>
             "updated capacity type for nodeclaims"
         );
     }
-    Ok(done)
+    Ok(())
 }
 
 /// The claim comes last: it is what tells that something is to be done.
@@ -106,7 +107,7 @@ async fn relabel_all(ctx: &Context, claim: &NodeClaim, id: &str) -> Result<(), k
     let mut changed = claim.clone();
     relabel(changed.metadata.labels.get_or_insert_default());
     let claims = Api::<NodeClaim>::all(ctx.client.clone());
-    patch::apply(&claims, claim, &changed, Lock::Optimistic).await
+    patch::merge(&claims, claim, &changed).await.map(drop)
 }
 
 fn relabel(all: &mut std::collections::BTreeMap<String, String>) {
@@ -125,7 +126,7 @@ async fn relabel_nodes(ctx: &Context, provider_id: &str) -> Result<(), kube::Err
         let mut changed = (*node).clone();
         relabel(changed.metadata.labels.get_or_insert_default());
         let nodes = Api::<Node>::all(ctx.client.clone());
-        patch::apply(&nodes, &node, &changed, Lock::Optimistic).await?;
+        patch::merge(&nodes, &*node, &changed).await?;
     }
     Ok(())
 }
@@ -180,6 +181,68 @@ async fn delete(ctx: &Context, claim: &NodeClaim) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use karpenter_model::api::{ApiServer, Journal, Store, kind};
+    use serde_json::{Value, json};
+
+    use crate::controllers::tests::context;
+
+    /// An API server with a claim and its Node, which have these capacity types.
+    fn world(claim: &str, node: &str) -> (Arc<Store>, Arc<Context>) {
+        let store = Arc::new(Store::new(1, Arc::new(|| jiff::Timestamp::UNIX_EPOCH)));
+        let server = ApiServer::new(Arc::clone(&store), Journal::default(), Duration::ZERO);
+        let ctx = context(&server.client("karpenter"));
+        let meta = |capacity: &str| {
+            let mut labels = json!({labels::CAPACITY_TYPE: capacity, labels::REGISTERED: "true"});
+            if capacity == labels::CAPACITY_RESERVED {
+                labels[labels::CAPACITY_RESERVATION_ID] = json!("cr-1");
+            }
+            json!({"name": "x", "labels": labels})
+        };
+        let create = |plural: &str, object: Value| {
+            (*store.create(kind(plural), "", object).ok().unwrap()).clone()
+        };
+        let object = json!({"apiVersion": "karpenter.sh/v1", "kind": "NodeClaim",
+            "metadata": meta(claim), "spec": {"requirements": [], "nodeClassRef": {
+                "group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "default"}}});
+        let mut object = create("nodeclaims", object);
+        object["status"] = json!({"providerID": "aws:///a/i-1"});
+        ctx.cluster.apply_claim(serde_json::from_value(object).unwrap());
+        let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": meta(node),
+            "spec": {"providerID": "aws:///a/i-1"}});
+        let object = create("nodes", object);
+        ctx.cluster.apply_node(serde_json::from_value(object).unwrap());
+        (store, ctx)
+    }
+
+    /// Capacity type and reservation of the claim and of its Node after a look at the instance.
+    async fn after(claim: &str, node: &str, instance: &str) -> [(Value, Value); 2] {
+        let (store, ctx) = world(claim, node);
+        let claims = ctx.cluster.claims();
+        let reserved: Vec<_> = claims.into_iter().filter(|c| seems_reserved(&ctx, c)).collect();
+        let types = HashMap::from([("aws:///a/i-1".to_owned(), instance.to_owned())]);
+        follow(&ctx, reserved, &types).await.unwrap();
+        ["nodeclaims", "nodes"].map(|plural| {
+            let object = store.get(kind(plural), "", "x").unwrap();
+            let label = |key: &str| object["metadata"]["labels"][key].clone();
+            (label(labels::CAPACITY_TYPE), label(labels::CAPACITY_RESERVATION_ID))
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn claim_and_node_follow_an_instance_whose_reservation_ended_each_by_itself() {
+        let on_demand = || (json!("on-demand"), Value::Null);
+        let reserved = || (json!("reserved"), json!("cr-1"));
+        for (claim, node) in
+            [("reserved", "reserved"), ("reserved", "on-demand"), ("on-demand", "reserved")]
+        {
+            let found = after(claim, node, "on-demand").await;
+            assert_eq!(found, [on_demand(), on_demand()], "{claim}, {node}");
+        }
+        // As long as the reservation lasts they stay.
+        let found = after("reserved", "reserved", "reserved").await;
+        assert_eq!(found, [reserved(), reserved()]);
+    }
 
     #[test]
     fn what_is_left_of_a_reservation_is_on_demand() {

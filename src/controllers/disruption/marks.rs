@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use tokio::time::sleep;
 
-use super::super::patch::{self, Lock};
+use super::super::patch;
 use super::super::{Context, Error};
 use super::InFlight;
 use crate::api::v1::NodeClaim;
@@ -53,19 +53,22 @@ fn is_marked(node: &Node, claim: &NodeClaim) -> bool {
 /// Removes the taint and the condition that mark a node as being disrupted, also those that an older
 /// release left behind.
 pub(super) async fn unmark(ctx: &Context, node: &Node, claim: &NodeClaim) -> Result<(), Error> {
-    let mut changed = node.clone();
-    if node.metadata.deletion_timestamp.is_none()
-        && let Some(spec) = &mut changed.spec
-        && let Some(list) = &mut spec.taints
-    {
-        list.retain(|t| !taints::marks_disruption(t));
-    }
-    patch::apply(&Api::<Node>::all(ctx.client.clone()), node, &changed, Lock::Optimistic).await?;
+    // The list of taints is made from the one that the Node has: kubelets write their Nodes all the time.
+    let nodes = Api::<Node>::all(ctx.client.clone());
+    patch::edit(&nodes, node, |wanted| {
+        if wanted.metadata.deletion_timestamp.is_none()
+            && let Some(spec) = &mut wanted.spec
+            && let Some(list) = &mut spec.taints
+        {
+            list.retain(|t| !taints::marks_disruption(t));
+        }
+    })
+    .await?;
     let mut changed = claim.clone();
     let list = &mut changed.status.get_or_insert_default().conditions;
     if conditions::clear(list, conditions::DISRUPTION_REASON) {
         let api = Api::<NodeClaim>::all(ctx.client.clone());
-        patch::apply(&api, claim, &changed, Lock::Optimistic).await?;
+        patch::merge(&api, claim, &changed).await?;
     }
     Ok(())
 }
@@ -111,7 +114,7 @@ async fn mark_fresh(ctx: &Context, candidate: &Candidate, reason: &str) -> Resul
             sleep(wait).await;
             wait *= 5;
         }
-        // Read from the API server: a mark laid over an old copy conflicts again and again.
+        // Read from the API server: what is marked is what is there.
         let claims = Api::<NodeClaim>::all(ctx.client.clone());
         let claim = claims.get(candidate.claim_name()).await?;
         let node = Api::<Node>::all(ctx.client.clone()).get(candidate.node.name()).await?;
@@ -126,12 +129,14 @@ async fn mark_fresh(ctx: &Context, candidate: &Candidate, reason: &str) -> Resul
 /// Marks a node as being disrupted: no new pods, and the reason on its claim.
 async fn mark(ctx: &Context, node: &Node, claim: &NodeClaim, reason: &str) -> Result<(), Error> {
     let disrupted = taints::disrupted();
-    let mut changed = node.clone();
-    let list = changed.spec.get_or_insert_default().taints.get_or_insert_default();
-    if !list.iter().any(|t| taints::matches(t, &disrupted)) {
-        list.push(disrupted);
-    }
-    patch::apply(&Api::<Node>::all(ctx.client.clone()), node, &changed, Lock::Optimistic).await?;
+    let nodes = Api::<Node>::all(ctx.client.clone());
+    patch::edit(&nodes, node, |wanted| {
+        let list = wanted.spec.get_or_insert_default().taints.get_or_insert_default();
+        if !list.iter().any(|t| taints::matches(t, &disrupted)) {
+            list.push(disrupted.clone());
+        }
+    })
+    .await?;
     let mut changed = claim.clone();
     let generation = claim.metadata.generation;
     let now = ctx.clock.now();
@@ -139,6 +144,6 @@ async fn mark(ctx: &Context, node: &Node, claim: &NodeClaim, reason: &str) -> Re
     let kind = conditions::DISRUPTION_REASON;
     conditions::set(list, kind, conditions::TRUE, reason, reason, generation, now);
     let api = Api::<NodeClaim>::all(ctx.client.clone());
-    patch::apply(&api, claim, &changed, Lock::Optimistic).await?;
+    patch::merge(&api, claim, &changed).await?;
     Ok(())
 }

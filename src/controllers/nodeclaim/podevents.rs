@@ -11,7 +11,7 @@ use super::status_of;
 use crate::api::labels;
 use crate::api::v1::NodeClaim;
 use crate::cluster::Change;
-use crate::controllers::patch::{self, Lock};
+use crate::controllers::patch;
 use crate::controllers::runner::{self, Identity};
 use crate::controllers::{Context, Outcome};
 
@@ -46,6 +46,6 @@ async fn pod_event(ctx: Arc<Context>, name: String) -> Outcome {
     let mut claim = (*before).clone();
     status_of(&mut claim).last_pod_event_time = Some(Time(ctx.clock.now()));
     let api = Api::<NodeClaim>::all(ctx.client.clone());
-    patch::apply(&api, &before, &claim, Lock::None).await?;
+    patch::merge(&api, &*before, &claim).await?;
     Ok(None)
 }

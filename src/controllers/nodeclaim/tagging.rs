@@ -14,7 +14,7 @@ use crate::api::{annotations, labels};
 use crate::cloud::aws::instance::{TagError, parse_provider_id};
 use crate::cloud::aws::permissions::Feature;
 use crate::cloud::aws::{AwsProvider, tags};
-use crate::controllers::patch::{self, Lock};
+use crate::controllers::patch;
 use crate::controllers::runner::{self, Identity};
 use crate::controllers::{Context, Outcome};
 
@@ -89,7 +89,7 @@ async fn reconcile(ctx: &Context, aws: &AwsProvider, pace: &Pace, name: &str) ->
     for key in [annotations::INSTANCE_TAGGED, annotations::CLUSTER_NAME_TAGGED] {
         marks.insert(key.to_owned(), "true".to_owned());
     }
-    patch::apply(&Api::<NodeClaim>::all(ctx.client.clone()), &before, &claim, Lock::None).await?;
+    patch::merge(&Api::<NodeClaim>::all(ctx.client.clone()), &*before, &claim).await?;
     Ok(None)
 }
 

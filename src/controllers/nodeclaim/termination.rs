@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 
-use super::super::patch::{self, Lock};
+use super::super::patch;
 use super::super::{Context, Outcome};
 use super::{events, is_true, set_true, status_of};
 use crate::api::v1::NodeClaim;
@@ -23,8 +23,7 @@ pub(super) async fn finalize(ctx: &Context, api: &Api<NodeClaim>, before: NodeCl
     }
     if let Some(deadline) = annotate_deadline(&mut claim) {
         ctx.recorder.publish(events::termination_grace_period_expiring(&claim, deadline));
-        // One annotation: whatever else is written meanwhile stays.
-        patch::apply(api, &before, &claim, Lock::None).await?;
+        patch::merge(api, &before, &claim).await?;
         return Ok(Some(Duration::ZERO));
     }
     let provider_id = claim.status.as_ref().and_then(|s| s.provider_id.clone()).unwrap_or_default();
@@ -91,7 +90,7 @@ pub(in crate::controllers) async fn write_deadline(
 ) -> Result<String, kube::Error> {
     let mut marked = claim.clone();
     let deadline = insert_deadline(&mut marked, at);
-    patch::apply(api, claim, &marked, Lock::None).await?;
+    patch::merge(api, claim, &marked).await?;
     Ok(deadline)
 }
 

@@ -2,12 +2,11 @@
 //! NodeClaims.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use kube::Api;
 use tokio::task::JoinSet;
 
-use super::super::patch::{self, Lock};
+use super::super::patch;
 use super::super::runner::{self, Identity};
 use super::super::{Context, Error, Outcome};
 use crate::api::v1::{EC2NodeClass, NodeClaim};
@@ -62,10 +61,8 @@ async fn reconcile(ctx: &Context, aws: &AwsProvider, name: &str) -> Outcome {
     }
     marks.insert(annotations::EC2NODECLASS_HASH.to_owned(), hash);
     marks.insert(annotations::EC2NODECLASS_HASH_VERSION.to_owned(), version.to_owned());
-    match patch::apply(&api, &before, &class, Lock::None).await {
-        Err(error) if patch::is_conflict(&error) => Ok(Some(Duration::from_secs(1))),
-        other => other.map(|()| None).map_err(Into::into),
-    }
+    patch::merge(&api, &*before, &class).await?;
+    Ok(None)
 }
 
 /// The hash that a claim of the class is stamped with today.
@@ -93,7 +90,7 @@ async fn take_over(
             continue;
         }
         let Some(claim) = restamped(&before, class, hash_for) else { continue };
-        if let Err(error) = patch::apply(&api, &before, &claim, Lock::None).await {
+        if let Err(error) = patch::merge(&api, &*before, &claim).await {
             failures.push(error.to_string());
         }
     }

@@ -165,9 +165,9 @@ async fn a_finalizer_goes_though_the_object_changed_meanwhile() {
 }
 
 #[tokio::test]
-async fn an_object_that_is_gone_needs_no_release() {
+async fn an_object_that_is_gone_is_not_released_again() {
     let (api, _) = api(&[refusal(404)]);
-    assert!(release(&api, &parsed(&node("1", &[], &["ours"])), "ours").await.unwrap());
+    assert!(!release(&api, &parsed(&node("1", &[], &["ours"])), "ours").await.unwrap());
 }
 
 #[tokio::test]
@@ -187,4 +187,48 @@ async fn a_merge_keeps_the_conditions_that_others_have_set() {
     let kinds: Vec<&Value> =
         last["status"]["conditions"].as_array().unwrap().iter().map(|c| &c["type"]).collect();
     assert_eq!(kinds, ["Drifted", "Launched"]);
+}
+
+#[tokio::test]
+async fn a_label_is_written_whatever_the_version_is_and_a_list_is_not() {
+    let before = parsed(&node("1", &[], &[]));
+    let mut after = before.clone();
+    after.metadata.labels.get_or_insert_default().insert("a".to_owned(), "b".to_owned());
+    let (api, server) = api(&[(200, node("9", &[], &[])), (200, node("10", &[], &["f"]))]);
+    merge(&api, &before, &after).await.unwrap();
+    after.metadata.finalizers = Some(vec!["f".to_owned()]);
+    merge(&api, &before, &after).await.unwrap();
+    let asked = server.asked.lock();
+    let versions: Vec<&Value> =
+        asked.iter().map(|(_, body)| &body["metadata"]["resourceVersion"]).collect();
+    assert_eq!(versions, [&Value::Null, &json!("1")]);
+}
+
+#[tokio::test]
+async fn a_status_that_follows_a_write_without_a_lock_keeps_what_others_have_set_before_it() {
+    let mut before = node("1", &[], &[]);
+    before["status"] = json!({"conditions": []});
+    let mut after = before.clone();
+    after["metadata"]["labels"] = json!({"a": "b"});
+    after["status"]["conditions"] = json!([{"type": "Launched", "status": "True"}]);
+    // The write of the label finds an object that has got a condition meanwhile.
+    let mut found = node("7", &[], &[]);
+    found["status"] = json!({"conditions": [{"type": "Drifted", "status": "True"}]});
+    let (api, server) = api(&[(200, found), (200, node("8", &[], &[]))]);
+    merge(&api, &parsed(&before), &parsed(&after)).await.unwrap();
+    let asked = server.asked.lock();
+    let last = &asked[1].1;
+    assert_eq!(last["metadata"]["resourceVersion"], "7");
+    let kinds: Vec<&Value> =
+        last["status"]["conditions"].as_array().unwrap().iter().map(|c| &c["type"]).collect();
+    assert_eq!(kinds, ["Drifted", "Launched"]);
+}
+
+#[test]
+fn finalizers_are_added_and_removed_one_by_one() {
+    let list = |names: &[&str]| json!({ "finalizers": names });
+    let merged = rebase(&list(&["old"]), &list(&["old", "ours"]), &list(&["theirs"]));
+    assert_eq!(merged, list(&["theirs", "ours"]));
+    let merged = rebase(&list(&["a", "b"]), &list(&["b"]), &list(&["a", "b", "c"]));
+    assert_eq!(merged, list(&["b", "c"]));
 }
