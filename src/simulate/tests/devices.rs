@@ -342,3 +342,29 @@ fn what_several_entries_say_about_one_pool_of_devices_is_put_together() {
     let error = load(document.to_string().as_bytes()).and_then(World::new).unwrap_err();
     assert!(error.to_string().contains("second device \"gpu-0\" of pool \"own\""), "{error}");
 }
+
+#[test]
+fn of_pools_of_equal_weight_the_cheaper_one_launches_for_pods_with_claims() {
+    for (cheap, dear) in [("a", "b"), ("b", "a")] {
+        let mut document = on();
+        let mut kind = gpu_type();
+        let dearer = json!({"zone": "a", "capacityType": "on-demand", "price": 0.9});
+        push(&mut kind["offerings"], dearer);
+        document["instanceTypes"] = json!([kind]);
+        let pool = |name: &str, capacity_type: &str| {
+            let mut pool = base()["nodePools"][0].clone();
+            pool["metadata"]["name"] = json!(name);
+            pool["spec"]["template"]["spec"]["requirements"] = json!([
+                {"key": "karpenter.sh/capacity-type", "operator": "In", "values": [capacity_type]}]);
+            pool
+        };
+        document["nodePools"] = json!([pool(cheap, "spot"), pool(dear, "on-demand")]);
+        push(&mut document["objects"], template(one_gpu()));
+        document["pods"] = json!([from_template("x"), from_template("y")]);
+        let out = solved(&document);
+        assert_eq!(out["unschedulable"], json!([]), "{out}");
+        // The devices that were planned are those of the pool that was taken: the second pod joins.
+        assert_eq!(out["nodeClaims"].as_array().unwrap().len(), 1, "{out}");
+        assert_eq!(out["nodeClaims"][0]["nodePool"], cheap);
+    }
+}

@@ -146,16 +146,18 @@ impl Round<'_, '_> {
         })
     }
 
-    /// Tries the templates for a pod with claims, heaviest pool first.
+    /// Tries the templates for a pod with claims, heaviest pool first; of pools of equal weight the
+    /// cheapest.
     pub(super) fn open_with_devices(&mut self, pod: u32, class: ClassId, need: NeedId) -> Opened {
-        for template in 0..self.world.stock.templates.len() as u32 {
-            match self.open_one_with_devices(pod, template, class, need) {
-                Ok(claim) => return Opened::Claim(Box::new(claim)),
-                Err(Refusal::Reserved) => return Opened::Reserved,
-                Err(_) => {}
-            }
-        }
-        Opened::Refused
+        self.open_cheapest(need, |round, template| {
+            round.open_one_with_devices(pod, template, class, need)
+        })
+    }
+
+    /// Puts down what the planned node at hand gives; returns what was there.
+    pub(super) fn replace_device_plan(&mut self, plan: Option<ClaimPlan>) -> Option<ClaimPlan> {
+        let devices = self.devices.as_mut()?;
+        std::mem::replace(&mut devices.on_claim, plan)
     }
 
     fn open_one_with_devices(

@@ -1,6 +1,7 @@
 //! New nodes, and what they take from the limits of their pools.
 
 use super::{Claim, Opened, Refusal, Round};
+use crate::scheduling::dra::ClaimPlan;
 use crate::scheduling::resources::{Name, ResourceList};
 use crate::scheduling::solver::amounts::add;
 use crate::scheduling::solver::choices::Pools;
@@ -13,25 +14,37 @@ impl Round<'_, '_> {
     ///
     /// [Q] Upstream takes equal pools by their names; that order is free by its documentation.
     pub(super) fn open(&mut self, class: ClassId, need: NeedId) -> Opened {
-        let mut best: Option<(f64, Claim)> = None;
+        self.open_cheapest(need, |round, template| round.open_from(template, class, need))
+    }
+
+    /// The same with `open_one`, which says what a node of a template becomes. The devices that it
+    /// plans to give belong to the claim that is taken.
+    pub(in crate::scheduling::solver) fn open_cheapest(
+        &mut self,
+        need: NeedId,
+        mut open_one: impl FnMut(&mut Self, u32) -> Result<Claim, Refusal>,
+    ) -> Opened {
+        let mut best: Option<(f64, Claim, Option<ClaimPlan>)> = None;
         let mut reserved = false;
         let count = self.world.stock.templates.len();
         for template in 0..count {
-            match self.open_from(template as u32, class, need) {
+            let last = template + 1 == count || !self.equal_weight(template, template + 1);
+            match open_one(self, template as u32) {
                 Ok(claim) => {
-                    let last = template + 1 == count || !self.equal_weight(template, template + 1);
                     if last && best.is_none() {
                         return Opened::Claim(Box::new(claim));
                     }
+                    let plan = self.replace_device_plan(None);
                     let price = self.price_to_open(&claim, need);
-                    if best.as_ref().is_none_or(|(least, _)| price < *least) {
-                        best = Some((price, claim));
+                    if best.as_ref().is_none_or(|(least, ..)| price < *least) {
+                        best = Some((price, claim, plan));
                     }
                 }
                 Err(refusal) => reserved |= refusal == Refusal::Reserved,
             }
-            if template + 1 == count || !self.equal_weight(template, template + 1) {
-                if let Some((_, claim)) = best {
+            if last {
+                if let Some((_, claim, plan)) = best {
+                    self.replace_device_plan(plan);
                     return Opened::Claim(Box::new(claim));
                 }
                 if reserved {
