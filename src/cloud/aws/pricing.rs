@@ -78,6 +78,13 @@ pub fn known_types() -> BTreeSet<String> {
     fallback::on_demand("us-east-1").into_keys().collect()
 }
 
+/// Names of the instance types that a region has, as far as this release knows.
+#[must_use]
+pub fn types_in(region: &str) -> BTreeSet<String> {
+    let gone = fallback::not_offered(region);
+    known_types().into_iter().filter(|name| !gone.contains(name.as_str())).collect()
+}
+
 impl Provider {
     /// A provider that knows what the tables say; `isolated` means no way to the price list.
     #[must_use]

@@ -77,7 +77,7 @@ fn identity(all: &mut Requirements, info: &Info, family: AmiFamily) {
 }
 
 /// The letters and the number that a name such as `m7i-flex.large` or `u-6tb1.metal` begins with.
-pub(super) fn category_and_generation(name: &str) -> (Option<String>, Option<String>) {
+pub(crate) fn category_and_generation(name: &str) -> (Option<String>, Option<String>) {
     let none = (None, None);
     let letters = name.find(|c: char| !c.is_ascii_lowercase()).unwrap_or(name.len());
     if letters == 0 || !name.contains('.') {

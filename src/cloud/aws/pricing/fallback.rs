@@ -1,6 +1,6 @@
 //! Prices compiled in: those that AWS published for some regions, and estimates for all others.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{Price, Source};
 
@@ -35,6 +35,15 @@ pub(super) fn on_demand(region: &str) -> HashMap<String, Price> {
         prices.insert((*name).to_owned(), price);
     }
     prices
+}
+
+/// Types that have a published price in some region, and none in this one although its prices are
+/// published: they are not offered there. Nothing is known of a region without published prices.
+pub(super) fn not_offered(region: &str) -> BTreeSet<&'static str> {
+    let published = published();
+    let Some(known) = published.get(region) else { return BTreeSet::new() };
+    let all = published.values().flat_map(HashMap::keys).copied();
+    all.filter(|name| !known.contains_key(name)).collect()
 }
 
 /// What types cost in us-east-1, by whatever is known.
