@@ -18,7 +18,7 @@ use crate::api::v1::{EC2NodeClass, NodeClaim, NodePool};
 use crate::api::{annotations, conditions, conversion, hash, labels};
 use crate::clock::Clock;
 use crate::cloud::{CloudProvider, Detail, Error, RepairPolicy};
-use crate::operator::events::{Event, Recorder, reference};
+use crate::operator::events::{Recorder, Report, reference};
 use crate::operator::settings::Settings;
 use crate::scheduling::instance_type::InstanceType;
 use crate::scheduling::overlay::InForce;
@@ -261,8 +261,7 @@ impl AwsProvider {
     /// Tells on an object that the node class it names cannot be used.
     fn say_class_missing<K: kube::Resource<DynamicType = ()>>(&self, object: &K) {
         if let Some(recorder) = self.recorder.get() {
-            let message = "Failed resolving NodeClass".to_owned();
-            recorder.publish(Event::new(reference(object), true, "", message));
+            recorder.publish(Report::NodeClassMissing.on(reference(object)));
         }
     }
 

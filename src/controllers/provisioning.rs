@@ -290,6 +290,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_round_under_way_shows_what_is_left_and_takes_it_back() {
+        let progress = Progress::new();
+        progress.tell(7);
+        let labels = [CONTROLLER, progress.id.as_str()];
+        let depth = metrics::SCHEDULER_QUEUE_DEPTH.with_label_values(&labels).get();
+        assert!((depth - 7.0).abs() < f64::EPSILON);
+        assert!(metrics::SCHEDULER_UNFINISHED.with_label_values(&labels).get() > 0.0);
+        let shown = format!("scheduling_id=\"{}\"", progress.id);
+        drop(progress);
+        assert!(!metrics::render().contains(&shown));
+    }
+
+    #[test]
     fn long_lists_are_cut() {
         assert_eq!(listed(["a", "b"].iter()), "a, b");
         assert_eq!(listed((0..7).collect::<Vec<i32>>().iter()), "0, 1, 2, 3, 4 and 2 other(s)");

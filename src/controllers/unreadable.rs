@@ -8,7 +8,7 @@ use tracing::Instrument as _;
 
 use super::Context;
 use crate::cluster::Change;
-use crate::operator::events::Event;
+use crate::operator::events::Report;
 use crate::operator::logging;
 
 /// Starts what reports them.
@@ -33,7 +33,7 @@ async fn run(ctx: &Context) {
 /// The recorder leaves out what it said lately.
 fn report(ctx: &Context) {
     for object in ctx.cluster.left_out() {
-        let text = format!("Object cannot be read and is left out, {}", object.problem);
-        ctx.recorder.publish(Event::new(object.reference, true, "Unreadable", text).by_message());
+        let report = Report::Unreadable { problem: &object.problem };
+        ctx.recorder.publish(report.on(object.reference));
     }
 }

@@ -13,6 +13,7 @@ use kube::api::{DeleteParams, ObjectMeta};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::api::conditions;
 use crate::api::v1::{EC2NodeClass, NodeClaim, NodeClaimSpec, NodeClaimStatus, NodePool};
 use crate::cloud::{CloudProvider, Error, RepairPolicy};
 use crate::controllers::Context;
@@ -134,8 +135,13 @@ impl CloudProvider for ModelProvider {
     async fn create(
         &self,
         claim: &NodeClaim,
-        _class: Option<&EC2NodeClass>,
+        class: Option<&EC2NodeClass>,
     ) -> Result<NodeClaim, Error> {
+        let list = class.and_then(|c| c.status.as_ref()).map(|s| s.conditions.as_slice());
+        let ready = list.and_then(|list| conditions::get(list, conditions::READY));
+        if let Some(ready) = ready.filter(|r| r.status == conditions::FALSE) {
+            return Err(Error::NodeClassNotReady(ready.message.clone()));
+        }
         self.0.launch(claim).await.map(|i| to_claim(&i)).map_err(convert)
     }
 

@@ -255,6 +255,10 @@ mod tests {
         let error = pods.evict("p", &Default::default()).await.unwrap_err();
         assert!(matches!(error, kube::Error::Api(status) if status.code == 429));
         assert_eq!(count.load(Ordering::SeqCst), 1);
+        let text = metrics::render();
+        assert!(text.contains(r#"client_go_request_total{code="429",method="POST"}"#));
+        let timed = r#"client_go_request_duration_seconds_count{group="",kind="pods",subresource="eviction",verb="CREATE",version="v1"}"#;
+        assert!(text.contains(timed));
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,6 +14,10 @@ use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 
+mod report;
+
+pub use report::{CATALOG, Report, Row};
+
 /// How long an equal event is left out, unless the event says otherwise.
 const DEDUPE: Duration = Duration::from_secs(120);
 /// How many limited events a second are published, and how many at once.
@@ -44,7 +48,7 @@ pub struct Event {
 impl Event {
     /// An event that is the same as others of its reason on the same object.
     #[must_use]
-    pub fn new(
+    fn new(
         involved: ObjectReference,
         warning: bool,
         reason: impl Into<Cow<'static, str>>,
@@ -63,16 +67,20 @@ impl Event {
     }
 
     /// Shares a small rate with all events that are limited.
-    #[must_use]
-    pub fn limited(mut self) -> Self {
+    fn limited(mut self) -> Self {
         self.limited = true;
         self
     }
 
     /// Also distinguishes by message.
-    #[must_use]
-    pub fn by_message(mut self) -> Self {
+    fn by_message(mut self) -> Self {
         self.dedupe.push_str(&self.message);
+        self
+    }
+
+    /// Also distinguishes by a word of the message.
+    fn by(mut self, word: &dyn std::fmt::Display) -> Self {
+        self.dedupe.push_str(&word.to_string());
         self
     }
 }
@@ -146,6 +154,13 @@ impl Recorder {
             }
         });
         Self { clock, seen: Arc::default(), queue }
+    }
+
+    /// A recorder whose events are read instead of written.
+    #[cfg(test)]
+    pub fn captured(clock: Clock) -> (Self, mpsc::Receiver<Event>) {
+        let (queue, events) = mpsc::channel(QUEUE);
+        (Self { clock, seen: Arc::default(), queue }, events)
     }
 
     /// Publishes an event unless an equal one was published lately.

@@ -15,7 +15,7 @@ use kube::api::{ObjectMeta, PostParams};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::events::{Event, Recorder, reference};
+use super::events::{Recorder, Report, reference};
 use super::metrics;
 
 mod lease;
@@ -126,9 +126,8 @@ impl Election {
     /// Publishes an event on the Lease.
     fn report(&self, what: &str) {
         if let Some(lease) = &*self.candidate.held.lock() {
-            let message = format!("{} {what}", self.candidate.identity);
-            let event = Event::new(reference(lease), false, "LeaderElection", message);
-            self.recorder.publish(event.by_message());
+            let report = Report::LeaderElection { identity: &self.candidate.identity, what: &what };
+            self.recorder.publish(report.on(reference(lease)));
         }
     }
 

@@ -213,25 +213,7 @@ pub async fn serve_webhook(
     background: &mut JoinSet<()>,
 ) -> std::io::Result<RustlsConfig> {
     let config = RustlsConfig::from_pem(certificate.chain.clone(), certificate.key.clone()).await?;
-    let convert = move |body: Bytes| async move {
-        // A list of thousands takes a while: not on the threads that everything else needs.
-        let answer =
-            tokio::task::spawn_blocking(move || conversion::review_body(&body, review)).await;
-        match answer {
-            Ok(Ok(answer)) => {
-                ([(header::CONTENT_TYPE, "application/json")], answer).into_response()
-            }
-            Ok(Err(error)) => {
-                let text = format!("expected a ConversionReview in JSON: {error}");
-                (StatusCode::BAD_REQUEST, text).into_response()
-            }
-            Err(error) => {
-                metrics::CONVERSION_PANICS.with_label_values::<&str>(&[]).inc();
-                tracing::error!("error" = %error, "conversion failed");
-                StatusCode::INTERNAL_SERVER_ERROR.into_response()
-            }
-        }
-    };
+    let convert = move |body: Bytes| converted(body, review);
     let app = Router::new()
         .route(conversion::PATH, post(convert.clone()))
         .route(conversion::PATH_AWS, post(convert))
@@ -246,6 +228,26 @@ pub async fn serve_webhook(
         }
     });
     Ok(config)
+}
+
+async fn converted(
+    body: Bytes,
+    review: impl Fn(&Value) -> Value + Send + Sync + 'static,
+) -> Response {
+    // A list of thousands takes a while: not on the threads that everything else needs.
+    let answer = tokio::task::spawn_blocking(move || conversion::review_body(&body, review)).await;
+    match answer {
+        Ok(Ok(answer)) => ([(header::CONTENT_TYPE, "application/json")], answer).into_response(),
+        Ok(Err(error)) => {
+            let text = format!("expected a ConversionReview in JSON: {error}");
+            (StatusCode::BAD_REQUEST, text).into_response()
+        }
+        Err(error) => {
+            metrics::CONVERSION_PANICS.with_label_values::<&str>(&[]).inc();
+            tracing::error!("error" = %error, "conversion failed");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
 }
 
 #[cfg(test)]
@@ -272,6 +274,16 @@ mod tests {
         let text = String::from_utf8(body.to_vec()).unwrap();
         assert!(text.contains("\nprocess_resident_memory_bytes "), "{text}");
         assert!(text.ends_with('\n'));
+    }
+
+    #[tokio::test]
+    async fn a_conversion_that_panics_is_counted_and_answered() {
+        let panics = || metrics::CONVERSION_PANICS.with_label_values::<&str>(&[]).get();
+        let before = panics();
+        let body = Bytes::from(r#"{"request": {"uid": "u", "objects": []}}"#);
+        let answer = converted(body, |_| panic!("odd")).await;
+        assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(panics() > before);
     }
 
     #[tokio::test]

@@ -37,7 +37,7 @@ pub use candidate::Candidate;
 pub use command::Command;
 pub use decision::{Decision, Figures, Verdict};
 pub use methods::decide;
-pub use rejection::{Abandoned, Rejection};
+pub use rejection::{Abandoned, EventKind, Rejection};
 pub use validation::{still_valid, undisturbed};
 
 /// Why nodes are disrupted.

@@ -341,6 +341,11 @@ mod tests {
         assert_eq!(answers[0], Ok(1));
         assert_eq!(answers[2], Ok(2));
         assert_eq!(answers[3].as_ref().unwrap_err().code, "NoAnswer");
+        let text = metrics::render();
+        for part in ["size", "time_seconds"] {
+            let name = format!("karpenter_cloudprovider_batcher_batch_{part}_count");
+            assert!(text.contains(&format!("{name}{{batcher=\"test\"}}")), "{name}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -26,7 +26,7 @@ use crate::api::labels;
 use crate::api::v1::NodeClaim;
 use crate::clock::Clock;
 use crate::cloud::{Detail, Error};
-use crate::operator::events::{Event, Recorder, reference};
+use crate::operator::events::{Recorder, Report, reference};
 use crate::operator::metrics;
 use crate::operator::readable::Readable;
 
@@ -176,10 +176,10 @@ impl Provider {
         let _ = self.recorder.set(recorder);
     }
 
-    /// Warns about a claim.
-    pub(super) fn say(&self, claim: &NodeClaim, reason: &'static str, text: String) {
+    /// Publishes an event on a claim.
+    pub(super) fn report(&self, claim: &NodeClaim, report: Report<'_>) {
         if let Some(recorder) = self.recorder.get() {
-            recorder.publish(Event::new(reference(claim), true, reason, text));
+            recorder.publish(report.on(reference(claim)));
         }
     }
 

@@ -12,7 +12,7 @@ use super::every;
 use crate::api::v1::NodePool;
 use crate::cloud::aws::AwsProvider;
 use crate::controllers::{Context, Error};
-use crate::operator::events::{Event, reference};
+use crate::operator::events::{Event, Report, reference};
 
 const PERIOD: Duration = Duration::from_secs(30);
 
@@ -67,10 +67,44 @@ async fn tell(ctx: &Context, zone: &str, active: bool) -> Result<(), Error> {
 }
 
 fn event(pool: &NodePool, zone: &str, active: bool) -> Event {
-    let (reason, text) = if active {
-        ("ZonalShiftActive", format!("A zonal shift is active, not launching in zone {zone}"))
+    let report = if active {
+        Report::ZonalShiftActive { zone: &zone }
     } else {
-        ("ZonalShiftCleared", format!("A zonal shift is over, launching in zone {zone} again"))
+        Report::ZonalShiftCleared { zone: &zone }
     };
-    Event::new(reference(pool), active, reason, text).by_message()
+    report.on(reference(pool))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::controllers::tests::{Asked, api_server, context};
+    use crate::operator::events::Recorder;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shift_and_its_end_are_published_on_the_pools_that_reach_the_zone() {
+        let ctx = context(&api_server(Vec::new(), &Asked::default()));
+        let mut ctx = Arc::into_inner(ctx).unwrap();
+        let (recorder, mut events) = Recorder::captured(ctx.clock.clone());
+        ctx.recorder = recorder;
+        for (class, zone) in [("near", "use1-az1"), ("far", "use1-az2")] {
+            let object = json!({"metadata": {"name": class, "uid": class}, "spec": {},
+                "status": {"subnets": [{"id": "s", "zone": "a", "zoneID": zone}]}});
+            ctx.cluster.apply_class(serde_json::from_value(object).unwrap());
+            let object = json!({"metadata": {"name": class, "uid": class},
+                "spec": {"template": {"spec": {"nodeClassRef": {"group": "karpenter.k8s.aws",
+                    "kind": "EC2NodeClass", "name": class}}}}});
+            ctx.cluster.apply_pool(serde_json::from_value(object).unwrap());
+        }
+        for (active, reason) in [(true, "ZonalShiftActive"), (false, "ZonalShiftCleared")] {
+            tell(&ctx, "use1-az1", active).await.unwrap();
+            let event = events.try_recv().unwrap();
+            assert_eq!((&*event.reason, event.warning), (reason, active));
+            assert_eq!(event.involved.name.as_deref(), Some("near"));
+            assert!(event.message.contains("use1-az1"), "{}", event.message);
+            assert!(events.try_recv().is_err());
+        }
+    }
 }

@@ -2,23 +2,16 @@
 //! pods whose annotation protects them or does not.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 
 use super::super::{Context, provisioning};
 use super::Seen;
-use crate::api::annotations;
 use crate::api::v1::ConsolidationPolicy;
-use crate::disruption::{Abandoned, Command, Decision, Method, Rejection};
-use crate::operator::events::{Event, reference};
+use crate::disruption::{Abandoned, Command, Decision, EventKind, Method, Rejection};
+use crate::operator::events::{Event, Report, reference};
 use crate::scheduling::node::StateNode;
 use crate::scheduling::pod::PodInfo;
-
-/// How long an event about a pool's budgets is left out.
-const BUDGET_WINDOW: Duration = Duration::from_secs(60);
-/// How long an event about a budget that cannot be read is left out.
-const BROKEN_WINDOW: Duration = Duration::from_secs(900);
 
 fn objects(node: &StateNode) -> impl Iterator<Item = ObjectReference> {
     let of_node = node.node.iter().map(|n| reference(n.as_ref()));
@@ -42,10 +35,13 @@ pub(super) fn stay(ctx: &Context, seen: &Seen, method: Method, decision: &Decisi
             Rejection::ManyUnhealthy(pool) => ctx.cluster.pool(pool),
             _ => None,
         };
+        let report = match kind {
+            EventKind::DisruptionBlocked => Report::DisruptionBlocked { why: &message },
+            EventKind::Unconsolidatable => Report::Unconsolidatable { why: &message },
+            EventKind::NodeRepairBlocked => Report::NodeRepairBlocked { why: &message },
+        };
         for object in objects(node).chain(pool.iter().map(|p| reference(p.as_ref()))) {
-            let mut event = Event::new(object, kind.warning, kind.reason, message.clone());
-            event.dedupe_for = kind.window;
-            ctx.recorder.publish(event);
+            ctx.recorder.publish(report.on(object));
         }
     }
 }
@@ -58,20 +54,11 @@ pub(super) fn budgets(ctx: &Context, method: Method, decision: &Decision) {
         }
         let Some(pool) = ctx.cluster.pool(name) else { continue };
         let reason = method.reason().as_str();
-        let mut event = Event::new(
-            reference(pool.as_ref()),
-            allowance.error.is_some(),
-            "DisruptionBlocked",
-            match &allowance.error {
-                Some(error) => format!("Invalid disruption budgets, no node is disrupted: {error}"),
-                None => format!(
-                    "No allowed disruptions for disruption reason {reason} due to blocking budget"
-                ),
-            },
-        );
-        event.dedupe.push_str(if allowance.error.is_some() { "invalid" } else { reason });
-        event.dedupe_for = if allowance.error.is_some() { BROKEN_WINDOW } else { BUDGET_WINDOW };
-        ctx.recorder.publish(event);
+        let report = match &allowance.error {
+            Some(error) => Report::InvalidBudgets { error },
+            None => Report::NoAllowedDisruptions { reason: &reason },
+        };
+        ctx.recorder.publish(report.on(reference(pool.as_ref())));
     }
 }
 
@@ -82,11 +69,10 @@ pub(super) fn candidates(ctx: &Context, command: &Command) {
     }
     for candidate in &command.candidates {
         let what = command.describe_for(candidate.node.name());
-        let text = format!("Consolidation candidate: {what} (savings: ${:.2})", command.savings);
+        let savings = format!("{:.2}", command.savings);
+        let report = Report::ConsolidationCandidate { command: &what, savings: &savings };
         for object in objects(&candidate.node) {
-            let mut event = Event::new(object, false, "ConsolidationCandidate", text.clone());
-            event.dedupe.push_str(&what);
-            ctx.recorder.publish(event);
+            ctx.recorder.publish(report.on(object));
         }
     }
 }
@@ -98,16 +84,11 @@ pub(super) fn abandoned(ctx: &Context, command: &Command, why: &Abandoned) {
     }
     for candidate in &command.candidates {
         let what = command.describe_for(candidate.node.name());
-        let text = format!(
-            "Consolidation rejected: {what}, reason: {} (savings: ${:.2})",
-            why.reason(),
-            command.savings
-        );
+        let (reason, savings) = (why.reason(), format!("{:.2}", command.savings));
+        let report =
+            Report::ConsolidationRejected { command: &what, reason: &reason, savings: &savings };
         for object in objects(&candidate.node) {
-            let mut event = Event::new(object, false, "ConsolidationRejected", text.clone());
-            event.dedupe.push_str(&what);
-            event.dedupe.push_str(why.reason());
-            ctx.recorder.publish(event);
+            ctx.recorder.publish(report.on(object));
         }
     }
 }
@@ -121,7 +102,7 @@ pub(super) fn approved(ctx: &Context, command: &Command) {
             _ => ctx.cluster.pool(&score.pool).iter().map(|p| reference(p.as_ref())).collect(),
         };
         for object in on {
-            ctx.recorder.publish(Event::new(object, false, "ConsolidationApproved", text.clone()));
+            ctx.recorder.publish(Report::ConsolidationApproved { comparison: &text }.on(object));
         }
     }
 }
@@ -138,18 +119,14 @@ pub(super) fn pods(ctx: &Context) {
 }
 
 fn annotation(ctx: &Context, pod: &PodInfo) -> Option<Event> {
-    let key = annotations::DO_NOT_DISRUPT;
     pod.do_not_disrupt.as_deref().filter(|t| *t != "true")?;
     let object = provisioning::pod_reference(pod);
     if let Some(problem) = pod.do_not_disrupt_problem() {
-        let text = format!("Invalid {key} annotation: {problem}, ignoring annotation");
-        return Some(Event::new(object, true, "InvalidDoNotDisruptAnnotation", text).by_message());
+        return Some(Report::InvalidDoNotDisrupt { problem: &problem }.on(object));
     }
     let until = pod.do_not_disrupt_until()?;
     if until > ctx.clock.now() {
-        let text = format!("The {key} grace period will elapse at {until:.0}");
-        return Some(Event::new(object, false, "DoNotDisruptUntil", text).by_message());
+        return Some(Report::DoNotDisruptUntil { until: &until }.on(object));
     }
-    let text = format!("The {key} grace period has elapsed, pod is now disruptable");
-    Some(Event::new(object, false, "DoNotDisruptGracePeriodElapsed", text))
+    Some(Report::DoNotDisruptElapsed.on(object))
 }

@@ -26,7 +26,7 @@ use crate::disruption::progress::{
 };
 use crate::disruption::static_drift::node_limit;
 use crate::disruption::{self, Abandoned, Candidate, Command, Method};
-use crate::operator::events::{Event, reference};
+use crate::operator::events::{Report, reference};
 use crate::operator::logging;
 use crate::scheduling::pod::PodInfo;
 use crate::scheduling::results::PlannedClaim;
@@ -194,10 +194,8 @@ async fn launch(
         let pool = planned.node_pool.metadata.name.clone().unwrap_or_default();
         match launch_one(ctx, planned, &pool, command, &replaces).await {
             Ok(claim) => {
-                let text = format!("Launching NodeClaim: {}", reason.as_str());
-                let mut event = Event::new(reference(&claim), false, "DisruptionLaunching", text);
-                event.dedupe.push_str(reason.as_str());
-                ctx.recorder.publish(event);
+                let report = Report::DisruptionLaunching { reason: &reason.as_str() };
+                ctx.recorder.publish(report.on(reference(&claim)));
                 made.push(claim.metadata.name.clone().unwrap_or_default());
             }
             Err(error) => {
@@ -358,12 +356,7 @@ async fn replacement(ctx: &Context, name: &str) -> ReplacementState {
 
 fn announce_wait(ctx: &Context, name: &str) {
     let Some(claim) = ctx.cluster.claim(name) else { return };
-    ctx.recorder.publish(Event::new(
-        reference(claim.as_ref()),
-        false,
-        "DisruptionWaitingReadiness",
-        "Waiting on readiness to continue disruption".to_owned(),
-    ));
+    ctx.recorder.publish(Report::DisruptionWaitingReadiness.on(reference(claim.as_ref())));
 }
 
 /// Deletes one candidate; what fails is tried again with the next look.
@@ -393,10 +386,8 @@ async fn delete(ctx: &Context, running: &Running, name: &str) {
         super::super::node::health::count(&claim, repair.condition);
     }
     let announce = |object, kind: &str| {
-        let text = format!("Disrupting {kind}: {}", running.reason);
-        let mut event = Event::new(object, false, "DisruptionTerminating", text);
-        event.dedupe.push_str(&running.reason);
-        ctx.recorder.publish(event);
+        let report = Report::DisruptionTerminating { kind: &kind, reason: &running.reason };
+        ctx.recorder.publish(report.on(object));
     };
     if let Some(node) = ctx.cluster.state_node(name).and_then(|s| s.node.clone()) {
         announce(reference(node.as_ref()), "Node");

@@ -144,7 +144,7 @@ pub(super) fn saved(ctx: &Context, command: &Command) {
 /// A command that failed on the way, by the replacements that never came up.
 pub(super) fn failed(decision: &str, reason: &str, kind: &str, missing: usize) {
     metrics::DISRUPTION_QUEUE_FAILURES
-        .with_label_values(&[decision, reason, kind])
+        .with_label_values(&[decision, reason, metrics::release().failure_type(decision, kind)])
         .inc_by(number(missing));
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, ObjectReference};
+use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 
 use super::message::{Action, Kind};
@@ -12,7 +12,7 @@ use crate::cloud::aws::AwsProvider;
 use crate::cloud::aws::instance::parse_provider_id;
 use crate::controllers::nodeclaim::termination::write_deadline;
 use crate::controllers::{Context, Error, observability, patch};
-use crate::operator::events::{Event, reference};
+use crate::operator::events::{Recorder, Report, reference};
 use crate::operator::logging;
 
 /// Acts on what is announced about an instance; one of another cluster is left alone.
@@ -44,14 +44,8 @@ async fn take_for(
     claim: &NodeClaim,
     node: Option<&Arc<Node>>,
 ) -> Result<(), Error> {
-    let say = |on: ObjectReference, warning: bool, reason: &'static str, text: &str| {
-        ctx.recorder.publish(Event::new(on, warning, reason, text.to_owned()));
-    };
-    if let Some((warning, reason, text)) = kind.event() {
-        say(reference(claim), warning, reason, text);
-        if let Some(node) = node {
-            say(reference(&**node), warning, reason, text);
-        }
+    if let Some(report) = kind.event() {
+        publish(&ctx.recorder, report, report, claim, node);
     }
     mark(aws, kind, claim);
     let action = kind.action();
@@ -76,14 +70,29 @@ async fn take_for(
         "Node" = node.map(|n| tracing::field::display(node_reference(n))),
         "initiating delete from interruption message"
     );
-    let reason = "TerminatingOnInterruption";
-    say(reference(claim), true, reason, "Interruption triggered termination for the NodeClaim");
-    if let Some(node) = node {
-        let text = "Interruption triggered termination for the Node";
-        say(reference(&**node), true, reason, text);
-    }
+    terminating(&ctx.recorder, claim, node);
     observability::disrupted(claim, kind.name(), "");
     Ok(())
+}
+
+/// Publishes what is announced on the NodeClaim and on its Node.
+fn publish(
+    recorder: &Recorder,
+    of_claim: Report<'_>,
+    of_node: Report<'_>,
+    claim: &NodeClaim,
+    node: Option<&Arc<Node>>,
+) {
+    recorder.publish(of_claim.on(reference(claim)));
+    if let Some(node) = node {
+        recorder.publish(of_node.on(reference(&**node)));
+    }
+}
+
+fn terminating(recorder: &Recorder, claim: &NodeClaim, node: Option<&Arc<Node>>) {
+    let of_claim = Report::TerminatingOnInterruption { kind: &"NodeClaim" };
+    let of_node = Report::TerminatingOnInterruption { kind: &"Node" };
+    publish(recorder, of_claim, of_node, claim, node);
 }
 
 fn node_reference(node: &Node) -> logging::Json {
@@ -118,4 +127,44 @@ async fn end_grace(ctx: &Context, api: &Api<NodeClaim>, claim: &NodeClaim) -> Re
     }
     write_deadline(api, claim, ctx.clock.now()).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+
+    #[test]
+    fn each_kind_of_announcement_is_published_on_the_claim_and_its_node() {
+        let clock = Clock::manual(jiff::Timestamp::UNIX_EPOCH);
+        let (recorder, mut events) = Recorder::captured(clock);
+        let claim: NodeClaim = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "c", "uid": "c"}, "spec": {}}))
+        .unwrap();
+        let mut node = Node::default();
+        node.metadata.uid = Some("n".to_owned());
+        let node = Arc::new(node);
+        let mut published = |warning: bool| {
+            let pair = [events.try_recv().unwrap(), events.try_recv().unwrap()];
+            assert_eq!(pair[0].involved.kind.as_deref(), Some("NodeClaim"));
+            assert_eq!(pair[1].involved.kind.as_deref(), Some("Node"));
+            assert!(pair.iter().all(|e| e.warning == warning && e.reason == pair[0].reason));
+            pair[0].reason.to_string()
+        };
+        for (kind, warning, reason) in [
+            (Kind::SpotInterrupted, true, "SpotInterrupted"),
+            (Kind::RebalanceRecommendation, false, "SpotRebalanceRecommendation"),
+            (Kind::InstanceStopped, true, "InstanceStopping"),
+            (Kind::InstanceTerminated, true, "InstanceTerminating"),
+            (Kind::CapacityReservationInterrupted, true, "CapacityReservationInstanceInterrupted"),
+            (Kind::SystemStatus, true, "InstanceUnhealthy"),
+        ] {
+            let report = kind.event().unwrap();
+            publish(&recorder, report, report, &claim, Some(&node));
+            assert_eq!(published(warning), reason);
+        }
+        terminating(&recorder, &claim, Some(&node));
+        assert_eq!(published(true), "TerminatingOnInterruption");
+        assert!(Kind::NoOp.event().is_none());
+    }
 }

@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::operator::events::Report;
+
 /// What is announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
@@ -62,31 +64,19 @@ impl Kind {
         }
     }
 
-    /// The event on the NodeClaim and its Node: whether it warns, its reason, its text.
-    pub(super) fn event(self) -> Option<(bool, &'static str, &'static str)> {
+    /// The event on the NodeClaim and its Node.
+    pub(super) fn event(self) -> Option<Report<'static>> {
         Some(match self {
             Self::NoOp => return None,
-            Self::SpotInterrupted => {
-                (true, "SpotInterrupted", "Spot interruption warning was triggered")
-            }
-            Self::RebalanceRecommendation => (
-                false,
-                "SpotRebalanceRecommendation",
-                "Spot rebalance recommendation was triggered",
-            ),
-            Self::InstanceStopped => (true, "InstanceStopping", "Instance is stopping"),
-            Self::InstanceTerminated => (true, "InstanceTerminating", "Instance is terminating"),
-            Self::CapacityReservationInterrupted => (
-                true,
-                "CapacityReservationInstanceInterrupted",
-                "Capacity Reservation interruption warning was triggered",
-            ),
+            Self::SpotInterrupted => Report::SpotInterrupted,
+            Self::RebalanceRecommendation => Report::SpotRebalanceRecommendation,
+            Self::InstanceStopped => Report::InstanceStopping,
+            Self::InstanceTerminated => Report::InstanceTerminating,
+            Self::CapacityReservationInterrupted => Report::CapacityReservationInterrupted,
             Self::ScheduledChange
             | Self::EventStatus
             | Self::InstanceStatus
-            | Self::SystemStatus => {
-                (true, "InstanceUnhealthy", "An unhealthy warning was triggered for the instance")
-            }
+            | Self::SystemStatus => Report::InstanceUnhealthy,
         })
     }
 }

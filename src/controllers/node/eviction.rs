@@ -18,7 +18,7 @@ use super::super::runner::{self, Identity};
 use super::super::{Context, Outcome, patch};
 use super::drain;
 use crate::api::{conditions, v1::NodeClaim};
-use crate::operator::events::{Event, reference};
+use crate::operator::events::{Report, reference};
 use crate::operator::metrics;
 use crate::operator::rate::Backoff;
 use crate::operator::readable::Readable;
@@ -195,8 +195,7 @@ async fn evict(ctx: &Context, pod: &PodInfo) -> Answer {
         Ok(_) => {
             count("200");
             let reason = reason(ctx, pod);
-            let text = format!("Evicted pod: {reason}");
-            ctx.recorder.publish(Event::new(pod_reference(pod), false, "Evicted", text));
+            ctx.recorder.publish(Report::Evicted { reason: &reason }.on(pod_reference(pod)));
             metrics::PODS_DRAINED.with_label_values(&[&reason]).inc();
             return Answer::Leaving;
         }
@@ -221,9 +220,8 @@ async fn evict(ctx: &Context, pod: &PodInfo) -> Answer {
 /// Reports on the node that a pod may not be evicted.
 fn refused(ctx: &Context, pod: &PodInfo, why: &str) {
     let Some(node) = node_of(ctx, pod) else { return };
-    let text = format!("Failed to drain node, {why} (Pod={})", pod.key);
-    let event = Event::new(reference(&*node), true, "FailedDraining", text);
-    ctx.recorder.publish(event.by_message());
+    let report = Report::EvictionRefused { why: &why, pod: &pod.key };
+    ctx.recorder.publish(report.on(reference(&*node)));
 }
 
 async fn delete(ctx: &Context, pod: &PodInfo, deadline: Timestamp) -> Answer {
@@ -235,10 +233,8 @@ async fn delete(ctx: &Context, pod: &PodInfo, deadline: Timestamp) -> Answer {
         ..DeleteParams::default()
     };
     let grace = pod.grace.map_or_else(String::new, |g| format!(" of its {g} seconds"));
-    let text = format!(
-        "Deleting the pod, its node has to be drained by {deadline}: the pod is granted {left} seconds{grace}, and neither its PodDisruptionBudget nor its do-not-disrupt annotation is respected"
-    );
-    ctx.recorder.publish(Event::new(pod_reference(pod), false, "Disrupted", text));
+    let report = Report::Disrupted { deadline: &deadline, seconds: &left, grace: &grace };
+    ctx.recorder.publish(report.on(pod_reference(pod)));
     let reason = reason(ctx, pod);
     match patch::namespaced::<Pod>(&ctx.client, namespace).delete(name, &params).await {
         Ok(_) => {

@@ -18,14 +18,12 @@ use crate::controllers::nodeclaim::termination::{tell_deadline, write_deadline};
 use crate::controllers::runner::{self, Identity};
 use crate::controllers::{Context, Error, Outcome, observability, patch};
 use crate::disruption::repair::{matching, most_unhealthy};
-use crate::operator::events::{Event, reference};
+use crate::operator::events::{Report, reference};
 use crate::operator::metrics;
 
 const HEALTH: Identity = Identity { name: "node.health", group: "", kind: "Node", workers: 10 };
 /// Time between looks at a pool with too many unhealthy nodes.
 const BLOCKED: Duration = Duration::from_secs(300);
-/// How long an event about that is not repeated.
-const BLOCKED_EVENT: Duration = Duration::from_secs(900);
 
 /// Starts the controller, if settings ask for it and the provider knows what to repair.
 pub(super) fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
@@ -52,9 +50,7 @@ async fn reconcile(ctx: Arc<Context>, name: String) -> Outcome {
         return Ok(Some(left));
     }
     if let Some(reason) = blocked(&ctx, &claim) {
-        let mut event = Event::new(reference(&*node), true, "NodeRepairBlocked", reason.to_owned());
-        event.dedupe_for = BLOCKED_EVENT;
-        ctx.recorder.publish(event);
+        ctx.recorder.publish(Report::NodeRepairBlocked { why: &reason }.on(reference(&*node)));
         return Ok(Some(BLOCKED));
     }
     repair(&ctx, &claim, policy.condition, now).await?;

@@ -20,7 +20,7 @@ use crate::cluster::Change;
 use crate::controllers::patch;
 use crate::controllers::runner::{self, Identity};
 use crate::controllers::{Context, Error, Outcome};
-use crate::operator::events::{Event, reference};
+use crate::operator::events::{Report, reference};
 use crate::operator::rate::Backoff;
 use crate::scheduling::node::is_ready;
 
@@ -90,9 +90,8 @@ async fn reconcile(ctx: &Context, evictions: &Evictions, name: &str) -> Outcome 
     }
     let deadline = deadline(claim.as_deref())?;
     if let Some(deadline) = deadline {
-        let text = format!("All pods will be deleted by {deadline}");
-        let reason = "TerminationGracePeriodExpiring";
-        ctx.recorder.publish(Event::new(reference(&*node), true, reason, text));
+        let report = Report::TerminationGracePeriodExpiring { deadline: &deadline };
+        ctx.recorder.publish(report.on(reference(&*node)));
     }
     taint(ctx, &node).await?;
     let step = Step { ctx, evictions, node: &node, name, deadline };
@@ -225,9 +224,8 @@ impl Step<'_> {
         if plan.waiting == 0 {
             return false;
         }
-        let text = format!("Failed to drain node, {} pods are waiting to be evicted", plan.waiting);
-        let event = Event::new(reference(self.node), true, "FailedDraining", text);
-        self.ctx.recorder.publish(event);
+        let report = Report::Draining { count: &plan.waiting };
+        self.ctx.recorder.publish(report.on(reference(self.node)));
         true
     }
 
@@ -249,8 +247,8 @@ impl Step<'_> {
         };
         conditions::set(list, kind, status, reason, reason, generation, now);
         if !over {
-            let text = volumes::message(&pending);
-            self.ctx.recorder.publish(Event::new(reference(self.node), false, reason, text));
+            let report = Report::AwaitingVolumeDetachment { volumes: &volumes::named(&pending) };
+            self.ctx.recorder.publish(report.on(reference(self.node)));
         }
         over
     }

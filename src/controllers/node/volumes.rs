@@ -35,12 +35,12 @@ fn awaited(
     held.map(|(name, _)| name.clone()).collect()
 }
 
-/// The text of the event that says what is waited for.
-pub(super) fn message(pending: &[String]) -> String {
+/// The volumes that are waited for, in an event: the first ones, and how many more.
+pub(super) fn named(pending: &[String]) -> String {
     let named = pending.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
     let more = pending.len().saturating_sub(NAMED);
     let rest = if more > 0 { format!(" and {more} other(s)") } else { String::new() };
-    format!("Awaiting deletion of bound volumeattachments ({named}{rest})")
+    format!("{named}{rest}")
 }
 
 #[cfg(test)]
@@ -76,8 +76,7 @@ mod tests {
     #[test]
     fn the_first_five_attachments_are_named() {
         let names: Vec<String> = (0..7).map(|n| format!("a{n}")).collect();
-        let prefix = "Awaiting deletion of bound volumeattachments";
-        assert_eq!(message(&names[..2]), format!("{prefix} (a0, a1)"));
-        assert_eq!(message(&names), format!("{prefix} (a0, a1, a2, a3, a4 and 2 other(s))"));
+        assert_eq!(named(&names[..2]), "a0, a1");
+        assert_eq!(named(&names), "a0, a1, a2, a3, a4 and 2 other(s)");
     }
 }

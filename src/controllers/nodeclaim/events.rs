@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 
 use crate::api::v1::NodeClaim;
 use crate::cloud;
-use crate::operator::events::{Event, reference};
+use crate::operator::events::{Event, Report, reference};
 
 fn name(claim: &NodeClaim) -> &str {
     claim.metadata.name.as_deref().unwrap_or_default()
@@ -14,8 +14,7 @@ fn name(claim: &NodeClaim) -> &str {
 
 /// No offering could be launched; the claim is deleted.
 pub(super) fn insufficient_capacity(claim: &NodeClaim, error: &cloud::Error) -> Event {
-    let text = format!("NodeClaim {} event: {error}", name(claim));
-    Event::new(reference(claim), true, "InsufficientCapacityError", text)
+    Report::InsufficientCapacity { claim: &name(claim), error }.on(reference(claim))
 }
 
 /// The same on a pod that the claim was made for.
@@ -24,26 +23,22 @@ pub(super) fn nominated_claim_failed(
     claim: &NodeClaim,
     error: &cloud::Error,
 ) -> Event {
-    let text =
-        format!("NodeClaim {} nominated for this pod failed to launch: {error}", name(claim));
-    Event::new(pod, true, "InsufficientCapacityError", text).limited()
+    Report::NominatedClaimFailed { claim: &name(claim), error }.on(pod)
 }
 
 /// The node class cannot be used; the claim is deleted.
 pub(super) fn node_class_not_ready(claim: &NodeClaim, error: &cloud::Error) -> Event {
-    let text = format!("NodeClaim {} event: {error}", name(claim));
-    Event::new(reference(claim), true, "NodeClassNotReady", text)
+    Report::NodeClassNotReady { claim: &name(claim), error }.on(reference(claim))
 }
 
 /// The Node came without the taint that keeps pods away until it is registered.
 pub(super) fn unregistered_taint_missing(claim: &NodeClaim) -> Event {
-    let text = "Missing karpenter.sh/unregistered taint which prevents registration related race conditions on Karpenter-managed nodes";
-    Event::new(reference(claim), true, "UnregisteredTaintMissing", text.to_owned())
+    Report::UnregisteredTaintMissing.on(reference(claim))
 }
 
 /// The Node is smaller than the claim promised.
 pub(super) fn failed_consistency_check(claim: &NodeClaim, issue: &str) -> Event {
-    Event::new(reference(claim), true, "FailedConsistencyCheck", issue.to_owned()).by_message()
+    Report::FailedConsistencyCheck { issue: &issue }.on(reference(claim))
 }
 
 /// Pods that are left at the deadline are deleted.
@@ -51,8 +46,7 @@ pub(super) fn termination_grace_period_expiring(
     claim: &NodeClaim,
     deadline: impl Display,
 ) -> Event {
-    let text = format!("All pods will be deleted by {deadline}");
-    Event::new(reference(claim), true, "TerminationGracePeriodExpiring", text)
+    Report::TerminationGracePeriodExpiring { deadline: &deadline.to_string() }.on(reference(claim))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::super::{Outcome, read_live};
 use super::Controller;
 use crate::api::finalizers;
 use crate::api::v1::{EC2NodeClass, NodeClaim};
-use crate::operator::events::{Event, reference};
+use crate::operator::events::{Report, reference};
 
 impl Controller {
     pub(super) async fn finalize(&self, api: &Api<EC2NodeClass>, before: &EC2NodeClass) -> Outcome {
@@ -24,13 +24,8 @@ impl Controller {
             users = names(live.objects.iter(), before);
         }
         if !users.is_empty() {
-            let message = waiting_message(&users);
-            self.ctx.recorder.publish(Event::new(
-                reference(before),
-                false,
-                "WaitingOnNodeClaimTermination",
-                message,
-            ));
+            let report = Report::WaitingOnNodeClaimTermination { claims: &shown(&users) };
+            self.ctx.recorder.publish(report.on(reference(before)));
             return Ok(Some(Duration::from_secs(600)));
         }
         if !self.ctx.settings.isolated_vpc {
@@ -56,13 +51,13 @@ fn names<'a>(claims: impl Iterator<Item = &'a NodeClaim>, class: &EC2NodeClass) 
     names
 }
 
-fn waiting_message(names: &[String]) -> String {
+fn shown(names: &[String]) -> String {
     let shown = names[..names.len().min(5)].join(", ");
     let more = match names.len().saturating_sub(5) {
         0 => String::new(),
         n => format!(" and {n} other(s)"),
     };
-    format!("Waiting on NodeClaim termination for {shown}{more}")
+    format!("{shown}{more}")
 }
 
 #[cfg(test)]
@@ -72,7 +67,7 @@ mod tests {
     #[test]
     fn long_lists_of_claims_are_cut() {
         let names: Vec<String> = (0..7).map(|i| format!("c{i}")).collect();
-        assert_eq!(waiting_message(&names[..2]), "Waiting on NodeClaim termination for c0, c1");
-        assert!(waiting_message(&names).ends_with("c4 and 2 other(s)"));
+        assert_eq!(shown(&names[..2]), "c0, c1");
+        assert!(shown(&names).ends_with("c4 and 2 other(s)"));
     }
 }

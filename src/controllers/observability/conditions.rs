@@ -12,7 +12,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::super::Context;
 use super::view::{Kind, Seen, View};
 use crate::api::conditions;
-use crate::operator::events::Event;
+use crate::operator::events::{Event, Report};
 use crate::operator::metrics::Level;
 use crate::operator::metrics::page::Page;
 use crate::operator::metrics::status::{ANY, KindMetrics};
@@ -247,26 +247,22 @@ fn seconds(from: Timestamp, to: Timestamp) -> f64 {
 }
 
 fn transitioned(view: &View, old: &Seen, new: &Seen) -> Event {
-    let mut message = format!(
-        "Status condition transitioned, Type: {}, Status: {} -> {}, Reason: {}",
-        new.kind, old.status, new.status, new.reason
-    );
-    if !new.message.is_empty() {
-        message.push_str(&format!(", Message: {}", new.message));
-    }
-    always(Event::new(view.reference.clone(), false, new.kind.clone(), message))
+    let message = match new.message.as_str() {
+        "" => String::new(),
+        text => format!(", Message: {text}"),
+    };
+    let report = Report::Transitioned {
+        kind: &new.kind,
+        old: &old.status,
+        new: &new.status,
+        reason: &new.reason,
+        message: &message,
+    };
+    report.on(view.reference.clone())
 }
 
 fn finalized(view: &View, finalizer: &str) -> Event {
-    let message = format!("Finalized {finalizer}");
-    always(Event::new(view.reference.clone(), false, "Finalized", message))
-}
-
-/// Each change is reported: none is the same as another.
-fn always(mut event: Event) -> Event {
-    event.dedupe.push_str(&event.message);
-    event.dedupe_for = Duration::ZERO;
-    event
+    Report::Finalized { finalizer: &finalizer }.on(view.reference.clone())
 }
 
 #[cfg(test)]

@@ -1,40 +1,32 @@
 //! The events of provisioning.
 
 use std::fmt::Display;
-use std::time::Duration;
 
 use super::pod_reference;
 use crate::api::v1::NodePool;
-use crate::operator::events::{Event, reference};
+use crate::operator::events::{Event, Report, reference};
 use crate::scheduling::pod::PodInfo;
 
 /// No instance type is left of a pool's own requirements.
 pub(super) fn no_compatible_instance_types(pool: &NodePool, by_min_values: bool) -> Event {
     let suffix = if by_min_values { " due to minValues incompatibility" } else { "" };
-    let text = format!(
-        "NodePool requirements filtered out all compatible available instance types{suffix}"
-    );
-    let mut event = Event::new(reference(pool), true, "NoCompatibleInstanceTypes", text);
-    event.dedupe_for = Duration::from_secs(60);
-    event
+    Report::NoCompatibleInstanceTypes { cause: &suffix }.on(reference(pool))
 }
 
 /// No place was found for a pod.
 pub(super) fn failed_scheduling(pod: &PodInfo, why: impl Display) -> Event {
-    let text = format!("Failed to schedule pod, {why}");
-    let mut event = Event::new(pod_reference(pod), true, "FailedScheduling", text);
-    event.dedupe_for = Duration::from_secs(300);
-    event
+    Report::FailedScheduling { why: &why.to_string() }.on(pod_reference(pod))
 }
 
 /// A pod is expected to run on a claim or a node.
 pub(super) fn nominated(pod: &PodInfo, on: &str) -> Event {
-    let text = format!("Pod should schedule on: {on}");
-    Event::new(pod_reference(pod), false, "Nominated", text).limited()
+    Report::Nominated { on: &on }.on(pod_reference(pod))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

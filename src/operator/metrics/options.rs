@@ -63,6 +63,16 @@ impl Release {
         common.iter().copied().chain(added).collect()
     }
 
+    /// The label `consolidation_type` of `karpenter_voluntary_disruption_queue_failures_total`: up to
+    /// 1.14 it has the decision.
+    #[must_use]
+    pub fn failure_type<'a>(self, decision: &'a str, kind: &'a str) -> &'a str {
+        match self {
+            Self::V1_14 => decision,
+            Self::V1_15 => kind,
+        }
+    }
+
     /// A disruption reason as `karpenter_nodepools_allowed_disruptions` and
     /// `karpenter_nodepools_nodes_consuming_budgets` show it.
     #[must_use]
@@ -240,5 +250,7 @@ mod tests {
         assert_eq!(Release::V1_15.labels(&["error"], "nodepool"), ["error", "nodepool"]);
         assert_eq!(Release::V1_14.budget_reason("Drifted"), "Drifted");
         assert_eq!(Release::V1_15.budget_reason("Drifted"), "drifted");
+        assert_eq!(Release::V1_14.failure_type("replace", "single"), "replace");
+        assert_eq!(Release::V1_15.failure_type("replace", "single"), "single");
     }
 }

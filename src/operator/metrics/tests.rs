@@ -93,23 +93,8 @@ fn every_metric_of_the_list_has_code_that_writes_it() {
     assert!(all.len() > 80, "{}", all.len());
     let idle: Vec<&str> =
         all.into_iter().filter(|(c, _)| !words.contains(c)).map(|(_, name)| name).collect();
-    let unknown: Vec<&str> = idle.into_iter().filter(|name| !MAY_BE_EMPTY.contains(name)).collect();
-    assert!(unknown.is_empty(), "metrics that nothing writes: {unknown:?}");
+    assert!(idle.is_empty(), "metrics that nothing writes: {idle:?}");
 }
-
-/// Metrics of disruption, which are there from the start and may stay empty.
-const MAY_BE_EMPTY: &[&str] = &[
-    "karpenter_nodepools_allowed_disruptions",
-    "karpenter_nodepools_nodes_consuming_budgets",
-    "karpenter_voluntary_disruption_decision_evaluation_duration_seconds",
-    "karpenter_voluntary_disruption_decisions_total",
-    "karpenter_voluntary_disruption_decisions_by_nodepool_total",
-    "karpenter_voluntary_disruption_eligible_nodes",
-    "karpenter_voluntary_disruption_failed_validations_total",
-    "karpenter_voluntary_disruption_queue_failures_total",
-    "karpenter_consolidation_score",
-    "karpenter_consolidation_moves_total",
-];
 
 #[test]
 fn bounds_are_those_of_karpenter() {

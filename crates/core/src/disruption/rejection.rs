@@ -2,7 +2,6 @@
 //! texts, metric labels and log fields are made from them here and nowhere else.
 
 use std::fmt;
-use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -126,23 +125,16 @@ pub struct Stranded {
     pub why: String,
 }
 
-/// An event about a node that stays.
+/// Which event reports that a node stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EventKind {
-    /// The event's reason.
-    pub reason: &'static str,
-    /// True for `Warning`.
-    pub warning: bool,
-    /// How long an equal event is left out.
-    pub window: Duration,
+pub enum EventKind {
+    /// The node may not be disrupted.
+    DisruptionBlocked,
+    /// Nothing would be saved, or consolidation is not about the node.
+    Unconsolidatable,
+    /// Too many nodes are unhealthy.
+    NodeRepairBlocked,
 }
-
-const BLOCKED: EventKind =
-    EventKind { reason: "DisruptionBlocked", warning: false, window: Duration::from_secs(120) };
-const UNCONSOLIDATABLE: EventKind =
-    EventKind { reason: "Unconsolidatable", warning: false, window: Duration::from_secs(900) };
-const REPAIR_BLOCKED: EventKind =
-    EventKind { reason: "NodeRepairBlocked", warning: true, window: Duration::from_secs(900) };
 
 impl Rejection {
     /// The event on Node and NodeClaim, where there is one: many nodes are simply not what a method
@@ -177,13 +169,13 @@ impl Rejection {
             | Self::ProtectedPod { .. }
             | Self::Blocked { .. }
             | Self::StaticAtLimit
-            | Self::RepairUnbounded => Some(BLOCKED),
-            Self::ManyUnhealthy(_) => Some(REPAIR_BLOCKED),
+            | Self::RepairUnbounded => Some(EventKind::DisruptionBlocked),
+            Self::ManyUnhealthy(_) => Some(EventKind::NodeRepairBlocked),
             Self::ConsolidationDisabled(_)
             | Self::OnlyWhenEmpty(_)
             | Self::BufferPods(_)
             | Self::UnknownType(_)
-            | Self::NoLabel(_) => Some(UNCONSOLIDATABLE),
+            | Self::NoLabel(_) => Some(EventKind::Unconsolidatable),
             Self::Stranded(_)
             | Self::SeveralReplacements(_)
             | Self::NotCheaper
@@ -193,8 +185,10 @@ impl Rejection {
             | Self::SpotOptions(_) => match method {
                 // Of a set of nodes no single one is the reason.
                 Method::MultiNode => None,
-                Method::SingleNode | Method::Emptiness => Some(UNCONSOLIDATABLE),
-                Method::Repair | Method::Drift | Method::StaticDrift => Some(BLOCKED),
+                Method::SingleNode | Method::Emptiness => Some(EventKind::Unconsolidatable),
+                Method::Repair | Method::Drift | Method::StaticDrift => {
+                    Some(EventKind::DisruptionBlocked)
+                }
             },
         }
     }
@@ -449,20 +443,20 @@ mod tests {
 
     #[test]
     fn the_event_follows_from_the_reason_and_the_method() {
-        let reason = |r: Rejection, method| r.event(method).map(|e| e.reason);
+        let event = |r: Rejection, method| r.event(method);
         let protected = || Rejection::ProtectedPod { pod: PodKey::new("n", "p"), until: None };
         for method in Method::ALL {
-            assert_eq!(reason(protected(), method), Some("DisruptionBlocked"));
-            assert_eq!(reason(Rejection::NotDrifted, method), None);
+            assert_eq!(event(protected(), method), Some(EventKind::DisruptionBlocked));
+            assert_eq!(event(Rejection::NotDrifted, method), None);
         }
         let disabled = Rejection::ConsolidationDisabled("p".into());
-        assert_eq!(reason(disabled.clone(), Method::Emptiness), Some("Unconsolidatable"));
-        assert_eq!(reason(disabled, Method::SingleNode), Some("Unconsolidatable"));
+        assert_eq!(event(disabled.clone(), Method::Emptiness), Some(EventKind::Unconsolidatable));
+        assert_eq!(event(disabled, Method::SingleNode), Some(EventKind::Unconsolidatable));
         let full = || Rejection::Stranded(Vec::new());
-        assert_eq!(reason(full(), Method::Drift), Some("DisruptionBlocked"));
-        assert_eq!(reason(full(), Method::SingleNode), Some("Unconsolidatable"));
-        assert_eq!(reason(full(), Method::MultiNode), None);
-        assert_eq!(reason(Rejection::BudgetUsedUp(Allowance::default()), Method::Drift), None);
+        assert_eq!(event(full(), Method::Drift), Some(EventKind::DisruptionBlocked));
+        assert_eq!(event(full(), Method::SingleNode), Some(EventKind::Unconsolidatable));
+        assert_eq!(event(full(), Method::MultiNode), None);
+        assert_eq!(event(Rejection::BudgetUsedUp(Allowance::default()), Method::Drift), None);
     }
 
     #[test]

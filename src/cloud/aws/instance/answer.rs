@@ -11,6 +11,7 @@ use crate::cloud::aws::errors;
 use crate::cloud::aws::instancetype::capacity::EFA;
 use crate::cloud::aws::unavailable::{Refusal, Scope};
 use crate::cloud::{Detail, Error, FailedCall};
+use crate::operator::events::Report;
 use crate::operator::metrics;
 use crate::scheduling::resources::Name;
 
@@ -66,8 +67,8 @@ impl Provider {
             .inc();
         if refused.code == errors::SPOT_ROLE_MISSING {
             self.unavailable.mark_capacity_type(labels::CAPACITY_SPOT);
-            let text = "Attempted to launch a spot instance but failed due to";
-            self.say(attempt.claim, "", format!("{text} {:?}", errors::SPOT_ROLE_MISSING));
+            let code = format!("{:?}", errors::SPOT_ROLE_MISSING);
+            self.report(attempt.claim, Report::SpotRoleMissing { code: &code });
         }
         if refused.place.is_none() || !errors::is_unfulfillable(&refused.code) {
             return;

@@ -189,6 +189,18 @@ fn worked_examples_of_devices() {
 }
 
 #[test]
+fn a_list_publishes_how_large_each_type_is() {
+    with_retired().list(&family("AL2023")).unwrap();
+    let text = crate::operator::metrics::render();
+    for line in [
+        "karpenter_cloudprovider_instance_type_cpu_cores{instance_type=\"t3.medium\"} 2\n",
+        "karpenter_cloudprovider_instance_type_memory_bytes{instance_type=\"t3.medium\"} 4294967296\n",
+    ] {
+        assert!(text.contains(line), "{line}");
+    }
+}
+
+#[test]
 fn a_pod_limit_changes_what_is_kept() {
     let provider = with_retired();
     let limited = |name: &str| class(json!({"amiFamily": name, "kubelet": {"maxPods": 110}}));

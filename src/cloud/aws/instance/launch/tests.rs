@@ -282,3 +282,31 @@ async fn a_reboot_is_made_once_for_each_request() {
     assert_eq!(calls.len(), 3, "one that failed, one for each request");
     assert_eq!(calls[0]["InstanceId.1"], "i-1");
 }
+
+#[tokio::test]
+async fn calls_of_ec2_move_their_metrics() {
+    let world = World::new().await;
+    world.stub.answer("CreateFleet", &stub::fleet(&["i-1"]));
+    launch(&world).await.unwrap();
+    world.stub.answer("DescribeInstances", &described("i-1", NODECLAIM, "claim-1"));
+    world.stub.fail("TerminateInstances", 400, "UnauthorizedOperation", "no");
+    world.provider.delete("i-1").await.unwrap_err();
+    let text = crate::operator::metrics::render();
+    for name in [
+        "aws_sdk_go_request_total",
+        "aws_sdk_go_request_duration_seconds_count",
+        "aws_sdk_go_request_retry_count_count",
+        "aws_sdk_go_request_attempt_total",
+        "aws_sdk_go_request_attempt_duration_seconds_count",
+    ] {
+        let of_name = |l: &&str| l.starts_with(&format!("{name}{{"));
+        let fleet = |l: &str| l.contains("action=\"CreateFleet\"") && l.contains("code=\"200\"");
+        assert!(text.lines().filter(of_name).any(fleet), "{name}");
+    }
+    for series in [
+        "karpenter_cloudprovider_instance_termination_failures_total{zone=\"a\"",
+        "karpenter_ec2nodeclasses_userdata_bytes{nodeclass=\"default\"}",
+    ] {
+        assert!(text.contains(series), "{series}");
+    }
+}
