@@ -185,6 +185,7 @@ impl World {
             overlays: self.settings.gates.node_overlay,
             selectors: !self.settings.scheduler_config.default_constraints.is_empty(),
             devices: !self.settings.ignore_dra_requests,
+            replica_costs_are_ours: self.settings.gates.pod_deletion_cost_management,
         };
         informers::start(&client, &state, wanted, &mut tasks);
         let provider = Arc::new(ModelProvider::new(Arc::clone(&self.cloud)));

@@ -6,6 +6,7 @@ mod consolidation;
 mod drift;
 mod lifecycle;
 mod provisioning;
+mod repair;
 mod replay;
 mod restart;
 mod storm;

@@ -14,9 +14,11 @@ use super::queue::{self, Running};
 use super::{InFlight, marks};
 use crate::api::v1::NodeClaim;
 use crate::api::{annotations, conditions, labels};
+use crate::disruption::command::Repair;
 use crate::disruption::progress::{
     self, CandidateState, Progress, ReplacementState, Seen, Step, timeout,
 };
+use crate::disruption::{Reason, repair};
 use crate::operator::logging;
 
 /// Picks up what an earlier process left.
@@ -49,7 +51,8 @@ pub(super) async fn commands(
                 ctx.cluster.mark_for_deletion(&found.progress.candidates);
                 in_flight.queued.lock().extend(found.provider_ids.iter().cloned());
                 let ids = found.provider_ids.clone();
-                queue::spawn(ctx, in_flight, found.running(), ids, tasks);
+                let repair = found.repair(ctx);
+                queue::spawn(ctx, in_flight, found.running(repair), ids, tasks);
             }
         }
     }
@@ -66,7 +69,20 @@ struct Unfinished {
 }
 
 impl Unfinished {
-    fn running(self) -> Running {
+    /// What is wrong with the node, which bounds its drain: found anew, as no object has it.
+    fn repair(&self, ctx: &Context) -> Option<Repair> {
+        let [name] = self.progress.candidates.as_slice() else { return None };
+        if self.reason != Reason::Unhealthy.as_str() {
+            return None;
+        }
+        let state = ctx.cluster.state_node(name)?;
+        let claim = state.node_claim.as_deref()?;
+        let matches = ctx.cloud.repair_policies().matching(state.node.as_deref()?, None);
+        let due = repair::due(&matches, ctx.clock.now())?;
+        Some(Repair::new(&due, claim))
+    }
+
+    fn running(self, repair: Option<Repair>) -> Running {
         let describe =
             format!("{}/resumed: replace: [{}]", self.reason, self.progress.candidates.join(", "));
         Running {
@@ -76,7 +92,7 @@ impl Unfinished {
             decision: "replace",
             describe,
             pools: self.pools,
-            repair: None,
+            repair,
         }
     }
 }

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use super::repair::{Action, Due};
 use super::score::Score;
 use super::{Candidate, Method, Reason};
+use crate::api::v1::NodeClaim;
 use crate::scheduling::results::PlannedClaim;
 
 /// Nodes to remove, and what has to be there first.
@@ -50,10 +52,28 @@ impl TerminateFirst {
 /// What is wrong with a node that is repaired.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repair {
+    /// What is done about it.
+    pub action: Action,
     /// Type of the Node's condition.
     pub condition: &'static str,
-    /// How long draining may take; none leaves it to the NodeClaim.
+    /// Reason of the Node's condition.
+    pub reason: String,
+    /// How long draining may take, the NodeClaim's own bound minded; none leaves it to the NodeClaim.
     pub drain: Option<Duration>,
+}
+
+impl Repair {
+    /// The repair of a claim's node. Draining is bounded by the claim's own bound, too.
+    #[must_use]
+    pub fn new(due: &Due, claim: &NodeClaim) -> Self {
+        let own = claim.spec.termination_grace_period.as_ref().and_then(|d| d.duration());
+        Self {
+            action: due.policy.action,
+            condition: due.policy.condition,
+            reason: due.reason.clone(),
+            drain: due.policy.drain.map(|bound| own.map_or(bound, |own| own.min(bound))),
+        }
+    }
 }
 
 impl Command {
@@ -88,10 +108,18 @@ impl Command {
         self.method.reason()
     }
 
-    /// `delete`, `replace` or `terminate-first`.
+    /// Whether the nodes stay, and only their instances are rebooted.
+    #[must_use]
+    pub fn reboots(&self) -> bool {
+        self.repair.as_ref().is_some_and(|r| r.action == Action::Reboot)
+    }
+
+    /// `reboot`, `delete`, `replace` or `terminate-first`.
     #[must_use]
     pub fn decision(&self) -> &'static str {
-        if self.terminate_first.is_some() {
+        if self.reboots() {
+            "reboot"
+        } else if self.terminate_first.is_some() {
             "terminate-first"
         } else if self.replacements.is_empty() {
             "delete"
