@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::api::annotations;
 use crate::api::v1::NodeClaim;
 use crate::cloud::aws::placementgroup::PlacementGroup;
 use crate::scheduling::instance_type::Offering;
