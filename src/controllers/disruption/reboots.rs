@@ -57,7 +57,7 @@ pub(super) async fn commit(
         return Ok(false);
     };
     history.add(claim.metadata.uid.as_deref().unwrap_or_default(), ctx.clock.now());
-    ctx.cluster.apply_claim_if_known(claim);
+    ctx.cluster.announce_claim(claim);
     record::started(command);
     tracing::info!(
         "command" = command.describe(id),

@@ -275,7 +275,7 @@ async fn write(ctx: &Context, claim: &NodeClaim, changed: &NodeClaim) -> Result<
         Err(error) if patch::is_conflict(&error) => Ok(false),
         written => {
             if let Some(claim) = written? {
-                ctx.cluster.apply_claim_if_known(claim);
+                ctx.cluster.announce_claim(claim);
             }
             Ok(true)
         }
