@@ -48,14 +48,14 @@ fuzz: ## conversion and its webhook's bodies under libFuzzer; SECONDS_EACH=300
 	$(FUZZ)/target/$(HOST)/fuzz/conversion $(FUZZ)/conversion fuzz/corpus/conversion -dict=fuzz/conversion.dict \
 		-artifact_prefix=$(FUZZ)/ -max_total_time=$(or $(SECONDS_EACH),300) -max_len=8192 -timeout=10 -print_final_stats=1
 
-# The peer is Karpenter's own scheduler, built from its Go module; the tables need scipy, and moto's list of EC2's types.
+# The peer is Karpenter's own scheduler, built from its Go module with the Go release that it asks for; the tables need scipy, and moto's list of EC2's types.
 PEER := $(CACHE)/bin/karpenter-peer
 BENCH_VENV := $(CACHE)/bench-venv-$(shell cat benches/requirements.txt tests/env/requirements.txt | sha256sum | cut -c1-12)
 MOTO := $(shell sed -n 's/^moto[^=]*==/moto==/p' tests/env/requirements.txt)
 
 $(PEER): $(wildcard benches/peer/*)
 	@mkdir -p $(@D)
-	cd benches/peer && go build -o $@ .
+	cd benches/peer && GOTOOLCHAIN=auto go build -o $@ .
 
 $(BENCH_VENV)/complete:
 	python3 -m venv $(@D)

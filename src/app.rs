@@ -48,6 +48,7 @@ pub async fn serve(settings: Arc<Settings>) -> anyhow::Result<()> {
         overlays: settings.gates.node_overlay,
         selectors: !settings.scheduler_config.default_constraints.is_empty(),
         devices: !settings.ignore_dra_requests,
+        replica_costs_are_ours: settings.gates.pod_deletion_cost_management,
     };
     informers::start(&client, &state, wanted, &mut background);
     let listed = Arc::clone(&state);

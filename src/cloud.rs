@@ -56,22 +56,23 @@ pub trait CloudProvider: Send + Sync + 'static {
         Ok(Some(BTreeMap::new()))
     }
 
-    /// Conditions that a Node is replaced for.
-    fn repair_policies(&self) -> &'static [RepairPolicy] {
-        &[]
+    /// Conditions that a Node is repaired for.
+    fn repair_policies(&self) -> &Policies {
+        static NONE: Policies = Policies::none();
+        &NONE
     }
 
     /// Asks for a reboot of the claim's instance. `request` names the reboot: asked for again by the
     /// same name, it is not made a second time.
     async fn reboot(&self, _claim: &NodeClaim, _request: &str) -> Result<(), Error> {
-        Err(Error::Other("the provider cannot reboot instances".to_owned()))
+        Err(Error::RebootRefused("reboot not implemented by the cloud provider".to_owned()))
     }
 
     /// The provider's name, for metrics.
     fn name(&self) -> &'static str;
 }
 
-pub use crate::disruption::repair::RepairPolicy;
+pub use crate::disruption::repair::{Policies, RepairPolicy};
 
 /// What went wrong, by what has to be done about it.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -91,6 +92,9 @@ pub enum Error {
     /// A call that does not decide about the launch failed.
     #[error("{0}")]
     Call(Detail),
+    /// The instance cannot be rebooted, however often it is tried.
+    #[error("reboot rejected by the cloud provider: {0}")]
+    RebootRefused(String),
     /// Anything else.
     #[error("{0}")]
     Other(String),
@@ -154,7 +158,7 @@ impl Error {
             Self::NodeClaimNotFound(_) => "NodeClaimNotFoundError",
             Self::InsufficientCapacity(_) => "InsufficientCapacityError",
             Self::NodeClassNotReady(_) => "NodeClassNotReadyError",
-            Self::Create { .. } | Self::Call(_) | Self::Other(_) => "",
+            Self::Create { .. } | Self::Call(_) | Self::RebootRefused(_) | Self::Other(_) => "",
         }
     }
 
@@ -165,7 +169,10 @@ impl Error {
             Self::InsufficientCapacity(detail)
             | Self::Create { message: detail, .. }
             | Self::Call(detail) => detail.call.as_deref().cloned(),
-            Self::NodeClaimNotFound(_) | Self::NodeClassNotReady(_) | Self::Other(_) => None,
+            Self::NodeClaimNotFound(_)
+            | Self::NodeClassNotReady(_)
+            | Self::RebootRefused(_)
+            | Self::Other(_) => None,
         }
     }
 }

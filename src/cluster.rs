@@ -15,6 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -31,7 +32,7 @@ use crate::api::v1alpha1::NodeOverlay;
 use crate::scheduling::default_spread::Selectors;
 use crate::scheduling::dra;
 use crate::scheduling::overlay::InForce;
-use crate::scheduling::pod::{PodInfo, PodKey, Sharing};
+use crate::scheduling::pod::{CostError, PodInfo, PodKey, Sharing};
 use crate::scheduling::volumes::VolumeObjects;
 
 mod capacity;
@@ -124,6 +125,9 @@ pub struct State {
     inner: RwLock<Inner>,
     overlays_in_force: InForce,
     sharing: Mutex<Sharing>,
+    /// Costs of pods that cannot be read.
+    odd_costs: Mutex<HashMap<PodKey, CostError>>,
+    writes_replica_costs: AtomicBool,
     changes: broadcast::Sender<Change>,
 }
 
@@ -133,6 +137,8 @@ impl Default for State {
             inner: RwLock::default(),
             overlays_in_force: InForce::default(),
             sharing: Mutex::default(),
+            odd_costs: Mutex::default(),
+            writes_replica_costs: AtomicBool::default(),
             changes: broadcast::channel(CHANGES).0,
         }
     }

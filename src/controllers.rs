@@ -16,6 +16,7 @@
 //! | `nodeclaim.consistency` | NodeClaim | 10 | the claim, each 10 min |
 //! | `nodeclaim.hydration` | NodeClaim | 10 | the claim |
 //! | `nodeclaim.tagging` | NodeClaim | 50 | the claim |
+//! | `nodeclaim.reboot` | NodeClaim | 10 | a claim that reboots, its Node, each 15 s |
 //! | `nodeclaim.garbagecollection` | none | 1 | each 2 min |
 //! | `node.termination` | Node | 100..5000 | the Node and its pods on its way out, each 1 s |
 //! | `eviction-queue` | Pod | 100..5000 | `node.termination` |
@@ -24,6 +25,7 @@
 //! | `provisioner` | none | 1 | its triggers |
 //! | `provisioner.trigger.pod`, `.node` | Pod, Node | 10 | the object, each 10 s |
 //! | `disruption` | none | 1 | a NodeClaim that becomes consolidatable, each 10 s |
+//! | `pod.deletioncost` | none | 1 | each 60 s |
 //! | `static.provisioning`, `static.deprovisioning` | NodePool | 10 | the pool, its NodeClaims |
 //! | `capacitybuffer` | CapacityBuffer | 10 | the buffer, its PodTemplate, each 30 s |
 //! | `nodeoverlay.controller` | none | 1 | overlays, pools, classes, each 6 h |
@@ -82,6 +84,7 @@ macro_rules! tell_failure {
 pub mod aws;
 pub mod capacity_buffer;
 pub mod cost;
+pub mod deletion_cost;
 pub mod device_allocation;
 pub mod disruption;
 pub mod fleet;
@@ -243,6 +246,7 @@ pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
     static_pool::start(ctx, tasks);
     device_allocation::start(ctx, tasks);
     disruption::start(ctx, tasks);
+    deletion_cost::start(ctx, tasks);
     observability::start(ctx, tasks);
     unreadable::start(ctx, tasks);
 }

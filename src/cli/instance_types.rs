@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::cloud::aws::clients::{self, Clients};
 use crate::cloud::aws::instancetype::{self, Options, info};
 use crate::cloud::aws::pricing;
+use crate::operator::settings::AwsFeatureGates;
 use crate::scheduling::instance_type::InstanceType;
 use crate::scheduling::requirements::{Allow, Requirements};
 
@@ -161,6 +162,7 @@ fn provider(
         reserved_enis: args.reserved_enis,
         reserved_capacity: true,
         kubelet_expressions: args.node_class_cel,
+        devices: AwsFeatureGates::default(),
     };
     let parts = instancetype::Parts::of_prices(&clients, &clock, &pricing);
     (instancetype::Provider::new(parts, options), pricing)

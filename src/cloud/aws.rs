@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_config::SdkConfig;
@@ -17,7 +16,7 @@ use self::unavailable::UnavailableOfferings;
 use crate::api::v1::{EC2NodeClass, NodeClaim, NodePool};
 use crate::api::{annotations, conditions, conversion, hash, labels};
 use crate::clock::Clock;
-use crate::cloud::{CloudProvider, Detail, Error, RepairPolicy};
+use crate::cloud::{CloudProvider, Detail, Error, Policies};
 use crate::operator::events::{Recorder, Report, reference};
 use crate::operator::settings::Settings;
 use crate::scheduling::instance_type::InstanceType;
@@ -43,6 +42,7 @@ pub mod offered;
 pub mod permissions;
 pub mod placementgroup;
 pub mod pricing;
+pub mod repair;
 pub mod securitygroup;
 pub mod select;
 pub mod ssm;
@@ -78,33 +78,8 @@ pub struct AwsProvider {
     recorder: OnceLock<Recorder>,
     /// Corrections of prices and capacities; nothing where the feature gate is off.
     overlays: Option<InForce>,
+    repair: Policies,
 }
-
-const fn minutes(minutes: u64) -> Duration {
-    Duration::from_secs(60 * minutes)
-}
-
-/// A node that is broken may never finish its drain: its kubelet does not end pods any more.
-const REPAIR_DRAIN: Duration = minutes(30);
-
-const fn repair(
-    condition: &'static str,
-    status: &'static str,
-    toleration: Duration,
-) -> RepairPolicy {
-    RepairPolicy { condition, status, toleration, drain: Some(REPAIR_DRAIN), priority: 0 }
-}
-
-/// What the kubelet and EKS's node monitoring agent tell of Nodes that do not recover.
-pub const REPAIR_POLICIES: &[RepairPolicy] = &[
-    repair("Ready", conditions::FALSE, minutes(30)),
-    repair("Ready", conditions::UNKNOWN, minutes(30)),
-    repair("AcceleratedHardwareReady", conditions::FALSE, minutes(10)),
-    repair("StorageReady", conditions::FALSE, minutes(30)),
-    repair("NetworkingReady", conditions::FALSE, minutes(30)),
-    repair("KernelReady", conditions::FALSE, minutes(30)),
-    repair("ContainerRuntimeReady", conditions::FALSE, minutes(30)),
-];
 
 impl AwsProvider {
     /// Builds the provider; asks EKS for the endpoint and the API server for its DNS Service.
@@ -154,6 +129,7 @@ impl AwsProvider {
             reserved_enis: settings.reserved_enis,
             reserved_capacity: settings.gates.reserved_capacity,
             kubelet_expressions: cluster.kubelet_expressions,
+            devices: settings.aws_gates,
         };
         let name = &settings.cluster_name;
         let subnets = Arc::new(subnet::Provider::new(
@@ -225,6 +201,12 @@ impl AwsProvider {
             )),
             permissions,
             overlays,
+            repair: if settings.legacy_node_repair {
+                repair::legacy_repair_policies()
+            } else {
+                repair::repair_policies(settings.aws_gates.reboot_for_repair)
+            }
+            .map_err(|e| Error::Other(e.to_string()))?,
             price_keeper: pricing::Keeper::new(
                 kube.clone(),
                 &crate::operator::namespace(),
@@ -565,13 +547,14 @@ impl CloudProvider for AwsProvider {
         };
         match self.permissions.ask(Feature::Reboot, call).await {
             Ok(Some(())) => Ok(()),
-            Ok(None) => Err(failed(Feature::Reboot.refusal())),
+            // A permission that is missing does not come by itself.
+            Ok(None) => Err(Error::RebootRefused(Feature::Reboot.refusal().to_string())),
             Err(error) => Err(failed(error)),
         }
     }
 
-    fn repair_policies(&self) -> &'static [RepairPolicy] {
-        REPAIR_POLICIES
+    fn repair_policies(&self) -> &Policies {
+        &self.repair
     }
 
     fn name(&self) -> &'static str {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{CloudProvider, Error, RepairPolicy};
+use super::{CloudProvider, Error, Policies};
 use crate::api::labels;
 use crate::api::v1::{EC2NodeClass, NodeClaim, NodePool};
 use crate::operator::{logging, metrics};
@@ -95,7 +95,7 @@ impl<P: CloudProvider> CloudProvider for Metered<P> {
         self.0.registration_labels(claim).await
     }
 
-    fn repair_policies(&self) -> &'static [RepairPolicy] {
+    fn repair_policies(&self) -> &Policies {
         self.0.repair_policies()
     }
 

@@ -46,10 +46,15 @@ pub struct Wanted {
     pub selectors: bool,
     /// Devices for dynamic resources and the claims on them.
     pub devices: bool,
+    /// The costs by which ReplicaSets choose are this process's own, and not read.
+    pub replica_costs_are_ours: bool,
 }
 
 /// Starts every watch; they run until the set is dropped.
 pub fn start(client: &Client, state: &Arc<State>, wanted: Wanted, tasks: &mut JoinSet<()>) {
+    if wanted.replica_costs_are_ours {
+        state.leave_replica_costs();
+    }
     let feed = Feed { client: client.clone(), state: Arc::clone(state) };
     core(&feed, tasks);
     karpenter(&feed, tasks);

@@ -115,6 +115,19 @@ impl State {
         }
     }
 
+    /// Takes in what this process just wrote, if the claim is still known, for controllers other than
+    /// the one that wrote it: the watch brings nothing newer that would wake them.
+    pub fn announce_claim(&self, claim: NodeClaim) {
+        let name = claim.metadata.name.clone().unwrap_or_default();
+        let kept = {
+            let mut inner = self.inner.write();
+            inner.claims.contains_key(&name) && inner.forward_claim(&name, claim)
+        };
+        if kept {
+            self.tell(Change::NodeClaim(name));
+        }
+    }
+
     /// Forgets a NodeClaim.
     pub fn delete_claim(&self, name: &str) {
         let known = {

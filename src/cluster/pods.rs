@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::{Change, Inner, State};
 use crate::scheduling::buffer::effective_spec;
-use crate::scheduling::pod::{Constraints, PodInfo, PodKey};
+use crate::scheduling::pod::{Constraints, CostError, PodInfo, PodKey, disruption_cost};
 
 /// Namespace and name of a DaemonSet.
 type SetKey = (Arc<str>, Arc<str>);
@@ -162,8 +163,12 @@ impl Inner {
 impl State {
     /// Takes in a pod.
     pub fn apply_pod(&self, pod: &Pod) {
-        let info = Arc::new(self.sharing.lock().share(PodInfo::from_pod(pod)));
+        let mut info = PodInfo::from_pod(pod);
+        let cost = disruption_cost(pod, !self.writes_replica_costs.load(Ordering::Relaxed));
+        info.deletion_cost = *cost.as_ref().unwrap_or(&0);
+        let info = Arc::new(self.sharing.lock().share(info));
         let key = info.key.clone();
+        self.warn_of_cost(&key, cost.err());
         let before = {
             let mut inner = self.inner.write();
             let before = inner.pods.insert(&info);
@@ -182,8 +187,29 @@ impl State {
             inner.show_pod(before.as_deref(), None);
             before
         };
+        self.warn_of_cost(key, None);
         self.tell_moves(before.as_deref(), None);
         self.tell(Change::Pod(key.clone()));
+    }
+
+    /// Logs a cost that cannot be read, once for as long as it stands there.
+    fn warn_of_cost(&self, key: &PodKey, error: Option<CostError>) {
+        let mut known = self.odd_costs.lock();
+        match error {
+            None => drop(known.remove(key)),
+            Some(error) => {
+                if known.get(key) != Some(&error) {
+                    tracing::error!("Pod" = %key, "error" = %error, "disruption cost has no effect");
+                    known.insert(key.clone(), error);
+                }
+            }
+        }
+    }
+
+    /// The costs by which ReplicaSets choose are written by this process, and say nothing about
+    /// evictions.
+    pub fn leave_replica_costs(&self) {
+        self.writes_replica_costs.store(true, Ordering::Relaxed);
     }
 
     /// Tells when a pod was bound, finished, began to go, or went.

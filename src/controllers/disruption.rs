@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::{Context, Error, provisioning, runner};
 use crate::api::conditions;
+use crate::cloud::Policies;
 use crate::cluster::Change;
 use crate::disruption::{self, Abandoned, Command, Decision, Gates, Input, Method};
 use crate::operator::logging;
@@ -21,6 +22,7 @@ use crate::scheduling::snapshot::{NodePoolInput, Snapshot};
 mod events;
 mod marks;
 mod queue;
+mod reboots;
 mod record;
 mod resume;
 mod verdicts;
@@ -55,6 +57,7 @@ pub(super) struct InFlight {
     queued: Mutex<HashSet<String>>,
     /// Pools whose replacements failed: how often in a row, and until when they are left.
     failed: Mutex<BTreeMap<String, (u32, Timestamp)>>,
+    reboots: reboots::History,
 }
 
 impl InFlight {
@@ -195,6 +198,7 @@ struct Seen {
     pdbs: Vec<Arc<PodDisruptionBudget>>,
     queued: HashSet<String>,
     backed_off: BTreeSet<String>,
+    rebooted: HashSet<String>,
     now: Timestamp,
 }
 
@@ -209,11 +213,13 @@ impl Seen {
             pdbs: ctx.cluster.pdbs(),
             queued: in_flight.queued.lock().clone(),
             backed_off: in_flight.backed_off(now),
+            rebooted: in_flight.reboots.spent(now),
             now,
         }
     }
 
     fn input<'a>(&'a self, ctx: &'a Context) -> Input<'a> {
+        static NONE: Policies = Policies::none();
         let gates = ctx.settings.gates;
         Input {
             snapshot: &self.snapshot,
@@ -222,7 +228,8 @@ impl Seen {
             now: self.now,
             queued: &self.queued,
             backed_off: &self.backed_off,
-            repair: if gates.node_repair { ctx.cloud.repair_policies() } else { &[] },
+            repair: if gates.node_repair { ctx.cloud.repair_policies() } else { &NONE },
+            rebooted: &self.rebooted,
             gates: Gates {
                 spot_to_spot: gates.spot_to_spot_consolidation,
                 terminate_first_drift: gates.terminate_first_drift,

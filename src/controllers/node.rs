@@ -10,6 +10,7 @@ mod drain;
 mod eviction;
 pub(super) mod health;
 mod hydration;
+pub(super) mod reboot;
 mod termination;
 mod volumes;
 
@@ -20,7 +21,9 @@ pub(super) fn all_nodes(ctx: &Context) -> Vec<String> {
 
 /// Starts the controllers.
 pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
-    termination::start(ctx, tasks);
+    let evictions = eviction::Evictions::start(ctx, tasks);
+    termination::start(ctx, &evictions, tasks);
+    reboot::start(ctx, &evictions, tasks);
     health::start(ctx, tasks);
     hydration::start(ctx, tasks);
 }

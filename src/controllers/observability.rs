@@ -1,6 +1,7 @@
 //! Metrics and events about how things change: they follow what the watches show, and change nothing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
@@ -71,12 +72,18 @@ pub fn disrupted_with_pods(ctx: &Context, claim: &NodeClaim, reason: &str, polic
         .inc_by(moving as f64);
 }
 
-fn disruption_labels<'a>(claim: &'a NodeClaim, reason: &'a str, policy: &'a str) -> [&'a str; 5] {
-    let mode = match claim.spec.termination_grace_period.as_ref().and_then(|d| d.duration()) {
+/// The `termination_mode` of a drain with that bound.
+pub fn termination_mode(bound: Option<Duration>) -> &'static str {
+    match bound {
         None => "graceful",
         Some(limit) if limit.is_zero() => "forceful",
         Some(_) => "eventual",
-    };
+    }
+}
+
+fn disruption_labels<'a>(claim: &'a NodeClaim, reason: &'a str, policy: &'a str) -> [&'a str; 5] {
+    let own = claim.spec.termination_grace_period.as_ref().and_then(|d| d.duration());
+    let mode = termination_mode(own);
     [reason, label(claim, labels::NODEPOOL), label(claim, labels::CAPACITY_TYPE), policy, mode]
 }
 

@@ -15,8 +15,9 @@ use tokio::time::sleep;
 
 use crate::api::conditions;
 use crate::api::v1::{EC2NodeClass, NodeClaim, NodeClaimSpec, NodeClaimStatus, NodePool};
-use crate::cloud::{CloudProvider, Error, RepairPolicy};
+use crate::cloud::{CloudProvider, Error, Policies, RepairPolicy};
 use crate::controllers::Context;
+use crate::disruption::repair::Action;
 use crate::scheduling::instance_type::InstanceType;
 
 /// Instances without a NodeClaim are left alone while they are younger than this.
@@ -26,19 +27,50 @@ const ORPHAN_PERIOD: Duration = Duration::from_secs(120);
 /// Time between looks for announced interruptions.
 const NOTICE_PERIOD: Duration = Duration::from_secs(2);
 
+const TOLERATION: Duration = Duration::from_secs(30 * 60);
+
+/// A Node that is not ready.
+const NOT_READY: RepairPolicy = RepairPolicy {
+    condition: "Ready",
+    status: "False",
+    reason: "",
+    toleration: TOLERATION,
+    drain: Some(TOLERATION),
+    priority: 0,
+    action: Action::Replace,
+};
+
+/// What is repaired in the model: nodes that are not ready or not heard of are replaced, nodes with a
+/// fault of their accelerators whose reason is an Xid are rebooted.
+const REPAIR_POLICIES: &[RepairPolicy] = &[
+    NOT_READY,
+    RepairPolicy { status: "Unknown", reason: ".*", ..NOT_READY },
+    RepairPolicy {
+        condition: "AcceleratedHardwareReady",
+        reason: "^Xid",
+        toleration: Duration::from_secs(10 * 60),
+        drain: Some(Duration::from_secs(5 * 60)),
+        action: Action::Reboot,
+        ..NOT_READY
+    },
+];
+
 /// A provider of the cloud in process.
-pub struct ModelProvider(Arc<Cloud>);
+pub struct ModelProvider {
+    cloud: Arc<Cloud>,
+    repair: Policies,
+}
 
 impl ModelProvider {
     /// A provider over a cloud.
     #[must_use]
     pub fn new(cloud: Arc<Cloud>) -> Self {
-        Self(cloud)
+        Self { cloud, repair: Policies::new(REPAIR_POLICIES).unwrap_or_default() }
     }
 
     /// Starts the provider's own controllers.
     pub fn start(&self, ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
-        let (context, cloud) = (Arc::clone(ctx), Arc::clone(&self.0));
+        let (context, cloud) = (Arc::clone(ctx), Arc::clone(&self.cloud));
         tasks.spawn(async move {
             context.cluster.until_listed().await;
             loop {
@@ -47,7 +79,7 @@ impl ModelProvider {
                 sleep(ORPHAN_PERIOD).await;
             }
         });
-        let (context, cloud) = (Arc::clone(ctx), Arc::clone(&self.0));
+        let (context, cloud) = (Arc::clone(ctx), Arc::clone(&self.cloud));
         tasks.spawn(async move {
             context.cluster.until_listed().await;
             loop {
@@ -142,20 +174,20 @@ impl CloudProvider for ModelProvider {
         if let Some(ready) = ready.filter(|r| r.status == conditions::FALSE) {
             return Err(Error::NodeClassNotReady(ready.message.clone()));
         }
-        self.0.launch(claim).await.map(|i| to_claim(&i)).map_err(convert)
+        self.cloud.launch(claim).await.map(|i| to_claim(&i)).map_err(convert)
     }
 
     async fn delete(&self, claim: &NodeClaim) -> Result<(), Error> {
         let id = claim.status.as_ref().and_then(|s| s.provider_id.as_deref()).unwrap_or_default();
-        self.0.terminate(id).await.map(|_| ()).map_err(convert)
+        self.cloud.terminate(id).await.map(|_| ()).map_err(convert)
     }
 
     async fn get(&self, provider_id: &str) -> Result<NodeClaim, Error> {
-        self.0.describe(provider_id).await.map(|i| to_claim(&i)).map_err(convert)
+        self.cloud.describe(provider_id).await.map(|i| to_claim(&i)).map_err(convert)
     }
 
     async fn list(&self) -> Result<Vec<NodeClaim>, Error> {
-        let found = self.0.list().await.map_err(convert)?;
+        let found = self.cloud.list().await.map_err(convert)?;
         Ok(found.iter().map(|i| to_claim(i)).collect())
     }
 
@@ -164,7 +196,7 @@ impl CloudProvider for ModelProvider {
         _pool: &NodePool,
         _class: Option<&EC2NodeClass>,
     ) -> Result<Arc<[Arc<InstanceType>]>, Error> {
-        Ok(self.0.instance_types())
+        Ok(self.cloud.instance_types())
     }
 
     async fn is_drifted(
@@ -173,27 +205,16 @@ impl CloudProvider for ModelProvider {
         _pool: &NodePool,
         _class: Option<&EC2NodeClass>,
     ) -> Result<Option<String>, Error> {
-        Ok(self.0.drift_of(claim.metadata.name.as_deref().unwrap_or_default()))
+        Ok(self.cloud.drift_of(claim.metadata.name.as_deref().unwrap_or_default()))
     }
 
-    fn repair_policies(&self) -> &'static [RepairPolicy] {
-        const TOLERATION: Duration = Duration::from_secs(30 * 60);
-        &[
-            RepairPolicy {
-                condition: "Ready",
-                status: "False",
-                toleration: TOLERATION,
-                drain: Some(TOLERATION),
-                priority: 0,
-            },
-            RepairPolicy {
-                condition: "Ready",
-                status: "Unknown",
-                toleration: TOLERATION,
-                drain: Some(TOLERATION),
-                priority: 0,
-            },
-        ]
+    fn repair_policies(&self) -> &Policies {
+        &self.repair
+    }
+
+    async fn reboot(&self, claim: &NodeClaim, request: &str) -> Result<(), Error> {
+        let id = claim.status.as_ref().and_then(|s| s.provider_id.as_deref()).unwrap_or_default();
+        self.cloud.reboot(id, request).await.map_err(convert)
     }
 
     fn name(&self) -> &'static str {

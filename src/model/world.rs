@@ -100,6 +100,7 @@ impl Process {
             overlays: self.settings.gates.node_overlay,
             selectors: !self.settings.scheduler_config.default_constraints.is_empty(),
             devices: !self.settings.ignore_dra_requests,
+            replica_costs_are_ours: self.settings.gates.pod_deletion_cost_management,
         };
         informers::start(&self.client, &state, wanted, tasks);
         state

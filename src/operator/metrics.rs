@@ -185,6 +185,19 @@ pub fn provider_failed(labels: [&str; 3], class: &str, pool: &str) {
     }
 }
 
+/// Counts a NodeClaim that was deleted because its node was unhealthy. Labels are condition,
+/// NodePool, capacity type and image.
+pub fn unhealthy_disrupted(labels: [&str; 4], mode: &str) {
+    let [condition, pool, capacity_type, image] = labels;
+    match release() {
+        Release::V1_14 => NODECLAIMS_UNHEALTHY.with_label_values(&labels).inc(),
+        Release::V1_15 => {
+            let labels = [condition, pool, capacity_type, image, mode];
+            NODECLAIMS_UNHEALTHY.with_label_values(&labels).inc();
+        }
+    }
+}
+
 /// Records the time from a pod's creation until it has a node.
 pub fn pod_bound(seconds: f64, dynamic: bool) {
     observe_bound(&PODS_BOUND, seconds, dynamic);

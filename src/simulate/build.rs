@@ -17,7 +17,7 @@ use crate::api::v1::{NodeClaim, NodeClaimSpec, NodePool};
 use crate::api::{conditions, conversion, labels};
 use crate::assemble::{Inputs, PoolOffer, PoolProblem, Purpose, Settings, assemble};
 use crate::disruption;
-use crate::disruption::repair::RepairPolicy;
+use crate::disruption::repair::Policies;
 use crate::scheduling::instance_type::InstanceType;
 use crate::scheduling::node::{NodeView, StateNode};
 use crate::scheduling::pod::{PodInfo, PodKey};
@@ -37,7 +37,7 @@ pub struct World {
     /// Feature gates of disruption.
     pub gates: disruption::Gates,
     /// Conditions that repair is about; none where its gate is off.
-    pub repair: &'static [RepairPolicy],
+    pub repair: Policies,
     /// Waiting pods that are left alone, and why.
     pub ignored: Vec<(PodKey, String)>,
     /// Objects without effect, and why.
@@ -110,7 +110,12 @@ impl World {
                 terminate_first_drift: on("TerminateFirstDrift"),
                 terminate_first_repair: on("TerminateFirstRepair"),
             },
-            repair: if on("NodeRepair") { crate::cloud::aws::REPAIR_POLICIES } else { &[] },
+            repair: if on("NodeRepair") {
+                crate::cloud::aws::repair::repair_policies(false)
+                    .map_err(|e| ScenarioError::new("options.featureGates", e))?
+            } else {
+                Policies::none()
+            },
             left_out,
         })
     }

@@ -214,7 +214,7 @@ fn begin(world: &mut World) -> DisruptReport {
 }
 
 fn decide(world: &World, queued: &HashSet<String>, method: Method, now: Timestamp) -> Decision {
-    let backed_off = BTreeSet::new();
+    let (backed_off, rebooted) = (BTreeSet::new(), HashSet::new());
     let input = Input {
         snapshot: &world.snapshot,
         pools: &world.pools,
@@ -222,7 +222,8 @@ fn decide(world: &World, queued: &HashSet<String>, method: Method, now: Timestam
         now,
         queued,
         backed_off: &backed_off,
-        repair: world.repair,
+        repair: &world.repair,
+        rebooted: &rebooted,
         gates: world.gates,
     };
     disruption::decide(&input, method, &|| true)

@@ -17,6 +17,7 @@ use crate::cloud::aws::ami::AmiFamily;
 use crate::cloud::aws::clients::{self, Clients};
 use crate::cloud::aws::instancetype::{self, Options, Parts, info};
 use crate::cloud::aws::{nodeclass, pricing};
+use crate::operator::settings::AwsFeatureGates;
 
 /// The share of memory that the hypervisor keeps, where no setting says otherwise.
 const VM_MEMORY_OVERHEAD: f64 = 0.075;
@@ -155,6 +156,7 @@ fn provider(config: &SdkConfig) -> (Arc<pricing::Provider>, instancetype::Provid
         reserved_enis: 0,
         reserved_capacity: true,
         kubelet_expressions: false,
+        devices: AwsFeatureGates::default(),
     };
     let parts = Parts::of_prices(&clients, &clock, &pricing);
     (pricing, instancetype::Provider::new(parts, options))

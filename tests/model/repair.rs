@@ -1,12 +1,322 @@
-//! Nodes that turn sick and do not recover are replaced, within limits.
+//! Nodes that are unhealthy and do not recover are replaced or rebooted.
 
 use std::sync::Arc;
 
 use karpenter::model::World;
 use karpenter::model::cloud::Instance;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::*;
+
+/// Plays a scenario with six nodes of one pod each, repair being on.
+fn six(
+    pool: impl FnOnce(&mut Value) + Send,
+    pods: impl FnOnce(&mut Value) + Send,
+    body: impl AsyncFnOnce(&mut World) + Send,
+) {
+    with(
+        |o| o.flags.push("--feature-gates=NodeRepair=true".to_owned()),
+        async |w| {
+            w.apply(calm("default", pool));
+            w.start();
+            w.apply(deployment("web", 6, "1", |t| {
+                t["spec"]["affinity"] = json!({ "podAntiAffinity": {
+                    "requiredDuringSchedulingIgnoredDuringExecution": [{
+                        "topologyKey": "kubernetes.io/hostname",
+                        "labelSelector": { "matchLabels": { "app": "web" } } }] } });
+                pods(t);
+            }));
+            runs(w, "web", 6).await;
+            w.pass(2 * MINUTE).await;
+            body(w).await;
+        },
+    );
+}
+
+fn has(w: &World, provider_id: &str) -> bool {
+    w.instances().iter().any(|i| i.provider_id == provider_id)
+}
+
+/// Whether an event has such a message.
+fn says(w: &World, text: &str) -> bool {
+    w.all("events").iter().any(|e| e["message"].as_str().is_some_and(|m| m.contains(text)))
+}
+
+fn claim_of(w: &World, provider_id: &str) -> std::sync::Arc<Value> {
+    let all = w.all("nodeclaims");
+    all.iter().find(|c| c["status"]["providerID"] == provider_id).unwrap().clone()
+}
+
+#[test]
+fn a_sick_node_is_replaced_within_its_budget_and_its_replacement_comes_first() {
+    six(
+        |_| (),
+        |_| (),
+        async |w| {
+            let sick = w.instances().remove(0).provider_id.clone();
+            w.cloud.sicken(&sick);
+            // The sick node stays until seven machines are there.
+            until(w, HOUR, "a replacement", |w| w.instances().len() == 7).await;
+            assert!(has(w, &sick), "the replacement comes first");
+            let reason = claim_of(w, &sick)["status"]["conditions"].clone();
+            let reason =
+                reason.as_array().unwrap().iter().find(|c| c["type"] == "DisruptionReason");
+            assert_eq!(reason.unwrap()["reason"], "Unhealthy");
+            until(w, HOUR, "it goes", |w| !has(w, &sick) && w.running("web") == 6).await;
+            assert_eq!(w.instances().len(), 6);
+        },
+    );
+}
+
+#[test]
+fn a_sick_node_waits_for_a_budget_for_unhealthy_nodes() {
+    let none = |spec: &mut Value| {
+        spec["disruption"]["budgets"] = json!([{ "nodes": "0", "reasons": ["Unhealthy"] }]);
+    };
+    six(
+        none,
+        |_| (),
+        async |w| {
+            let sick = w.instances().remove(0).provider_id.clone();
+            w.cloud.sicken(&sick);
+            always(w, HOUR, "it stays", |w| has(w, &sick) && w.instances().len() == 6).await;
+            w.change("nodepools", "", "default", "", |p| {
+                p["spec"]["disruption"]["budgets"] =
+                    json!([{ "nodes": "1", "reasons": ["Unhealthy"] }]);
+            });
+            until(w, 20 * MINUTE, "it goes", |w| !has(w, &sick)).await;
+        },
+    );
+}
+
+#[test]
+fn a_sick_node_that_is_protected_from_repair_stays_and_says_so() {
+    six(
+        |_| (),
+        |_| (),
+        async |w| {
+            let sick = w.instances().remove(0);
+            w.change("nodes", "", &sick.node_name, "", |node| {
+                node["metadata"]["annotations"]["karpenter.sh/do-not-repair"] = json!("true");
+            });
+            w.cloud.sicken(&sick.provider_id);
+            w.pass(25 * MINUTE).await;
+            assert!(!says(w, "Repair is blocked through"), "not due yet");
+            always(w, HOUR, "it stays", |w| has(w, &sick.provider_id)).await;
+            assert!(says(w, "Repair is blocked through"));
+            w.change("nodes", "", &sick.node_name, "", |node| {
+                node["metadata"]["annotations"]["karpenter.sh/do-not-repair"] = json!("false");
+            });
+            until(w, 20 * MINUTE, "it goes", |w| !has(w, &sick.provider_id)).await;
+        },
+    );
+}
+
+#[test]
+fn while_many_nodes_of_a_pool_are_sick_none_is_repaired() {
+    six(
+        |_| (),
+        |_| (),
+        async |w| {
+            let all = w.instances();
+            all.iter().take(3).for_each(|i| w.cloud.sicken(&i.provider_id));
+            always(w, 2 * HOUR, "they stay", |w| all.iter().all(|i| has(w, &i.provider_id))).await;
+            assert!(reasons(w, "NodePool").contains(&"NodeRepairBlocked".to_owned()));
+        },
+    );
+}
+
+#[test]
+fn a_protected_pod_does_not_hold_a_sick_node_longer_than_the_policy_says() {
+    let protect = |t: &mut Value| {
+        t["metadata"]["annotations"]["karpenter.sh/do-not-disrupt"] = json!("true");
+    };
+    six(
+        |_| (),
+        protect,
+        async |w| {
+            let sick = w.instances().remove(0).provider_id.clone();
+            w.cloud.sicken(&sick);
+            until(w, HOUR, "the claim is deleted", |w| {
+                let all = w.all("nodeclaims");
+                let claim = all.iter().find(|c| c["status"]["providerID"] == sick.as_str());
+                claim.is_some_and(|c| c["metadata"]["deletionTimestamp"].is_string())
+            })
+            .await;
+            always(w, 25 * MINUTE, "the pod keeps its time", |w| has(w, &sick)).await;
+            until(w, 20 * MINUTE, "it goes", |w| !has(w, &sick) && w.running("web") == 6).await;
+        },
+    );
+}
+
+#[test]
+fn a_repair_whose_controller_ends_keeps_its_bound_for_the_drain() {
+    let protect = |t: &mut Value| {
+        t["metadata"]["annotations"]["karpenter.sh/do-not-disrupt"] = json!("true");
+    };
+    six(
+        |_| (),
+        protect,
+        async |w| {
+            let sick = w.instances().remove(0).provider_id.clone();
+            w.cloud.sicken(&sick);
+            until(w, HOUR, "a replacement", |w| w.instances().len() == 7).await;
+            w.kill().await;
+            w.start();
+            until(w, 90 * MINUTE, "it goes", |w| !has(w, &sick) && w.running("web") == 6).await;
+        },
+    );
+}
+
+/// Gives a node a fault of its accelerators.
+fn fault(w: &World, node: &str, reason: &str) {
+    let now = w.clock.now().to_string();
+    w.change("nodes", "", node, "status", |node| {
+        let list = node["status"]["conditions"].as_array_mut().unwrap();
+        list.retain(|c| c["type"] != "AcceleratedHardwareReady");
+        list.push(json!({ "type": "AcceleratedHardwareReady", "status": "False",
+            "reason": reason, "lastTransitionTime": now, "lastHeartbeatTime": now }));
+    });
+}
+
+fn boots(w: &World, provider_id: &str) -> u32 {
+    w.instances().iter().find(|i| i.provider_id == provider_id).map_or(0, |i| i.boots)
+}
+
+fn initialized(w: &World, provider_id: &str) -> bool {
+    let claim = claim_of(w, provider_id);
+    let taints = w.all("nodes");
+    let node = taints.iter().find(|n| n["spec"]["providerID"] == provider_id).unwrap();
+    let tainted = node["spec"]["taints"].as_array().is_some_and(|t| !t.is_empty());
+    condition(&claim, "Initialized") == Some("True")
+        && node["metadata"]["labels"]["karpenter.sh/initialized"] == "true"
+        && !tainted
+}
+
+#[test]
+fn a_fault_that_a_reboot_clears_keeps_the_node_and_the_third_time_it_is_replaced() {
+    six(
+        |_| (),
+        |_| (),
+        async |w| {
+            let first = w.instances().remove(0);
+            let id = first.provider_id.clone();
+            for times in 1..=2 {
+                fault(w, &first.node_name, "Xid119");
+                always(w, 9 * MINUTE, "waited out", |w| boots(w, &id) == times - 1).await;
+                until(w, 30 * MINUTE, "rebooted", |w| boots(w, &id) == times).await;
+                assert_eq!(condition(&claim_of(w, &id), "Rebooting"), Some("True"));
+                until(w, 10 * MINUTE, "back", |w| {
+                    condition(&claim_of(w, &id), "Rebooting") == Some("False")
+                        && initialized(w, &id)
+                })
+                .await;
+                until(w, 10 * MINUTE, "no marks are left", |w| {
+                    condition(&claim_of(w, &id), "DisruptionReason").is_none()
+                })
+                .await;
+                runs(w, "web", 6).await;
+                w.pass(5 * MINUTE).await;
+            }
+            assert!(reasons(w, "NodeClaim").contains(&"RebootObserved".to_owned()));
+            fault(w, &first.node_name, "Xid119");
+            until(w, HOUR, "replaced", |w| !has(w, &id)).await;
+            runs(w, "web", 6).await;
+        },
+    );
+}
+
+#[test]
+fn a_reboot_whose_controller_ends_goes_on_and_is_made_once() {
+    six(
+        |_| (),
+        |_| (),
+        async |w| {
+            let first = w.instances().remove(0);
+            let id = first.provider_id.clone();
+            fault(w, &first.node_name, "Xid119");
+            until(w, 30 * MINUTE, "requested", |w| {
+                condition(&claim_of(w, &id), "Rebooting") == Some("True")
+            })
+            .await;
+            for _ in 0..6 {
+                w.kill().await;
+                w.start();
+                w.pass(std::time::Duration::from_secs(7)).await;
+            }
+            until(w, 30 * MINUTE, "back", |w| boots(w, &id) > 0 && initialized(w, &id)).await;
+            w.pass(10 * MINUTE).await;
+            assert_eq!(boots(w, &id), 1);
+        },
+    );
+}
+
+#[test]
+fn a_protected_pod_goes_through_the_reboot_with_its_node() {
+    let protect = |t: &mut Value| {
+        t["metadata"]["annotations"]["karpenter.sh/do-not-disrupt"] = json!("true");
+    };
+    six(
+        |_| (),
+        protect,
+        async |w| {
+            let first = w.instances().remove(0);
+            let on = |w: &World| {
+                let pods = w.pods_of("web");
+                let pod = pods.iter().find(|p| p["spec"]["nodeName"] == first.node_name.as_str());
+                pod.map(|p| p["metadata"]["uid"].clone())
+            };
+            let before = on(w).unwrap();
+            fault(w, &first.node_name, "Xid119");
+            until(w, 30 * MINUTE, "rebooted", |w| boots(w, &first.provider_id) == 1).await;
+            until(w, 10 * MINUTE, "back", |w| initialized(w, &first.provider_id)).await;
+            assert_eq!(on(w), Some(before), "neither evicted nor deleted");
+        },
+    );
+}
+
+/// The deletion costs of the pods of an app, by whether they share the node of another app's pod.
+fn costs(w: &World, app: &str, beside: &str) -> (Vec<i64>, Vec<i64>) {
+    let node = node_of(w, beside);
+    let cost = |pod: &std::sync::Arc<Value>| -> i64 {
+        let all = &pod["metadata"]["annotations"];
+        let cost = all["controller.kubernetes.io/pod-deletion-cost"].as_str();
+        cost.and_then(|c| c.parse().ok()).unwrap_or(0)
+    };
+    let (here, there): (Vec<_>, Vec<_>) =
+        w.pods_of(app).into_iter().partition(|p| p["spec"]["nodeName"] == node.as_str());
+    (here.iter().map(cost).collect(), there.iter().map(cost).collect())
+}
+
+#[test]
+fn scaling_down_empties_the_node_that_consolidation_would_remove_first() {
+    let gate = "--feature-gates=PodDeletionCostManagement=true".to_owned();
+    with(
+        |o| o.flags.push(gate),
+        async |w| {
+            w.apply(pool("default", |spec| {
+                spec["disruption"]["consolidateAfter"] = json!("24h");
+            }));
+            w.start();
+            w.apply(deployment("fill", 1, "15", |_| ()));
+            runs(w, "fill", 1).await;
+            w.pass(MINUTE).await;
+            // One of them fits beside the other; the small node for the rest saves less.
+            w.apply(deployment("web", 4, "1", |_| ()));
+            runs(w, "web", 4).await;
+            w.pass(5 * MINUTE).await;
+            assert_eq!(costs(w, "web", "fill"), (vec![-2], vec![-1, -1, -1]));
+            w.scale("web", 3);
+            until(w, 5 * MINUTE, "scaled down", |w| w.pods_of("web").len() == 3).await;
+            assert!(costs(w, "web", "fill").0.is_empty());
+            w.change("nodepools", "", "default", "", |p| {
+                p["spec"]["disruption"]["budgets"] = json!([{ "nodes": "0" }]);
+            });
+            w.pass(3 * MINUTE).await;
+            assert_eq!(costs(w, "web", "fill").1, [0, 0, 0], "no budget, no costs");
+        },
+    );
+}
 
 const GATE: &str = "NodeRepair";
 
@@ -39,47 +349,6 @@ fn without_the_gate_a_sick_node_stays() {
 }
 
 #[test]
-fn a_node_that_is_annotated_is_not_repaired() {
-    gated(GATE, async |w| {
-        fleet(w, 6, |_| ()).await;
-        let sick = sicken(w);
-        w.change("nodes", "", &sick.node_name, "", |n| {
-            n["metadata"]["annotations"]["karpenter.sh/do-not-repair"] = json!("true");
-        });
-        always(w, 2 * HOUR, "it stays", |w| is_there(w, &sick)).await;
-    });
-}
-
-#[test]
-fn nothing_is_repaired_while_more_than_a_fifth_of_a_pool_is_sick() {
-    gated(GATE, async |w| {
-        fleet(w, 6, |_| ()).await;
-        let sick: Vec<_> = w.instances().into_iter().take(3).collect();
-        for instance in &sick {
-            w.cloud.sicken(&instance.provider_id);
-        }
-        always(w, 2 * HOUR, "all stay", |w| sick.iter().all(|i| is_there(w, i))).await;
-    });
-}
-
-#[test]
-fn repair_waits_for_a_budget_that_allows_nothing() {
-    gated(GATE, async |w| {
-        fleet(w, 6, |spec| {
-            spec["disruption"]["budgets"] =
-                json!([{ "nodes": "100%" }, { "nodes": "0", "reasons": ["Unhealthy"] }]);
-        })
-        .await;
-        let sick = sicken(w);
-        always(w, 2 * HOUR, "it stays", |w| is_there(w, &sick)).await;
-        w.change("nodepools", "", "default", "", |p| {
-            p["spec"]["disruption"]["budgets"] = json!([{ "nodes": "100%" }]);
-        });
-        until(w, HOUR, "it goes", |w| !is_there(w, &sick)).await;
-    });
-}
-
-#[test]
 fn repair_does_not_wait_for_a_budget_for_other_reasons() {
     gated(GATE, async |w| {
         fleet(w, 6, |spec| {
@@ -93,21 +362,6 @@ fn repair_does_not_wait_for_a_budget_for_other_reasons() {
 }
 
 #[test]
-fn the_replacement_of_a_sick_node_comes_first() {
-    gated(GATE, async |w| {
-        fleet(w, 6, |_| ()).await;
-        let sick = sicken(w);
-        let replaced = |w: &World| {
-            w.get("nodeclaims", &sick.claim)
-                .is_none_or(|c| c["metadata"]["deletionTimestamp"].is_string())
-        };
-        always(w, 25 * MINUTE, "it is waited out", |w| is_there(w, &sick)).await;
-        until(w, HOUR, "it is given up", replaced).await;
-        assert!(usable(w) >= 6, "{} usable\n{}", usable(w), tail(w));
-    });
-}
-
-#[test]
 fn the_drain_of_a_sick_node_is_bounded_even_where_a_budget_of_pods_holds_it() {
     gated(GATE, async |w| {
         fleet(w, 6, |_| ()).await;
@@ -115,27 +369,6 @@ fn the_drain_of_a_sick_node_is_bounded_even_where_a_budget_of_pods_holds_it() {
         let sick = sicken(w);
         until(w, 2 * HOUR, "it goes", |w| !is_there(w, &sick)).await;
         until(w, HOUR, "all pods run", |w| w.running("web") == 6).await;
-    });
-}
-
-#[test]
-fn killed_while_a_sick_node_is_replaced_the_drain_stays_bounded() {
-    gated(GATE, async |w| {
-        fleet(w, 6, |_| ()).await;
-        w.apply(budget("web", "maxUnavailable", json!(0)));
-        let sick = sicken(w);
-        until(w, 2 * HOUR, "a replacement is made", |w| !replacements(w).is_empty()).await;
-        w.kill().await;
-        w.pass(MINUTE).await;
-        w.start();
-        let deadline = |w: &World| {
-            w.get("nodeclaims", &sick.claim).is_none_or(|c| {
-                let key = "karpenter.sh/nodeclaim-termination-timestamp";
-                c["metadata"]["annotations"][key].is_string()
-            })
-        };
-        until(w, 30 * MINUTE, "the drain has an end", deadline).await;
-        until(w, HOUR, "it goes", |w| !is_there(w, &sick)).await;
     });
 }
 
@@ -154,20 +387,4 @@ fn as_karpenter_1_14_does_a_sick_node_goes_at_once_when_that_is_asked_for() {
             runs(w, "web", 6).await;
         },
     );
-}
-
-#[test]
-fn a_sick_node_of_a_static_pool_is_replaced() {
-    gated("NodeRepair,StaticCapacity", async |w| {
-        w.apply(pool("static", |spec| {
-            spec["replicas"] = json!(6);
-            only_types(spec, &["c2"]);
-        }));
-        w.start();
-        until(w, 10 * MINUTE, "six", |w| usable(w) == 6).await;
-        let sick = sicken(w);
-        until(w, 2 * HOUR, "six are usable, without it", |w| usable(w) == 6 && !is_there(w, &sick))
-            .await;
-        assert!(w.cloud.instances().len() <= 7);
-    });
 }

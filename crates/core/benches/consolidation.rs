@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use karpenter_core::api::v1::{NodePool, Operator};
 use karpenter_core::api::{conditions, labels};
+use karpenter_core::disruption::repair::Policies;
 use karpenter_core::disruption::{Gates, Input, Method, decide};
 use karpenter_core::scheduling::instance_type::{InstanceType, Offering};
 use karpenter_core::scheduling::node::{NodeView, StateNode};
@@ -76,6 +77,7 @@ fn main() {
 /// Every method after the other, as the controller goes through them when none finds anything.
 fn whole_pass(snapshot: &Snapshot) -> Duration {
     let (queued, backed_off) = (HashSet::new(), BTreeSet::new());
+    let rebooted = HashSet::new();
     let input = Input {
         snapshot,
         pools: &snapshot.node_pools,
@@ -83,7 +85,8 @@ fn whole_pass(snapshot: &Snapshot) -> Duration {
         now: Timestamp::UNIX_EPOCH + Duration::from_secs(1_000_000_000),
         queued: &queued,
         backed_off: &backed_off,
-        repair: &[],
+        repair: &Policies::none(),
+        rebooted: &rebooted,
         gates: Gates::default(),
     };
     let start = Instant::now();

@@ -17,6 +17,7 @@ pub mod candidate;
 pub mod command;
 pub mod consolidation;
 pub mod decision;
+pub mod deletion_cost;
 mod drift;
 mod emptiness;
 mod methods;
@@ -182,7 +183,9 @@ pub struct Input<'a> {
     /// Names of pools for which a replacement failed lately: drift leaves them for a while.
     pub backed_off: &'a BTreeSet<String>,
     /// Conditions that repair is about; none where it is off.
-    pub repair: &'a [repair::RepairPolicy],
+    pub repair: &'a repair::Policies,
+    /// UIDs of NodeClaims that were rebooted so often that the next repair replaces them.
+    pub rebooted: &'a HashSet<String>,
     /// Feature gates that change decisions.
     pub gates: Gates,
 }

@@ -78,6 +78,10 @@ pub struct Instance {
     pub life: Life,
     /// The kubelet's condition `Ready` is False, and stays so.
     pub sick: bool,
+    /// How often it was rebooted.
+    pub boots: u32,
+    /// The name of the last reboot.
+    pub rebooted_by: String,
 }
 
 /// What was paid for.
@@ -399,6 +403,28 @@ impl Cloud {
         .await
     }
 
+    /// Reboots an instance, which heals it; once for each `request`.
+    ///
+    /// # Errors
+    /// When there is none, or the call goes wrong.
+    pub async fn reboot(&self, provider_id: &str, request: &str) -> Result<(), CloudError> {
+        self.call("reboot", provider_id, || {
+            self.settle();
+            let mut inner = self.inner.lock();
+            let found = inner.instances.get_mut(provider_id);
+            let instance = Arc::make_mut(found.ok_or_else(|| not_found(provider_id))?);
+            if instance.rebooted_by != request {
+                request.clone_into(&mut instance.rebooted_by);
+                instance.boots += 1;
+                instance.sick = false;
+            }
+            drop(inner);
+            self.changed.notify_waiters();
+            Ok(())
+        })
+        .await
+    }
+
     /// An instance.
     ///
     /// # Errors
@@ -434,7 +460,7 @@ impl Cloud {
         sleep(self.behaviour.latency).await;
         let fault = self.plan.lock().fault(call);
         let note = |outcome: &str| {
-            if matches!(call, "create" | "delete") {
+            if matches!(call, "create" | "delete" | "reboot") {
                 self.journal.write(format!("{} cloud {call} {about} -> {outcome}", (self.now)()));
             }
         };
@@ -606,6 +632,8 @@ impl Inner {
             joins,
             life: Life::Running,
             sick: false,
+            boots: 0,
+            rebooted_by: String::new(),
         });
         self.bill.launches += 1;
         self.instances.insert(provider_id, Arc::clone(&instance));

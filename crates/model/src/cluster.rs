@@ -100,6 +100,8 @@ pub struct Cluster {
     dirty_budgets: bool,
     look_at_daemons: bool,
     joined: BTreeSet<String>,
+    /// How often the machine behind a Node has been rebooted, as far as the Node shows it.
+    boots: BTreeMap<String, u32>,
     /// Nodes whose machine is gone and that are not yet known to be lost.
     losing: BTreeSet<String>,
     /// Pods that their workload does not want any more.
@@ -143,6 +145,7 @@ impl Cluster {
             dirty_budgets: false,
             look_at_daemons: false,
             joined: BTreeSet::new(),
+            boots: BTreeMap::new(),
             losing: BTreeSet::new(),
             unwanted: BTreeSet::new(),
             waits: Arc::default(),

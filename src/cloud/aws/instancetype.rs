@@ -28,12 +28,14 @@ use super::zonalshift;
 use crate::api::v1::EC2NodeClass;
 use crate::clock::Clock;
 use crate::operator::metrics;
+use crate::operator::settings::AwsFeatureGates;
 use crate::scheduling::instance_type::InstanceType;
 use crate::scheduling::overlay::InForce;
 
 pub mod capacity;
 mod compatibility;
 mod describe;
+pub mod devices;
 pub mod expressions;
 pub mod info;
 pub mod kubelet;
@@ -60,6 +62,8 @@ pub struct Options {
     pub reserved_capacity: bool,
     /// Expressions in `spec.kubelet` are in use.
     pub kubelet_expressions: bool,
+    /// Which drivers' devices are known before a node publishes them.
+    pub devices: AwsFeatureGates,
 }
 
 /// All types of the region, and the zones that they are offered in.
@@ -349,6 +353,7 @@ impl Provider {
             capacity,
             overhead,
             volume_limits: volumes::limits(info, class),
+            devices: devices::of(name, self.options.devices),
             ..InstanceType::default()
         };
         Ok(Shape { info: Arc::clone(info), kind })

@@ -28,7 +28,9 @@ mod options;
 mod request;
 
 pub use self::body::body;
-pub use self::options::{EFA, Launch, NITRO_SANDBOX, Reservation, tenancy, types_by_ami};
+pub use self::options::{
+    EFA, Launch, NITRO_SANDBOX, Reservation, tenancy, types_by_ami, wants_network_devices,
+};
 
 /// How long a launch template is kept after its last use.
 const TTL: Duration = Duration::from_secs(60);

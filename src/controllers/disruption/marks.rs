@@ -26,7 +26,8 @@ pub(super) async fn clean_up(ctx: &Context, in_flight: &InFlight) -> Result<(), 
     let mut stale = Vec::new();
     for node in ctx.cluster.state_nodes() {
         let queued = node.provider_id().is_some_and(|id| in_flight.queued.lock().contains(id));
-        if queued || node.deleting() {
+        // A reboot keeps its mark for as long as it lasts.
+        if queued || node.deleting() || node.rebooting() {
             continue;
         }
         if let (Some(claim), Some(node)) = (node.node_claim.clone(), node.node.clone())

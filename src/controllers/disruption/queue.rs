@@ -16,7 +16,7 @@ use tracing::Instrument as _;
 
 use super::super::nodeclaim::termination::{tell_deadline, write_deadline};
 use super::super::{Context, Error, observability, patch, provisioning};
-use super::{InFlight, Seen, events, marks, record};
+use super::{InFlight, Seen, events, marks, reboots, record};
 use crate::api::v1::NodeClaim;
 use crate::api::{annotations, conditions, labels};
 use crate::cluster::Change;
@@ -57,6 +57,9 @@ pub(super) async fn start(
     tasks: &mut JoinSet<()>,
 ) -> Result<bool, Error> {
     let id = uuid::Uuid::new_v4().to_string();
+    if command.reboots() {
+        return reboots::commit(ctx, &in_flight.reboots, &command, &id).await;
+    }
     log(&command, &id);
     let failed = marks::mark_all(ctx, &command.candidates, command.reason().as_str()).await;
     if let Some((_, error)) = failed.first()
@@ -383,7 +386,7 @@ async fn delete(ctx: &Context, running: &Running, name: &str) {
     let policy = policy.unwrap_or_default();
     observability::disrupted_with_pods(ctx, &claim, &running.reason.to_lowercase(), policy);
     if let Some(repair) = &running.repair {
-        super::super::node::health::count(&claim, repair.condition);
+        super::super::node::health::count(&claim, repair.condition, repair.drain);
     }
     let announce = |object, kind: &str| {
         let report = Report::DisruptionTerminating { kind: &kind, reason: &running.reason };
@@ -403,8 +406,7 @@ async fn bound_drain(
     claim: &NodeClaim,
 ) -> Result<(), Error> {
     let Some(bound) = running.repair.as_ref().and_then(|r| r.drain) else { return Ok(()) };
-    let own = claim.spec.termination_grace_period.as_ref().and_then(|d| d.duration());
-    let end = ctx.clock.now() + own.map_or(bound, |own| own.min(bound));
+    let end = ctx.clock.now() + bound;
     let written = claim.metadata.annotations.as_ref();
     let written = written.and_then(|a| a.get(annotations::TERMINATION_TIMESTAMP));
     if written.and_then(|t| t.parse::<Timestamp>().ok()).is_some_and(|t| t <= end) {

@@ -19,7 +19,7 @@ use crate::disruption::command::Repair;
 use crate::disruption::progress::{
     self, CandidateState, Progress, ReplacementState, Seen, Step, timeout,
 };
-use crate::disruption::repair::RepairPolicy;
+use crate::disruption::repair::Policies;
 use crate::operator::logging;
 
 /// Picks up what an earlier process left.
@@ -73,7 +73,7 @@ struct Unfinished {
 }
 
 impl Unfinished {
-    fn running(self, policies: &[RepairPolicy]) -> Running {
+    fn running(self, policies: &Policies) -> Running {
         let describe =
             format!("{}/resumed: replace: [{}]", self.reason, self.progress.candidates.join(", "));
         Running {
@@ -187,6 +187,7 @@ mod tests {
 
     use super::*;
     use crate::disruption::Abandoned;
+    use crate::disruption::repair::{Action, RepairPolicy};
 
     fn claim(name: &str, is: &[&str], replaces: Option<&str>, extra: Value) -> NodeClaim {
         let list: Vec<Value> = is
@@ -239,13 +240,16 @@ mod tests {
     #[test]
     fn a_command_that_goes_on_knows_how_it_was_found_and_how_long_the_drain_may_take() {
         let minute = Duration::from_secs(60);
-        let policies = [RepairPolicy {
+        let policies = Policies::new(&[RepairPolicy {
             condition: "Ready",
             status: "False",
+            reason: "",
             toleration: minute,
             drain: Some(minute),
             priority: 0,
-        }];
+            action: Action::Replace,
+        }])
+        .unwrap();
         let running = |extra: Value| {
             let new = claim("new", &[], Some("old"), json!({}));
             let mut new = serde_json::to_value(new).unwrap();
@@ -256,14 +260,20 @@ mod tests {
                 [claim("old", MARK, None, json!({})), serde_json::from_value(new).unwrap()];
             unfinished(&claims).remove(0).running(&policies)
         };
-        let repair = Repair { condition: "Ready", drain: Some(2 * minute) };
+        let repair = |drain: Option<Duration>| Repair {
+            action: Action::Replace,
+            condition: "Ready",
+            reason: "KubeletDown".to_owned(),
+            drain,
+        };
+        let bounded = repair(Some(2 * minute));
         let found = running(json!({annotations::DISRUPTION_METHOD: Method::Repair.name(),
-            annotations::REPAIRS: repair.to_string()}));
-        assert_eq!((found.method, found.repair), (Some(Method::Repair), Some(repair)));
-        let unbounded = Repair { condition: "Ready", drain: None };
+            annotations::REPAIRS: bounded.to_string()}));
+        assert_eq!((found.method, found.repair), (Some(Method::Repair), Some(bounded)));
+        let unbounded = repair(None);
         let found = running(json!({annotations::REPAIRS: unbounded.to_string()}));
         assert_eq!((found.method, found.repair), (None, Some(unbounded)));
-        let found = running(json!({annotations::REPAIRS: "Gone/60"}));
+        let found = running(json!({annotations::REPAIRS: "Gone/Reason/60"}));
         assert_eq!(found.repair, None, "no policy is about it any more");
     }
 

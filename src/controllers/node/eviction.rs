@@ -36,6 +36,8 @@ const FORCEFUL: &str = "Forceful Termination";
 #[derive(Clone, Debug)]
 struct Entry {
     uid: Arc<str>,
+    /// The node that the pod is to leave.
+    node: Option<Arc<str>>,
     /// The pod must be gone by then.
     deadline: Option<Timestamp>,
     /// Attempts so far.
@@ -71,6 +73,12 @@ impl Evictions {
             // The receiver lives as long as the controllers do.
             let _ = self.wake.send(pod.key.to_string());
         }
+    }
+
+    /// Leaves the pods of a node alone that are only to be evicted.
+    pub(super) fn withdraw(&self, node: &str) {
+        let on = |e: &Entry| e.node.as_deref() == Some(node);
+        self.entries.lock().retain(|_, e| e.deadline.is_some() || !on(e));
     }
 
     async fn reconcile(&self, ctx: &Context, name: &str) -> Outcome {
@@ -125,7 +133,8 @@ fn add(entries: &mut HashMap<PodKey, Entry>, pod: &PodInfo, deadline: Option<Tim
     match entries.get_mut(&pod.key).filter(|e| e.uid == pod.uid) {
         None => {
             let uid = Arc::clone(&pod.uid);
-            let entry = Entry { uid, deadline, attempts: 0, evicted: false };
+            let node = pod.node_name.clone();
+            let entry = Entry { uid, node, deadline, attempts: 0, evicted: false };
             entries.insert(pod.key.clone(), entry);
             true
         }
@@ -303,7 +312,8 @@ mod tests {
     }
 
     fn entry(deadline: Option<i64>) -> Entry {
-        Entry { uid: "u".into(), deadline: deadline.map(at), attempts: 0, evicted: false }
+        let deadline = deadline.map(at);
+        Entry { uid: "u".into(), node: None, deadline, attempts: 0, evicted: false }
     }
 
     #[test]

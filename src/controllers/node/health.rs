@@ -13,11 +13,11 @@ use tokio::task::JoinSet;
 use super::all_nodes;
 use crate::api::v1::NodeClaim;
 use crate::api::{annotations, labels};
-use crate::cloud::RepairPolicy;
+use crate::cloud::Policies;
 use crate::controllers::nodeclaim::termination::{tell_deadline, write_deadline};
 use crate::controllers::runner::{self, Identity};
 use crate::controllers::{Context, Error, Outcome, observability, patch};
-use crate::disruption::repair::{matching, most_unhealthy};
+use crate::disruption::repair::{RepairPolicy, most_unhealthy};
 use crate::operator::events::{Report, reference};
 use crate::operator::metrics;
 
@@ -58,8 +58,9 @@ async fn reconcile(ctx: Arc<Context>, name: String) -> Outcome {
 }
 
 /// The policy whose toleration ends first, and when.
-fn due(node: &Node, policies: &'static [RepairPolicy]) -> Option<(RepairPolicy, Timestamp)> {
-    let ends = matching(node, policies).filter_map(|(policy, end)| Some((policy, end?)));
+fn due(node: &Node, policies: &Policies) -> Option<(RepairPolicy, Timestamp)> {
+    let matches = policies.matching(node, None);
+    let ends = matches.into_iter().filter_map(|m| Some((m.policy, m.due_at()?)));
     ends.min_by_key(|(_, end)| *end)
 }
 
@@ -76,7 +77,7 @@ fn blocked(ctx: &Context, claim: &NodeClaim) -> Option<&'static str> {
         .filter(|n| own.is_none() || pool(n.metadata.labels.as_ref()) == own)
         .collect();
     let policies = ctx.cloud.repair_policies();
-    let bad = nodes.iter().filter(|n| matching(n, policies).next().is_some()).count();
+    let bad = nodes.iter().filter(|n| policies.knows(n)).count();
     (bad > most_unhealthy(nodes.len())).then_some(if own.is_some() {
         "more than 20% nodes are unhealthy in the nodepool"
     } else {
@@ -104,24 +105,21 @@ async fn repair(
     if patch::delete(&api, claim.metadata.name.as_deref().unwrap_or_default()).await? {
         tracing::info!("deleting unhealthy node");
         observability::disrupted_with_pods(ctx, claim, "unhealthy", "");
-        count(claim, condition);
+        count(claim, condition, None);
     }
     Ok(())
 }
 
-/// Counts a NodeClaim that was deleted because of its Node's condition.
-pub(in crate::controllers) fn count(claim: &NodeClaim, condition: &str) {
+/// Counts a NodeClaim that was deleted because of its Node's condition. Without a bound of the
+/// repair, the drain has the claim's own.
+pub(in crate::controllers) fn count(claim: &NodeClaim, condition: &str, bound: Option<Duration>) {
+    let own = claim.spec.termination_grace_period.as_ref().and_then(|d| d.duration());
+    let mode = observability::termination_mode(bound.or(own));
     let label =
         |key: &str| claim.metadata.labels.as_ref().and_then(|l| l.get(key)).map_or("", |v| v);
     let image = claim.status.as_ref().and_then(|s| s.image_id.as_deref()).unwrap_or_default();
-    metrics::NODECLAIMS_UNHEALTHY
-        .with_label_values(&[
-            snake_case(condition).as_str(),
-            label(labels::NODEPOOL),
-            label(labels::CAPACITY_TYPE),
-            image,
-        ])
-        .inc();
+    let (pool, capacity_type) = (label(labels::NODEPOOL), label(labels::CAPACITY_TYPE));
+    metrics::unhealthy_disrupted([&snake_case(condition), pool, capacity_type, image], mode);
 }
 
 /// `KernelReady` as `kernel_ready`.
@@ -142,14 +140,26 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::disruption::repair::Action;
 
-    const fn policy(condition: &'static str, seconds: u64) -> RepairPolicy {
-        let toleration = Duration::from_secs(seconds);
-        RepairPolicy { condition, status: "False", toleration, drain: None, priority: 0 }
+    fn policies() -> Policies {
+        let ready = RepairPolicy {
+            condition: "Ready",
+            status: "False",
+            reason: "",
+            toleration: Duration::from_secs(1800),
+            drain: None,
+            priority: 0,
+            action: Action::Replace,
+        };
+        let accelerator = RepairPolicy {
+            condition: "AcceleratedHardwareReady",
+            reason: ".*",
+            toleration: Duration::from_secs(600),
+            ..ready
+        };
+        Policies::new(&[ready, accelerator]).unwrap()
     }
-
-    const POLICIES: &[RepairPolicy] =
-        &[policy("Ready", 1800), policy("AcceleratedHardwareReady", 600)];
 
     fn node(conditions: &[(&str, &str, &str)]) -> Node {
         let list: Vec<_> = conditions
@@ -165,7 +175,7 @@ mod tests {
     #[test]
     fn the_toleration_that_ends_first_counts() {
         let found =
-            |conditions| due(&node(conditions), POLICIES).map(|(p, end)| (p.condition, end));
+            |conditions| due(&node(conditions), &policies()).map(|(p, end)| (p.condition, end));
         assert_eq!(found(&[("Ready", "True", "2026-01-01T00:00:00Z")]), None);
         assert_eq!(found(&[("KernelReady", "False", "2026-01-01T00:00:00Z")]), None);
         let both = found(&[
@@ -183,9 +193,9 @@ mod tests {
         new.status =
             serde_json::from_value(json!({"conditions": [{"type": "Ready", "status": "False"}]}))
                 .unwrap();
-        assert_eq!(due(&new, POLICIES).map(|(_, end)| end), None);
+        assert_eq!(due(&new, &policies()).map(|(_, end)| end), None);
         new.metadata.creation_timestamp = Some(Time(joined));
-        let end = due(&new, POLICIES).map(|(_, end)| end);
+        let end = due(&new, &policies()).map(|(_, end)| end);
         assert_eq!(end, Some(joined + Duration::from_secs(1800)));
     }
 

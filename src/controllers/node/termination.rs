@@ -37,9 +37,9 @@ const MIN_DRAIN: Duration = Duration::from_secs(5);
 /// Keeps load balancers from sending new traffic.
 const EXCLUDE_BALANCERS: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
-/// Starts the controller and the eviction queue that it fills.
-pub(super) fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
-    let evictions = Evictions::start(ctx, tasks);
+/// Starts the controller, which fills the eviction queue.
+pub(super) fn start(ctx: &Arc<Context>, evictions: &Evictions, tasks: &mut JoinSet<()>) {
+    let evictions = evictions.clone();
     tasks.spawn(runner::run_with(
         TERMINATION.scaled(&ctx.settings, 5000),
         BACKOFF,

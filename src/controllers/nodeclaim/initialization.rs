@@ -16,7 +16,8 @@ use crate::scheduling::resources::ResourceList;
 
 /// Checks whether the Node can be used, once it is registered.
 pub(super) async fn run(ctx: &Context, claim: &mut NodeClaim) -> Outcome {
-    if decided(claim, conditions::INITIALIZED) {
+    // While its instance reboots, a node is initialized by the boot that goes.
+    if decided(claim, conditions::INITIALIZED) || is_true(claim, conditions::REBOOTING) {
         return Ok(None);
     }
     let now = ctx.clock.now();

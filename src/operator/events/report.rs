@@ -55,6 +55,7 @@ macro_rules! reports {
                 }
             }
 
+            #[allow(unused_variables, reason = "a field may only tell events apart")]
             fn text(&self) -> String {
                 match self {
                     $(Self::$name $({ $($field),+ })? => format!($text),)*
@@ -138,6 +139,11 @@ reports! {
     /// A node is deleted.
     DisruptionTerminating { kind, reason } = Normal "DisruptionTerminating" on ["Node", "NodeClaim"] "Disrupting {kind}: {reason}";
 
+    /// An instance that was rebooted runs again.
+    RebootObserved { since } = Normal "RebootObserved" on ["NodeClaim"] "New boot observed (bootID changed); awaiting node readiness";
+    /// A reboot did not help, or did not come about.
+    RebootFailed { since, why } = Warning "RebootFailed" on ["NodeClaim"] "{why}";
+
     // Conditions and finalizers of any object.
     /// A condition changed.
     Transitioned { kind, old, new, reason, message } = Normal "<condition type>" on ["NodeClaim", "NodePool", "Node", "EC2NodeClass"] "Status condition transitioned, Type: {kind}, Status: {old} -> {new}, Reason: {reason}{message}";
@@ -208,6 +214,11 @@ impl Report<'_> {
             }
             Self::DisruptionLaunching { reason } | Self::DisruptionTerminating { reason, .. } => {
                 event = event.by(reason);
+            }
+            // Once per reboot, and a reboot takes less than the window.
+            Self::RebootObserved { since } | Self::RebootFailed { since, .. } => {
+                event = event.by(since);
+                event.dedupe_for = Duration::from_secs(1800);
             }
             Self::FailedConsistencyCheck { .. }
             | Self::EvictionRefused { .. }

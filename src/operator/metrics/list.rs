@@ -38,9 +38,15 @@ metrics! {
     /// Time from a NodeClaim's deletion to its finalizer's removal.
     NODECLAIM_TERMINATION_DURATION: HistogramVec = histogram_of("karpenter_nodeclaims_termination_duration_seconds", "Time from a NodeClaim's deletion until its finalizer is removed, in seconds.", &["nodepool"], exponential(1.0, 2.0, 12));
     /// NodeClaims replaced by node repair.
-    NODECLAIMS_UNHEALTHY: CounterVec = counter("karpenter_nodeclaims_unhealthy_disrupted_total", "NodeClaims that were deleted because their nodes were unhealthy.", &["condition", "nodepool", "capacity_type", "image_id"]);
+    NODECLAIMS_UNHEALTHY: CounterVec = counter("karpenter_nodeclaims_unhealthy_disrupted_total", "NodeClaims that were deleted because their nodes were unhealthy.", &current().release.labels(&["condition", "nodepool", "capacity_type", "image_id"], "termination_mode"));
 
     // Nodes.
+    /// Reboots by how they ended.
+    NODE_REBOOTS: CounterVec = counter("karpenter_nodes_reboots_total", "Reboots of nodes, by how they ended.", &["result"]);
+    /// Time from a reboot's request to its end.
+    NODE_REBOOT_DURATION: HistogramVec = histogram_of("karpenter_nodes_reboot_duration_seconds", "Time from the request of a reboot until its end, in seconds.", &["result"], exponential(10.0, 2.0, 8));
+    /// Time from a reboot to the node being ready again.
+    NODE_REBOOT_RECOVERY: HistogramVec = histogram_of("karpenter_nodes_reboot_recovery_duration_seconds", "Time from a reboot until the node is ready again, in seconds.", &[], exponential(10.0, 2.0, 8));
     /// Nodes that registered.
     NODES_CREATED: CounterVec = counter("karpenter_nodes_created_total", "Nodes that joined the cluster.", &["nodepool", "zone"]);
     /// Nodes gone.
@@ -97,6 +103,10 @@ metrics! {
     DISRUPTION_FAILED_VALIDATIONS: CounterVec = counter("karpenter_voluntary_disruption_failed_validations_total", "Candidates that did not hold when they were looked at again.", &["consolidation_type"]);
     /// Commands that failed on the way.
     DISRUPTION_QUEUE_FAILURES: CounterVec = counter("karpenter_voluntary_disruption_queue_failures_total", "Disruption commands that failed after they were started.", &["decision", "reason", "consolidation_type"]);
+    /// Nodes whose pods' deletion cost is being written.
+    DELETION_COST_NODES: GaugeVec = gauge("karpenter_pod_deletion_cost_nodes_with_pending_annotation_writes", "Nodes with pods whose deletion cost was to be written in the last pass.", &["nodepool"]);
+    /// Deletion costs written.
+    DELETION_COST_WRITES: CounterVec = counter("karpenter_pod_deletion_cost_pod_annotation_writes_total", "Attempts to write pods' deletion cost, by their outcome.", &["result"]);
     /// Nodes terminated before their replacements.
     TERMINATE_FIRST: CounterVec = counter("karpenter_voluntary_disruption_terminate_first_decisions_total", "Disruption commands that terminate a node before its replacement is launched.", &["nodepool", "reason", "terminate_first_reason"]);
     /// Scores of the Balanced policy.

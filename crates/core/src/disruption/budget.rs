@@ -145,7 +145,8 @@ impl Budgets {
             allowance.total += 1;
             let unready = node.node.as_deref().is_none_or(|n| !is_ready(n));
             // Repair is about nodes that are not ready: they do not use up its own budget.
-            if node.deleting() || (unready && reason != Reason::Unhealthy) {
+            let unready = unready && reason != Reason::Unhealthy;
+            if node.deleting() || node.rebooting() || unready {
                 allowance.disrupting += 1;
             }
         }
@@ -196,7 +197,8 @@ fn counts(node: &StateNode) -> bool {
         .as_ref()
         .and_then(|c| c.status.as_ref())
         .is_some_and(|s| conditions::is_true(&s.conditions, conditions::INSTANCE_TERMINATING));
-    node.managed() && node.initialized() && !terminating
+    // A node that reboots is not initialized until it is back, and is there all the same.
+    node.managed() && (node.initialized() || node.rebooting()) && !terminating
 }
 
 #[cfg(test)]

@@ -184,7 +184,11 @@ pub fn collect(
     list
 }
 
-fn build(
+/// A node as a candidate of a method.
+///
+/// # Errors
+/// With the reason why the method may not look at the node.
+pub fn build(
     input: &Input<'_>,
     pools: &Pools<'_>,
     limits: &Limits,
@@ -201,6 +205,9 @@ fn build(
     };
     if node.node.is_none() {
         return Err(Rejection::NoNode);
+    }
+    if node.rebooting() {
+        return Err(Rejection::Rebooting);
     }
     if node.deleting() {
         return Err(Rejection::Deleting);

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::repair::RepairPolicy;
+use super::repair::{Action, Due, Policies};
 use super::score::Score;
 use super::{Candidate, Method, Reason};
+use crate::api::v1::NodeClaim;
 use crate::scheduling::results::PlannedClaim;
 
 /// Nodes to remove, and what has to be there first.
@@ -52,28 +53,47 @@ impl TerminateFirst {
 /// What is wrong with a node that is repaired.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repair {
+    /// What is done about it.
+    pub action: Action,
     /// Type of the Node's condition.
     pub condition: &'static str,
-    /// How long draining may take; none leaves it to the NodeClaim.
+    /// Reason of the Node's condition.
+    pub reason: String,
+    /// How long draining may take, the NodeClaim's own bound minded; none leaves it to the NodeClaim.
     pub drain: Option<Duration>,
 }
 
 impl Repair {
-    /// What was written as its text; nothing where no policy is about the condition any more.
+    /// The repair of a claim's node. Draining is bounded by the claim's own bound, too.
     #[must_use]
-    pub fn parse(text: &str, policies: &[RepairPolicy]) -> Option<Self> {
-        let (condition, drain) = match text.split_once('/') {
-            Some((condition, seconds)) => (condition, Some(seconds.parse().ok()?)),
-            None => (text, None),
+    pub fn new(due: &Due, claim: &NodeClaim) -> Self {
+        let own = claim.spec.termination_grace_period.as_ref().and_then(|d| d.duration());
+        Self {
+            action: due.policy.action,
+            condition: due.policy.condition,
+            reason: due.reason.clone(),
+            drain: due.policy.drain.map(|bound| own.map_or(bound, |own| own.min(bound))),
+        }
+    }
+
+    /// The replacement that was written as its text; nothing where no policy is about the condition
+    /// any more.
+    #[must_use]
+    pub fn parse(text: &str, policies: &Policies) -> Option<Self> {
+        let mut parts = text.splitn(3, '/');
+        let condition = policies.condition(parts.next()?)?;
+        let reason = parts.next().unwrap_or_default().to_owned();
+        let drain = match parts.next() {
+            Some(seconds) => Some(Duration::from_secs(seconds.parse().ok()?)),
+            None => None,
         };
-        let policy = policies.iter().find(|p| p.condition == condition)?;
-        Some(Self { condition: policy.condition, drain: drain.map(Duration::from_secs) })
+        Some(Self { action: Action::Replace, condition, reason, drain })
     }
 }
 
 impl fmt::Display for Repair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.condition)?;
+        write!(f, "{}/{}", self.condition, self.reason)?;
         self.drain.map_or(Ok(()), |drain| write!(f, "/{}", drain.as_secs()))
     }
 }
@@ -110,10 +130,18 @@ impl Command {
         self.method.reason()
     }
 
-    /// `delete`, `replace` or `terminate-first`.
+    /// Whether the nodes stay, and only their instances are rebooted.
+    #[must_use]
+    pub fn reboots(&self) -> bool {
+        self.repair.as_ref().is_some_and(|r| r.action == Action::Reboot)
+    }
+
+    /// `reboot`, `delete`, `replace` or `terminate-first`.
     #[must_use]
     pub fn decision(&self) -> &'static str {
-        if self.terminate_first.is_some() {
+        if self.reboots() {
+            "reboot"
+        } else if self.terminate_first.is_some() {
             "terminate-first"
         } else if self.replacements.is_empty() {
             "delete"

@@ -40,7 +40,9 @@ pub(super) fn compute(
     let several = matches!(rejection, Rejection::SeveralReplacements(_) | Rejection::NotCheaper);
     if found.is_none() && several && most_replacements(candidates) > 1 {
         let pools = &pass.input.snapshot.node_pools;
-        let simulated = placed(pass.simulate_in(candidates, Launching { pools, several: true }))?;
+        let simulated = placed(
+            pass.simulate_in(candidates, Launching { pools, several: true, strict: false }),
+        )?;
         found = command(pass.input, candidates, simulated, method).ok();
     }
     found.ok_or(rejection)
@@ -60,7 +62,7 @@ fn alone(pass: &mut Pass<'_>, candidates: &[&Candidate], method: Method) -> Opti
             continue;
         }
         let only: [NodePoolInput; 1] = [pool.clone()];
-        let launching = Launching { pools: &only, several: false };
+        let launching = Launching { pools: &only, several: false, strict: false };
         let found = placed(pass.simulate_in(candidates, launching))
             .and_then(|simulated| command(input, candidates, simulated, method));
         if let Ok(found) = found

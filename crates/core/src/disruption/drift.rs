@@ -70,10 +70,15 @@ pub(super) fn replace(
         Err(rejection) => rejection,
     };
     let input = pass.input;
-    if !terminate_first || !simulation::fits_own_reservation(input, pass.ground(), candidate) {
+    if !terminate_first {
         return Err(rejection);
     }
+    pass.decision.simulations += 1;
+    let Some(freed) = simulation::in_own_reservation(input, pass.ground(), candidate) else {
+        return Err(rejection);
+    };
     let mut command = Command::delete(method, vec![candidate.clone()]);
     command.terminate_first = Some(TerminateFirst::NoReservedCapacity);
+    command.nominated = freed.nominated();
     Ok(command)
 }

@@ -30,6 +30,8 @@ pub enum Rejection {
         /// Whether it has registered.
         registered: bool,
     },
+    /// The instance is being rebooted.
+    Rebooting,
     /// The node is on its way out.
     Deleting,
     /// A pod is expected on the node.
@@ -108,6 +110,8 @@ pub enum Rejection {
     AboveReplicas,
     /// The static NodePool is at `limits.nodes`, so that nothing can be launched first.
     StaticAtLimit,
+    /// Everything that the static NodePool may launch is a capacity reservation that is full.
+    StaticReservationsFull,
     /// The node is healthy, or not unhealthy for long enough.
     Healthy,
     /// Too many nodes of the NodePool are unhealthy for the nodes to be the cause.
@@ -160,6 +164,7 @@ impl Rejection {
             | Self::Healthy => None,
             Self::NoNode
             | Self::NotInitialized { .. }
+            | Self::Rebooting
             | Self::Deleting
             | Self::Nominated
             | Self::DoNotDisrupt
@@ -169,6 +174,7 @@ impl Rejection {
             | Self::ProtectedPod { .. }
             | Self::Blocked { .. }
             | Self::StaticAtLimit
+            | Self::StaticReservationsFull
             | Self::RepairUnbounded => Some(EventKind::DisruptionBlocked),
             Self::ManyUnhealthy(_) => Some(EventKind::NodeRepairBlocked),
             Self::ConsolidationDisabled(_)
@@ -201,6 +207,7 @@ impl Rejection {
             Self::Queued => "queued",
             Self::NoNode => "no_node",
             Self::NotInitialized { .. } => "not_initialized",
+            Self::Rebooting => "rebooting",
             Self::Deleting => "deleting",
             Self::Nominated => "nominated",
             Self::DoNotDisrupt => "do_not_disrupt",
@@ -235,6 +242,7 @@ impl Rejection {
             Self::BackedOff(_) => "backed_off",
             Self::AboveReplicas => "above_replicas",
             Self::StaticAtLimit => "node_limit",
+            Self::StaticReservationsFull => "reservations_full",
             Self::Healthy => "healthy",
             Self::ManyUnhealthy(_) => "many_unhealthy",
             Self::RepairUnbounded => "repair_unbounded",
@@ -252,6 +260,7 @@ impl fmt::Display for Rejection {
             Self::NotInitialized { registered: false } => {
                 f.write_str("node isn't initialized nor registered")
             }
+            Self::Rebooting => f.write_str("node is rebooting"),
             Self::Deleting => f.write_str("node is deleting or marked for deletion"),
             Self::Nominated => f.write_str("node is nominated for a pending pod"),
             Self::DoNotDisrupt => {
@@ -332,6 +341,9 @@ impl fmt::Display for Rejection {
             Self::StaticAtLimit => {
                 f.write_str("static NodePool is at its node limit and cannot stage a replacement")
             }
+            Self::StaticReservationsFull => f.write_str(
+                "static NodePool's capacity reservations are full and cannot stage a replacement",
+            ),
             Self::Healthy => f.write_str("node is healthy"),
             Self::ManyUnhealthy(pool) => {
                 write!(f, "more than 20% of nodes in nodepool {pool:?} are unhealthy")

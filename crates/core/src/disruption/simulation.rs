@@ -35,6 +35,8 @@ pub struct Launching<'a> {
     pub pools: &'a [NodePoolInput],
     /// More nodes where they cost less than fewer would.
     pub several: bool,
+    /// Pods that a reservation would take wait for one, and take nothing else.
+    pub strict: bool,
 }
 
 /// What all questions of a pass have in common, and the worlds that answer them: a world is prepared
@@ -54,8 +56,9 @@ pub struct Ground {
     worlds: Vec<(Way, World)>,
 }
 
-/// A way to launch nodes: the pools with their lists of types, and whether more nodes may cost less.
-type Way = (Vec<(String, usize)>, bool);
+/// A way to launch nodes: the pools with their lists of types, whether more nodes may cost less, and
+/// whether pods wait for reservations.
+type Way = (Vec<(String, usize)>, bool, bool);
 
 impl Ground {
     pub fn new(input: &Input<'_>, limits: &Limits) -> Self {
@@ -92,7 +95,7 @@ impl Ground {
             // A command mostly has room for one replacement, so that more and cheaper nodes are no help.
             options: Options {
                 pack_by_price: launching.several,
-                reserved_fallback: true,
+                reserved_fallback: !launching.strict,
                 ..input.snapshot.options
             },
             nodes: self.nodes.clone(),
@@ -112,7 +115,8 @@ impl Ground {
             let name = p.node_pool.metadata.name.clone().unwrap_or_default();
             (name, p.instance_types.as_ptr().addr())
         };
-        let way: Way = (launching.pools.iter().map(pool).collect(), launching.several);
+        let way: Way =
+            (launching.pools.iter().map(pool).collect(), launching.several, launching.strict);
         let at = match self.worlds.iter().position(|(known, _)| *known == way) {
             Some(at) => at,
             None => {
@@ -132,7 +136,8 @@ pub fn without(
     candidates: &[&Candidate],
     consolidating: bool,
 ) -> Simulated {
-    let launching = Launching { pools: &input.snapshot.node_pools, several: false };
+    let pools = &input.snapshot.node_pools;
+    let launching = Launching { pools, several: false, strict: false };
     without_but(input, ground, candidates, consolidating, launching)
 }
 
@@ -205,10 +210,17 @@ fn in_quiet_time(input: &Input<'_>, node: &StateNode) -> bool {
     Duration::try_from(input.now.duration_since(last)).unwrap_or_default() < after
 }
 
-/// Whether all pods of a node in a capacity reservation would have a place if its slot were given
-/// back first.
-pub fn fits_own_reservation(input: &Input<'_>, ground: &mut Ground, candidate: &Candidate) -> bool {
-    let Some(id) = candidate.label(labels::CAPACITY_RESERVATION_ID) else { return false };
+/// What becomes of the pods of a node in a capacity reservation if its slot is given back first;
+/// nothing unless all of them have a place then.
+pub fn in_own_reservation(
+    input: &Input<'_>,
+    ground: &mut Ground,
+    candidate: &Candidate,
+) -> Option<Simulated> {
+    if candidate.label(labels::CAPACITY_TYPE) != Some(labels::CAPACITY_RESERVED) {
+        return None;
+    }
+    let id = candidate.label(labels::CAPACITY_RESERVATION_ID).filter(|id| !id.is_empty())?;
     let mut freed = false;
     let pools: Vec<NodePoolInput> = input
         .snapshot
@@ -222,7 +234,9 @@ pub fn fits_own_reservation(input: &Input<'_>, ground: &mut Ground, candidate: &
                 freed = true;
                 let mut kind = (**kind).clone();
                 for offering in kind.offerings.iter_mut().filter(|o| o.reservation_id() == id) {
-                    offering.available = true;
+                    // One that is gone for another reason than being full stays gone.
+                    offering.available |= offering.reservation_full;
+                    offering.reservation_full = false;
                     offering.reservation_capacity += 1;
                 }
                 Arc::new(kind)
@@ -231,11 +245,10 @@ pub fn fits_own_reservation(input: &Input<'_>, ground: &mut Ground, candidate: &
             NodePoolInput { node_pool: Arc::clone(&pool.node_pool), instance_types }
         })
         .collect();
-    let launching = Launching { pools: &pools, several: false };
+    let launching = Launching { pools: &pools, several: false, strict: true };
     // The lists of types are made for this question, and so is the world: no other asks for it.
     let known = ground.worlds.len();
-    let fits =
-        freed && without_but(input, ground, &[candidate], false, launching).stranded.is_empty();
+    let simulated = freed.then(|| without_but(input, ground, &[candidate], false, launching));
     ground.worlds.truncate(known);
-    fits
+    simulated.filter(|s| s.stranded.is_empty())
 }

@@ -1,7 +1,7 @@
 //! Static drift: drifted nodes of pools with a fixed number of nodes. Each gets a replacement made
 //! from the pool's template, as long as `limits.nodes` leaves room for one more node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::command::TerminateFirst;
@@ -9,8 +9,9 @@ use super::methods::{Pass, Search};
 use super::{Candidate, Command, Input, Method, Rejection, drift};
 use crate::api::v1::NodePool;
 use crate::api::{conditions, labels};
+use crate::scheduling::instance_type::InstanceType;
 use crate::scheduling::node::StateNode;
-use crate::scheduling::requirements::{Requirement, Requirements};
+use crate::scheduling::requirements::{Allow, Requirement, Requirements};
 use crate::scheduling::resources::{Name, ResourceList};
 use crate::scheduling::results::{PlannedClaim, TypeList};
 
@@ -31,56 +32,119 @@ impl Search for StaticDrift {
         drift::by_age(&mut candidates);
         let mut room = Room::default();
         let terminate_first = pass.input.gates.terminate_first_drift;
+        if terminate_first {
+            // Only these give back a slot that the pool can launch in again.
+            candidates.sort_by_key(|c| !room.of(pass.input, c).frees_slot(c));
+        }
         for candidate in candidates {
+            let pool = candidate.pool_name();
+            if pass.budgets.remaining(pool) <= 0 {
+                pass.over_budget(&candidate);
+                continue;
+            }
+            if pass.input.backed_off.contains(pool) {
+                pass.reject(&candidate, Rejection::BackedOff(pool.to_owned()));
+                continue;
+            }
             match room.replace(pass, Method::StaticDrift, &candidate, terminate_first) {
-                Ok(command) => pass.decision.take(command),
-                Err(Rejection::BudgetUsedUp(_)) => pass.over_budget(&candidate),
+                Ok(command) => {
+                    pass.budgets.take(candidate.pool_name());
+                    pass.decision.take(command);
+                }
                 Err(rejection) => pass.reject(&candidate, rejection),
             }
         }
     }
 }
 
-/// How many more nodes each static pool may have.
+/// Room for replacements in each static pool.
 #[derive(Default)]
-pub(super) struct Room(BTreeMap<String, i64>);
+pub(super) struct Room(BTreeMap<String, Slots>);
+
+/// Room for replacements in one static pool.
+struct Slots {
+    /// How many more nodes the pool may have.
+    left: i64,
+    /// The pool was at its limit before the first replacement.
+    at_limit: bool,
+    /// Where everything that the pool may launch is a full reservation: the reservations.
+    full: Option<BTreeSet<String>>,
+}
+
+impl Slots {
+    /// The candidate holds a slot in a reservation that the pool can launch in.
+    fn frees_slot(&self, candidate: &Candidate) -> bool {
+        let held = candidate.label(labels::CAPACITY_RESERVATION_ID);
+        let reserved = candidate.label(labels::CAPACITY_TYPE) == Some(labels::CAPACITY_RESERVED);
+        self.full.as_ref().is_some_and(|f| reserved && held.is_some_and(|id| f.contains(id)))
+    }
+}
 
 impl Room {
-    /// A command for one node of a static pool, its replacement within the pool's limit.
+    fn of(&mut self, input: &Input<'_>, candidate: &Candidate) -> &mut Slots {
+        let name = candidate.pool_name();
+        self.0.entry(name.to_owned()).or_insert_with(|| {
+            let all = Count::of(&input.snapshot.nodes, name).all;
+            let left = node_limit(&candidate.pool).saturating_sub(all);
+            Slots { left, at_limit: left <= 0, full: full_reservations(input, &candidate.pool) }
+        })
+    }
+
+    /// A command for one node of a static pool, its replacement within the pool's limit. Budgets are
+    /// the caller's affair.
     pub(super) fn replace(
         &mut self,
-        pass: &mut Pass<'_>,
+        pass: &Pass<'_>,
         method: Method,
         candidate: &Candidate,
         terminate_first: bool,
     ) -> Result<Command, Rejection> {
-        let name = candidate.pool_name();
-        if pass.budgets.remaining(name) <= 0 {
-            return Err(Rejection::BudgetUsedUp(pass.budgets.of(name)));
-        }
-        if pass.input.backed_off.contains(name) {
-            return Err(Rejection::BackedOff(name.to_owned()));
-        }
-        let count = Count::of(&pass.input.snapshot.nodes, name);
+        let count = Count::of(&pass.input.snapshot.nodes, candidate.pool_name());
         if count.staying > candidate.pool.spec.replicas.unwrap_or(0) {
             return Err(Rejection::AboveReplicas);
         }
-        let room = self
-            .0
-            .entry(name.to_owned())
-            .or_insert_with(|| node_limit(&candidate.pool).saturating_sub(count.all));
+        let slots = self.of(pass.input, candidate);
         let command = Command::delete(method, vec![candidate.clone()]);
-        if *room > 0 {
-            *room -= 1;
-            pass.budgets.take(name);
+        // Without the gate nothing but a replacement helps, whatever is full.
+        let full = terminate_first && slots.full.is_some();
+        if !full && slots.left > 0 {
+            slots.left -= 1;
             return Ok(command.with_replacements(vec![replacement(&candidate.pool)]));
         }
-        if !terminate_first || !launchable(&candidate.pool) {
-            return Err(Rejection::StaticAtLimit);
+        let (reason, blocked, frees) = if full {
+            let (reason, blocked) =
+                (TerminateFirst::NoReservedCapacity, Rejection::StaticReservationsFull);
+            (reason, blocked, slots.frees_slot(candidate))
+        } else {
+            (TerminateFirst::StaticAtLimit, Rejection::StaticAtLimit, slots.at_limit)
+        };
+        if !terminate_first || !frees || !launchable(&candidate.pool) {
+            return Err(blocked);
         }
-        pass.budgets.take(name);
-        Ok(Command { terminate_first: Some(TerminateFirst::StaticAtLimit), ..command })
+        Ok(Command { terminate_first: Some(reason), ..command })
     }
+}
+
+/// The reservations of a pool that can launch in nothing but reservations, all of which are full.
+fn full_reservations(input: &Input<'_>, pool: &Arc<NodePool>) -> Option<BTreeSet<String>> {
+    let known = input.pools.iter().find(|p| p.node_pool.metadata.name == pool.metadata.name)?;
+    let wanted = replacement(pool).requirements;
+    let fits =
+        |t: &&Arc<InstanceType>| wanted.compatible(&t.requirements, Allow::WellKnown).is_ok();
+    let mut full = BTreeSet::new();
+    for offering in known.instance_types.iter().filter(fits).flat_map(|t| &t.offerings) {
+        if wanted.compatible(&offering.requirements, Allow::WellKnown).is_err() {
+            continue;
+        }
+        let reserved = offering.capacity_type() == labels::CAPACITY_RESERVED;
+        if !reserved || (offering.available && offering.reservation_capacity > 0) {
+            return None;
+        }
+        if offering.available || offering.reservation_full {
+            full.insert(offering.reservation_id().to_owned());
+        }
+    }
+    (!full.is_empty()).then_some(full)
 }
 
 /// Whether the static controller will launch what is missing afterwards.

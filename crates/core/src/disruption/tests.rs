@@ -6,7 +6,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::api::labels;
+use crate::api::{conditions, labels};
 use crate::scheduling::instance_type::{InstanceType, Offering, Overhead};
 use crate::scheduling::node::{NodeView, StateNode};
 use crate::scheduling::pod::{PodInfo, PodKey};
@@ -111,7 +111,8 @@ struct Given<'a> {
     pools: &'a [NodePoolInput],
     pdbs: &'a [Arc<PodDisruptionBudget>],
     backed_off: BTreeSet<String>,
-    repair: &'a [repair::RepairPolicy],
+    repair: repair::Policies,
+    rebooted: HashSet<String>,
     gates: Gates,
 }
 
@@ -122,7 +123,8 @@ impl<'a> Given<'a> {
             pools: &snapshot.node_pools,
             pdbs: &[],
             backed_off: BTreeSet::new(),
-            repair: &[],
+            repair: repair::Policies::none(),
+            rebooted: HashSet::new(),
             gates: Gates::default(),
         }
     }
@@ -136,7 +138,8 @@ impl<'a> Given<'a> {
             now: Timestamp::from_second(3600).unwrap(),
             queued: &queued,
             backed_off: &self.backed_off,
-            repair: self.repair,
+            repair: &self.repair,
+            rebooted: &self.rebooted,
             gates: self.gates,
         })
     }
@@ -438,13 +441,260 @@ fn at_its_limit_a_static_pool_terminates_first_only_behind_the_gate() {
     assert_eq!(decision.commands[0].decision(), "terminate-first");
 }
 
-const POLICIES: &[repair::RepairPolicy] = &[repair::RepairPolicy {
+/// A type that is only to be had in a reservation, with so many slots left.
+fn reserved(left: i64) -> Arc<InstanceType> {
+    let mut kind = (*kind("small", 2, 0.1)).clone();
+    let offering = &mut kind.offerings[0];
+    let is = Requirement::is;
+    offering.requirements = [
+        is(labels::ZONE, "a"),
+        is(labels::CAPACITY_TYPE, labels::CAPACITY_RESERVED),
+        is(labels::CAPACITY_RESERVATION_ID, "cr-1"),
+    ]
+    .into_iter()
+    .collect();
+    (offering.available, offering.reservation_full) = (left > 0, left == 0);
+    offering.reservation_capacity = left;
+    kind.requirements.add(is(labels::CAPACITY_TYPE, labels::CAPACITY_RESERVED));
+    Arc::new(kind)
+}
+
+/// A drifted node in a reservation.
+fn reserved_node(name: &str, id: &str) -> StateNode {
+    let mut state = node(name, "small", "2", &["Drifted"], &["1"]);
+    let mut joined = (**state.node.as_ref().unwrap()).clone();
+    let all = joined.metadata.labels.as_mut().unwrap();
+    all.insert(labels::CAPACITY_TYPE.to_owned(), labels::CAPACITY_RESERVED.to_owned());
+    all.insert(labels::CAPACITY_RESERVATION_ID.to_owned(), id.to_owned());
+    state.node = Some(Arc::new(joined));
+    state
+}
+
+fn decisions(snapshot: &Snapshot, method: Method, gates: Gates) -> Vec<&'static str> {
+    let decision = Given { gates, ..Given::new(snapshot) }.run(method);
+    decision.commands.iter().map(Command::decision).collect()
+}
+
+const FIRST: Gates =
+    Gates { spot_to_spot: false, terminate_first_drift: true, terminate_first_repair: false };
+
+#[test]
+fn a_node_in_a_full_reservation_is_terminated_first_only_where_its_slot_holds_all_its_pods() {
+    let snap = |id: &str| {
+        let mut snap = snapshot(json!({}), vec![reserved_node("n0", id)]);
+        snap.node_pools[0].instance_types = [reserved(0)].into();
+        snap
+    };
+    assert!(decisions(&snap("cr-1"), Method::Drift, Gates::default()).is_empty());
+    assert_eq!(decisions(&snap("cr-1"), Method::Drift, FIRST), ["terminate-first"]);
+    assert!(decisions(&snap("cr-2"), Method::Drift, FIRST).is_empty(), "another reservation");
+    let mut room = snap("cr-1");
+    room.node_pools[0].instance_types = [reserved(1)].into();
+    assert_eq!(decisions(&room, Method::Drift, FIRST), ["replace"], "there is a slot");
+}
+
+fn ready(mut snap: Snapshot) -> Snapshot {
+    let mut pool = (*snap.node_pools[0].node_pool).clone();
+    let ready = json!({"conditions": [{"type": "Ready", "status": "True", "reason": "Ready",
+        "message": "", "lastTransitionTime": "1970-01-01T00:00:00Z"}]});
+    pool.status = Some(serde_json::from_value(ready).unwrap());
+    snap.node_pools[0].node_pool = Arc::new(pool);
+    snap
+}
+
+#[test]
+fn a_static_pool_of_full_reservations_terminates_first_what_gives_back_a_slot() {
+    let all = json!({"budgets": [{"nodes": "100%"}]});
+    let mut snap = static_pool(2, None, Vec::new());
+    snap.nodes = vec![reserved_node("n0", "cr-2"), reserved_node("n1", "cr-1")];
+    snap.node_pools[0].instance_types = [reserved(0)].into();
+    let mut pool = (*snap.node_pools[0].node_pool).clone();
+    pool.spec.disruption = serde_json::from_value(all).unwrap();
+    snap.node_pools[0].node_pool = Arc::new(pool);
+    let snap = ready(snap);
+    let decision = Given { gates: FIRST, ..Given::new(&snap) }.run(Method::StaticDrift);
+    assert_eq!(names(&decision), ["n1"]);
+    let first = decision.commands[0].terminate_first.unwrap();
+    assert_eq!(first.label(), "no-reserved-capacity");
+    assert_eq!(why(&decision, "n0"), &Rejection::StaticReservationsFull);
+}
+
+#[test]
+fn a_static_pool_with_room_for_some_replacements_terminates_none_first() {
+    let nodes = (0..3).map(|i| node(&format!("n{i}"), "small", "2", &["Drifted"], &["1"]));
+    let snap = ready(static_pool(3, Some(4), nodes.collect()));
+    assert_eq!(decisions(&snap, Method::StaticDrift, FIRST), ["replace"]);
+}
+
+/// A node whose claim is being rebooted.
+fn rebooting(mut state: StateNode) -> StateNode {
+    let mut claim = (**state.node_claim.as_ref().unwrap()).clone();
+    let list = &mut claim.status.as_mut().unwrap().conditions;
+    let (kind, reason) = (conditions::REBOOTING, "RebootIssued");
+    conditions::set(list, kind, "True", reason, reason, None, Timestamp::UNIX_EPOCH);
+    state.node_claim = Some(Arc::new(claim));
+    let mut joined = (**state.node.as_ref().unwrap()).clone();
+    joined.metadata.labels.as_mut().unwrap().remove(labels::INITIALIZED);
+    joined.spec.as_mut().unwrap().taints = Some(vec![crate::api::taints::rebooting()]);
+    state.node = Some(Arc::new(joined));
+    state
+}
+
+#[test]
+fn a_rebooting_node_counts_for_every_reason_and_is_no_candidate() {
+    let nodes =
+        vec![rebooting(node("r", "small", "2", ALL, &[])), node("n", "small", "2", ALL, &[])];
+    let snap = snapshot(json!({"budgets": [{"nodes": "1"}]}), nodes);
+    for reason in [Reason::Unhealthy, Reason::Empty, Reason::Drifted, Reason::Underutilized] {
+        let pools = &snap.node_pools;
+        let budgets = budget::Budgets::new(pools, &snap.nodes, reason, Timestamp::UNIX_EPOCH);
+        let of = budgets.of("p");
+        assert_eq!((of.total, of.disrupting), (2, 1), "{reason:?}");
+    }
+    let decision = run(&snap, Method::Emptiness);
+    assert_eq!(why(&decision, "r"), &Rejection::Rebooting);
+    assert_eq!(why(&decision, "r").to_string(), "node is rebooting");
+    assert!(names(&decision).is_empty());
+    assert!(snap.nodes[0].taints().is_empty(), "its room is there again soon");
+}
+
+#[test]
+fn a_policy_that_reboots_asks_for_no_replacement_and_gives_way_to_one_after_two_reboots() {
+    let reboot = repair::RepairPolicy {
+        reason: "^Xid",
+        action: repair::Action::Reboot,
+        drain: None,
+        ..LOST
+    };
+    let mut bad = broken(node("bad", "small", "2", &[], &["1"]));
+    let mut joined = (**bad.node.as_ref().unwrap()).clone();
+    joined.status.as_mut().unwrap().conditions.as_mut().unwrap()[0].reason = Some("Xid119".into());
+    bad.node = Some(Arc::new(joined));
+    let mut claim = (**bad.node_claim.as_ref().unwrap()).clone();
+    claim.metadata.uid = Some("uid".to_owned());
+    claim.spec.termination_grace_period = Some(serde_json::from_value(json!("5m")).unwrap());
+    bad.node_claim = Some(Arc::new(claim));
+    let snap = snapshot(json!({}), vec![bad]);
+    let ask = |rebooted: &[&str]| {
+        let rebooted = rebooted.iter().map(|u| (*u).to_owned()).collect();
+        let repair = policies(&[LOST, reboot]);
+        Given { repair, rebooted, ..Given::new(&snap) }.run(Method::Repair).commands.remove(0)
+    };
+    let command = ask(&[]);
+    assert_eq!((command.decision(), command.replacements.len()), ("reboot", 0));
+    assert_eq!(command.repair.as_ref().unwrap().reason, "Xid119");
+    assert_eq!(ask(&["uid"]).decision(), "replace");
+}
+
+#[test]
+fn a_node_that_never_came_up_needs_no_budget_to_be_repaired() {
+    let mut bad = broken(node("bad", "small", "2", &[], &[]));
+    let mut joined = (**bad.node.as_ref().unwrap()).clone();
+    joined.metadata.labels.as_mut().unwrap().remove(labels::INITIALIZED);
+    bad.node = Some(Arc::new(joined));
+    let none = json!({"budgets": [{"nodes": "0"}]});
+    for replicas in [None, Some(1)] {
+        let mut snap = snapshot(none.clone(), vec![bad.clone()]);
+        let mut pool = (*snap.node_pools[0].node_pool).clone();
+        pool.spec.replicas = replicas;
+        snap.node_pools[0].node_pool = Arc::new(pool);
+        let decision = Given { repair: policies(&[LOST]), ..Given::new(&snap) }.run(Method::Repair);
+        assert_eq!(names(&decision), ["bad"], "replicas {replicas:?}");
+    }
+}
+
+#[test]
+fn pods_that_block_are_bypassed_only_where_the_drain_is_bounded() {
+    let unbounded = repair::RepairPolicy { drain: None, ..LOST };
+    let ask = |policy, own: Option<&str>| {
+        let mut bad = broken(node("bad", "small", "2", &[], &[]));
+        let mut kept = (*pod("kept", "1")).clone();
+        kept.do_not_disrupt = Some("true".into());
+        bad.pods = vec![Arc::new(kept)];
+        let mut claim = (**bad.node_claim.as_ref().unwrap()).clone();
+        claim.spec.termination_grace_period =
+            own.map(|text| serde_json::from_value(json!(text)).unwrap());
+        bad.node_claim = Some(Arc::new(claim));
+        let snap = snapshot(json!({}), vec![bad]);
+        let decision =
+            Given { repair: policies(&[policy]), ..Given::new(&snap) }.run(Method::Repair);
+        let drain = decision.commands.first().map(|c| c.repair.as_ref().unwrap().drain);
+        drain.ok_or_else(|| why(&decision, "bad").to_string())
+    };
+    let blocked = "repair requires a termination grace period to bypass blocking pods";
+    assert_eq!(ask(unbounded, None), Err(blocked.to_owned()));
+    assert_eq!(ask(unbounded, Some("1h")), Ok(None));
+    assert_eq!(ask(LOST, Some("1h")), Ok(LOST.drain));
+    assert_eq!(ask(LOST, Some("1m")), Ok(Some(std::time::Duration::from_secs(60))));
+}
+
+/// A pod of a controller of that kind.
+fn owned(name: &str, kind: &str, version: &str, cost: Option<&str>) -> Arc<PodInfo> {
+    let mut value = json!({"metadata": {"name": name, "namespace": "n", "uid": name,
+            "ownerReferences": [{"apiVersion": version, "kind": kind, "name": "o", "uid": "o",
+                "controller": true}]},
+        "spec": {"nodeName": "x",
+            "containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]},
+        "status": {"phase": "Running"}});
+    if let Some(cost) = cost {
+        value["metadata"]["annotations"] =
+            json!({"controller.kubernetes.io/pod-deletion-cost": cost});
+    }
+    Arc::new(PodInfo::from_pod(&serde_json::from_value(value).unwrap()))
+}
+
+#[test]
+fn pods_of_nodes_that_would_go_first_get_the_lowest_deletion_costs() {
+    let of = |name: &str, kind: &str, conditions: &[&str], pods: Vec<Arc<PodInfo>>| {
+        let mut node = node(name, kind, "16", conditions, &[]);
+        node.pods = pods;
+        node
+    };
+    let set = |name: &str, cost| owned(name, "ReplicaSet", "apps/v1", cost);
+    let mut leaving = of("leaving", "small", ALL, vec![set("l", Some("7"))]);
+    leaving.marked_for_deletion = true;
+    let stateful = owned("s", "StatefulSet", "apps/v1", None);
+    let nodes = vec![
+        leaving,
+        of("cheap", "small", ALL, vec![set("c", None)]),
+        of("dear", "large", ALL, vec![set("d", Some("-2")), owned("j", "Job", "batch/v1", None)]),
+        of("old", "small", &["Drifted"], vec![set("o", None)]),
+        of("pinned", "large", ALL, vec![set("p", Some("-9")), stateful]),
+    ];
+    let costs = |budget: &str, most| {
+        let snap = snapshot(
+            json!({"consolidateAfter": "0s", "budgets": [{"nodes": budget}]}),
+            nodes.clone(),
+        );
+        let found = Given::new(&snap).with(|input| deletion_cost::writes(input, most));
+        let pods = found.pods.iter().map(|w| (w.pod.name.to_string(), w.cost));
+        (pods.collect::<Vec<_>>(), found.nodes.get("p").copied().unwrap_or(0))
+    };
+    let own = |list: &[(&str, Option<i32>)]| -> Vec<(String, Option<i32>)> {
+        list.iter().map(|(n, c)| ((*n).to_owned(), *c)).collect()
+    };
+    // The drifted node, then what saves most; `d` has its cost already.
+    let wanted = own(&[("l", Some(i32::MIN)), ("o", Some(-3)), ("c", Some(-1)), ("p", None)]);
+    assert_eq!(costs("100%", 50), (wanted.clone(), 4));
+    assert_eq!(costs("100%", 1).0, own(&[("l", Some(i32::MIN)), ("o", Some(-3))]));
+    // Nodes beyond the budget lose theirs. The one that leaves is in it.
+    let wanted = own(&[("l", Some(i32::MIN)), ("o", Some(-2)), ("d", Some(-1)), ("p", None)]);
+    assert_eq!(costs("2", 50).0, wanted);
+}
+
+const LOST: repair::RepairPolicy = repair::RepairPolicy {
     condition: "Ready",
     status: "False",
+    reason: "",
     toleration: std::time::Duration::from_secs(1800),
     drain: Some(std::time::Duration::from_secs(600)),
     priority: 0,
-}];
+    action: repair::Action::Replace,
+};
+
+fn policies(list: &[repair::RepairPolicy]) -> repair::Policies {
+    repair::Policies::new(list).unwrap()
+}
 
 fn broken(mut state: StateNode) -> StateNode {
     let mut node = (**state.node.as_ref().unwrap()).clone();
@@ -464,13 +714,13 @@ fn a_broken_node_is_replaced_within_the_budget_for_unhealthy_nodes() {
     };
     let ask = |disruption: Value, count: usize| {
         let snap = snapshot(disruption, nodes(count));
-        Given { repair: POLICIES, ..Given::new(&snap) }.run(Method::Repair)
+        Given { repair: policies(&[LOST]), ..Given::new(&snap) }.run(Method::Repair)
     };
     let decision = ask(json!({}), 5);
     assert_eq!(names(&decision), ["bad"]);
     let command = &decision.commands[0];
     assert_eq!(command.replacements.len(), 1, "the replacement comes first");
-    assert_eq!(command.repair.as_ref().unwrap().drain, POLICIES[0].drain);
+    assert_eq!(command.repair.as_ref().unwrap().drain, LOST.drain);
     assert_eq!(why(&decision, "n1"), &Rejection::Healthy);
     let none = ask(json!({"budgets": [{"nodes": "0", "reasons": ["Unhealthy"]}]}), 5);
     assert!(matches!(why(&none, "bad"), Rejection::BudgetUsedUp(_)));
@@ -479,7 +729,8 @@ fn a_broken_node_is_replaced_within_the_budget_for_unhealthy_nodes() {
         nodes[1] = broken(nodes[1].clone());
         nodes
     });
-    let decision = Given { repair: POLICIES, ..Given::new(&two_of_five) }.run(Method::Repair);
+    let decision =
+        Given { repair: policies(&[LOST]), ..Given::new(&two_of_five) }.run(Method::Repair);
     assert_eq!(why(&decision, "bad"), &Rejection::ManyUnhealthy("p".into()));
     assert!(run(&two_of_five, Method::Repair).commands.is_empty(), "off without policies");
 }
@@ -492,7 +743,7 @@ fn only_the_annotation_against_repair_keeps_a_broken_node() {
         joined.metadata.annotations.get_or_insert_default().insert(key.to_owned(), "true".into());
         state.node = Some(Arc::new(joined));
         let snap = snapshot(json!({}), vec![state]);
-        Given { repair: POLICIES, ..Given::new(&snap) }.run(Method::Repair)
+        Given { repair: policies(&[LOST]), ..Given::new(&snap) }.run(Method::Repair)
     };
     assert_eq!(names(&mark("karpenter.sh/do-not-disrupt")), ["bad"]);
     assert_eq!(why(&mark("karpenter.sh/do-not-repair"), "bad"), &Rejection::DoNotRepair);

@@ -64,7 +64,7 @@ pub fn still_valid(input: &Input<'_>, command: &Command) -> Result<Command, Aban
             }
             let several = command.replacements.len() > 1;
             let pools = if several { &input.snapshot.node_pools } else { &pools };
-            let again = placed(pass.simulate_in(&set, Launching { pools, several }));
+            let again = placed(pass.simulate_in(&set, Launching { pools, several, strict: false }));
             if !again.is_ok_and(|s| covers(&command.replacements, &s.results.new_claims)) {
                 return Err(Abandoned::OtherResults);
             }

@@ -162,6 +162,13 @@ impl NodeView {
         claim.or(node)
     }
 
+    /// The instance is being rebooted to repair the node.
+    #[must_use]
+    pub fn rebooting(&self) -> bool {
+        let status = self.node_claim.as_ref().and_then(|c| c.status.as_ref());
+        status.is_some_and(|s| conditions::is_true(&s.conditions, conditions::REBOOTING))
+    }
+
     /// On its way out: marked, being deleted, or its instance terminating.
     #[must_use]
     pub fn deleting(&self) -> bool {
@@ -210,7 +217,8 @@ impl NodeView {
             claim_spec.and_then(|s| s.taints.clone())
         }
         .unwrap_or_default();
-        if self.managed() && !self.initialized() {
+        // A rebooting node is there again soon: its room is not missing.
+        if self.managed() && (!self.initialized() || self.rebooting()) {
             let startup = claim_spec.and_then(|s| s.startup_taints.as_deref()).unwrap_or_default();
             list.retain(|taint| {
                 !taints::is_ephemeral(taint) && !startup.iter().any(|s| taints::matches(s, taint))

@@ -243,6 +243,8 @@ pub struct PodInfo {
     /// What an eviction costs beside the usual: `karpenter.sh/disruption-cost`, else
     /// `controller.kubernetes.io/pod-deletion-cost`.
     pub deletion_cost: i32,
+    /// `controller.kubernetes.io/pod-deletion-cost`, by which its ReplicaSet chooses whom to remove.
+    pub replica_cost: Option<i32>,
     /// `metadata.deletionTimestamp`: when it is to be gone, its grace period included.
     pub deletion: Option<Timestamp>,
     /// `spec.terminationGracePeriodSeconds`.
@@ -293,7 +295,8 @@ impl PodInfo {
             claims: claim_names(meta.name.as_deref().unwrap_or(""), spec),
             owners: owners(pod),
             priority: spec.priority.unwrap_or(0),
-            deletion_cost: disruption_cost(pod).unwrap_or(0),
+            deletion_cost: disruption_cost(pod, true).unwrap_or(0),
+            replica_cost: annotation(annotations::POD_DELETION_COST).and_then(|c| c.parse().ok()),
             do_not_disrupt: annotation(annotations::DO_NOT_DISRUPT).map(Arc::from),
             terminal: matches!(phase, "Failed" | "Succeeded"),
             terminating: meta.deletion_timestamp.is_some(),
@@ -424,14 +427,18 @@ pub struct CostError {
     value: String,
 }
 
-/// What evicting a pod costs beside the usual, as its annotations say; zero where none does.
+/// What evicting a pod costs beside the usual, as its annotations say; zero where none does. The cost
+/// by which ReplicaSets choose counts only where `replica_cost` says so.
 ///
 /// # Errors
 /// When the annotation that counts is no 32-bit number.
-pub fn disruption_cost(pod: &Pod) -> Result<i32, CostError> {
+pub fn disruption_cost(pod: &Pod, replica_cost: bool) -> Result<i32, CostError> {
     let annotations = pod.metadata.annotations.as_ref();
     let keys = [annotations::DISRUPTION_COST, annotations::POD_DELETION_COST];
-    let found = keys.into_iter().find_map(|key| Some((key, annotations?.get(key)?)));
+    let found = keys
+        .into_iter()
+        .take(1 + usize::from(replica_cost))
+        .find_map(|key| Some((key, annotations?.get(key)?)));
     let Some((key, value)) = found else { return Ok(0) };
     value.parse().map_err(|_| CostError { key, value: value.clone() })
 }

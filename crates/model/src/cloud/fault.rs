@@ -29,7 +29,7 @@ pub enum CloudFault {
 
 /// Decides which calls go wrong.
 pub trait Plan: Send {
-    /// What happens to a call: `create`, `delete`, `get` or `list`.
+    /// What happens to a call: `create`, `delete`, `get`, `list` or `reboot`.
     fn fault(&mut self, call: &'static str) -> Option<CloudFault>;
 }
 

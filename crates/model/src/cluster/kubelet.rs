@@ -9,6 +9,11 @@ use super::{Cluster, Due, ENDS_IN, RUN_FOR};
 use crate::api::{Deletion, Key, condition, kind, set_condition, write_time};
 use crate::cloud::{Instance, Life, node_labels};
 
+/// The boot id of an instance, another one for each boot.
+fn boot_id(instance: &Instance) -> String {
+    format!("{}/{}", instance.provider_id, instance.boots)
+}
+
 /// How long pods stay on a node that cannot be reached.
 const STAY: Duration = Duration::from_secs(300);
 
@@ -22,8 +27,14 @@ impl Cluster {
             if waits && instance.joins.is_some_and(|at| at <= now) {
                 self.joined.insert(instance.provider_id.clone());
                 if !matches!(instance.life, Life::Ending(_)) {
+                    self.boots.insert(instance.provider_id.clone(), instance.boots);
                     self.join(instance);
                 }
+            }
+            let booted = self.boots.get(&instance.provider_id).is_some_and(|b| *b < instance.boots);
+            if booted && self.joined.contains(&instance.provider_id) {
+                self.boots.insert(instance.provider_id.clone(), instance.boots);
+                self.booted(instance);
             }
             if instance.sick && self.is_ready(&instance.node_name) {
                 self.set_ready(&instance.node_name, "False", "KubeletNotReady");
@@ -60,7 +71,7 @@ impl Cluster {
                 "conditions": [{ "type": "Ready", "status": "False", "reason": "KubeletNotReady",
                     "lastTransitionTime": now, "lastHeartbeatTime": now }],
                 "nodeInfo": { "kubeletVersion": "v1.34.0", "architecture": "amd64",
-                    "operatingSystem": "linux", "bootID": "", "containerRuntimeVersion": "",
+                    "operatingSystem": "linux", "bootID": boot_id(instance), "containerRuntimeVersion": "",
                     "kernelVersion": "", "kubeProxyVersion": "", "machineID": "", "osImage": "",
                     "systemUUID": "" },
             },
@@ -68,6 +79,24 @@ impl Cluster {
         if self.store.create(kind("nodes"), "", node).is_ok() && !instance.sick {
             self.after(self.pace.ready, Due::Ready(instance.node_name.clone()));
         }
+    }
+
+    /// A machine came back from a reboot: its faults are gone, and it is ready a little later.
+    fn booted(&mut self, instance: &Instance) {
+        let name = &instance.node_name;
+        let (now, id) = (write_time(self.store.now()), boot_id(instance));
+        let _ = self.store.modify(kind("nodes"), "", name, "status", |node| {
+            node["status"]["nodeInfo"]["bootID"] = json!(id);
+            let faults = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            for fault in faults.iter().filter(|c| c["status"] == "False") {
+                if let Some(kind) = fault["type"].as_str().filter(|k| k.ends_with("Ready")) {
+                    set_condition(node, kind, "True", "Healthy", &now);
+                }
+            }
+            Ok(())
+        });
+        self.set_ready(name, "False", "KubeletNotReady");
+        self.after(self.pace.ready, Due::Ready(name.clone()));
     }
 
     fn set_ready(&mut self, name: &str, status: &str, reason: &str) {

@@ -10,6 +10,9 @@ use super::scheduler::may_run;
 use super::{Cluster, Due};
 use crate::api::{Deletion, Key, Kind, kind};
 
+/// By this annotation, pods of a ReplicaSet go first or last.
+const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+
 impl Cluster {
     pub(super) fn reconcile_workloads(&mut self) {
         if std::mem::take(&mut self.look_at_daemons) {
@@ -82,10 +85,13 @@ impl Cluster {
         for _ in active.len()..wanted {
             self.make_pod(kind(plural), object, &key, None);
         }
-        // Pods that wait go first, then the youngest.
+        // Pods that wait go first, then those of the least deletion cost, then the youngest.
         active.sort_by_key(|k| {
             let pod = self.pods.get(k);
-            (pod.is_some_and(|p| p.node.is_some()), std::cmp::Reverse(pod.map(|p| p.created)))
+            let costs = pod.map(|p| &p.object["metadata"]["annotations"][DELETION_COST]);
+            let cost: i32 = costs.and_then(|c| c.as_str()?.parse().ok()).unwrap_or(0);
+            let bound = pod.is_some_and(|p| p.node.is_some());
+            (bound, cost, std::cmp::Reverse(pod.map(|p| p.created)))
         });
         let extra = active.len().saturating_sub(wanted);
         for gone in active.into_iter().take(extra) {

@@ -9,6 +9,7 @@ use super::record::Instance;
 use crate::api::labels;
 use crate::cloud::aws::errors;
 use crate::cloud::aws::instancetype::capacity::EFA;
+use crate::cloud::aws::launchtemplate::wants_network_devices;
 use crate::cloud::aws::unavailable::{Refusal, Scope};
 use crate::cloud::{Detail, Error, FailedCall};
 use crate::operator::events::Report;
@@ -147,7 +148,9 @@ impl Provider {
             .iter()
             .find(|t| t.instance_types.iter().any(|i| *i.name == *place.instance_type));
         let image = Some(place.image.clone()).filter(|i| !i.is_empty());
-        let wants_efa = attempt.wants(EFA) || attempt.has_own_interfaces();
+        let wants_efa = attempt.wants(EFA)
+            || attempt.has_own_interfaces()
+            || wants_network_devices(attempt.claim);
         let subnet = attempt.subnets.get(&place.zone);
         let groups = attempt.class.status.iter().flat_map(|s| &s.security_groups);
         Instance {

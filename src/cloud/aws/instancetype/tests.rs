@@ -42,6 +42,7 @@ fn options() -> Options {
         reserved_enis: 0,
         reserved_capacity: true,
         kubelet_expressions: false,
+        devices: AwsFeatureGates::default(),
     }
 }
 

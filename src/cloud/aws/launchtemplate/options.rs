@@ -11,7 +11,8 @@ use super::super::placementgroup::PlacementGroup;
 use super::super::userdata::{Bootstrap, bottlerocket};
 use super::{Cluster, TemplateError};
 use crate::api::v1::{Ami, EC2NodeClass, NodeClaim};
-use crate::api::{labels, taints};
+use crate::api::{annotations, labels, taints};
+use crate::cloud::aws::instancetype::devices;
 use crate::cloud::aws::kubelet;
 use crate::scheduling::instance_type::InstanceType;
 use crate::scheduling::requirements::{Allow, Requirement, Requirements};
@@ -63,6 +64,15 @@ impl Launch<'_> {
     }
 }
 
+/// True when the claim's pods were promised devices of the network driver: without their interfaces
+/// the driver has none to publish.
+#[must_use]
+pub fn wants_network_devices(claim: &NodeClaim) -> bool {
+    let marks = claim.metadata.annotations.as_ref();
+    let drivers = marks.and_then(|m| m.get(annotations::REQUESTED_DRA_DRIVERS));
+    drivers.is_some_and(|d| d.split(',').any(|d| d.trim() == devices::NETWORK))
+}
+
 /// The tenancy that a claim's requirements ask for.
 #[must_use]
 pub fn tenancy(requirements: &Requirements) -> &'static str {
@@ -104,7 +114,7 @@ pub(super) fn groups<'a>(
     if amis.is_empty() {
         return Err(TemplateError::Unsuited("no amis exist given constraints".to_owned()));
     }
-    let wants_efa = launch.requests(EFA);
+    let wants_efa = launch.requests(EFA) || wants_network_devices(launch.claim);
     let mut list = Vec::new();
     for (ami, types) in types_by_ami(amis, launch.types) {
         let mut groups: BTreeMap<_, Group<'a>> = BTreeMap::new();

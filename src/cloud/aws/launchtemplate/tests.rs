@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::api::annotations;
 use crate::api::v1::NodeClaim;
 use crate::cloud::aws::placementgroup::PlacementGroup;
 use crate::scheduling::instance_type::Offering;
@@ -301,4 +302,18 @@ fn isolated_regions_know_no_ipv6_metadata() {
     };
     assert_eq!(ipv6("us-east-1").as_deref(), Some("enabled"));
     assert_eq!(ipv6("us-iso-east-1"), None);
+}
+
+#[test]
+fn devices_of_the_network_driver_bring_their_interfaces() {
+    let efa = |drivers: &str| {
+        let mut case = Case::new(json!({}));
+        let marks = [(annotations::REQUESTED_DRA_DRIVERS.to_owned(), drivers.to_owned())];
+        case.claim.metadata.annotations = Some(marks.into());
+        let data = case.only().data;
+        let all = data.network_interfaces().iter();
+        all.filter(|i| i.interface_type() == Some("efa")).count()
+    };
+    assert_eq!(efa("gpu.nvidia.com"), 0);
+    assert_eq!(efa("gpu.nvidia.com, dra.net"), 2);
 }

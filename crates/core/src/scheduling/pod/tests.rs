@@ -56,7 +56,10 @@ fn the_disruption_cost_wins_over_the_deletion_cost() {
         let pod =
             serde_json::from_value(serde_json::json!({"metadata": {"annotations": annotations}}))
                 .unwrap();
-        (disruption_cost(&pod).map_err(|e| e.to_string()), PodInfo::from_pod(&pod).deletion_cost)
+        (
+            disruption_cost(&pod, true).map_err(|e| e.to_string()),
+            PodInfo::from_pod(&pod).deletion_cost,
+        )
     };
     let (own, others) =
         ("karpenter.sh/disruption-cost", "controller.kubernetes.io/pod-deletion-cost");
