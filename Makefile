@@ -18,7 +18,7 @@ demo: build ## a pending Deployment gets its node on the local world; KEEP=1 lea
 	tests/env/world demo
 
 # End-to-end tests that take long on two cores; `make test-all` runs them.
-LONG := ec2:: instances:: model:: nodeclass:: policy:: api::takeover api::certificate the_founding_commands_install
+LONG := ec2:: instances:: model:: nodeclass:: policy:: trouble:: api::takeover api::certificate the_founding_commands_install
 
 test: ## every fast test and the end-to-end tests
 	tests/env/world prepare

@@ -25,4 +25,5 @@ mod operator;
 mod policy;
 mod simulate;
 mod timing;
+mod trouble;
 mod volumes;

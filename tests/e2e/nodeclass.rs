@@ -25,7 +25,7 @@ const AL2: &str = "ami-09c00c2e93ce7bd23";
 /// Things that live by the minute need more than the usual patience.
 const MINUTES: Duration = Duration::from_secs(600);
 
-fn class(name: &str, over: Value) -> Value {
+pub fn class(name: &str, over: Value) -> Value {
     let discovery = json!([{"tags": {"karpenter.sh/discovery": CLUSTER}}]);
     let mut class = json!({
         "apiVersion": "karpenter.k8s.aws/v1", "kind": "EC2NodeClass", "metadata": {"name": name},
@@ -88,7 +88,7 @@ async fn replace(world: &World, object: &Value) {
     world.apply(&object.to_string()).await;
 }
 
-async fn class_of(world: &World, name: &str) -> EC2NodeClass {
+pub async fn class_of(world: &World, name: &str) -> EC2NodeClass {
     Api::<EC2NodeClass>::all(world.kube.clone()).get(name).await.unwrap()
 }
 
@@ -108,7 +108,7 @@ async fn says(world: &World, name: &str, kind: &str, status: &str, reason: &str,
     .await;
 }
 
-async fn ready(world: &World, name: &str) {
+pub async fn ready(world: &World, name: &str) {
     says(world, name, "Ready", "True", "Ready", "").await;
 }
 

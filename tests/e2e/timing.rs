@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::chain::one_initialized;
 use crate::instances::{apply, metric, node_pool, running};
+use crate::nodeclass::{class, class_of, ready};
 use crate::support::{Controller, World, node_class, until, within};
 
 fn pool(disruption: Value, template: Value) -> Value {
@@ -126,4 +127,85 @@ async fn a_leader_that_was_held_up_ends_and_the_standby_has_taken_over() {
     })
     .await;
     assert_ne!(ended, 0);
+}
+
+/// How much longer a class may take to be ready while calls for others fail: typically, and at
+/// worst. Without faults it takes a third of a second, and seconds on a machine that is busy.
+const SLACK: Duration = Duration::from_secs(1);
+const MOST_SLACK: Duration = Duration::from_secs(5);
+
+fn fault(service: &str, action: &str, contains: &str) -> Value {
+    json!({"service": service, "action": action, "contains": contains, "status": 500,
+        "code": "InternalError", "message": "An internal error has occurred"})
+}
+
+/// Makes a class that needs a launch template of its own, and waits until it is ready.
+async fn time_to_ready(world: &World, name: &str) -> Duration {
+    let over = json!({"tags": {"team": name}});
+    let start = Instant::now();
+    apply(world, &[class(name, over)]).await;
+    until(&format!("{name} is ready"), || async {
+        let list = class_of(world, name).await.status?.conditions;
+        list.iter().any(|c| c.type_ == "Ready" && c.status == "True").then_some(())
+    })
+    .await;
+    start.elapsed()
+}
+
+/// The times of five classes, one after the other; the shortest first.
+async fn times_to_ready(world: &World, name: &str) -> Vec<Duration> {
+    let mut times = Vec::new();
+    for round in 0..5 {
+        times.push(time_to_ready(world, &format!("{name}-{round}")).await);
+    }
+    times.sort();
+    times
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_class_is_ready_in_seconds_while_calls_for_others_fail() {
+    let world = World::up().await;
+    let _controller = Controller::start(&world);
+    // One class first: what all of them share, such as the cluster's network, is known then.
+    apply(&world, &[class("first", json!({}))]).await;
+    ready(&world, "first").await;
+    let healthy = times_to_ready(&world, "healthy").await;
+    for rule in [
+        fault("ssm", "GetParameter", "/team/broken"),
+        fault("ec2", "DescribeImages", "broken-image"),
+        fault("ec2", "CreateLaunchTemplate", "broken-template"),
+        fault("ec2", "DescribeSubnets", "broken-subnet"),
+    ] {
+        world.fault(rule).await;
+    }
+    let own = |terms: Value| json!({"amiFamily": "AL2023", "amiSelectorTerms": terms});
+    apply(
+        &world,
+        &[
+            class("parameter", own(json!([{"ssmParameter": "/team/broken"}]))),
+            class("image", own(json!([{"name": "broken-image"}]))),
+            class("template", json!({"tags": {"team": "broken-template"}})),
+            class("subnet", json!({"subnetSelectorTerms": [{"tags": {"team": "broken-subnet"}}]})),
+        ],
+    )
+    .await;
+    for action in ["GetParameter", "DescribeImages", "CreateLaunchTemplate", "DescribeSubnets"] {
+        until(&format!("failing calls of {action}"), || async {
+            let calls = world.calls(action).await;
+            calls.iter().any(|c| c["status"] == 500).then_some(())
+        })
+        .await;
+    }
+    let fine = times_to_ready(&world, "fine").await;
+    println!("ready after {fine:?}, without faults after {healthy:?}");
+    let (typical, worst) = (fine[2], fine[4]);
+    assert!(typical < healthy[2] + SLACK, "{fine:?}, without faults {healthy:?}");
+    assert!(worst < healthy[4] + MOST_SLACK, "{fine:?}, without faults {healthy:?}");
+    for name in ["parameter", "image", "template", "subnet"] {
+        // A class whose calls are still being retried has no status yet.
+        let list = class_of(&world, name).await.status.unwrap_or_default().conditions;
+        assert!(list.iter().all(|c| c.type_ != "Ready" || c.status != "True"), "{name}");
+    }
+    world.heal().await;
+    ready(&world, "template").await;
 }

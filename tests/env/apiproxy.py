@@ -141,19 +141,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _ask(self, body):
         kept = {k: v for k, v in self.headers.items() if k.lower() not in HOP_BY_HOP}
-        for fresh in (False, True):
-            if self.other is None or fresh:
+        while True:
+            fresh = self.other is None
+            if fresh:
                 self.other = http.client.HTTPSConnection(*self.upstream, context=self.trust)
             try:
                 self.other.request(self.command, self.path, body or None, kept)
                 return self.other.getresponse()
-            except (http.client.RemoteDisconnected, ConnectionError, BrokenPipeError):
+            except ConnectionError:
                 # The API server closes idle connections; a request on a fresh one is not repeated.
                 self.other.close()
                 self.other = None
                 if fresh:
                     raise
-        raise OSError("no answer")
 
     def _pass_on(self, answer):
         self.send_response_only(answer.status, answer.reason)

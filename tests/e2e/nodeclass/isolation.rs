@@ -1,75 +1,13 @@
-//! What fails for one class is that class's matter: others are not held up, EC2 is not flooded, and
-//! what the policy denies stands on the condition.
+//! What fails for one class is that class's matter: EC2 is not flooded, and what the policy denies
+//! stands on the condition. That others are not held up is a test of `timing.rs`.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{ROLE, apply, class, class_of, joins, pod, pool, ready, says};
 use crate::chain::condition;
-use crate::support::{Controller, World, until, within};
-
-/// How long a class may take to be ready while nothing fails for it.
-const SOON: Duration = Duration::from_secs(3);
-
-fn fault(service: &str, action: &str, contains: &str) -> Value {
-    json!({"service": service, "action": action, "contains": contains, "status": 500,
-        "code": "InternalError", "message": "An internal error has occurred"})
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_class_is_ready_in_seconds_while_calls_for_others_fail() {
-    let world = World::up().await;
-    for rule in [
-        fault("ssm", "GetParameter", "/team/broken"),
-        fault("ec2", "DescribeImages", "broken-image"),
-        fault("ec2", "CreateLaunchTemplate", "broken-template"),
-        fault("ec2", "DescribeSubnets", "broken-subnet"),
-    ] {
-        world.fault(rule).await;
-    }
-    let _controller = Controller::start(&world);
-    // One class first: what all of them share, such as the cluster's network, is known then.
-    apply(&world, &[class("first", json!({}))]).await;
-    ready(&world, "first").await;
-    let own = |terms: Value| json!({"amiFamily": "AL2023", "amiSelectorTerms": terms});
-    apply(
-        &world,
-        &[
-            class("parameter", own(json!([{"ssmParameter": "/team/broken"}]))),
-            class("image", own(json!([{"name": "broken-image"}]))),
-            class("template", json!({"tags": {"team": "broken-template"}})),
-            class("subnet", json!({"subnetSelectorTerms": [{"tags": {"team": "broken-subnet"}}]})),
-        ],
-    )
-    .await;
-    for action in ["GetParameter", "DescribeImages", "CreateLaunchTemplate", "DescribeSubnets"] {
-        until(&format!("failing calls of {action}"), || async {
-            let calls = world.calls(action).await;
-            calls.iter().any(|c| c["status"] == 500).then_some(())
-        })
-        .await;
-    }
-    for round in 0..5 {
-        let name = format!("fine-{round}");
-        // A template of its own, too.
-        let over = json!({"tags": {"team": name}});
-        let start = Instant::now();
-        apply(&world, &[class(&name, over)]).await;
-        within(SOON, &format!("{name} is ready"), || async {
-            let list = class_of(&world, &name).await.status?.conditions;
-            list.iter().any(|c| c.type_ == "Ready" && c.status == "True").then_some(())
-        })
-        .await;
-        println!("{name} was ready after {:?}", start.elapsed());
-    }
-    for name in ["parameter", "image", "template", "subnet"] {
-        let list = class_of(&world, name).await.status.unwrap().conditions;
-        assert!(list.iter().all(|c| c.type_ != "Ready" || c.status != "True"), "{name}");
-    }
-    world.heal().await;
-    ready(&world, "template").await;
-}
+use crate::support::{Controller, World, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_minute_of_throttling_brings_few_calls_and_is_logged() {
