@@ -143,7 +143,22 @@ pub fn disrupt(mut world: World, now: Timestamp) -> DisruptReport {
 /// method finds anything.
 #[must_use]
 pub fn all(mut world: World, now: Timestamp) -> DisruptReport {
-    let mut report = begin(&mut world);
+    let report = begin(&mut world);
+    carry_out(world, report, now)
+}
+
+/// The same, once the pods that wait have arrived on the nodes that have room for them: no node is
+/// left alone because it expects some.
+#[must_use]
+pub fn to_rest(mut world: World, now: Timestamp) -> DisruptReport {
+    let report = begin(&mut world);
+    for node in world.snapshot.nodes.iter_mut().filter(|n| n.nominated_until.is_some()) {
+        node.nominated_until = None;
+    }
+    carry_out(world, report, now)
+}
+
+fn carry_out(mut world: World, mut report: DisruptReport, now: Timestamp) -> DisruptReport {
     let mut plan = Plan {
         price_before: apply::price(&world),
         nodes_before: world.snapshot.nodes.len(),
