@@ -359,11 +359,9 @@ fn a_network_policy_lets_in_each_port_of_the_container_and_nothing_else() {
         let set = ["--set", "networkPolicy.enabled=true"];
         render("karpenter", &[NAMED, &set, more].concat())
     };
-    for more in [
-        &[][..],
-        &["--set", "settings.api.enabled=true"],
-        &["--set", "webhook.conversion=false"],
-    ] {
+    for more in
+        [&[][..], &["--set", "settings.api.enabled=true"], &["--set", "webhook.conversion=false"]]
+    {
         let objects = on(more);
         let policy = find(&objects, "NetworkPolicy", "karpenter");
         let ports: BTreeSet<String> = let_in(policy).into_keys().collect();
