@@ -116,7 +116,7 @@ pub struct Plan {
 /// Lets every method find its commands; nodes that a command takes are out of the next one's reach.
 #[must_use]
 pub fn disrupt(mut world: World, now: Timestamp) -> DisruptReport {
-    let mut report = begin(&mut world);
+    let mut report = begin(&mut world, None);
     let mut verdicts = Verdicts::default();
     let mut taken: BTreeSet<String> = BTreeSet::new();
     let mut queued: HashSet<String> = HashSet::new();
@@ -143,15 +143,15 @@ pub fn disrupt(mut world: World, now: Timestamp) -> DisruptReport {
 /// method finds anything.
 #[must_use]
 pub fn all(mut world: World, now: Timestamp) -> DisruptReport {
-    let report = begin(&mut world);
+    let report = begin(&mut world, None);
     carry_out(world, report, now)
 }
 
-/// The same, once the pods that wait have arrived on the nodes that have room for them: no node is
-/// left alone because it expects some.
+/// The same, once the pods that wait have arrived on their nodes, and new nodes have joined: no node is
+/// left alone because it expects pods, or because others are not ready.
 #[must_use]
 pub fn to_rest(mut world: World, now: Timestamp) -> DisruptReport {
-    let report = begin(&mut world);
+    let report = begin(&mut world, Some(now));
     for node in world.snapshot.nodes.iter_mut().filter(|n| n.nominated_until.is_some()) {
         node.nominated_until = None;
     }
@@ -195,7 +195,7 @@ fn carry_out(mut world: World, mut report: DisruptReport, now: Timestamp) -> Dis
 }
 
 /// Completes the scenario and places what waits.
-fn begin(world: &mut World) -> DisruptReport {
+fn begin(world: &mut World, arrived: Option<Timestamp>) -> DisruptReport {
     let alone: Vec<String> = world
         .snapshot
         .nodes
@@ -218,7 +218,7 @@ fn begin(world: &mut World) -> DisruptReport {
         let results = scheduling::solve(&world.snapshot);
         report.launched = results.new_claims.len();
         report.unschedulable = results.errors.len();
-        apply::place(world, &results);
+        apply::place(world, &results, arrived);
     }
     report
 }

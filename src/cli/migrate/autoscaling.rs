@@ -208,8 +208,11 @@ fn overrides(
             weights.insert(name.clone(), weight.unwrap_or(1));
         }
         let requirements = entry.take("InstanceRequirements");
-        if requirements.is_object() {
+        if requirements.is_object() && group.requirements.is_empty() {
             attributes::read(group, requirements);
+        } else if requirements.is_object() {
+            // Requirements are met together, overrides one or the other.
+            group.note("Overrides: only the first InstanceRequirements is carried over; write a NodePool for each of the others");
         }
         let specification = entry.take("LaunchTemplateSpecification");
         if specification.is_object() {
