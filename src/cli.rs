@@ -12,6 +12,7 @@ mod crds;
 mod fleet;
 mod instance_types;
 mod manifests;
+mod migrate;
 mod object;
 mod render;
 mod replay;
@@ -54,6 +55,8 @@ enum Command {
     Convert(convert::Args),
     /// Check manifests as the API server and the controllers would.
     Validate(validate::Args),
+    /// Write NodePools and EC2NodeClasses for node groups that another autoscaler resizes.
+    Migrate(migrate::Args),
     /// Explain why a pod waits, why a node stays, or what a NodePool may do.
     Explain(fleet::explain::Args),
     /// Show nodes by NodePool: fill, price, age, and why they stay.
@@ -94,6 +97,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Command::Crds(args) => crds::run(&args),
             Command::Convert(args) => convert::run(&args),
             Command::Validate(args) => validate::run(&args),
+            Command::Migrate(args) => migrate::run(&args),
             Command::Explain(args) => fleet::explain::run(&args),
             Command::Top(args) => fleet::top::run(&args),
             Command::Cost(args) => fleet::cost::run(&args),

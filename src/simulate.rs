@@ -9,6 +9,7 @@ use std::io::{BufReader, Read};
 use std::path::Path;
 
 pub mod build;
+pub mod change;
 mod check;
 pub mod disrupt;
 pub mod ec2;

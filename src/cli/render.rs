@@ -17,7 +17,7 @@ use crate::scheduling::instance_type::InstanceType;
 use crate::scheduling::requirements::Requirements;
 
 mod input;
-mod instancetype;
+pub(in crate::cli) mod instancetype;
 
 use self::input::{Info, InputError};
 

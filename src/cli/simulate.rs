@@ -12,7 +12,9 @@ use crate::scheduling;
 use crate::simulate::ec2::{self, Classes};
 use crate::simulate::report::{self, Report};
 use crate::simulate::scenario::{TypeEntry, describe_types};
-use crate::simulate::{Scenario, ScenarioError, World, disrupt, load, load_file, record};
+use crate::simulate::{Scenario, ScenarioError, World, change, disrupt, load, load_file, record};
+
+use super::{manifests, validate};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -62,6 +64,15 @@ pub struct Args {
     /// saves and how many pods have to move.
     #[arg(long, requires = "disrupt")]
     pub all: bool,
+    /// Changed or new NodePools: print what the change would do, beside what happens without it.
+    #[arg(
+        short = 'f',
+        long = "filename",
+        value_name = "FILE",
+        num_args = 1..,
+        conflicts_with_all = ["disrupt", "all"]
+    )]
+    pub files: Vec<PathBuf>,
 }
 
 /// Forms of output.
@@ -112,6 +123,10 @@ fn decide(args: &Args) -> Result<(), Failure> {
         None => from_cluster(args)?,
     };
     let now = *scenario.options.now.get_or_insert_with(|| Clock::system().now());
+    if !args.files.is_empty() {
+        let report = change::compare(scenario, changed_pools(&args.files)?, now)?;
+        return print(args.output, &report);
+    }
     if args.disrupt {
         let world = World::for_disruption(scenario)?;
         let plan = if args.all { disrupt::all(world, now) } else { disrupt::disrupt(world, now) };
@@ -125,6 +140,36 @@ fn decide(args: &Args) -> Result<(), Failure> {
     found.solve_seconds = Some(seconds);
     found.peak_rss_bytes = report::peak_rss();
     print(args.output, &found)
+}
+
+/// The NodePools of manifests, each as the API server and the controllers would take it.
+fn changed_pools(files: &[PathBuf]) -> Result<Vec<Value>, Failure> {
+    let wrong = |place: &str, error: &dyn std::fmt::Display| {
+        Failure::Scenario(ScenarioError::new(place, error))
+    };
+    let mut pools = Vec::new();
+    for file in manifests::expand(files).map_err(|e| wrong("-f", &e))? {
+        let manifest = manifests::read(&file).map_err(|e| wrong("-f", &e))?;
+        for object in manifest.documents.iter().flat_map(|d| manifests::objects(&d.value)) {
+            let name = manifests::name_of(object);
+            match validate::check(object) {
+                _ if object.is_null() => continue,
+                Some(found) if object["kind"] == "NodePool" => {
+                    if let Some(finding) = found.iter().find(|f| f.is_error()) {
+                        return Err(wrong(&name, finding));
+                    }
+                    pools.push(object.clone());
+                }
+                _ => {
+                    return Err(wrong(
+                        &name,
+                        &"expected a NodePool: other kinds cannot be changed",
+                    ));
+                }
+            }
+        }
+    }
+    Ok(pools)
 }
 
 /// A scenario file; its instance types come from the saved answer where it has none.
@@ -230,6 +275,8 @@ mod tests {
         assert!(accepted("--scenario - --output json --seed 3 --disrupt"));
         assert!(accepted("--from-cluster --save f.json --output table"));
         assert!(accepted("--scenario f --disrupt --all") && !accepted("--scenario f --all"));
+        assert!(accepted("--scenario f -f pool.yaml") && accepted("--from-cluster -f a b"));
+        assert!(!accepted("--scenario f --disrupt -f pool.yaml"));
         for wrong in ["--output json", "--scenario f --from-cluster", "--scenario f --save g"] {
             assert!(!accepted(wrong), "{wrong}");
         }

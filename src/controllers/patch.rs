@@ -83,7 +83,8 @@ fn is_stale(error: &kube::Error) -> bool {
 }
 
 /// True when the object changed since it was read.
-fn is_conflict(error: &kube::Error) -> bool {
+#[must_use]
+pub fn is_conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
@@ -127,6 +128,18 @@ where
         }
     }
     Ok(last)
+}
+
+/// Writes what changed, if the object still is what was read: for a step that must be decided anew
+/// from what it is now. Returns the object as the API server has it after the write.
+///
+/// # Errors
+/// When the API server refuses, or the object changed ([`is_conflict`]).
+pub async fn exact<K>(api: &Api<K>, before: &K, after: &K) -> Result<Option<K>, kube::Error>
+where
+    K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
+{
+    write(api, before, after, Lock::Whole).await
 }
 
 fn take_status(object: &mut Value) -> Value {

@@ -116,7 +116,7 @@ pub struct Plan {
 /// Lets every method find its commands; nodes that a command takes are out of the next one's reach.
 #[must_use]
 pub fn disrupt(mut world: World, now: Timestamp) -> DisruptReport {
-    let mut report = begin(&mut world);
+    let mut report = begin(&mut world, None);
     let mut verdicts = Verdicts::default();
     let mut taken: BTreeSet<String> = BTreeSet::new();
     let mut queued: HashSet<String> = HashSet::new();
@@ -143,12 +143,23 @@ pub fn disrupt(mut world: World, now: Timestamp) -> DisruptReport {
 /// method finds anything.
 #[must_use]
 pub fn all(mut world: World, now: Timestamp) -> DisruptReport {
-    carry_out(&mut world, now)
+    let report = begin(&mut world, None);
+    carry_out(&mut world, report, now)
 }
 
-/// The same; the world is then as the last command left it.
-fn carry_out(world: &mut World, now: Timestamp) -> DisruptReport {
-    let mut report = begin(world);
+/// The same, once the pods that wait have arrived on their nodes, and new nodes have joined: no node is
+/// left alone because it expects pods, or because others are not ready.
+#[must_use]
+pub fn to_rest(mut world: World, now: Timestamp) -> DisruptReport {
+    let report = begin(&mut world, Some(now));
+    for node in world.snapshot.nodes.iter_mut().filter(|n| n.nominated_until.is_some()) {
+        node.nominated_until = None;
+    }
+    carry_out(&mut world, report, now)
+}
+
+/// Carries the commands out; the world is then as the last one left it.
+fn carry_out(world: &mut World, mut report: DisruptReport, now: Timestamp) -> DisruptReport {
     let mut plan = Plan {
         price_before: apply::price(world),
         nodes_before: world.snapshot.nodes.len(),
@@ -185,7 +196,7 @@ fn carry_out(world: &mut World, now: Timestamp) -> DisruptReport {
 }
 
 /// Completes the scenario and places what waits.
-fn begin(world: &mut World) -> DisruptReport {
+fn begin(world: &mut World, arrived: Option<Timestamp>) -> DisruptReport {
     let alone: Vec<String> = world
         .snapshot
         .nodes
@@ -208,7 +219,7 @@ fn begin(world: &mut World) -> DisruptReport {
         let results = scheduling::solve(&world.snapshot);
         report.launched = results.new_claims.len();
         report.unschedulable = results.errors.len();
-        apply::place(world, &results);
+        apply::place(world, &results, arrived);
     }
     report
 }

@@ -179,7 +179,7 @@ impl Display for DisruptReport {
     }
 }
 
-fn commands(commands: &[CommandReport]) -> Table {
+pub(super) fn commands(commands: &[CommandReport]) -> Table {
     let mut table =
         Table::new(&["REASON", "DECISION", "CANDIDATES", "REPLACEMENTS", "EVICTIONS", "SAVINGS/H"]);
     for command in commands {

@@ -233,6 +233,15 @@ fn every_value_has_its_effect() {
     let monitor = &find(&objects, "ServiceMonitor", name)["spec"];
     assert_eq!(monitor["sampleLimit"], 0);
     assert_eq!(monitor["endpoints"][0]["scrapeTimeout"], "30s");
+    let monitor = find(&objects, "PodMonitor", name);
+    assert_eq!(monitor["metadata"]["labels"]["release"], "prometheus");
+    assert_eq!(monitor["spec"]["selector"], *labels);
+    assert_eq!(monitor["spec"]["sampleLimit"], 100_000);
+    let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];
+    assert_eq!(
+        (&endpoint["port"], &endpoint["scrapeTimeout"]),
+        (&json!("http-metrics"), &json!("20s"))
+    );
     let account = find(&objects, "ServiceAccount", "launcher");
     assert_eq!(
         account["metadata"]["annotations"],
@@ -333,6 +342,90 @@ fn values_of_1_15_exclude_each_other_as_there() {
     let legacy =
         render("karpenter", &[NAMED, &["--set", "settings.legacyNodeRepair=true"]].concat());
     assert_eq!(environment(&container(&legacy, "karpenter"))["LEGACY_NODE_REPAIR"], "true");
+}
+
+/// Each port that a NetworkPolicy lets in, with the peers that may use it (null: all).
+fn let_in(policy: &Value) -> BTreeMap<String, Value> {
+    let rules = policy["spec"]["ingress"].as_array().unwrap();
+    rules
+        .iter()
+        .map(|r| (r["ports"][0]["port"].as_str().unwrap().to_owned(), r["from"].clone()))
+        .collect()
+}
+
+#[test]
+fn a_network_policy_lets_in_each_port_of_the_container_and_nothing_else() {
+    let on = |more: &[&str]| {
+        let set = ["--set", "networkPolicy.enabled=true"];
+        render("karpenter", &[NAMED, &set, more].concat())
+    };
+    for more in
+        [&[][..], &["--set", "settings.api.enabled=true"], &["--set", "webhook.conversion=false"]]
+    {
+        let objects = on(more);
+        let policy = find(&objects, "NetworkPolicy", "karpenter");
+        let ports: BTreeSet<String> = let_in(policy).into_keys().collect();
+        let container = container(&objects, "karpenter");
+        let served = container["ports"].as_array().unwrap().iter();
+        let served: BTreeSet<String> =
+            served.map(|p| p["name"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(ports, served, "{more:?}");
+        assert_eq!(policy["spec"]["policyTypes"], json!(["Ingress"]));
+        let pods = &find(&objects, "Deployment", "karpenter")["spec"]["selector"];
+        assert_eq!(&policy["spec"]["podSelector"], pods);
+    }
+    let off = render("karpenter", NAMED);
+    assert!(off.iter().all(|o| o["kind"] != "NetworkPolicy" && o["kind"] != "PodMonitor"));
+
+    let objects = render("karpenter", &["-f", &file("everything.yaml")]);
+    let policy = find(&objects, "NetworkPolicy", "node-launcher");
+    let rules = let_in(policy);
+    assert_eq!(rules["http-metrics"][0]["namespaceSelector"]["matchLabels"]["name"], "monitoring");
+    assert_eq!(rules["https-webhook"][0]["ipBlock"]["cidr"], "10.0.0.0/16");
+    assert_eq!(rules["http"], Value::Null, "the kubelet has no selector");
+    assert_eq!(policy["spec"]["policyTypes"], json!(["Ingress", "Egress"]));
+    assert_eq!(policy["spec"]["egress"][0]["ports"][0]["port"], 443);
+}
+
+#[test]
+fn the_charts_page_lists_the_values_as_they_are() {
+    let check = Command::new("python3")
+        .args(["-B", "charts/readme.py", "--check"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+    let page = std::fs::read_to_string(root().join("charts/karpenter/README.md")).unwrap();
+    for row in [
+        "| `settings.batchIdleDuration` | string | `1s` |",
+        "| `networkPolicy.enabled` | boolean | `false` |",
+    ] {
+        assert!(page.contains(row), "{row}");
+    }
+}
+
+#[test]
+fn both_charts_are_packed_with_everything_they_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().to_string_lossy().into_owned();
+    for (chart, files) in [
+        ("karpenter", ["crds/karpenter.sh_nodepools.yaml", "files/values.schema.json"]),
+        ("karpenter-crd", ["files/karpenter.sh_nodepools.yaml", "templates/crds.yaml"]),
+    ] {
+        run_helm(&["package", &format!("charts/{chart}"), "--destination", &target]).unwrap();
+        let archive = format!("{target}/{chart}-{}.tgz", env!("CARGO_PKG_VERSION"));
+        let list = Command::new("tar").args(["-tzf", &archive]).output().unwrap();
+        let list = String::from_utf8(list.stdout).unwrap();
+        for file in files {
+            assert!(list.lines().any(|l| l == format!("{chart}/{file}")), "{file}: {list}");
+        }
+        let fixed = ["template", "karpenter", &archive, "--namespace", "karpenter"];
+        let set = ["--set", "settings.clusterName=packed"];
+        let words = if chart == "karpenter" { [&fixed[..], &set].concat() } else { fixed.to_vec() };
+        let packed = documents(&run_helm(&words).unwrap());
+        let unpacked = render(chart, if chart == "karpenter" { &set } else { &[] });
+        assert_eq!(packed, unpacked, "{chart}");
+    }
 }
 
 #[test]

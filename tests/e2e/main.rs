@@ -19,6 +19,7 @@ mod ec2;
 mod fleet;
 mod foreign;
 mod instances;
+mod migrate;
 mod model;
 mod nodeclass;
 mod operator;

@@ -37,6 +37,7 @@ mod validation;
 pub use candidate::Candidate;
 pub use command::Command;
 pub use decision::{Decision, Figures, Verdict};
+pub use drift::drifted_by_pool;
 pub use methods::decide;
 pub use rejection::{Abandoned, EventKind, Rejection};
 pub use validation::{still_valid, undisturbed};

@@ -18,10 +18,11 @@ const TABLE: &str = include_str!("instance-types.csv");
 /// Types that any account has.
 const COMMON: [&str; 2] = ["m5.large", "m6g.large"];
 
-struct Facts<'a> {
+/// What the table has of a type.
+pub(in crate::cli) struct Facts<'a> {
     name: &'a str,
     arch: &'a str,
-    vcpus: i64,
+    pub(in crate::cli) vcpus: i64,
     memory_mib: i64,
     interfaces: i64,
     addresses: i64,
@@ -48,7 +49,8 @@ impl<'a> Facts<'a> {
         })
     }
 
-    fn find(name: &str) -> Option<Facts<'static>> {
+    /// The facts of a type of that name.
+    pub(in crate::cli) fn find(name: &str) -> Option<Facts<'static>> {
         TABLE.lines().filter_map(Facts::of_line).find(|f| f.name == name)
     }
 

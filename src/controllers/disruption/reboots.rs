@@ -9,7 +9,7 @@ use kube::Api;
 use parking_lot::Mutex;
 
 use super::super::node::reboot::REQUESTED;
-use super::super::patch::{self, Lock};
+use super::super::patch;
 use super::super::{Context, Error};
 use super::record;
 use crate::api::v1::NodeClaim;
@@ -98,7 +98,7 @@ async fn request(
     conditions::set(list, kind, yes, reason, reason, generation, now);
     let text = format!("rebooting for {}/{}", repair.condition, repair.reason);
     conditions::set(list, conditions::REBOOTING, yes, REQUESTED, &text, generation, now);
-    Ok(patch::write(&api, &claim, &changed, Lock::Optimistic).await?)
+    Ok(patch::exact(&api, &claim, &changed).await?)
 }
 
 #[cfg(test)]

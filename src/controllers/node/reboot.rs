@@ -23,7 +23,7 @@ use crate::api::{annotations, conditions, labels, taints};
 use crate::cloud;
 use crate::cluster::Change;
 use crate::controllers::nodeclaim::termination::{tell_deadline, write_deadline};
-use crate::controllers::patch::{self, Lock};
+use crate::controllers::patch;
 use crate::controllers::runner::{self, Identity};
 use crate::controllers::{Context, Error, Outcome as Reconciled};
 use crate::operator::events::{Report, reference};
@@ -168,9 +168,9 @@ impl Controller {
             (Step::Issued, _) => issue(ctx, &claim).await,
             (Step::Observed, Some(node)) => {
                 taint(ctx, node, false).await?;
-                let since = requested(&claim);
+                let since = attempt(&claim);
                 ctx.recorder
-                    .publish(Report::RebootObserved { since: &since }.on(reference(&claim)));
+                    .publish(Report::RebootObserved { since: &since }.on(reference(&*claim)));
                 Ok(Some(DRAIN_POLL))
             }
             (Step::Wait(wait), _) => Ok(Some(wait)),
@@ -230,7 +230,7 @@ impl Controller {
         self.asked.lock().remove(claim.metadata.uid.as_deref().unwrap_or_default());
         tracing::info!("result" = outcome.label(), "message" = message, "reboot ended");
         if !good {
-            let since = requested(claim);
+            let since = attempt(claim);
             let report = Report::RebootFailed { since: &since, why: &message };
             ctx.recorder.publish(report.on(reference(claim)));
         }
@@ -272,7 +272,7 @@ async fn taint(ctx: &Context, node: &Node, on: bool) -> Result<(), Error> {
 /// Writes the claim as it is to be; false when somebody else wrote it meanwhile.
 async fn write(ctx: &Context, claim: &NodeClaim, changed: &NodeClaim) -> Result<bool, Error> {
     let api = Api::<NodeClaim>::all(ctx.client.clone());
-    match patch::write(&api, claim, changed, Lock::Optimistic).await {
+    match patch::exact(&api, claim, changed).await {
         Err(error) if patch::is_conflict(&error) => Ok(false),
         written => {
             if let Some(claim) = written? {
@@ -332,7 +332,7 @@ async fn finish(
 }
 
 /// What tells one reboot of a claim from another: when its condition last changed.
-fn requested(claim: &NodeClaim) -> String {
+fn attempt(claim: &NodeClaim) -> String {
     condition(claim).map(|c| c.last_transition_time.0.to_string()).unwrap_or_default()
 }
 

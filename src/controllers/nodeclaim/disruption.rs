@@ -12,8 +12,9 @@ use super::super::runner::{self, Identity};
 use super::super::{Context, Outcome};
 use super::{all_claims, condition, is_true, set_true, status_of};
 use crate::api::v1::{NodeClaim, NodePool, Operator};
-use crate::api::{annotations, conditions, labels};
+use crate::api::{conditions, labels};
 use crate::cluster::Change;
+use crate::disruption::drifted_by_pool;
 use crate::scheduling::instance_type::{InstanceType, Offering};
 use crate::scheduling::requirements::{Allow, Requirement, Requirements};
 
@@ -124,7 +125,7 @@ async fn drifted(
 ) -> Result<(), super::super::Error> {
     let kind = conditions::DRIFTED;
     let reason = if is_true(claim, conditions::LAUNCHED) {
-        match static_drift(claim, pool) {
+        match drifted_by_pool(claim, pool) {
             Some(reason) => Some(reason.to_owned()),
             None if type_is_gone(ctx, claim, pool).await => Some(TYPE_NOT_FOUND.to_owned()),
             None => match is_drifted(ctx, claim, pool).await {
@@ -162,26 +163,6 @@ async fn is_drifted(
 ) -> Result<Option<String>, crate::cloud::Error> {
     let class = ctx.cluster.class_of(&pool.spec.template.spec.node_class_ref);
     ctx.cloud.is_drifted(claim, pool, class.as_deref()).await
-}
-
-/// Drift that the objects alone show.
-fn static_drift(claim: &NodeClaim, pool: &NodePool) -> Option<&'static str> {
-    let of_claim = |key: &str| claim.metadata.annotations.as_ref()?.get(key);
-    let of_pool = |key: &str| pool.metadata.annotations.as_ref()?.get(key);
-    let version = annotations::NODEPOOL_HASH_VERSION;
-    if let (Some(a), Some(b), Some(x), Some(y)) = (
-        of_claim(version),
-        of_pool(version),
-        of_claim(annotations::NODEPOOL_HASH),
-        of_pool(annotations::NODEPOOL_HASH),
-    ) && a == b
-        && x != y
-    {
-        return Some("NodePoolDrifted");
-    }
-    let has = Requirements::from_labels(claim.metadata.labels.iter().flatten());
-    let wanted = Requirements::from_api(&pool.spec.template.spec.requirements);
-    has.compatible(&wanted, Allow::Nothing).is_err().then_some("RequirementsDrifted")
 }
 
 /// Whether the provider no longer has the claim's instance type. New claims are not judged: what
@@ -227,6 +208,7 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     use super::*;
+    use crate::api::annotations;
     use serde_json::json;
 
     fn claim(value: serde_json::Value) -> NodeClaim {
@@ -269,14 +251,14 @@ mod tests {
         let node = |hash, version| {
             claim(json!({"metadata": {"annotations": marks(hash, version)}, "spec": {}}))
         };
-        assert_eq!(static_drift(&node("1", "v3"), &with_hash), None);
-        assert_eq!(static_drift(&node("2", "v3"), &with_hash), Some("NodePoolDrifted"));
-        assert_eq!(static_drift(&node("2", "v2"), &with_hash), None);
+        assert_eq!(drifted_by_pool(&node("1", "v3"), &with_hash), None);
+        assert_eq!(drifted_by_pool(&node("2", "v3"), &with_hash), Some("NodePoolDrifted"));
+        assert_eq!(drifted_by_pool(&node("2", "v2"), &with_hash), None);
         let arm = pool(json!({"template": {"spec": {"requirements": [
             {"key": "kubernetes.io/arch", "operator": "In", "values": ["arm64"]}]}}}));
         let amd =
             claim(json!({"metadata": {"labels": {"kubernetes.io/arch": "amd64"}}, "spec": {}}));
-        assert_eq!(static_drift(&amd, &arm), Some("RequirementsDrifted"));
+        assert_eq!(drifted_by_pool(&amd, &arm), Some("RequirementsDrifted"));
     }
 
     #[test]

@@ -26,30 +26,34 @@ pub(super) fn price(world: &World) -> f64 {
 }
 
 /// Gives waiting pods the places that were found: on nodes that are there, which are then expecting
-/// pods, and on nodes that are being launched.
-pub(super) fn place(world: &mut World, results: &Results) {
+/// pods, and on nodes that are being launched. `arrived`: they run there since that moment, and the
+/// nodes have joined.
+pub(super) fn place(world: &mut World, results: &Results, arrived: Option<Timestamp>) {
     let pods = take(&mut world.snapshot.pods, results);
     let mut by_node: BTreeMap<&str, Vec<PodKey>> = BTreeMap::new();
     for (name, keys) in &results.existing {
         by_node.entry(name).or_default().extend(keys.iter().cloned());
     }
     let soon = Timestamp::MAX;
+    let pending = arrived.is_none();
     for node in &mut world.snapshot.nodes {
         let Some(keys) = by_node.remove(node.name()) else { continue };
         let (virtual_pods, real): (Vec<_>, Vec<_>) =
             keys.iter().filter_map(|k| pods.get(k)).partition(|p| p.buffer.is_some());
         node.buffer_pods += virtual_pods.len();
-        if !real.is_empty() {
+        if pending && !real.is_empty() {
             node.nominated_until = Some(soon);
         }
         let name = node.name().to_owned();
-        node.pods.extend(real.into_iter().map(|p| bound(p, &name, true)));
+        node.pods.extend(real.into_iter().map(|p| bound(p, &name, pending)));
     }
     for (at, planned) in results.new_claims.iter().enumerate() {
-        let Some(mut node) = launched(planned, &format!("launched-{at}"), None) else { continue };
+        let Some(mut node) = launched(planned, &format!("launched-{at}"), arrived) else {
+            continue;
+        };
         let name = node.name().to_owned();
         let real = planned.pods.iter().filter_map(|k| pods.get(k)).filter(|p| p.buffer.is_none());
-        node.pods = real.map(|p| bound(p, &name, true)).collect();
+        node.pods = real.map(|p| bound(p, &name, pending)).collect();
         world.snapshot.nodes.push(node);
     }
 }

@@ -103,7 +103,7 @@ pub fn writes(input: &Input<'_>, most: usize) -> Writes {
 
 /// What is saved for each unit of disruption.
 fn ratio(pools: &Pools<'_>, node: &StateNode) -> f64 {
-    let price = pools.type_of(node).map_or(0.0, |t| candidate::price(node, t));
+    let price = pools.price_of(node).unwrap_or(0.0);
     price / candidate::disruption_cost(&node.pods)
 }
 

@@ -4,7 +4,31 @@
 use super::command::TerminateFirst;
 use super::methods::{Pass, Search, placed};
 use super::{Candidate, Command, Input, Method, Rejection, simulation};
-use crate::api::conditions;
+use crate::api::v1::{NodeClaim, NodePool};
+use crate::api::{annotations, conditions};
+use crate::scheduling::requirements::{Allow, Requirements};
+
+/// Drift that the objects alone show: the reason of the condition, where the claim is not what its
+/// pool asks for any more.
+#[must_use]
+pub fn drifted_by_pool(claim: &NodeClaim, pool: &NodePool) -> Option<&'static str> {
+    let of_claim = |key: &str| claim.metadata.annotations.as_ref()?.get(key);
+    let of_pool = |key: &str| pool.metadata.annotations.as_ref()?.get(key);
+    let version = annotations::NODEPOOL_HASH_VERSION;
+    if let (Some(a), Some(b), Some(x), Some(y)) = (
+        of_claim(version),
+        of_pool(version),
+        of_claim(annotations::NODEPOOL_HASH),
+        of_pool(annotations::NODEPOOL_HASH),
+    ) && a == b
+        && x != y
+    {
+        return Some("NodePoolDrifted");
+    }
+    let has = Requirements::from_labels(claim.metadata.labels.iter().flatten());
+    let wanted = Requirements::from_api(&pool.spec.template.spec.requirements);
+    has.compatible(&wanted, Allow::Nothing).is_err().then_some("RequirementsDrifted")
+}
 
 pub(super) struct Drift;
 
