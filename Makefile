@@ -7,7 +7,7 @@ export KARPENTER_CACHE := $(CACHE)
 # The Python that has moto: the local world's.
 MOTO_PYTHON ?= $(firstword $(wildcard $(CACHE)/venv-*/bin/python))
 
-.PHONY: help build demo test test-all storm fuzz bench compare data lint fmt crds deny docs charts
+.PHONY: help build demo test test-all storm storm-check fuzz bench compare data lint fmt crds deny docs charts
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
@@ -31,7 +31,12 @@ test-all: ## every test, the long end-to-end ones too
 	$(CARGO) test --locked --no-fail-fast -p karpenter -p karpenter-api -p karpenter-core -p karpenter-model
 
 storm: ## schedules of faults in the model world, on all cores; MINUTES=10, or SEED=n for one
-	$(CARGO) test --locked --release --test model storm -- --nocapture --include-ignored $(if $(SEED),schedules,a_storm)
+	$(CARGO) test --locked --release --test model -- --nocapture --include-ignored \
+		--exact storm::$(if $(SEED),schedules_of_faults_break_nothing,a_storm)
+
+storm-check: ## plants defects one at a time, and shows after how many schedules the checks of the storm find each
+	$(CARGO) test --locked --release --test model -- --nocapture --include-ignored \
+		--exact storm::check::every_defect_that_is_planted_is_found
 
 storm: export STORM_MINUTES := $(or $(MINUTES),10)
 storm: export STORM_SEED := $(SEED)
