@@ -291,10 +291,11 @@ fn every_plant_has_a_name_of_its_own() {
 /// Some of the defects; `make storm-check` plants all of them.
 #[test]
 fn defects_that_are_planted_are_found() {
-    let some = ["a launch that makes two instances", "evictions are only confirmed"];
+    // Those that the first schedule finds.
+    let some = ["a launch that makes two instances", "the end of an instance is only confirmed"];
     let plants: Vec<Plant> = PLANTS.iter().filter(|p| some.contains(&p.name)).copied().collect();
     assert_eq!(plants.len(), some.len());
-    each_is_found(&plants, 30);
+    each_is_found(&plants, 5);
 }
 
 #[test]
