@@ -29,6 +29,8 @@ use weather::{CloudWeather, Seen, Weather};
 
 /// Seeds of short schedules that every run of the tests plays.
 const SEEDS: u64 = 6;
+/// Minutes after which nothing is left to do, whatever happened.
+const LONG: u32 = 120;
 const STEP: Duration = Duration::from_secs(10);
 const TYPES: [&str; 4] = ["c2", "c4", "c8", "c16"];
 const REPLICAS: [&str; 2] = ["karpenter-one", "karpenter-two"];
@@ -60,7 +62,7 @@ impl Schedule {
             kills: random.bool(),
             replicas: random.u32(0..4) == 0,
             pause: 25,
-            rest: 120,
+            rest: LONG,
         }
     }
 
@@ -176,7 +178,7 @@ impl Storm {
             self.world.start();
         }
         for _ in 0..schedule.steps {
-            self.act();
+            self.act(schedule);
             if schedule.kills && self.random.u32(0..3) == 0 {
                 self.kill_somewhere(schedule).await?;
             }
@@ -191,14 +193,16 @@ impl Storm {
         let before = self.world.cloud.bill().launches;
         self.watch(20).await?;
         let more = self.world.cloud.bill().launches - before;
-        if more > 0 && self.checks.terms.expire_after.is_none() {
+        // What failed is tried again up to an hour later.
+        let rests = schedule.rest >= LONG && self.checks.terms.expire_after.is_none();
+        if more > 0 && rests {
             return Err(format!("{more} launches after a long rest"));
         }
         self.settled()
     }
 
     /// Lets something happen.
-    fn act(&mut self) {
+    fn act(&mut self, schedule: &Schedule) {
         let (world, random) = (&self.world, &mut self.random);
         let instances = world.instances();
         let one = (!instances.is_empty()).then(|| &instances[random.usize(0..instances.len())]);
@@ -233,7 +237,8 @@ impl Storm {
                     world.cloud.drift(&claims[random.usize(0..claims.len())], "AMIDrift");
                 }
             }
-            7 => {
+            // Repair waits for half an hour, and its drain may last as long.
+            7 if schedule.rest >= LONG => {
                 if let Some(instance) = one {
                     world.cloud.sicken(&instance.provider_id);
                 }
