@@ -7,7 +7,7 @@ export KARPENTER_CACHE := $(CACHE)
 # The Python that has moto: the local world's.
 MOTO_PYTHON ?= $(firstword $(wildcard $(CACHE)/venv-*/bin/python))
 
-.PHONY: help build demo test test-all storm storm-check fuzz bench compare data lint fmt crds deny docs charts
+.PHONY: help build demo test test-all storm storm-check fuzz bench compare data lint fmt crds deny docs charts chart-packages page-test images images-check notice sbom alerts-test
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
@@ -87,16 +87,66 @@ DENY := $(CACHE)/bin/cargo-deny
 $(DENY):
 	$(CARGO) install --locked --quiet --root $(CACHE) cargo-deny
 
-deny: $(DENY) ## licences, sources and banned crates of the dependencies; ADVISORIES=1 also asks the advisory database
+deny: $(DENY) ## licences, sources and banned crates of the dependencies, and NOTICE; ADVISORIES=1 also asks the advisory database
 	$(DENY) check licenses bans sources $(if $(ADVISORIES),advisories)
+	python3 -B deploy/image/dependencies.py notice --check
 
-docs: ## the book's links; with mdbook installed, also the book itself, in target/book
+docs: ## the book's links and the chart's page; with mdbook installed, also the book itself, in target/book
 	python3 -B docs/check.py
+	python3 -B charts/readme.py --check
 	if command -v mdbook >/dev/null; then mdbook build docs; fi
 
 charts: ## helm lint of both charts
 	tests/env/world helm >/dev/null
 	set -e; for chart in charts/*/; do $$(tests/env/world helm) lint --quiet $$chart --set settings.clusterName=lint; done
+
+chart-packages: ## both charts as archives in target/charts, to push to an OCI registry
+	tests/env/world helm >/dev/null
+	mkdir -p target/charts
+	set -e; for chart in charts/*/; do $$(tests/env/world helm) package $$chart --destination target/charts; done
+
+# Chromium drives the page; playwright-core comes from the npm registry, Chromium from the system.
+CHROMIUM ?= $(firstword $(wildcard /usr/bin/chromium /usr/bin/chromium-browser /usr/bin/google-chrome))
+PAGE := $(CACHE)/page-$(shell sha256sum tests/page/package.json | cut -c1-12)
+$(PAGE)/node_modules:
+	mkdir -p $(PAGE)
+	cp tests/page/package.json $(PAGE)/
+	npm install --prefix $(PAGE) --no-fund --no-audit --ignore-scripts --silent
+
+page-test: $(PAGE)/node_modules ## the fleet's page in Chromium, by Node.js; SCREENSHOTS=DIR keeps pictures
+	@test -n "$(CHROMIUM)" || { echo "no Chromium found: install it, or set CHROMIUM=FILE"; exit 1; }
+	PAGE_MODULES=$(PAGE) CHROMIUM=$(CHROMIUM) SCREENSHOTS=$(abspath $(SCREENSHOTS)) $(CARGO) test --locked --test page -- --nocapture
+
+# The release binary by default; BINARY="amd64=FILE arm64=FILE" for both architectures.
+BINARY ?= target/release/karpenter
+IMAGE := python3 -B deploy/image/image.py
+BINARIES = $(addprefix --binary ,$(BINARY)) --packages $(CACHE)/image-packages
+
+images: ## the image as an OCI layout in target/image, without a container daemon; BINARY=FILE
+	$(IMAGE) build $(BINARIES) --output target/image
+
+images-check: images ## build it again, compare digests, unpack it and run it as its user (as root)
+	$(IMAGE) build $(BINARIES) --output target/image-again
+	diff -r target/image target/image-again
+	rm -r target/image-again
+	$(IMAGE) check --layout target/image
+
+sbom: ## bill of materials of the binary, CycloneDX JSON, to target/sbom.json
+	python3 -B deploy/image/dependencies.py sbom > target/sbom.json
+
+notice: ## NOTICE anew from the dependencies' licences; CHECK=1 only says whether it is stale
+	python3 -B deploy/image/dependencies.py notice $(if $(CHECK),--check)
+
+# Without service discovery, which rules need not, promtool builds in a fraction of the time.
+PROMTOOL := $(CACHE)/bin/promtool
+$(PROMTOOL):
+	GOBIN=$(@D) go install -tags remove_all_sd github.com/prometheus/prometheus/cmd/promtool@v0.316.0
+
+alerts-test: $(PROMTOOL) ## the chart's alerts under promtool's unit tests; every alert has some
+	$(PROMTOOL) check rules charts/karpenter/alerts/karpenter.yaml
+	@for alert in $$(sed -n 's/.*- alert: //p' charts/karpenter/alerts/karpenter.yaml); do \
+		grep -q "alertname: $$alert$$" tests/alerts/karpenter.yaml || { echo "$$alert has no test in tests/alerts"; exit 1; }; done
+	cd tests/alerts && $(PROMTOOL) test rules karpenter.yaml
 
 fmt: ## format the code
 	$(CARGO) fmt --all
