@@ -302,6 +302,18 @@ mod tests {
         assert!(!metrics::render().contains(&shown));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn the_time_without_a_synced_state_is_shown() {
+        let shown = || metrics::CLUSTER_STATE_UNSYNCED.with_label_values::<&str>(&[]).get();
+        let mut patience = Patience::default();
+        patience.waiting();
+        tokio::time::advance(Duration::from_secs(90)).await;
+        patience.waiting();
+        assert!((shown() - 90.0).abs() < 0.1, "{}", shown());
+        patience.done();
+        assert!(shown() == 0.0, "{}", shown());
+    }
+
     #[test]
     fn long_lists_are_cut() {
         assert_eq!(listed(["a", "b"].iter()), "a, b");

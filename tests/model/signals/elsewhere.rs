@@ -44,6 +44,17 @@ const METRICS: &[(&str, &str, &str)] = &[
         "instance_type_memory_bytes",
     ),
     (
+        "karpenter_cloudprovider_instance_type_offering_",
+        "src/controllers/aws/offerings.rs",
+        "instance_type_offering_price_estimate",
+    ),
+    // The state of the model world is synced at once.
+    (
+        "karpenter_cluster_state_unsynced_time_seconds",
+        "src/controllers/provisioning.rs",
+        "the_time_without_a_synced_state_is_shown",
+    ),
+    (
         "karpenter_ec2nodeclasses_userdata_bytes",
         "src/cloud/aws/instance/launch/tests.rs",
         "userdata_bytes",
@@ -54,6 +65,12 @@ const METRICS: &[(&str, &str, &str)] = &[
         "src/controllers/disruption/record.rs",
         "CONSOLIDATION_TIMEOUTS",
     ),
+    // All capacity of the model world's nodes is allocatable.
+    (
+        "karpenter_nodes_system_overhead",
+        "src/controllers/state_metrics.rs",
+        "karpenter_nodes_system_overhead",
+    ),
     // A round of the model world takes no time.
     ("karpenter_scheduler_queue_depth", "src/controllers/provisioning.rs", "SCHEDULER_QUEUE_DEPTH"),
     (
@@ -62,6 +79,7 @@ const METRICS: &[(&str, &str, &str)] = &[
         "SCHEDULER_UNFINISHED",
     ),
     ("leader_election_", "src/operator/leader.rs", "LEADER_SLOWPATH"),
+    ("workqueue_depth", "src/operator/metrics/controller.rs", "workqueue_depth"),
     ("process_", "src/operator/server.rs", "process_resident_memory_bytes"),
 ];
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use karpenter::model::World;
 use karpenter::model::api::{Call, Fault, FaultPlan};
-use karpenter::model::cloud::CloudError;
+use karpenter::model::cloud::{CloudError, CloudFault, Plan};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
@@ -24,6 +24,7 @@ pub const ALL: &[Scenario] = &[
     nodes_drift,
     static_nodes_drift,
     nodes_turn_sick,
+    nodes_are_rebooted,
     objects_are_odd,
 ];
 
@@ -356,6 +357,44 @@ fn nodes_turn_sick(shown: &Arc<Mutex<Shown>>) {
         }
         event(w, "NodeRepairBlocked").await;
     });
+}
+
+/// A fault that a reboot mends, and one for which no reboot can be had.
+fn nodes_are_rebooted(shown: &Arc<Mutex<Shown>>) {
+    let gate = |o: &mut karpenter::model::Options| {
+        o.flags.push("--feature-gates=NodeRepair=true".to_owned());
+    };
+    play(shown, gate, async |w| {
+        w.apply(calm("default", |_| ()));
+        w.start();
+        w.apply(deployment("web", 6, "1", apart));
+        runs(w, "web", 6).await;
+        w.pass(5 * MINUTE).await;
+        let nodes: Vec<_> = w.instances().iter().map(|i| i.node_name.clone()).collect();
+        hardware_fails(w, &nodes[0]);
+        event(w, "RebootObserved").await;
+        w.pass(20 * MINUTE).await;
+        w.cloud.set_faults(NoReboots);
+        hardware_fails(w, &nodes[1]);
+        event(w, "RebootFailed").await;
+    });
+}
+
+fn hardware_fails(w: &World, node: &str) {
+    let now = w.clock.now().to_string();
+    w.change("nodes", "", node, "status", |node| {
+        let list = node["status"]["conditions"].as_array_mut().unwrap();
+        list.push(json!({ "type": "AcceleratedHardwareReady", "status": "False",
+            "reason": "Xid119", "lastTransitionTime": now, "lastHeartbeatTime": now }));
+    });
+}
+
+struct NoReboots;
+
+impl Plan for NoReboots {
+    fn fault(&mut self, call: &'static str) -> Option<CloudFault> {
+        (call == "reboot").then_some(CloudFault::Fail)
+    }
 }
 
 /// An object that cannot be read, and an API server that is slow and refuses.
