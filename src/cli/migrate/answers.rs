@@ -84,7 +84,10 @@ impl Answers {
         let chosen = match version.as_str() {
             "$Latest" => found.last(),
             "$Default" => found.iter().find(|t| t["DefaultVersion"] == true),
-            number => found.iter().find(|t| t["VersionNumber"].to_string() == number),
+            number => {
+                let number = number.parse::<i64>().ok();
+                found.iter().find(|t| number.is_some() && t["VersionNumber"].as_i64() == number)
+            }
         };
         chosen.map(|t| t["LaunchTemplateData"].clone()).ok_or_else(|| {
             let (option, value) = match (&id, &name) {

@@ -27,7 +27,7 @@ karpenter migrate --from-cluster-autoscaler --cluster-name {cluster} -f aws-answ
 /// The order of steps for these groups.
 pub fn order(groups: &[Group], cluster: Option<&str>) -> String {
     let cluster = cluster.unwrap_or("CLUSTER");
-    let mut text = format!(
+    let mut text = String::from(
         "\nSteps, in this order:
 1. Read the notes above. Keep one group, with its minimum size, for the controller and kube-system.
 2. Create the controller's role, and let the node roles join the cluster (access entry or aws-auth).
@@ -35,7 +35,7 @@ pub fn order(groups: &[Group], cluster: Option<&str>) -> String {
 4. karpenter validate -f nodepools.yaml && kubectl apply -f nodepools.yaml
    kubectl get ec2nodeclasses,nodepools   # until all are Ready
 5. kubectl -n kube-system scale deployment cluster-autoscaler --replicas=0
-6. For each group, one after the other: let it launch nothing more, then move its pods.\n"
+6. For each group, one after the other: let it launch nothing more, then move its pods.\n",
     );
     for group in groups {
         for source in &group.sources {

@@ -53,7 +53,7 @@ impl Weather {
         }
         seen.fuse = None;
         seen.hangs = true;
-        Some(if call.name.len() % 2 == 0 { Fault::HangBefore } else { Fault::HangAfter })
+        Some(if call.name.len().is_multiple_of(2) { Fault::HangBefore } else { Fault::HangAfter })
     }
 }
 

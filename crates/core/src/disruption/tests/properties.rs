@@ -175,7 +175,8 @@ impl Model<'_> {
             Method::Drift => node.drifted,
             _ => node.consolidatable,
         };
-        asked && !node.leaving && !node.protected && !(waits && node.pods.iter().any(blocked))
+        let held = node.leaving || node.protected || (waits && node.pods.iter().any(blocked));
+        asked && !held
     }
 
     /// Cores of a pool once these nodes are gone.
