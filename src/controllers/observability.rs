@@ -82,7 +82,7 @@ pub fn termination_mode(bound: Option<Duration>) -> &'static str {
 }
 
 fn disruption_labels<'a>(claim: &'a NodeClaim, reason: &'a str, policy: &'a str) -> [&'a str; 5] {
-    let own = claim.spec.termination_grace_period.as_ref().and_then(|d| d.duration());
+    let own = claim.grace_period();
     let mode = termination_mode(own);
     [reason, label(claim, labels::NODEPOOL), label(claim, labels::CAPACITY_TYPE), policy, mode]
 }

@@ -7,26 +7,12 @@ use serde_json::{Map, Value, json};
 use super::fields::Fields;
 use super::group::Group;
 use super::shell;
+use crate::api::v1::KUBELET_FIELDS;
 use crate::api::yaml;
 use crate::cloud::aws::ami::AmiFamily;
 use crate::cloud::aws::userdata::mime;
 
 const BOOTSTRAP: &str = "/etc/eks/bootstrap.sh";
-/// Settings of the kubelet that node classes have.
-const KUBELET: [&str; 12] = [
-    "clusterDNS",
-    "maxPods",
-    "podsPerCore",
-    "systemReserved",
-    "kubeReserved",
-    "evictionHard",
-    "evictionSoft",
-    "evictionSoftGracePeriod",
-    "evictionMaxPodGracePeriod",
-    "imageGCHighThresholdPercent",
-    "imageGCLowThresholdPercent",
-    "cpuCFSQuota",
-];
 
 /// The text of base64 user data.
 ///
@@ -265,7 +251,7 @@ fn node_config(group: &mut Group, config: Value) {
     let arguments = settings.texts("flags");
     flags(group, &arguments, true);
     let mut config = settings.object("config");
-    for field in KUBELET {
+    for &field in KUBELET_FIELDS {
         let value = config.take(field);
         if !value.is_null() {
             kubelet(group, field, value);

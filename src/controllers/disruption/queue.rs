@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::ListParams;
@@ -14,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
-use super::super::nodeclaim::termination::{tell_deadline, write_deadline};
+use super::super::nodeclaim::termination::tighten_deadline;
 use super::super::{Context, Error, observability, patch, provisioning};
 use super::{InFlight, Seen, events, marks, reboots, record};
 use crate::api::v1::NodeClaim;
@@ -366,8 +365,11 @@ fn announce_wait(ctx: &Context, name: &str) {
 async fn delete(ctx: &Context, running: &Running, name: &str) {
     let api = Api::<NodeClaim>::all(ctx.client.clone());
     let Some(claim) = ctx.cluster.claim(name) else { return };
-    if let Err(error) = bound_drain(ctx, &api, running, &claim).await {
-        tracing::error!("error" = %error, "Reconciler error");
+    // Before the deletion: the drain begins with it, and its bound must be there by then.
+    if let Some(bound) = running.repair.as_ref().and_then(|r| r.drain)
+        && let Err(error) = tighten_deadline(&api, &claim, ctx.clock.now() + bound).await
+    {
+        tracing::error!("error" = %Error::from(error), "Reconciler error");
         return;
     }
     match patch::delete(&api, name).await {
@@ -396,24 +398,6 @@ async fn delete(ctx: &Context, running: &Running, name: &str) {
         announce(reference(node.as_ref()), "Node");
     }
     announce(reference(claim.as_ref()), "NodeClaim");
-}
-
-/// Writes when the drain of a broken node ends, never later than what stands there.
-async fn bound_drain(
-    ctx: &Context,
-    api: &Api<NodeClaim>,
-    running: &Running,
-    claim: &NodeClaim,
-) -> Result<(), Error> {
-    let Some(bound) = running.repair.as_ref().and_then(|r| r.drain) else { return Ok(()) };
-    let end = ctx.clock.now() + bound;
-    let written = claim.metadata.annotations.as_ref();
-    let written = written.and_then(|a| a.get(annotations::TERMINATION_TIMESTAMP));
-    if written.and_then(|t| t.parse::<Timestamp>().ok()).is_some_and(|t| t <= end) {
-        return Ok(());
-    }
-    tell_deadline(&write_deadline(api, claim, end).await?);
-    Ok(())
 }
 
 /// Leaves the candidates as they were, and removes replacements that are not up.

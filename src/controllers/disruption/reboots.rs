@@ -83,7 +83,7 @@ async fn request(
     if going || conditions::is_true(list, conditions::REBOOTING) {
         return Ok(None);
     }
-    let own = claim.spec.termination_grace_period.as_ref().and_then(|d| d.duration());
+    let own = claim.grace_period();
     let mut changed = claim.clone();
     let marks = changed.metadata.annotations.get_or_insert_default();
     let key = annotations::REBOOT_TERMINATION_GRACE_PERIOD;

@@ -11,10 +11,10 @@ use kube::Api;
 use tokio::task::JoinSet;
 
 use super::all_nodes;
+use crate::api::labels;
 use crate::api::v1::NodeClaim;
-use crate::api::{annotations, labels};
 use crate::cloud::Policies;
-use crate::controllers::nodeclaim::termination::{tell_deadline, write_deadline};
+use crate::controllers::nodeclaim::termination::tighten_deadline;
 use crate::controllers::runner::{self, Identity};
 use crate::controllers::{Context, Error, Outcome, observability, patch};
 use crate::disruption::repair::{RepairPolicy, most_unhealthy};
@@ -93,12 +93,7 @@ async fn repair(
     now: Timestamp,
 ) -> Result<(), Error> {
     let api = Api::<NodeClaim>::all(ctx.client.clone());
-    let key = annotations::TERMINATION_TIMESTAMP;
-    let marks = claim.metadata.annotations.as_ref();
-    let end = marks.and_then(|a| a.get(key)).and_then(|t| t.parse::<Timestamp>().ok());
-    if end.is_none_or(|end| end >= now) {
-        tell_deadline(&write_deadline(&api, claim, now).await?);
-    }
+    tighten_deadline(&api, claim, now).await?;
     if claim.metadata.deletion_timestamp.is_some() {
         return Ok(());
     }
@@ -113,7 +108,7 @@ async fn repair(
 /// Counts a NodeClaim that was deleted because of its Node's condition. Without a bound of the
 /// repair, the drain has the claim's own.
 pub(in crate::controllers) fn count(claim: &NodeClaim, condition: &str, bound: Option<Duration>) {
-    let own = claim.spec.termination_grace_period.as_ref().and_then(|d| d.duration());
+    let own = claim.grace_period();
     let mode = observability::termination_mode(bound.or(own));
     let label =
         |key: &str| claim.metadata.labels.as_ref().and_then(|l| l.get(key)).map_or("", |v| v);

@@ -22,7 +22,7 @@ use crate::api::v1::NodeClaim;
 use crate::api::{annotations, conditions, labels, taints};
 use crate::cloud;
 use crate::cluster::Change;
-use crate::controllers::nodeclaim::termination::{tell_deadline, write_deadline};
+use crate::controllers::nodeclaim::termination::tighten_deadline;
 use crate::controllers::patch;
 use crate::controllers::runner::{self, Identity};
 use crate::controllers::{Context, Error, Outcome as Reconciled};
@@ -243,12 +243,7 @@ impl Controller {
 async fn replace(ctx: &Context, claim: &NodeClaim, bound: Bound) -> Result<(), Error> {
     let api = Api::<NodeClaim>::all(ctx.client.clone());
     if let Bound::Of(limit) = bound {
-        let end = ctx.clock.now() + limit;
-        let known = mark(claim, annotations::TERMINATION_TIMESTAMP);
-        let known = known.and_then(|t| t.parse::<Timestamp>().ok());
-        if known.is_none_or(|known| end < known) {
-            tell_deadline(&write_deadline(&api, claim, end).await?);
-        }
+        tighten_deadline(&api, claim, ctx.clock.now() + limit).await?;
     }
     patch::delete(&api, claim.metadata.name.as_deref().unwrap_or_default()).await?;
     Ok(())

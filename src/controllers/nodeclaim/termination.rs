@@ -49,7 +49,7 @@ pub(super) async fn finalize(ctx: &Context, api: &Api<NodeClaim>, before: NodeCl
 
 /// Writes down when draining has to be over; gives it when it is new.
 fn annotate_deadline(claim: &mut NodeClaim) -> Option<String> {
-    let grace = claim.spec.termination_grace_period.as_ref().and_then(|g| g.duration());
+    let grace = claim.grace_period();
     let start = claim.metadata.deletion_timestamp.as_ref().map(|t| t.0);
     let known = claim
         .metadata
@@ -71,7 +71,7 @@ fn insert_deadline(claim: &mut NodeClaim, at: Timestamp) -> String {
 }
 
 /// Says in the log what [`write_deadline`] wrote.
-pub(in crate::controllers) fn tell_deadline(deadline: &str) {
+fn tell_deadline(deadline: &str) {
     tracing::info!(
         "karpenter.sh/nodeclaim-termination-timestamp" = deadline,
         "annotated nodeclaim"
@@ -92,6 +92,23 @@ pub(in crate::controllers) async fn write_deadline(
     let deadline = insert_deadline(&mut marked, at);
     patch::merge(api, claim, &marked).await?;
     Ok(deadline)
+}
+
+/// Lets the drain of a claim's node be over at a time, unless an earlier one is written already.
+///
+/// # Errors
+/// When the API server refuses.
+pub(in crate::controllers) async fn tighten_deadline(
+    api: &Api<NodeClaim>,
+    claim: &NodeClaim,
+    at: Timestamp,
+) -> Result<(), kube::Error> {
+    let marks = claim.metadata.annotations.as_ref();
+    let written = marks.and_then(|a| a.get(annotations::TERMINATION_TIMESTAMP));
+    if written.and_then(|t| t.parse::<Timestamp>().ok()).is_none_or(|known| at < known) {
+        tell_deadline(&write_deadline(api, claim, at).await?);
+    }
+    Ok(())
 }
 
 /// Asks for the instance's end; true once it is gone.

@@ -1,6 +1,7 @@
 //! NodeClaim: a request for one node, and what became of it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Taint;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -86,6 +87,12 @@ impl NodeClaim {
     #[must_use]
     pub fn is_managed(&self) -> bool {
         self.spec.node_class_ref.is_managed()
+    }
+
+    /// How long the node's drain may take; none when it has no bound.
+    #[must_use]
+    pub fn grace_period(&self) -> Option<Duration> {
+        self.spec.termination_grace_period.as_ref().and_then(|d| d.duration())
     }
 }
 

@@ -7,7 +7,8 @@ use jiff::Timestamp;
 
 use super::pdb::{self, Limits};
 use super::rejection::Rejection;
-use super::{Decision, Input, Method, repair};
+use super::repair::{self, Due};
+use super::{Decision, Input, Method};
 use crate::api::v1::{ConsolidationPolicy, NodePool};
 use crate::api::{annotations, conditions, labels};
 use crate::scheduling::instance_type::{InstanceType, Offering};
@@ -32,6 +33,8 @@ pub struct Candidate {
     pub disruption_cost: f64,
     /// Pods that need another node; those that will not move are not among them.
     pub pods: Arc<[Arc<PodInfo>]>,
+    /// What is done about an unhealthy node; repair only.
+    pub repair: Option<Due>,
 }
 
 impl Candidate {
@@ -199,7 +202,7 @@ pub fn build(
         return Err(Rejection::Queued);
     }
     let Some(claim) = &node.node_claim else { return Err(Rejection::NotManaged) };
-    let broken = match method {
+    let due = match method {
         Method::Repair => Some(repair::eligible(input, node).ok_or(Rejection::Healthy)?),
         _ => None,
     };
@@ -231,7 +234,7 @@ pub fn build(
     let pool =
         pools.usable(pool_name).ok_or_else(|| Rejection::UnknownPool(pool_name.to_owned()))?;
     let bounded = claim.spec.termination_grace_period.is_some();
-    match broken {
+    match &due {
         Some(found) if !bounded && found.policy.drain.is_none() => {
             pods_allow(input, limits, node).map_err(|_| Rejection::RepairUnbounded)?;
         }
@@ -256,6 +259,7 @@ pub fn build(
         disruption_cost: disruption_cost(&node.pods),
         pods: node.pods.iter().filter(moves).cloned().collect(),
         node: node.clone(),
+        repair: due,
     })
 }
 

@@ -67,7 +67,7 @@ impl Repair {
     /// The repair of a claim's node. Draining is bounded by the claim's own bound, too.
     #[must_use]
     pub fn new(due: &Due, claim: &NodeClaim) -> Self {
-        let own = claim.spec.termination_grace_period.as_ref().and_then(|d| d.duration());
+        let own = claim.grace_period();
         Self {
             action: due.policy.action,
             condition: due.policy.condition,

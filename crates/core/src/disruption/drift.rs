@@ -46,15 +46,7 @@ impl Search for Drift {
     fn search(&self, pass: &mut Pass<'_>, mut candidates: Vec<Candidate>) {
         by_age(&mut candidates);
         for candidate in candidates {
-            let pool = candidate.pool_name();
-            if pass.budgets.remaining(pool) <= 0 {
-                pass.over_budget(&candidate);
-                continue;
-            }
-            // A pool whose replacement just failed would try the same again, and nothing else would
-            // get its turn.
-            if pass.input.backed_off.contains(pool) {
-                pass.reject(&candidate, Rejection::BackedOff(pool.to_owned()));
+            if !has_turn(pass, &candidate) {
                 continue;
             }
             let terminate_first = pass.input.gates.terminate_first_drift;
@@ -67,6 +59,22 @@ impl Search for Drift {
             }
         }
     }
+}
+
+/// Whether a drifted node's pool lets it go now; what keeps it is put down.
+pub(super) fn has_turn(pass: &mut Pass<'_>, candidate: &Candidate) -> bool {
+    let pool = candidate.pool_name();
+    if pass.budgets.remaining(pool) <= 0 {
+        pass.over_budget(candidate);
+        return false;
+    }
+    // A pool whose replacement just failed would try the same again, and nothing else would get its
+    // turn.
+    if pass.input.backed_off.contains(pool) {
+        pass.reject(candidate, Rejection::BackedOff(pool.to_owned()));
+        return false;
+    }
+    true
 }
 
 /// Those without pods first, then by the time since when they are drifted.

@@ -58,7 +58,7 @@ impl Search for Repairing {
     fn search(&self, pass: &mut Pass<'_>, candidates: Vec<Candidate>) {
         let sick = sick_pools(pass.input);
         let mut room = Room::default();
-        for (candidate, due) in in_order(pass.input, candidates) {
+        for (candidate, due) in in_order(candidates) {
             let pool = candidate.pool_name();
             if sick.contains(pool) {
                 pass.reject(&candidate, Rejection::ManyUnhealthy(pool.to_owned()));
@@ -117,9 +117,9 @@ fn sick_pools(input: &Input<'_>) -> BTreeSet<String> {
 }
 
 /// The most urgent first, then what costs least to disrupt.
-fn in_order(input: &Input<'_>, candidates: Vec<Candidate>) -> Vec<(Candidate, Due)> {
+fn in_order(candidates: Vec<Candidate>) -> Vec<(Candidate, Due)> {
     let due = candidates.into_iter().filter_map(|c| {
-        let due = eligible(input, &c.node)?;
+        let due = c.repair.clone()?;
         Some((c, due))
     });
     let mut list: Vec<(Candidate, Due)> = due.collect();

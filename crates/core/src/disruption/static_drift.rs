@@ -37,13 +37,7 @@ impl Search for StaticDrift {
             candidates.sort_by_key(|c| !room.of(pass.input, c).frees_slot(c));
         }
         for candidate in candidates {
-            let pool = candidate.pool_name();
-            if pass.budgets.remaining(pool) <= 0 {
-                pass.over_budget(&candidate);
-                continue;
-            }
-            if pass.input.backed_off.contains(pool) {
-                pass.reject(&candidate, Rejection::BackedOff(pool.to_owned()));
+            if !drift::has_turn(pass, &candidate) {
                 continue;
             }
             match room.replace(pass, Method::StaticDrift, &candidate, terminate_first) {
