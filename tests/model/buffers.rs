@@ -27,6 +27,14 @@ fn by_template(name: &str, replicas: u32) -> Value {
     buffer(name, json!({ "podTemplateRef": { "name": name }, "replicas": replicas }))
 }
 
+/// Starts with a pool, and a buffer of so many pods of one core.
+fn spare(w: &mut World, pool: Value, replicas: u32) {
+    w.apply(pool);
+    w.start();
+    w.apply(template("spare", "1"));
+    w.apply(by_template("spare", replicas));
+}
+
 async fn room_for(w: &World, count: i64) {
     until(w, 10 * MINUTE, "there is room", |w| cores(w) >= count && usable(w) > 0).await;
 }
@@ -34,10 +42,7 @@ async fn room_for(w: &World, count: i64) {
 #[test]
 fn a_buffer_launches_room_without_pods() {
     gated(GATE, async |w| {
-        w.apply(pool("default", |_| ()));
-        w.start();
-        w.apply(template("spare", "1"));
-        w.apply(by_template("spare", 6));
+        spare(w, pool("default", |_| ()), 6);
         room_for(w, 6).await;
         assert_eq!(w.names("pods").len(), 0);
     });
@@ -46,10 +51,7 @@ fn a_buffer_launches_room_without_pods() {
 #[test]
 fn without_the_gate_a_buffer_launches_nothing() {
     scenario(async |w| {
-        w.apply(pool("default", |_| ()));
-        w.start();
-        w.apply(template("spare", "1"));
-        w.apply(by_template("spare", 6));
+        spare(w, pool("default", |_| ()), 6);
         always(w, 10 * MINUTE, "nothing", |w| w.instances().is_empty()).await;
     });
 }
@@ -57,10 +59,7 @@ fn without_the_gate_a_buffer_launches_nothing() {
 #[test]
 fn the_room_of_a_buffer_is_not_consolidated_away() {
     gated(GATE, async |w| {
-        w.apply(pool("default", |_| ()));
-        w.start();
-        w.apply(template("spare", "1"));
-        w.apply(by_template("spare", 3));
+        spare(w, pool("default", |_| ()), 3);
         room_for(w, 4).await;
         always(w, 30 * MINUTE, "it stays", |w| cores(w) >= 4).await;
     });
@@ -69,10 +68,7 @@ fn the_room_of_a_buffer_is_not_consolidated_away() {
 #[test]
 fn pods_run_at_once_where_a_buffer_kept_room() {
     gated(GATE, async |w| {
-        w.apply(calm("default", |_| ()));
-        w.start();
-        w.apply(template("spare", "1"));
-        w.apply(by_template("spare", 3));
+        spare(w, calm("default", |_| ()), 3);
         room_for(w, 4).await;
         w.apply(deployment("web", 3, "1", |_| ()));
         until(w, std::time::Duration::from_secs(5), "they run", |w| w.running("web") == 3).await;
@@ -84,10 +80,7 @@ fn pods_run_at_once_where_a_buffer_kept_room() {
 #[test]
 fn the_room_of_a_buffer_that_is_gone_is_given_back() {
     gated(GATE, async |w| {
-        w.apply(pool("default", |_| ()));
-        w.start();
-        w.apply(template("spare", "1"));
-        w.apply(by_template("spare", 3));
+        spare(w, pool("default", |_| ()), 3);
         room_for(w, 4).await;
         w.delete("capacitybuffers", "spare");
         until(w, 20 * MINUTE, "nothing is left", |w| w.instances().is_empty()).await;
@@ -97,10 +90,7 @@ fn the_room_of_a_buffer_that_is_gone_is_given_back() {
 #[test]
 fn a_buffer_follows_its_replicas() {
     gated(GATE, async |w| {
-        w.apply(pool("default", |_| ()));
-        w.start();
-        w.apply(template("spare", "1"));
-        w.apply(by_template("spare", 1));
+        spare(w, pool("default", |_| ()), 1);
         room_for(w, 2).await;
         w.change("capacitybuffers", "default", "spare", "", |b| b["spec"]["replicas"] = json!(9));
         room_for(w, 9).await;

@@ -16,6 +16,12 @@ async fn spot_pods(w: &mut World, count: u32, change: impl FnOnce(&mut Value)) {
     runs(w, "web", count as usize).await;
 }
 
+/// Lets pods take most of the time that an interruption leaves.
+fn slow(template: &mut Value) {
+    template["metadata"]["annotations"]["model.karpenter.sh/ends-in"] = json!("100");
+    template["spec"]["terminationGracePeriodSeconds"] = json!(110);
+}
+
 #[test]
 fn an_interruption_waits_for_no_budget() {
     scenario(async |w| {
@@ -35,11 +41,7 @@ fn an_interruption_waits_for_no_budget() {
 #[test]
 fn pods_of_an_interrupted_node_get_a_node_before_it_is_gone() {
     scenario(async |w| {
-        spot_pods(w, 1, |t| {
-            t["metadata"]["annotations"]["model.karpenter.sh/ends-in"] = json!("100");
-            t["spec"]["terminationGracePeriodSeconds"] = json!(110);
-        })
-        .await;
+        spot_pods(w, 1, slow).await;
         let first = w.instances().remove(0);
         w.cloud.interrupt(&first.provider_id);
         until(w, MINUTE, "another one is launched", |w| w.cloud.instances().len() == 2).await;
@@ -85,11 +87,7 @@ fn an_interruption_while_nobody_looks_is_acted_upon_later() {
 #[test]
 fn an_interrupted_node_takes_no_new_pods() {
     scenario(async |w| {
-        spot_pods(w, 1, |t| {
-            t["metadata"]["annotations"]["model.karpenter.sh/ends-in"] = json!("100");
-            t["spec"]["terminationGracePeriodSeconds"] = json!(110);
-        })
-        .await;
+        spot_pods(w, 1, slow).await;
         let first = w.instances().remove(0);
         w.cloud.interrupt(&first.provider_id);
         w.pass(10 * std::time::Duration::from_secs(1)).await;

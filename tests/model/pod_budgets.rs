@@ -143,12 +143,7 @@ fn a_node_is_consolidated_only_while_its_pods_may_go() {
 fn pods_of_a_daemon_are_evicted_after_the_others() {
     scenario(async |w| {
         w.apply(calm("default", |_| ()));
-        w.apply(json!({ "apiVersion": "apps/v1", "kind": "DaemonSet",
-            "metadata": { "name": "agent" },
-            "spec": { "selector": { "matchLabels": { "app": "agent" } }, "template": {
-                "metadata": { "labels": { "app": "agent" } },
-                "spec": { "containers": [{ "name": "c", "image": "image",
-                    "resources": { "requests": { "cpu": "100m" } } }] } } } }));
+        w.apply(daemon_set("agent", "100m", |_| ()));
         w.start();
         w.apply(deployment("web", 1, "1", |t| {
             t["metadata"]["annotations"]["model.karpenter.sh/ends-in"] = json!("60");

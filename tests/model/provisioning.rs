@@ -158,12 +158,7 @@ fn spot_is_taken_where_both_are_allowed() {
 fn what_daemons_request_is_room_that_pods_do_not_get() {
     scenario(async |w| {
         w.apply(calm("default", |_| ()));
-        w.apply(json!({ "apiVersion": "apps/v1", "kind": "DaemonSet",
-            "metadata": { "name": "agent" },
-            "spec": { "selector": { "matchLabels": { "app": "agent" } }, "template": {
-                "metadata": { "labels": { "app": "agent" } },
-                "spec": { "containers": [{ "name": "c", "image": "image",
-                    "resources": { "requests": { "cpu": "500m" } } }] } } } }));
+        w.apply(daemon_set("agent", "500m", |_| ()));
         w.start();
         w.apply(deployment("web", 1, "1800m", |_| ()));
         runs(w, "web", 1).await;

@@ -1,36 +1,39 @@
 //! Nodes that are unhealthy and do not recover are replaced or rebooted.
 
-use std::sync::Arc;
-
-use karpenter::model::World;
-use karpenter::model::cloud::Instance;
+use karpenter::model::{Options, World};
 use serde_json::{Value, json};
 
 use crate::support::*;
 
-/// Plays a scenario with six nodes of one pod each, repair being on.
+/// Six nodes of one pod each, of one pool.
+async fn fleet(w: &mut World, pool: impl FnOnce(&mut Value), pods: impl FnOnce(&mut Value)) {
+    w.apply(calm("default", pool));
+    w.start();
+    w.apply(deployment("web", 6, "1", |t| {
+        apart("web")(t);
+        pods(t);
+    }));
+    runs(w, "web", 6).await;
+    w.pass(2 * MINUTE).await;
+}
+
+/// Plays a scenario with these nodes, repair being on.
 fn six(
     pool: impl FnOnce(&mut Value) + Send,
     pods: impl FnOnce(&mut Value) + Send,
     body: impl AsyncFnOnce(&mut World) + Send,
 ) {
-    with(
-        |o| o.flags.push("--feature-gates=NodeRepair=true".to_owned()),
-        async |w| {
-            w.apply(calm("default", pool));
-            w.start();
-            w.apply(deployment("web", 6, "1", |t| {
-                t["spec"]["affinity"] = json!({ "podAntiAffinity": {
-                    "requiredDuringSchedulingIgnoredDuringExecution": [{
-                        "topologyKey": "kubernetes.io/hostname",
-                        "labelSelector": { "matchLabels": { "app": "web" } } }] } });
-                pods(t);
-            }));
-            runs(w, "web", 6).await;
-            w.pass(2 * MINUTE).await;
-            body(w).await;
-        },
-    );
+    gated("NodeRepair", async |w| {
+        fleet(w, pool, pods).await;
+        body(w).await;
+    });
+}
+
+/// Makes the first node sick; returns its provider id.
+fn sicken(w: &World) -> String {
+    let sick = w.instances().remove(0).provider_id.clone();
+    w.cloud.sicken(&sick);
+    sick.to_string()
 }
 
 fn has(w: &World, provider_id: &str) -> bool {
@@ -53,8 +56,7 @@ fn a_sick_node_is_replaced_within_its_budget_and_its_replacement_comes_first() {
         |_| (),
         |_| (),
         async |w| {
-            let sick = w.instances().remove(0).provider_id.clone();
-            w.cloud.sicken(&sick);
+            let sick = sicken(w);
             // The sick node stays until seven machines are there.
             until(w, HOUR, "a replacement", |w| w.instances().len() == 7).await;
             assert!(has(w, &sick), "the replacement comes first");
@@ -77,8 +79,7 @@ fn a_sick_node_waits_for_a_budget_for_unhealthy_nodes() {
         none,
         |_| (),
         async |w| {
-            let sick = w.instances().remove(0).provider_id.clone();
-            w.cloud.sicken(&sick);
+            let sick = sicken(w);
             always(w, HOUR, "it stays", |w| has(w, &sick) && w.instances().len() == 6).await;
             w.change("nodepools", "", "default", "", |p| {
                 p["spec"]["disruption"]["budgets"] =
@@ -128,15 +129,11 @@ fn while_many_nodes_of_a_pool_are_sick_none_is_repaired() {
 
 #[test]
 fn a_protected_pod_does_not_hold_a_sick_node_longer_than_the_policy_says() {
-    let protect = |t: &mut Value| {
-        t["metadata"]["annotations"]["karpenter.sh/do-not-disrupt"] = json!("true");
-    };
     six(
         |_| (),
-        protect,
+        protected,
         async |w| {
-            let sick = w.instances().remove(0).provider_id.clone();
-            w.cloud.sicken(&sick);
+            let sick = sicken(w);
             until(w, HOUR, "the claim is deleted", |w| {
                 let all = w.all("nodeclaims");
                 let claim = all.iter().find(|c| c["status"]["providerID"] == sick.as_str());
@@ -151,32 +148,17 @@ fn a_protected_pod_does_not_hold_a_sick_node_longer_than_the_policy_says() {
 
 #[test]
 fn a_repair_whose_controller_ends_keeps_its_bound_for_the_drain() {
-    let protect = |t: &mut Value| {
-        t["metadata"]["annotations"]["karpenter.sh/do-not-disrupt"] = json!("true");
-    };
     six(
         |_| (),
-        protect,
+        protected,
         async |w| {
-            let sick = w.instances().remove(0).provider_id.clone();
-            w.cloud.sicken(&sick);
+            let sick = sicken(w);
             until(w, HOUR, "a replacement", |w| w.instances().len() == 7).await;
             w.kill().await;
             w.start();
             until(w, 90 * MINUTE, "it goes", |w| !has(w, &sick) && w.running("web") == 6).await;
         },
     );
-}
-
-/// Gives a node a fault of its accelerators.
-fn fault(w: &World, node: &str, reason: &str) {
-    let now = w.clock.now().to_string();
-    w.change("nodes", "", node, "status", |node| {
-        let list = node["status"]["conditions"].as_array_mut().unwrap();
-        list.retain(|c| c["type"] != "AcceleratedHardwareReady");
-        list.push(json!({ "type": "AcceleratedHardwareReady", "status": "False",
-            "reason": reason, "lastTransitionTime": now, "lastHeartbeatTime": now }));
-    });
 }
 
 fn boots(w: &World, provider_id: &str) -> u32 {
@@ -202,7 +184,7 @@ fn a_fault_that_a_reboot_clears_keeps_the_node_and_the_third_time_it_is_replaced
             let first = w.instances().remove(0);
             let id = first.provider_id.clone();
             for times in 1..=2 {
-                fault(w, &first.node_name, "Xid119");
+                hardware_fails(w, &first.node_name, "Xid119");
                 always(w, 9 * MINUTE, "waited out", |w| boots(w, &id) == times - 1).await;
                 until(w, 30 * MINUTE, "rebooted", |w| boots(w, &id) == times).await;
                 assert_eq!(condition(&claim_of(w, &id), "Rebooting"), Some("True"));
@@ -219,7 +201,7 @@ fn a_fault_that_a_reboot_clears_keeps_the_node_and_the_third_time_it_is_replaced
                 w.pass(5 * MINUTE).await;
             }
             assert!(reasons(w, "NodeClaim").contains(&"RebootObserved".to_owned()));
-            fault(w, &first.node_name, "Xid119");
+            hardware_fails(w, &first.node_name, "Xid119");
             until(w, HOUR, "replaced", |w| !has(w, &id)).await;
             runs(w, "web", 6).await;
         },
@@ -234,7 +216,7 @@ fn a_reboot_whose_controller_ends_goes_on_and_is_made_once() {
         async |w| {
             let first = w.instances().remove(0);
             let id = first.provider_id.clone();
-            fault(w, &first.node_name, "Xid119");
+            hardware_fails(w, &first.node_name, "Xid119");
             until(w, 30 * MINUTE, "requested", |w| {
                 condition(&claim_of(w, &id), "Rebooting") == Some("True")
             })
@@ -253,12 +235,9 @@ fn a_reboot_whose_controller_ends_goes_on_and_is_made_once() {
 
 #[test]
 fn a_protected_pod_goes_through_the_reboot_with_its_node() {
-    let protect = |t: &mut Value| {
-        t["metadata"]["annotations"]["karpenter.sh/do-not-disrupt"] = json!("true");
-    };
     six(
         |_| (),
-        protect,
+        protected,
         async |w| {
             let first = w.instances().remove(0);
             let on = |w: &World| {
@@ -267,7 +246,7 @@ fn a_protected_pod_goes_through_the_reboot_with_its_node() {
                 pod.map(|p| p["metadata"]["uid"].clone())
             };
             let before = on(w).unwrap();
-            fault(w, &first.node_name, "Xid119");
+            hardware_fails(w, &first.node_name, "Xid119");
             until(w, 30 * MINUTE, "rebooted", |w| boots(w, &first.provider_id) == 1).await;
             until(w, 10 * MINUTE, "back", |w| initialized(w, &first.provider_id)).await;
             assert_eq!(on(w), Some(before), "neither evicted nor deleted");
@@ -318,73 +297,57 @@ fn scaling_down_empties_the_node_that_consolidation_would_remove_first() {
     );
 }
 
-const GATE: &str = "NodeRepair";
-
-/// So many nodes with one pod each, of one pool.
-async fn fleet(w: &mut World, nodes: u32, change: impl FnOnce(&mut serde_json::Value)) {
-    w.apply(calm("default", change));
-    w.start();
-    w.apply(deployment("web", nodes, "1", apart("web")));
-    runs(w, "web", nodes as usize).await;
-    w.pass(2 * MINUTE).await;
-}
-
-fn sicken(w: &World) -> Arc<Instance> {
-    let first = w.instances().remove(0);
-    w.cloud.sicken(&first.provider_id);
-    first
-}
-
-fn is_there(w: &World, instance: &Instance) -> bool {
-    w.instances().iter().any(|i| i.provider_id == instance.provider_id)
-}
-
 #[test]
 fn without_the_gate_a_sick_node_stays() {
     scenario(async |w| {
-        fleet(w, 6, |_| ()).await;
+        fleet(w, |_| (), |_| ()).await;
         let sick = sicken(w);
-        always(w, 2 * HOUR, "it stays", |w| is_there(w, &sick)).await;
+        always(w, 2 * HOUR, "it stays", |w| has(w, &sick)).await;
     });
 }
 
 #[test]
 fn repair_does_not_wait_for_a_budget_for_other_reasons() {
-    gated(GATE, async |w| {
-        fleet(w, 6, |spec| {
-            spec["disruption"]["budgets"] =
-                json!([{ "nodes": "100%" }, { "nodes": "0", "reasons": ["Drifted"] }]);
-        })
-        .await;
-        let sick = sicken(w);
-        until(w, 2 * HOUR, "it goes", |w| !is_there(w, &sick)).await;
-    });
+    let drifted = |spec: &mut Value| {
+        spec["disruption"]["budgets"] =
+            json!([{ "nodes": "100%" }, { "nodes": "0", "reasons": ["Drifted"] }]);
+    };
+    six(
+        drifted,
+        |_| (),
+        async |w| {
+            let sick = sicken(w);
+            until(w, 2 * HOUR, "it goes", |w| !has(w, &sick)).await;
+        },
+    );
 }
 
 #[test]
 fn the_drain_of_a_sick_node_is_bounded_even_where_a_budget_of_pods_holds_it() {
-    gated(GATE, async |w| {
-        fleet(w, 6, |_| ()).await;
-        w.apply(budget("web", "maxUnavailable", json!(0)));
-        let sick = sicken(w);
-        until(w, 2 * HOUR, "it goes", |w| !is_there(w, &sick)).await;
-        until(w, HOUR, "all pods run", |w| w.running("web") == 6).await;
-    });
+    six(
+        |_| (),
+        |_| (),
+        async |w| {
+            w.apply(budget("web", "maxUnavailable", json!(0)));
+            let sick = sicken(w);
+            until(w, 2 * HOUR, "it goes", |w| !has(w, &sick)).await;
+            until(w, HOUR, "all pods run", |w| w.running("web") == 6).await;
+        },
+    );
 }
 
 #[test]
 fn as_karpenter_1_14_does_a_sick_node_goes_at_once_when_that_is_asked_for() {
-    with(
-        |o| {
-            o.flags.push("--feature-gates=NodeRepair=true".to_owned());
-            o.flags.push("--legacy-node-repair=true".to_owned());
-        },
-        async |w| {
-            fleet(w, 6, |spec| spec["disruption"]["budgets"] = json!([{ "nodes": "0" }])).await;
-            let sick = sicken(w);
-            always(w, 25 * MINUTE, "it is waited out", |w| is_there(w, &sick)).await;
-            until(w, 20 * MINUTE, "it goes", |w| !is_there(w, &sick)).await;
-            runs(w, "web", 6).await;
-        },
-    );
+    let legacy = |o: &mut Options| {
+        gates_on("NodeRepair")(o);
+        o.flags.push("--legacy-node-repair=true".to_owned());
+    };
+    with(legacy, async |w| {
+        let none = |spec: &mut Value| spec["disruption"]["budgets"] = json!([{ "nodes": "0" }]);
+        fleet(w, none, |_| ()).await;
+        let sick = sicken(w);
+        always(w, 25 * MINUTE, "it is waited out", |w| has(w, &sick)).await;
+        until(w, 20 * MINUTE, "it goes", |w| !has(w, &sick)).await;
+        runs(w, "web", 6).await;
+    });
 }

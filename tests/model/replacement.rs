@@ -266,12 +266,7 @@ fn a_pod_that_tolerates_disruption_moves_from_one_pool_to_a_cheaper_one() {
 fn a_daemon_alone_keeps_no_node() {
     scenario(async |w| {
         w.apply(pool("default", |_| ()));
-        w.apply(json!({ "apiVersion": "apps/v1", "kind": "DaemonSet",
-            "metadata": { "name": "agent" },
-            "spec": { "selector": { "matchLabels": { "app": "agent" } }, "template": {
-                "metadata": { "labels": { "app": "agent" } },
-                "spec": { "containers": [{ "name": "c", "image": "image",
-                    "resources": { "requests": { "cpu": "100m" } } }] } } } }));
+        w.apply(daemon_set("agent", "100m", |_| ()));
         w.start();
         w.apply(deployment("web", 1, "1", |_| ()));
         runs(w, "web", 1).await;

@@ -116,6 +116,14 @@ pub fn deployment(name: &str, replicas: u32, cpu: &str, change: impl FnOnce(&mut
             "template": template } })
 }
 
+/// A DaemonSet whose pods request so many cores; the function changes the pods' spec.
+pub fn daemon_set(name: &str, cpu: &str, change: impl FnOnce(&mut Value)) -> Value {
+    let mut set = deployment(name, 1, cpu, change);
+    set["kind"] = json!("DaemonSet");
+    set["spec"].as_object_mut().unwrap().remove("replicas");
+    set
+}
+
 pub fn budget(app: &str, field: &str, value: Value) -> Value {
     json!({ "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": { "name": app },
         "spec": { field: value, "selector": { "matchLabels": { "app": app } } } })
@@ -199,8 +207,13 @@ pub fn delete_claim_of(world: &World, node: &str) {
 
 /// The same as [`scenario`] with feature gates switched on.
 pub fn gated(gates: &str, body: impl AsyncFnOnce(&mut World) + Send) {
+    with(gates_on(gates), body);
+}
+
+/// The option that switches feature gates on, which are separated by commas.
+pub fn gates_on(gates: &str) -> impl FnOnce(&mut Options) + Send + use<> {
     let on: Vec<String> = gates.split(',').map(|gate| format!("{gate}=true")).collect();
-    with(|o| o.flags.push(format!("--feature-gates={}", on.join(","))), body);
+    move |o| o.flags.push(format!("--feature-gates={}", on.join(",")))
 }
 
 /// Twenty types with 2 to 40 cores.
@@ -220,6 +233,17 @@ pub fn apart(app: &str) -> impl FnOnce(&mut Value) {
 /// Marks pods as not to be disrupted.
 pub fn protected(template: &mut Value) {
     template["metadata"]["annotations"]["karpenter.sh/do-not-disrupt"] = json!("true");
+}
+
+/// Gives a node a fault of its accelerators, which a reboot may clear.
+pub fn hardware_fails(world: &World, node: &str, reason: &str) {
+    let now = world.clock.now().to_string();
+    world.change("nodes", "", node, "status", |node| {
+        let list = node["status"]["conditions"].as_array_mut().unwrap();
+        list.retain(|c| c["type"] != "AcceleratedHardwareReady");
+        list.push(json!({ "type": "AcceleratedHardwareReady", "status": "False",
+            "reason": reason, "lastTransitionTime": now, "lastHeartbeatTime": now }));
+    });
 }
 
 /// Requires one of these instance types of a pool's nodes.

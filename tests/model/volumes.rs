@@ -4,9 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use karpenter::model::World;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::*;
+
+/// Starts with a pool and one pod that has a volume.
+async fn database(w: &mut World, pool: Value) {
+    w.apply(pool);
+    volume_claims(w, &["data"]);
+    w.start();
+    w.apply(deployment("db", 1, "1", mounts("data")));
+    runs(w, "db", 1).await;
+}
 
 fn zone_of(w: &World, app: &str) -> String {
     let node = node_of(w, app);
@@ -17,11 +26,7 @@ fn zone_of(w: &World, app: &str) -> String {
 #[test]
 fn a_pod_comes_back_to_the_zone_of_its_volume() {
     scenario(async |w| {
-        w.apply(calm("default", |_| ()));
-        volume_claims(w, &["data"]);
-        w.start();
-        w.apply(deployment("db", 1, "1", mounts("data")));
-        runs(w, "db", 1).await;
+        database(w, calm("default", |_| ())).await;
         let zone = zone_of(w, "db");
         for _ in 0..3 {
             let node = node_of(w, "db");
@@ -36,11 +41,7 @@ fn a_pod_comes_back_to_the_zone_of_its_volume() {
 #[test]
 fn a_drifted_node_is_replaced_in_the_zone_of_its_volume() {
     scenario(async |w| {
-        w.apply(calm("default", |_| ()));
-        volume_claims(w, &["data"]);
-        w.start();
-        w.apply(deployment("db", 1, "1", mounts("data")));
-        runs(w, "db", 1).await;
+        database(w, calm("default", |_| ())).await;
         w.pass(2 * MINUTE).await;
         let (zone, node) = (zone_of(w, "db"), node_of(w, "db"));
         w.cloud.drift(&claim_of(w, &node), "AMIDrift");
@@ -54,11 +55,7 @@ fn a_drifted_node_is_replaced_in_the_zone_of_its_volume() {
 #[test]
 fn a_pod_is_not_moved_out_of_the_zone_of_its_volume_to_save_money() {
     scenario(async |w| {
-        w.apply(pool("default", |_| ()));
-        volume_claims(w, &["data"]);
-        w.start();
-        w.apply(deployment("db", 1, "1", mounts("data")));
-        runs(w, "db", 1).await;
+        database(w, pool("default", |_| ())).await;
         let (zone, node) = (zone_of(w, "db"), node_of(w, "db"));
         let other = ZONES.into_iter().find(|z| *z != zone).unwrap();
         // A large node elsewhere has room for the pod, but its volume is not there.

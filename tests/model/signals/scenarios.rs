@@ -34,14 +34,7 @@ async fn event(world: &World, reason: &str) {
     until(world, 2 * HOUR, reason, is).await;
 }
 
-fn apart(template: &mut Value) {
-    template["spec"]["affinity"] = json!({ "podAntiAffinity": {
-        "requiredDuringSchedulingIgnoredDuringExecution": [{
-            "topologyKey": "kubernetes.io/hostname",
-            "labelSelector": { "matchLabels": template["metadata"]["labels"] } }] } });
-}
-
-fn protected(value: &str) -> impl FnOnce(&mut Value) + use<> {
+fn protected_for(value: &str) -> impl FnOnce(&mut Value) + use<> {
     let value = value.to_owned();
     move |t| t["metadata"]["annotations"]["karpenter.sh/do-not-disrupt"] = json!(value)
 }
@@ -58,12 +51,9 @@ fn pods_wait_and_run(shown: &Arc<Mutex<Shown>>) {
                 "key": "node.kubernetes.io/instance-type", "operator": "In",
                 "values": ["none"] }));
             }));
-            w.apply(json!({ "apiVersion": "apps/v1", "kind": "DaemonSet",
-            "metadata": { "name": "agent" },
-            "spec": { "selector": { "matchLabels": { "app": "agent" } }, "template": {
-                "metadata": { "labels": { "app": "agent" } },
-                "spec": { "containers": [{ "name": "c", "image": "image", "resources": {
-                    "requests": { "cpu": "100m" }, "limits": { "cpu": "200m" } } }] } } } }));
+            w.apply(daemon_set("agent", "100m", |t| {
+                t["spec"]["containers"][0]["resources"]["limits"] = json!({ "cpu": "200m" });
+            }));
             w.start();
             w.apply(deployment("web", 3, "1", |t| {
                 t["spec"]["containers"][0]["resources"]["limits"] = json!({ "cpu": "2" });
@@ -75,8 +65,8 @@ fn pods_wait_and_run(shown: &Arc<Mutex<Shown>>) {
                 t["spec"]["volumes"] =
                     json!([{ "name": "v", "persistentVolumeClaim": { "claimName": "none" } }]);
             }));
-            w.apply(deployment("never", 1, "100m", protected("soon")));
-            w.apply(deployment("short", 1, "100m", protected("3m")));
+            w.apply(deployment("never", 1, "100m", protected_for("soon")));
+            w.apply(deployment("short", 1, "100m", protected_for("3m")));
             runs(w, "web", 3).await;
             w.pass(10 * MINUTE).await;
         },
@@ -215,7 +205,7 @@ fn nodes_are_consolidated(shown: &Arc<Mutex<Shown>>) {
         async |w| {
             w.apply(pool("default", |_| ()));
             w.start();
-            w.apply(deployment("kept", 1, "1500m", protected("true")));
+            w.apply(deployment("kept", 1, "1500m", protected_for("true")));
             runs(w, "kept", 1).await;
             w.apply(deployment("web", 12, "1", |_| ()));
             runs(w, "web", 12).await;
@@ -233,7 +223,7 @@ fn nodes_are_consolidated(shown: &Arc<Mutex<Shown>>) {
             event(w, "ConsolidationRejected").await;
             protect(false);
             until(w, HOUR, "small ones", |w| !types(w).contains(&"c16".to_owned())).await;
-            w.apply(deployment("apart", 4, "100m", apart));
+            w.apply(deployment("apart", 4, "100m", apart("apart")));
             runs(w, "apart", 4).await;
             w.delete("deployments", "apart");
             w.apply(deployment("even", 3, "900m", |_| ()));
@@ -313,10 +303,7 @@ fn nodes_drift(shown: &Arc<Mutex<Shown>>) {
 }
 
 fn static_nodes_drift(shown: &Arc<Mutex<Shown>>) {
-    let gate = |o: &mut karpenter::model::Options| {
-        o.flags.push("--feature-gates=StaticCapacity=true".to_owned());
-    };
-    play(shown, gate, async |w| {
+    play(shown, gates_on("StaticCapacity"), async |w| {
         w.apply(pool("static", |spec| {
             spec["replicas"] = json!(2);
             spec.as_object_mut().unwrap().remove("disruption");
@@ -336,13 +323,10 @@ fn static_nodes_drift(shown: &Arc<Mutex<Shown>>) {
 
 /// One sick node of six is repaired; when three are, none is.
 fn nodes_turn_sick(shown: &Arc<Mutex<Shown>>) {
-    let gate = |o: &mut karpenter::model::Options| {
-        o.flags.push("--feature-gates=NodeRepair=true".to_owned());
-    };
-    play(shown, gate, async |w| {
+    play(shown, gates_on("NodeRepair"), async |w| {
         w.apply(calm("default", |_| ()));
         w.start();
-        w.apply(deployment("web", 6, "1", apart));
+        w.apply(deployment("web", 6, "1", apart("web")));
         runs(w, "web", 6).await;
         w.pass(5 * MINUTE).await;
         let first = w.instances().remove(0);
@@ -361,31 +345,19 @@ fn nodes_turn_sick(shown: &Arc<Mutex<Shown>>) {
 
 /// A fault that a reboot mends, and one for which no reboot can be had.
 fn nodes_are_rebooted(shown: &Arc<Mutex<Shown>>) {
-    let gate = |o: &mut karpenter::model::Options| {
-        o.flags.push("--feature-gates=NodeRepair=true".to_owned());
-    };
-    play(shown, gate, async |w| {
+    play(shown, gates_on("NodeRepair"), async |w| {
         w.apply(calm("default", |_| ()));
         w.start();
-        w.apply(deployment("web", 6, "1", apart));
+        w.apply(deployment("web", 6, "1", apart("web")));
         runs(w, "web", 6).await;
         w.pass(5 * MINUTE).await;
         let nodes: Vec<_> = w.instances().iter().map(|i| i.node_name.clone()).collect();
-        hardware_fails(w, &nodes[0]);
+        hardware_fails(w, &nodes[0], "Xid119");
         event(w, "RebootObserved").await;
         w.pass(20 * MINUTE).await;
         w.cloud.set_faults(NoReboots);
-        hardware_fails(w, &nodes[1]);
+        hardware_fails(w, &nodes[1], "Xid119");
         event(w, "RebootFailed").await;
-    });
-}
-
-fn hardware_fails(w: &World, node: &str) {
-    let now = w.clock.now().to_string();
-    w.change("nodes", "", node, "status", |node| {
-        let list = node["status"]["conditions"].as_array_mut().unwrap();
-        list.push(json!({ "type": "AcceleratedHardwareReady", "status": "False",
-            "reason": "Xid119", "lastTransitionTime": now, "lastHeartbeatTime": now }));
     });
 }
 
