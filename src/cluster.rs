@@ -15,7 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -128,6 +128,8 @@ pub struct State {
     /// Costs of pods that cannot be read.
     odd_costs: Mutex<HashMap<PodKey, CostError>>,
     writes_replica_costs: AtomicBool,
+    /// Everything was listed once. Until then nobody has looked at anything, and hears of no change.
+    told: AtomicBool,
     changes: broadcast::Sender<Change>,
 }
 
@@ -139,6 +141,7 @@ impl Default for State {
             sharing: Mutex::default(),
             odd_costs: Mutex::default(),
             writes_replica_costs: AtomicBool::default(),
+            told: AtomicBool::default(),
             changes: broadcast::channel(CHANGES).0,
         }
     }
@@ -162,19 +165,29 @@ const SOURCES: &[&str] = &[
 ];
 
 impl State {
-    /// Hears of every change from now on.
+    /// Hears of every change from now on, but of none before everything is listed: who listens waits
+    /// for that ([`Self::until_listed`]), looks at what is there, and then hears what changes.
+    ///
+    /// Each object of a first list would otherwise wake every controller, for nothing.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Change> {
         self.changes.subscribe()
     }
 
     fn tell(&self, change: Change) {
-        let _ = self.changes.send(change);
+        if self.told.load(Ordering::Acquire) {
+            let _ = self.changes.send(change);
+        }
     }
 
     /// Notes that a watch has listed everything.
     pub(crate) fn mark_listed(&self, source: &'static str) {
-        self.inner.write().synced.insert(source);
+        let mut inner = self.inner.write();
+        inner.synced.insert(source);
+        if inner.listed() {
+            // Under the lock: who takes it later sees what came in before, or is told.
+            self.told.store(true, Ordering::Release);
+        }
     }
 
     /// Lets every watch have listed everything, for tests without watches.

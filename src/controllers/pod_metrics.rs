@@ -40,6 +40,7 @@ pub fn start(ctx: &Arc<Context>, decisions: &Arc<Decisions>, tasks: &mut JoinSet
 
 async fn run(ctx: &Context, waits: &Waits, decisions: &Decisions) {
     let mut changes = ctx.cluster.subscribe();
+    ctx.cluster.until_listed().await;
     loop {
         for pod in ctx.cluster.pods() {
             waits.see(&pod.key, Some(&pod), decisions);
@@ -166,7 +167,7 @@ impl Waits {
 }
 
 /// What the metrics show of a pod's node.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 struct Place<'a> {
     nodepool: &'a str,
     zone: &'a str,
@@ -195,49 +196,79 @@ impl<'a> Place<'a> {
 pub(super) fn write_states(pods: &[Arc<PodInfo>], nodes: &[StateNode], page: &mut Page<'_>) {
     let full = page.level() == Level::Full;
     let Some(mut lines) = page.family(&metrics::PODS_STATE) else { return };
-    let places: HashMap<&str, Place<'_>> = nodes
-        .iter()
-        .filter_map(|n| Some((n.node.as_ref()?.metadata.name.as_deref()?, Place::of(n))))
-        .collect();
-    let mut counts: BTreeMap<[&str; 13], u32> = BTreeMap::new();
+    let mut places = vec![Place::default()];
+    let mut known = HashMap::from([(Place::default(), 0)]);
+    let mut of_node: HashMap<&str, usize> = HashMap::with_capacity(nodes.len());
+    for node in nodes {
+        let Some(name) = node.node.as_ref().and_then(|n| n.metadata.name.as_deref()) else {
+            continue;
+        };
+        let mut place = Place::of(node);
+        if !full {
+            place.instance_type = "";
+        }
+        let index = *known.entry(place).or_insert_with(|| {
+            places.push(place);
+            places.len() - 1
+        });
+        of_node.insert(name, index);
+    }
+    // Pods are counted by small keys: their labels are put together once per line.
+    let mut counts: HashMap<Kind, u32> = HashMap::new();
     for pod in pods {
-        let place = pod.node_name.as_deref().and_then(|n| places.get(n)).copied();
-        let place = place.unwrap_or_default();
+        let place = pod.node_name.as_deref().and_then(|n| of_node.get(n)).copied().unwrap_or(0);
+        let kind =
+            Kind { place, scheduled: pod.node_name.is_some(), phase: pod.phase, ready: pod.ready };
         if full {
             let owner = owner_of(pod);
             let node = pod.node_name.as_deref().unwrap_or_default();
             let own = [&*pod.key.name, &*pod.key.namespace, owner.as_str(), node];
-            lines.add(&values_of(pod, &place, own, place.instance_type), 1.0);
+            lines.add(&kind.values(&places, own), 1.0);
         } else {
-            *counts.entry(values_of(pod, &place, [""; 4], "")).or_default() += 1;
+            *counts.entry(kind).or_default() += 1;
         }
     }
+    let counts: BTreeMap<[&str; 13], u32> =
+        counts.into_iter().map(|(kind, count)| (kind.values(&places, [""; 4]), count)).collect();
     for (values, count) in counts {
         lines.add(&values, f64::from(count));
     }
 }
 
-fn values_of<'a>(
-    pod: &PodInfo,
-    place: &Place<'a>,
-    [name, namespace, owner, node]: [&'a str; 4],
-    instance_type: &'a str,
-) -> [&'a str; 13] {
-    [
-        name,
-        namespace,
-        owner,
-        node,
-        flag(pod.node_name.is_some()),
-        place.nodepool,
-        place.zone,
-        place.arch,
-        place.capacity_type,
-        instance_type,
-        pod.phase.as_str(),
-        flag(pod.ready),
-        flag(place.managed),
-    ]
+/// What pods that are counted together have in common.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Kind {
+    /// The place of their node, as an index; the first for pods without a known one.
+    place: usize,
+    scheduled: bool,
+    phase: Phase,
+    ready: bool,
+}
+
+impl Kind {
+    /// The values of the labels, in their order.
+    fn values<'a>(
+        self,
+        places: &[Place<'a>],
+        [name, namespace, owner, node]: [&'a str; 4],
+    ) -> [&'a str; 13] {
+        let place = places.get(self.place).copied().unwrap_or_default();
+        [
+            name,
+            namespace,
+            owner,
+            node,
+            flag(self.scheduled),
+            place.nodepool,
+            place.zone,
+            place.arch,
+            place.capacity_type,
+            place.instance_type,
+            self.phase.as_str(),
+            flag(self.ready),
+            flag(place.managed),
+        ]
+    }
 }
 
 fn flag(on: bool) -> &'static str {

@@ -5,19 +5,19 @@
 //! object would make all others unreadable.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::sync::LazyLock;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Resource;
 use kube::api::ObjectMeta;
 use serde::Deserialize;
-use serde::de::{
-    DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
-};
-use serde_json::{Map, Value, json};
+use serde::de::{DeserializeOwned, DeserializeSeed as _, Deserializer};
+use serde_json::Value;
 
+use self::json::{Json, Pruned};
 use crate::api::{autoscaling, labels};
+
+mod json;
 
 /// An object of a kind, or what is known of one that is none.
 #[derive(Clone, Debug)]
@@ -40,18 +40,18 @@ pub struct Odd {
 }
 
 impl<K: Resource<DynamicType = ()> + DeserializeOwned> Readable<K> {
-    /// Reads an object.
-    #[must_use]
-    pub fn from_value(mut value: Value) -> Self {
+    fn from_json(mut json: Json<'_>) -> Self {
         let own = [labels::GROUP, labels::AWS_GROUP, autoscaling::GROUP];
         // A custom resource's `spec` may be left out where its definition does not require it; Go
         // reads that as an empty one.
-        if own.contains(&&*K::group(&()))
-            && let Some(object) = value.as_object_mut()
-            && object.get("spec").is_none_or(Value::is_null)
-        {
-            object.insert("spec".to_owned(), json!({}));
+        if own.contains(&&*K::group(&())) {
+            json.fill("spec");
         }
+        if let Ok(object) = K::deserialize(&json) {
+            return Self::Object(object);
+        }
+        // Keeping the path to what is wrong costs more than reading, so only odd objects pay for it.
+        let value = Value::from(json);
         match serde_path_to_error::deserialize(&value) {
             Ok(object) => Self::Object(object),
             Err(error) => {
@@ -128,7 +128,7 @@ where
 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let unread = unread(&K::kind(&()));
-        Ok(Self::from_value(Pruned(Some(unread)).deserialize(deserializer)?))
+        Ok(Self::from_json(Pruned(Some(unread)).deserialize(deserializer)?))
     }
 }
 
@@ -244,79 +244,6 @@ fn under(spec: &str, more: &[&'static str]) -> Unread {
     let of_spec: Vec<&'static str> =
         OF_POD_SPEC.iter().map(|path| &*format!("{spec}{path}").leak()).collect();
     Unread::of(&[OF_ALL, &of_spec, more].concat())
-}
-
-/// Reads a JSON value without the fields that are passed over; elements of a list stand for it.
-struct Pruned<'a>(Option<&'a Unread>);
-
-impl<'de> DeserializeSeed<'de> for Pruned<'_> {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        match self.0 {
-            Some(unread) if !unread.fields.is_empty() => deserializer.deserialize_any(self),
-            _ => Value::deserialize(deserializer),
-        }
-    }
-}
-
-impl<'de> Visitor<'de> for Pruned<'_> {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON value")
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_none<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let mut list = Vec::new();
-        while let Some(item) = items.next_element_seed(Pruned(self.0))? {
-            list.push(item);
-        }
-        Ok(Value::Array(list))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
-        let mut object = Map::new();
-        while let Some(key) = entries.next_key::<String>()? {
-            match self.0.and_then(|u| u.field(&key)) {
-                Some(unread) if unread.whole => drop(entries.next_value::<IgnoredAny>()?),
-                unread => drop(object.insert(key, entries.next_value_seed(Pruned(unread))?)),
-            }
-        }
-        Ok(Value::Object(object))
-    }
 }
 
 #[cfg(test)]

@@ -19,14 +19,14 @@ fn intake() -> Intake<
 }
 
 fn pool(name: &str, weight: Value) -> Readable<NodePool> {
-    Readable::from_value(
-        json!({"metadata": {"name": name, "uid": name}, "spec": {"weight": weight}}),
-    )
+    let value = json!({"metadata": {"name": name, "uid": name}, "spec": {"weight": weight}});
+    serde_json::from_value(value).unwrap()
 }
 
 #[test]
 fn an_object_that_cannot_be_understood_is_left_out_alone_and_reported() {
     let (state, mut intake) = (State::default(), intake());
+    state.list_everything();
     let mut changes = state.subscribe();
     let ids = ["good", "odd"].map(|name| {
         let weight = if name == "odd" { json!("heavy") } else { json!(1) };

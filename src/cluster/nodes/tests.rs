@@ -38,6 +38,22 @@ fn nodes_and_claims_meet_by_provider_id() {
 }
 
 #[test]
+fn nobody_hears_of_what_the_first_lists_hold() {
+    let state = State::default();
+    let mut changes = state.subscribe();
+    let named = |name: &str| node(json!({"metadata": {"name": name}, "spec": {}}));
+    state.apply_node(named("listed"));
+    state.list_everything();
+    assert!(changes.try_recv().is_err() && state.listed());
+    state.apply_node(named("watched"));
+    assert_eq!(changes.try_recv().unwrap(), Change::Node("watched".to_owned()));
+    // A watch that lists again takes nothing back.
+    state.expect_listing("later");
+    state.apply_node(named("more"));
+    assert_eq!(changes.try_recv().unwrap(), Change::Node("more".to_owned()));
+}
+
+#[test]
 fn a_node_of_a_pool_counts_once_it_is_known() {
     let state = State::default();
     let count = |labels: Value, id: Option<&str>| {
@@ -56,6 +72,7 @@ fn a_node_of_a_pool_counts_once_it_is_known() {
 #[test]
 fn what_belongs_to_another_provider_never_enters() {
     let state = State::default();
+    state.list_everything();
     let mut changes = state.subscribe();
     for (group, kind) in
         [("eks.amazonaws.com", "NodeClass"), ("karpenter.k8s.aws", "Other"), ("x", "EC2NodeClass")]
@@ -102,6 +119,7 @@ fn a_node_is_managed_by_its_label_or_by_its_claim() {
 #[test]
 fn the_state_only_moves_forward() {
     let state = State::default();
+    state.list_everything();
     let mut changes = state.subscribe();
     let at = |version: &str, labels: Value| -> NodeClaim {
         serde_json::from_value(json!({"metadata": {"name": "c", "resourceVersion": version,

@@ -26,6 +26,7 @@ pub(in crate::controllers) type Known = Arc<Mutex<HashMap<String, Arc<View>>>>;
 /// Follows the objects of a kind for as long as the state lives.
 pub(super) async fn run(ctx: Arc<Context>, kind: &'static Kind, known: Known) {
     let mut changes = ctx.cluster.subscribe();
+    ctx.cluster.until_listed().await;
     let mut watch = Watch { kind, known };
     let mut tick = tokio::time::interval(PERIOD);
     loop {

@@ -15,6 +15,7 @@ use crate::operator::metrics;
 /// Follows NodeClaims and Nodes for as long as the state lives.
 pub(super) async fn run(ctx: Arc<Context>) {
     let mut changes = ctx.cluster.subscribe();
+    ctx.cluster.until_listed().await;
     let mut watch = Watch::default();
     watch.start(&ctx);
     loop {

@@ -9,6 +9,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
 use kube::api::ObjectList;
+use serde_json::json;
 
 use super::*;
 use crate::api::autoscaling::CapacityBuffer;
@@ -59,7 +60,7 @@ fn mutilated(object: &Value) -> Vec<Value> {
 /// Reads a list of mutilated objects with a good one among them; gives how many were odd.
 fn survives<K>(object: Value) -> usize
 where
-    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + fmt::Debug,
+    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug,
 {
     let kind = K::kind(&()).into_owned();
     let mut items = mutilated(&object);
@@ -200,7 +201,9 @@ fn a_class_without_spec_is_an_empty_one() {
     for object in
         [json!({"metadata": {"name": "bare"}}), json!({"metadata": {"name": "bare"}, "spec": null})]
     {
-        let Readable::Object(class) = Readable::<EC2NodeClass>::from_value(object) else {
+        let Readable::Object(class) =
+            serde_json::from_value::<Readable<EC2NodeClass>>(object).unwrap()
+        else {
             panic!("it is readable")
         };
         assert_eq!(class.spec, crate::api::v1::EC2NodeClassSpec::default());
@@ -210,7 +213,7 @@ fn a_class_without_spec_is_an_empty_one() {
 #[test]
 fn the_problem_names_the_field() {
     let object = json!({"metadata": {"name": "x", "uid": "u"}, "spec": {"weight": "heavy"}});
-    let Readable::Odd(odd) = Readable::<NodePool>::from_value(object) else {
+    let Readable::Odd(odd) = serde_json::from_value::<Readable<NodePool>>(object).unwrap() else {
         panic!("a weight is a number")
     };
     assert!(odd.problem.starts_with("spec.weight: invalid type: string"), "{}", odd.problem);
