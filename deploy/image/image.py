@@ -28,6 +28,7 @@ ROOT = dependencies.ROOT
 USER = 65532
 TRIPLES = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
 LOADERS = {"amd64": "lib64/ld-linux-x86-64.so.2", "arm64": "lib/ld-linux-aarch64.so.1"}
+EMULATORS = {"amd64": "qemu-x86_64-static", "arm64": "qemu-aarch64-static"}
 TARGETS = dict(zip(("amd64", "arm64"), dependencies.TARGETS))
 PACKAGES = ("ca-certificates", "libc6", "libgcc-s1")
 PORTS = (8080, 8081, 8443)
@@ -214,7 +215,7 @@ def build(arguments):
 
 
 def check(arguments):
-    """Unpacks each image of this machine's architecture, and runs it as its user without anything else."""
+    """Unpacks each image, and runs it as its user without anything else; one of another architecture in Debian's emulator."""
     blob = lambda descriptor: (arguments.layout / "blobs" / descriptor["digest"].replace(":", "/")).read_bytes()
     read = lambda descriptor: json.loads(blob(descriptor))
     for file in (arguments.layout / "blobs/sha256").iterdir():
@@ -228,8 +229,9 @@ def check(arguments):
         config = read(manifest["config"])["config"]
         size = sum(d["size"] for d in manifest["layers"])
         print(f"{arch}: {descriptor['digest']}, {size / 1e6:.1f} MB compressed, user {config['User']}, attached {', '.join(attached)}")
-        if arch != own or os.geteuid() != 0:
-            print(f"{arch}: not run: only as root, and on a machine of that architecture")
+        emulator = None if arch == own else shutil.which(EMULATORS[arch])
+        if os.geteuid() != 0 or (arch != own and not emulator):
+            print(f"{arch}: not run: only as root, and on a machine of that architecture or with {EMULATORS[arch]} (Debian's qemu-user-static)")
             continue
         with tempfile.TemporaryDirectory() as folder:
             os.chmod(folder, 0o755)
@@ -238,11 +240,15 @@ def check(arguments):
                     archive.extractall(folder, filter="fully_trusted")
             program = config["Entrypoint"][0]
             inside = ["chroot", f"--userspec={config['User']}", folder]
+            if emulator:
+                shutil.copy(emulator, folder)
+                inside.append("/" + EMULATORS[arch])
             run = lambda *words: output(*inside, *words, text=True).strip()
             libraries = run(f"/{LOADERS[arch]}", "--list", program)
             if "not found" in libraries:
                 sys.exit(f"{arch}: {libraries}")
-            print(f"{arch}: {run(program, '--version')}")
+            print(f"{arch}: {run(program, '--version')}{' in ' + EMULATORS[arch] if emulator else ''}")
+            run(program, "--help")
             scenario = (ROOT / "examples/scenarios/shop.yaml").read_text()
             print(f"{arch}: " + output(*inside, program, "simulate", "--scenario", "-", input=scenario, text=True).strip().splitlines()[-1])
             pools = (ROOT / "examples/weasel-eks/manifests.yaml").read_text()

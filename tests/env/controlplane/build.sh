@@ -2,10 +2,16 @@
 # Builds etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubectl and kwok into a folder,
 # once: what is already there is kept. Where KUBEBUILDER_ASSETS names a folder, its binaries are used.
 # Usage: build.sh BIN_DIR [helm]      with "helm" only that is built, for the charts' tests
+# KUBERNETES=MINOR chooses another version of Kubernetes, one of the folders here; etcd, kubectl, kwok and helm
+# are those of the default version, linked from DEFAULT_BIN.
 set -euo pipefail
 bin=$1
 here=$(cd "$(dirname "$0")" && pwd)
-version=v1.35.4
+minor=${KUBERNETES:-1.35}
+modules=$here
+[ "$minor" = 1.35 ] || modules=$here/$minor
+[ -e "$modules/go.mod" ] || { echo "KUBERNETES=$minor: there is no control plane of that version, only 1.35 and $(cd "$here" && ls -d 1.* | xargs)" >&2; exit 2; }
+version=$(sed -n 's/^\(require\)\{0,1\}[[:space:]]*k8s.io\/kubernetes \(v.*\)/\2/p' "$modules/go.mod")
 kwok=v0.8.0
 helm=v3.20.2
 mkdir -p "$bin"
@@ -24,8 +30,8 @@ build() {
 	from_assets "$name" && return
 	say "building $name (once; kept in $bin)"
 	local meta=k8s.io/component-base/version
-	(cd "$here" && GOFLAGS=-mod=readonly CGO_ENABLED=0 go build -trimpath -o "$bin/$name.part" \
-		-ldflags "-s -w -X $meta.gitVersion=$version -X $meta.gitMajor=1 -X $meta.gitMinor=35" "$package")
+	(cd "$modules" && GOFLAGS=-mod=readonly CGO_ENABLED=0 go build -trimpath -o "$bin/$name.part" \
+		-ldflags "-s -w -X $meta.gitVersion=$version -X $meta.gitMajor=1 -X $meta.gitMinor=${minor#1.}" "$package")
 	mv "$bin/$name.part" "$bin/$name"
 }
 
@@ -48,6 +54,9 @@ if [ "${2:-}" = helm ]; then
 fi
 exec 9>"$bin/.lock"
 flock 9
+if [ "$modules" != "$here" ]; then
+	for name in etcd kubectl kwok helm; do ln -sf "$DEFAULT_BIN/$name" "$bin/$name"; done
+fi
 build etcd ./etcd
 build kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver
 build kube-scheduler k8s.io/kubernetes/cmd/kube-scheduler
