@@ -14,6 +14,7 @@ mod autoscaling;
 mod fields;
 mod group;
 mod image;
+mod live;
 mod merge;
 mod nodegroup;
 mod pools;
@@ -31,9 +32,12 @@ pub struct Args {
     /// Write NodePools and EC2NodeClasses for the groups that Cluster Autoscaler resizes.
     #[arg(long, required = true)]
     pub from_cluster_autoscaler: bool,
-    /// Saved answers of AWS, or directories of them; without any, the commands that save them are printed.
+    /// Saved answers of AWS, or directories of them; without any, and without `--from-aws`, the commands that save them are printed.
     #[arg(short = 'f', long = "filename", value_name = "FILE", num_args = 1..)]
     pub files: Vec<PathBuf>,
+    /// Ask AWS now, by the AWS CLI (`aws`), for the groups of `--cluster-name`.
+    #[arg(long, conflicts_with = "files", requires = "cluster_name")]
+    pub from_aws: bool,
     /// The cluster whose groups are meant, where the files have groups of several.
     #[arg(long, value_name = "NAME")]
     pub cluster_name: Option<String>,
@@ -62,14 +66,18 @@ struct Outcome {
 /// could not be carried over, 2 when the files cannot be used.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
-    if args.files.is_empty() {
+    if args.files.is_empty() && !args.from_aws {
         print!("{}", steps::saving(args.cluster_name.as_deref()));
         return ExitCode::SUCCESS;
     }
-    let outcome = match Answers::read(&args.files).and_then(|answers| migrate(&answers, args)) {
+    let answers = match (&args.cluster_name, args.from_aws) {
+        (Some(cluster), true) => live::ask("aws".as_ref(), cluster),
+        _ => Answers::read(&args.files),
+    };
+    let outcome = match answers.and_then(|answers| migrate(&answers, args)) {
         Ok(outcome) => outcome,
         Err(error) => {
-            eprintln!("karpenter migrate: {error}");
+            eprintln!("karpenter migrate: {error:#}");
             return ExitCode::from(2);
         }
     };

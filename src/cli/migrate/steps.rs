@@ -9,7 +9,7 @@ pub fn saving(cluster: Option<&str>) -> String {
     let cluster = cluster.unwrap_or("CLUSTER");
     format!(
         r#"# Nothing is asked of AWS here: these commands save its answers, for a user that may describe Auto Scaling
-# groups, launch templates and node groups.
+# groups, launch templates and node groups. With --from-aws karpenter migrate runs them itself.
 mkdir -p aws-answers
 aws autoscaling describe-auto-scaling-groups --output json > aws-answers/groups.json
 aws autoscaling describe-launch-configurations --output json > aws-answers/launch-configurations.json

@@ -18,6 +18,31 @@ mkdir -p "$bin"
 
 say() { printf '[%s] %s\n' "$(date +%T)" "$*" >&2; }
 
+# Seconds that each part takes with empty caches on two cores; what is shared counts with the first that needs it.
+seconds() {
+	case $1 in
+	etcd) echo 70 ;;
+	kube-apiserver) echo 260 ;;
+	kube-scheduler) echo 30 ;;
+	kube-controller-manager) echo 70 ;;
+	kubectl) echo 40 ;;
+	kwok) echo 90 ;;
+	helm) echo 60 ;;
+	esac
+}
+
+parts="etcd kube-apiserver kube-scheduler kube-controller-manager kubectl kwok"
+built=0
+
+# Says what is built now, and how long all that is missing takes, by the pace so far.
+announce() {
+	local part todo=0 pace=100
+	for part in $parts; do [ -x "$bin/$part" ] || todo=$((todo + $(seconds "$part"))); done
+	[ "$built" = 0 ] || pace=$((SECONDS * 100 / built))
+	say "building $1 (once; about $(((todo * pace / 100 + 59) / 60)) min until all is there; kept in $bin)"
+	built=$((built + $(seconds "$1")))
+}
+
 from_assets() {
 	local name=$1
 	[ -n "${KUBEBUILDER_ASSETS:-}" ] && [ -x "$KUBEBUILDER_ASSETS/$name" ] || return 1
@@ -28,7 +53,7 @@ build() {
 	local name=$1 package=$2
 	[ -x "$bin/$name" ] && return
 	from_assets "$name" && return
-	say "building $name (once; kept in $bin)"
+	announce "$name"
 	local meta=k8s.io/component-base/version
 	(cd "$modules" && GOFLAGS=-mod=readonly CGO_ENABLED=0 go build -trimpath -o "$bin/$name.part" \
 		-ldflags "-s -w -X $meta.gitVersion=$version -X $meta.gitMajor=1 -X $meta.gitMinor=${minor#1.}" "$package")
@@ -39,7 +64,8 @@ build() {
 build_helm() {
 	[ -x "$bin/helm" ] && return
 	from_assets helm && return
-	say "building helm (once; kept in $bin)"
+	parts=helm
+	announce helm
 	local util=helm.sh/helm/v3/pkg/chartutil
 	GOBIN="$bin" CGO_ENABLED=0 go install -trimpath \
 		-ldflags "-s -w -X helm.sh/helm/v3/internal/version.version=$helm -X $util.k8sVersionMajor=1 -X $util.k8sVersionMinor=35" \
@@ -63,7 +89,7 @@ build kube-scheduler k8s.io/kubernetes/cmd/kube-scheduler
 build kube-controller-manager k8s.io/kubernetes/cmd/kube-controller-manager
 build kubectl k8s.io/kubernetes/cmd/kubectl
 if [ ! -x "$bin/kwok" ] && ! from_assets kwok; then
-	say "building kwok (once; kept in $bin)"
+	announce kwok
 	GOBIN="$bin" CGO_ENABLED=0 go install -trimpath -ldflags "-s -w" "sigs.k8s.io/kwok/cmd/kwok@$kwok"
 fi
 say "control plane ready in $bin"
