@@ -90,6 +90,7 @@ impl CloudProvider for FakeProvider {
     ) -> Result<NodeClaim, Error> {
         let mut state = self.state.lock();
         let name = claim.metadata.name.clone();
+        // Like EC2 with a client token: a repeated launch returns the first instance.
         if let Some(known) = state.instances.values().find(|c| c.metadata.name == name) {
             return Ok(known.clone());
         }

@@ -16,7 +16,10 @@ use super::select::{filter, tag_filters};
 use crate::api::v1::{CapacityReservation, CapacityReservationSelectorTerm};
 use crate::clock::Clock;
 
+// Karpenter's default for answers of EC2: reservations change at any time.
 const QUERY_TTL: Duration = Duration::from_secs(60);
+// Counts are written again with each query; this only drops those of reservations that are no
+// longer selected.
 const AVAILABILITY_TTL: Duration = Duration::from_secs(24 * 3600);
 /// A capacity block's instances are ended 30 minutes before the block; ten more are kept for draining.
 const EXPIRING: Duration = Duration::from_secs(40 * 60);
@@ -97,6 +100,8 @@ impl Provider {
                     let call = self.describe(&query);
                     let found = self.permissions.ask(Feature::CapacityReservations, call).await?;
                     let Some(found) = found else { return Ok(None) };
+                    // Only a fresh answer sets the counts: a cached one would undo launches counted
+                    // since.
                     self.sync(&found);
                     self.queries.set(query, found.clone());
                     found
@@ -159,6 +164,8 @@ impl Provider {
     /// Notes that an instance was launched into a reservation, unless EC2 has counted it since.
     pub fn mark_launched(&self, id: &str) {
         let now = self.clock.now();
+        // The count is an estimate until the next query. A launch that EC2's own figure includes
+        // already must not be subtracted again.
         self.change(id, |a| if a.synced > now { a.count } else { (a.count - 1).max(0) });
     }
 

@@ -30,6 +30,8 @@ impl AwsProvider {
             metadata: ObjectMeta {
                 labels: Some(all_labels(instance, kind.map(AsRef::as_ref), class)),
                 creation_timestamp: instance.launched.map(time),
+                // EC2 does not say since when an instance is terminating; callers only ask whether
+                // it is.
                 deletion_timestamp: instance.terminating().then(|| time(self.clock.now())),
                 ..ObjectMeta::default()
             },
@@ -59,6 +61,7 @@ fn all_labels(
     class: Option<&EC2NodeClass>,
 ) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
+    // Labels of the type come first: what is known of the instance itself replaces them below.
     for requirement in kind.iter().flat_map(|t| t.requirements.iter()) {
         if let Some(value) = requirement.single()
             && !OF_RESERVATIONS.contains(&&**requirement.key())

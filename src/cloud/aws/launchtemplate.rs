@@ -34,12 +34,13 @@ pub use self::options::{
 
 /// How long a launch template is kept after its last use.
 const TTL: Duration = Duration::from_secs(60);
-/// Removals of unused templates at once.
+/// Removals of unused templates at once; EC2's rate limits for launch templates are low.
 const REMOVALS: usize = 8;
-/// Names begin so.
+/// Prefix of the names of Karpenter's launch templates; others with the cluster's tag are left
+/// alone.
 const PREFIX: &str = "karpenter.k8s.aws/";
 pub use super::userdata::LIMIT as USER_DATA_LIMIT;
-/// User data of this size, nine tenths of the limit, is worth a word.
+/// User data of this size, nine tenths of the limit, is logged.
 const USER_DATA_WARNING: usize = 14_745;
 
 /// What every node of the cluster is told.
@@ -161,7 +162,7 @@ impl Provider {
     /// # Errors
     /// When EKS cannot be asked or tells none.
     pub async fn resolve_cidr(&self) -> Result<(), AwsError> {
-        // Of many that need it, one asks.
+        // Launches that need it at the same time share one call.
         self.resolving
             .run(&(), || async {
                 if self.cluster.read().cidr.is_some() { Ok(()) } else { self.read_cidr().await }
@@ -200,6 +201,7 @@ impl Provider {
         &self,
         launch: &Launch<'_>,
     ) -> Result<Vec<LaunchTemplate>, TemplateError> {
+        // nodeadm's configuration must name the service CIDR; no other family needs it.
         if AmiFamily::of(launch.class) == AmiFamily::Al2023 {
             self.resolve_cidr()
                 .await
@@ -226,6 +228,7 @@ impl Provider {
                 return Ok(id);
             }
             let make = || async {
+                // Another caller may have made it while this one waited for its turn.
                 match self.use_known(&spec.name) {
                     Some(id) => Change::Made(Ok(id)),
                     None => Change::Made(self.find_or_create(launch, spec).await),
@@ -337,6 +340,7 @@ impl Provider {
         let until = self.clock.now() + TTL;
         let mut known = self.known.lock();
         for (name, id) in list.into_iter().filter(|(name, _)| name.starts_with(PREFIX)) {
+            // A launch may have used a template during the call: its later expiry stays.
             known.entry(name).or_insert(Known { id, until });
         }
         let count = known.len();
@@ -394,6 +398,7 @@ impl Provider {
             }
             Err(error) => {
                 tracing::error!("launch-template" = name, "error" = %error, "failed to delete launch template");
+                // Remembered again, or nothing would try its removal before the next start.
                 let until = now + TTL;
                 self.known.lock().insert(name.to_owned(), Known { until, ..expired });
             }
@@ -401,7 +406,8 @@ impl Provider {
         Change::Removed(outcome)
     }
 
-    /// Forgets a template that is as asked for, before it is removed.
+    /// Forgets a template if `wanted` holds for it. It is forgotten before its removal, so that no
+    /// launch uses it meanwhile.
     fn take_if(&self, name: &str, wanted: impl Fn(&Known) -> bool) -> Option<Known> {
         let mut known = self.known.lock();
         known.get(name).filter(|k| wanted(k))?;

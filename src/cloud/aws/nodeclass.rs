@@ -79,7 +79,7 @@ pub fn failure(class: &EC2NodeClass, allowed: bool) -> Option<Failure> {
     Some((reason, text))
 }
 
-/// A finding in the words of Karpenter's condition.
+/// A finding as Karpenter's condition words it: alerts and scripts match these texts.
 fn of_condition(finding: &Finding) -> String {
     let Finding { path, message, reason, .. } = finding;
     if *reason == INVALID_EXPRESSION {

@@ -172,6 +172,7 @@ impl Permissions {
     }
 
     fn turn_off(&self, feature: Feature, error: &AwsError) {
+        // The entry stays when its time is up, so a retry that is refused again logs nothing.
         let first = self.off.lock().insert(feature, self.clock.now() + RETRY).is_none();
         let (name, permission, missed) = feature.describe();
         show(name, permission, 1.0);

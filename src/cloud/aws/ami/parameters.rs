@@ -54,6 +54,7 @@ pub fn ssm_parameters(
     version: &str,
 ) -> Vec<(Parameter, Vec<Variant>)> {
     let kind =
+        // Windows parameters name no release: AWS moves them like those of `latest`.
         if version == "latest" || family.is_windows() { Kind::Mutable } else { Kind::Immutable };
     paths(family, kubernetes, version)
         .into_iter()

@@ -25,7 +25,7 @@ use crate::scheduling::requirements::{Requirement, Requirements};
 
 /// Most overrides that EC2 takes in one request.
 const MAX_OVERRIDES: usize = 300;
-/// The error of a request that got less than it asked for, without a word why.
+/// The error of a request that got fewer instances than it asked for, when EC2 gives no reason.
 const TOO_FEW: &str = "too few instances returned";
 
 /// What a fleet is asked for: requests of equal content are made together.
@@ -155,6 +155,7 @@ fn overrides(
         for offering in kind.compatible_offerings(&requirements) {
             let zone = offering.zone();
             let Some(choice) = subnets.get(zone) else { continue };
+            // EC2 refuses two overrides of the same type and zone.
             if list[from..].iter().any(|o| o.zone == zone) {
                 continue;
             }
@@ -238,6 +239,7 @@ pub async fn create(clients: Clients, asks: Vec<Ask>) -> Vec<Result<Answer, AwsE
     let Some(first) = asks.first() else { return Vec::new() };
     let content = Arc::clone(&first.content);
     let mut members: Vec<Member> = asks.iter().map(|a| a.member.clone()).collect();
+    // Token and tags depend on the order, and a retry collects the same launches in another one.
     members.sort();
     match send(&clients, &content, &members).await {
         Err(error) => asks.iter().map(|_| Err(error.clone())).collect(),
@@ -274,6 +276,7 @@ fn deal(
             ids.map(move |id| Placed { id: id.clone(), place: place.clone() })
         })
         .collect();
+    // EC2 gives no order, and a repeated call may return another one.
     launched.sort_by(|a, b| a.id.cmp(&b.id));
     let mut errors: Vec<Refused> = output.errors().iter().map(refused).collect();
     if launched.len() < members.len() && errors.is_empty() {
@@ -376,6 +379,7 @@ fn config(config: &Config) -> FleetLaunchTemplateConfigRequest {
         .launch_template_specification(
             FleetLaunchTemplateSpecificationRequest::builder()
                 .launch_template_name(&config.template)
+                // A template only ever has one version: its name is a hash of its content.
                 .version("$Latest")
                 .build(),
         )

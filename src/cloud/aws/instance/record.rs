@@ -104,7 +104,8 @@ impl Instance {
     }
 }
 
-/// The reservation that an instance was launched into, rather than happened to match.
+/// The reservation that an instance was launched into. An open reservation also covers on-demand
+/// instances that happen to match it; those are not reserved capacity for Karpenter.
 fn reservation_of(instance: &Ec2Instance) -> Option<String> {
     let id = instance.capacity_reservation_id().filter(|id| !id.is_empty())?;
     let preference =

@@ -187,6 +187,7 @@ impl Info {
     #[must_use]
     pub fn default_card(&self) -> Option<&Card> {
         let network = self.network_info.as_ref()?;
+        // By position, as Karpenter reads it: EC2 lists cards by their index.
         network.network_cards.get(usize::try_from(network.default_network_card_index).ok()?)
     }
 }

@@ -54,6 +54,7 @@ pub fn bandwidth(info: &Info) -> Option<i64> {
     let network = info.network_info.as_ref()?;
     let advertised = gigabits(&network.network_performance)?;
     let gbps = match network.network_cards.as_slice() {
+        // With several cards, EC2 gives the baseline of each; what is advertised is their sum.
         [] | [_] => info.default_card()?.baseline_bandwidth_in_gbps,
         _ => advertised,
     };
@@ -78,6 +79,8 @@ pub fn eni_limited_pods(info: &Info, taken: i64) -> i64 {
         return 0;
     }
     let addresses = info.network_info.as_ref().map_or(0, |n| n.ipv4_addresses_per_interface);
+    // Each interface keeps one address for itself. Two pods, the VPC CNI's and kube-proxy's, use
+    // the host's network and need none.
     usable * (addresses - 1) + 2
 }
 

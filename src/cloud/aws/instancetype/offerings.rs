@@ -149,6 +149,8 @@ impl<'a> Market<'a> {
                 };
                 list.push(Offering {
                     requirements: requirements.clone(),
+                    // Offerings that are unavailable stay in the list, so that explanations and
+                    // overlays see them.
                     price: price.map_or(0.0, |p| p.0),
                     price_estimated: price.is_some_and(|p| p.1),
                     available: price.is_some() && in_zone(&zone.name) && !refused(),

@@ -34,6 +34,7 @@ pub(super) fn of(
     capacity_types(&mut all, info, class);
     processor(&mut all, info);
     devices(&mut all, info);
+    // Every type can be launched either way; the launch decides.
     all.add(Requirement::new(labels::INSTANCE_TENANCY, Operator::In, ["default", "dedicated"]));
     all
 }
@@ -41,6 +42,7 @@ pub(super) fn of(
 fn set(all: &mut Requirements, key: &str, value: Option<String>) {
     all.add(match value {
         Some(value) => Requirement::is(key, &value),
+        // Stated, so that `DoesNotExist` and `NotIn` match the type and `In` does not.
         None => Requirement::new::<&str>(key, Operator::DoesNotExist, []),
     });
 }

@@ -25,7 +25,8 @@ pub(super) fn limits(info: &Info, class: &EC2NodeClass) -> BTreeMap<String, u64>
     let xen = info.hypervisor.as_deref() == Some("xen");
     let mut left = told.unwrap_or(if xen { XEN } else { NITRO });
     if !dedicated && !xen {
-        // The first interface; those that come later are attached when the volumes are.
+        // One for the primary interface. The CSI driver counts only what is attached when it
+        // starts, so interfaces that come later take nothing off.
         left -= 1 + local_disks(info) + accelerators(info);
     }
     left -= own_volumes(class);

@@ -27,6 +27,8 @@ impl Keeper {
         match self.0.read().await {
             Ok(Some(map)) => {
                 let mut data = map.data.unwrap_or_default();
+                // Estimates of an earlier release would pass for published prices. What an
+                // administrator wrote into a map of their own counts as it is.
                 if is_own(&map.metadata) && data.get(SOURCE).is_none_or(|s| s != PRICE_LIST) {
                     data.remove(ON_DEMAND);
                 }
@@ -47,7 +49,7 @@ impl Keeper {
                 }
             }
             Ok(None) => {}
-            Err(error) => self.say("reading", &error),
+            Err(error) => self.log_failure("reading", &error),
         }
     }
 
@@ -55,11 +57,11 @@ impl Keeper {
     pub async fn keep(&self, provider: &Provider) {
         let data = write(&provider.known(), provider.region());
         if let Err(error) = self.0.write(data).await {
-            self.say("writing", &error);
+            self.log_failure("writing", &error);
         }
     }
 
-    fn say(&self, what: &str, error: &kube::Error) {
+    fn log_failure(&self, what: &str, error: &kube::Error) {
         tracing::debug!(
             "config-map" = self.0.name(),
             "error" = %error,

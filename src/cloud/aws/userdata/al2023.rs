@@ -17,6 +17,7 @@ fn custom_parts(custom: &str) -> Result<Vec<Part>, UserDataError> {
         return Ok(Vec::new());
     }
     if mime::is_archive(custom) {
+        // As Karpenter does: nodeadm needs no other header.
         let keep = |h: &String| h.to_ascii_lowercase().starts_with("content-type:");
         let mut parts = mime::read(custom, Ending::Optional)?;
         for part in &mut parts {
@@ -118,6 +119,7 @@ fn write_block(text: &mut String, value: &Value, indent: usize) {
     let pad = " ".repeat(indent);
     match value {
         Value::Object(map) => {
+            // The launch template's name is a hash of this text, so it must not vary.
             let sorted: std::collections::BTreeMap<_, _> = map.iter().collect();
             for (key, value) in sorted {
                 write_entry(text, &format!("{pad}{}:", plain(key)), value, indent + 2, indent);

@@ -76,6 +76,7 @@ fn apply_cluster(bootstrap: &Bootstrap, kubernetes: &mut Table) {
     kubernetes.insert("cluster-name".into(), text(&bootstrap.cluster_name));
     kubernetes.insert("api-server".into(), text(&bootstrap.cluster_endpoint));
     if bootstrap.ca_bundle.is_empty() {
+        // The user's may belong to another cluster.
         kubernetes.remove("cluster-certificate");
     } else {
         kubernetes.insert("cluster-certificate".into(), text(&bootstrap.ca_bundle));
@@ -120,6 +121,7 @@ fn apply_kubelet(bootstrap: &Bootstrap, kubernetes: &mut Table) {
         ("imageGCLowThresholdPercent", "image-gc-low-threshold-percent"),
     ] {
         if let Some(n) = number(ours) {
+            // Bottlerocket's API takes these two as text.
             kubernetes.insert(theirs.into(), Value::String(n.to_string()));
         }
     }
