@@ -44,6 +44,7 @@ impl<K: Resource<DynamicType = ()> + DeserializeOwned> Readable<K> {
         let own = [labels::GROUP, labels::AWS_GROUP, autoscaling::GROUP];
         // A custom resource's `spec` may be left out where its definition does not require it; Go
         // reads that as an empty one.
+        // Only for this project's own groups: Kubernetes' types require what they need.
         if own.contains(&&*K::group(&())) {
             json.fill("spec");
         }

@@ -174,6 +174,8 @@ impl Settings {
             batch_idle_duration: values.time("batch-idle-duration"),
             respect_preferences: preference == "Respect",
             best_effort_min_values: min_values == "BestEffort",
+            // A gate that makes devices known would do nothing while the requests for them are
+            // ignored.
             ignore_dra_requests: values.boolean("ignore-dra-requests")
                 && !aws_gates.dynamic_resources(),
             gates,
@@ -249,6 +251,7 @@ impl Settings {
     #[must_use]
     pub fn workers(&self, min: usize, max: usize) -> usize {
         let cores = usize::try_from((self.cpu_requests + 999) / 1000).unwrap_or(1).max(1);
+        // Karpenter's formula: linear between 1 core (`min`) and 60 cores (`max`).
         (max.saturating_sub(min) * (cores - 1) / 59 + min).clamp(min, max)
     }
 }

@@ -35,11 +35,13 @@ impl Call {
             _ => return None,
         };
         let rest = match rest {
+            // A request for a Namespace itself has nothing behind its name.
             ["namespaces", _, rest @ ..] if !rest.is_empty() => rest,
             rest => rest,
         };
         let (kind, name) = (rest.first()?, rest.get(1));
         let verb = match (method, name) {
+            // The verbs are those that Karpenter's operator library derives from the method.
             (&Method::POST, _) | (&Method::PUT, None) => "CREATE",
             (&Method::GET, None) => "LIST",
             (&Method::PUT, Some(_)) => "UPDATE",

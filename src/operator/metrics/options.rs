@@ -128,6 +128,7 @@ impl Options {
 fn matches(pattern: &str, name: &str) -> bool {
     let Some((start, rest)) = pattern.split_once('*') else { return pattern == name };
     let Some(mut left) = name.strip_prefix(start) else { return false };
+    // The last `*` stands for the longest part, so only the end has to match.
     if !rest.contains('*') {
         return left.ends_with(rest);
     }

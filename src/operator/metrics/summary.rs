@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 /// The quantiles of Karpenter's summaries.
 const QUANTILES: &[f64] = &[0.0, 0.5, 0.9, 0.99, 1.0];
-/// Observations count for the quantiles this long.
+/// Observations count for the quantiles this long; the default of Go's client library.
 const WINDOW: Duration = Duration::from_secs(600);
 /// At most so many observations are kept a series; older ones count no more for the quantiles.
 const KEPT: usize = 4096;

@@ -189,6 +189,7 @@ impl<'de> Visitor<'de> for Pruned<'_> {
     }
 
     fn visit_i64<E>(self, value: i64) -> Result<Json<'de>, E> {
+        // One form for each number, so that equal values compare equal.
         Ok(u64::try_from(value).map_or(Json::Negative(value), Json::Positive))
     }
 
