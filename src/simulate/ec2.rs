@@ -19,7 +19,7 @@ use crate::cloud::aws::instancetype::{self, Options, Parts, info};
 use crate::cloud::aws::{nodeclass, pricing};
 use crate::operator::settings::AwsFeatureGates;
 
-/// The share of memory that the hypervisor keeps, where no setting says otherwise.
+/// The share of memory that the hypervisor keeps: the default of `--vm-memory-overhead-percent`.
 const VM_MEMORY_OVERHEAD: f64 = 0.075;
 /// The region of a saved answer, where nothing names one.
 const DEFAULT_REGION: &str = "us-east-1";
@@ -128,6 +128,7 @@ impl Classes {
         let mut entries = Vec::new();
         for (of, pools) in &self.pools_of {
             let types = provider.list(&self.class(of, zones)?).map_err(|e| e.to_string())?;
+            // While all pools say the same of their types, the types need not name them.
             let node_pools = (self.pools_of.len() > 1).then(|| pools.clone());
             entries.extend(types.iter().map(|t| TypeEntry {
                 instance_type: Arc::clone(t),
