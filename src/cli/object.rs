@@ -55,6 +55,7 @@ pub fn object<T: DeserializeOwned>(
     if let Some(admitted) = Admission::get().create(object.clone()) {
         let found = admitted.unknown.into_iter().chain(admitted.findings);
         let (missing, wrong): (Vec<_>, Vec<_>) =
+            // Findings of missing fields begin with this word in every check of the schema.
             found.partition(|f| f.message.starts_with("required"));
         if let Some(first) = wrong.first() {
             return Err(InputError::new(&place, format!("{kind}: {first}")));

@@ -105,6 +105,8 @@ fn bound(loaded: &Loaded, namespace: &str, name: &str) -> Result<Bound, Failure>
     });
     let node = match here {
         Some(node) => Some(node),
+        // The controller's figures hold only pods that wait; where a bound one runs, the API server
+        // knows.
         None if loaded.live => {
             proxy::node_of_pod(namespace, name).map_err(Failure::NotFound)?.ok_or_else(missing)?
         }

@@ -14,7 +14,8 @@ use crate::fleet::{Fleet, SCHEMA};
 const SELECTOR: &str = "app.kubernetes.io/name=karpenter";
 /// Name of the Service's port, if the API is exposed.
 const PORT: &str = "api";
-/// How long the controller may take to answer.
+/// How long the controller may take to answer; then the answer is computed here, which takes
+/// longer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The controller's figures, and the NodePools.

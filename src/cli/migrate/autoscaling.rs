@@ -29,6 +29,7 @@ const IGNORED: [&str; 17] = [
     "AvailabilityZoneIds",
     "AvailabilityZoneDistribution",
 ];
+// What to do about fields that have no counterpart.
 const ADVICE: [(&str, &str); 8] = [
     ("LoadBalancerNames", "instances are not registered; use a Service or targets of type ip"),
     (
@@ -185,6 +186,7 @@ fn launch(
         group.note("OnDemandAllocationStrategy prioritized: the cheapest type that fits is launched; split the types over NodePools with weights to keep an order");
     }
     Ok(Some(match (base, percent) {
+        // The base makes no difference when everything above it is on demand too.
         (_, 100) => Market::OnDemand,
         (0, 0) => Market::Spot,
         (base, percent) => Market::Mixed { base, percent },

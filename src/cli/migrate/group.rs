@@ -178,6 +178,7 @@ impl Group {
             let (value, effect) = value.rsplit_once(':').unwrap_or(("", value));
             self.taint(taint, value, effect);
         } else if let Some(resource) = hint.strip_prefix("resources/") {
+            // Karpenter knows the node's storage from the volumes of its class.
             if resource != "ephemeral-storage" {
                 self.note(format!(
                     "resource {resource}={value}: a NodePool promises no resources; a NodeOverlay adds them (feature gate NodeOverlay)"

@@ -16,6 +16,7 @@ pub fn read(group: &mut Group, image: Option<&str>, user_data: Option<&str>) {
         .or(by_path)
         .or_else(|| text.as_deref().map(userdata::family))
         .unwrap_or(AmiFamily::Custom);
+    // EKS adds the joining part itself where it knows the family of a managed node group.
     let joins = settled.is_none();
     if let Some(image) = image {
         let term = match image.strip_prefix("resolve:ssm:") {

@@ -112,6 +112,7 @@ fn without_bootstrap(text: &str) -> Option<(String, Vec<String>)> {
     };
     let first = lines.iter().position(|l| is_call(l))?;
     let last = (first..lines.len()).find(|i| !lines[*i].trim_end().ends_with('\\'))?;
+    // A call over several lines, each continued by a backslash.
     let call: String = lines[first..=last]
         .iter()
         .map(|l| l.trim_end().trim_end_matches('\\'))
@@ -120,6 +121,7 @@ fn without_bootstrap(text: &str) -> Option<(String, Vec<String>)> {
     let mut rest: Vec<&str> = lines[..first].to_vec();
     rest.extend(&lines[last + 1..]);
     let rest = rest.join("\n") + "\n";
+    // A second call, or one within a condition, is beyond what can be taken out safely.
     if rest.contains(BOOTSTRAP) {
         return None;
     }

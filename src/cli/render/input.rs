@@ -72,6 +72,7 @@ pub(super) fn info(path: &Path) -> Result<Info, InputError> {
 
 /// The cluster as far as it is known.
 pub(super) fn cluster(info: &Info, family: AmiFamily, notes: &mut Vec<String>) -> Cluster {
+    // Custom user data is rendered as it is, without endpoint and CA.
     let told = family != AmiFamily::Custom;
     let mut or = |value: &Option<String>, field: &str, needed: bool, placeholder: &str| {
         value.clone().unwrap_or_else(|| {

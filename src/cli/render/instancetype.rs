@@ -13,7 +13,7 @@ use crate::scheduling::instance_type::{InstanceType, Overhead};
 use crate::scheduling::requirements::{Requirement, Requirements};
 use crate::scheduling::resources::Name;
 
-/// One line a type; `tests/env/instance_types.py` tells where it comes from.
+/// One line per type; `tests/env/instance_types.py` makes it, and names its source.
 const TABLE: &str = include_str!("instance-types.csv");
 /// Types that any account has.
 const COMMON: [&str; 2] = ["m5.large", "m6g.large"];
