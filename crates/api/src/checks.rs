@@ -105,6 +105,7 @@ fn read<T: DeserializeOwned>(object: &Value, check: impl Fn(&T) -> Vec<Finding>)
         Ok(read) => check(&read),
         Err(error) => {
             let path = error.path().to_string();
+            // The schema and the types may differ: what the controllers cannot read has no effect.
             vec![Finding::new(path, error.into_inner().to_string())]
         }
     }

@@ -99,6 +99,7 @@ pub fn set(
             existing.observed_generation = generation;
             return false;
         }
+        // By the Kubernetes API conventions: only a change of the status is a transition.
         if existing.status == status {
             transition = existing.last_transition_time.clone();
         }
@@ -173,6 +174,7 @@ pub fn set_ready(
                 let at = c.last_transition_time.0;
                 unhealthy.push(((at, place), kind, c.status.clone()));
             }
+            // A condition that is absent comes last in the message: it never changed.
             None => unhealthy.push(((Timestamp::MIN, 0), kind, UNKNOWN.to_owned())),
         }
     }

@@ -15,6 +15,7 @@ use super::v1::{
     NodePool,
 };
 
+// FNV-1's offset basis and prime for 64 bits.
 const OFFSET: u64 = 14_695_981_039_346_656_037;
 const PRIME: u64 = 1_099_511_628_211;
 
@@ -44,6 +45,8 @@ fn map(entries: &BTreeMap<String, String>) -> u64 {
 }
 
 fn set(elements: impl Iterator<Item = u64>) -> u64 {
+    // XOR makes the order irrelevant. Two equal elements cancel out, which is the library's flaw
+    // and must be kept: other hashes would drift every node.
     elements.fold(0, |all, element| all ^ element)
 }
 
@@ -189,6 +192,7 @@ pub fn ec2_node_class_hash(class: &EC2NodeClass, family: &str, ca_bundle: &str) 
         .field("CPUOptions", cpu)
         .field("EnclaveOptions", enclaves);
     let kubelet = kubelet_text(spec.kubelet.as_ref());
+    // Family and CA are not fields of the spec, but decide about user data.
     set([hashed.0, text(family), text(ca_bundle), text(&kubelet)].into_iter()).to_string()
 }
 
@@ -227,6 +231,7 @@ pub fn kubelet_hash(kubelet: Option<&Map<String, Value>>) -> String {
             hash = hash.field(name, Some(value));
         }
     }
+    // The order of the manifest must not count.
     others.sort_keys();
     for (field, value) in &mut others {
         value.sort_all_objects();
@@ -296,6 +301,7 @@ fn block_device(device: &BlockDeviceMapping) -> u64 {
         let size = e
             .volume_size
             .as_deref()
+            // Go hashes the parsed quantity, so `1024Mi` and `1Gi` are the same.
             .map(|s| quantity::parse(s).map_or_else(|_| s.to_owned(), |q| q.to_string()));
         Struct::new("BlockDevice")
             .boolean("DeleteOnTermination", e.delete_on_termination)

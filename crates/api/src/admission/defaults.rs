@@ -69,6 +69,8 @@ pub(super) fn fill(schema: &Value, value: &mut Value) {
         }
         Value::Object(members) => {
             for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+                // The API server treats a null like this for fields that are not nullable, and none
+                // here is.
                 let absent = members.get(name).is_none_or(Value::is_null);
                 if let Some(default) = field.get("default").filter(|_| absent) {
                     members.insert(name.clone(), default.clone());

@@ -287,6 +287,7 @@ pub(super) fn class_ref_v1beta1(schema: &mut Value, path: &str) {
     });
 }
 
+// Karpenter 0.37's rules and messages for the kubelet settings of v1beta1.
 const KUBELET_RESERVED: &str = "['cpu','memory','ephemeral-storage','pid']";
 const KUBELET_SIGNALS: &str = "['memory.available','nodefs.available','nodefs.inodesFree','imagefs.available','imagefs.inodesFree','pid.available']";
 const EVICTION: &str = r"^((\d{1,2}(\.\d{1,2})?|100(\.0{1,2})?)%||(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?)$";
