@@ -26,6 +26,7 @@ pub(super) fn send(lens: &Shared, asked: &mut Asked) -> bool {
     let mut body = serde_json::from_slice(&asked.body).unwrap_or(Value::Null);
     let before = body.clone();
     let goes = lens.send(&asked.call, &mut body);
+    // An unchanged body keeps its bytes, and with them the order of its fields.
     if body != before {
         asked.body = Bytes::from(body.to_string());
     }

@@ -76,8 +76,10 @@ impl Store {
         if left > 0
             && let Some(last) = last
         {
+            // The version goes along, so that all pages show the same state.
             let token = json!([version, last.namespace, last.name]).to_string();
             meta["continue"] = json!(ENGINE.encode(token));
+            // As the API server: with a selector it does not know how many remain.
             if all {
                 meta["remainingItemCount"] = json!(left);
             }

@@ -11,7 +11,8 @@ use tokio::sync::Notify;
 
 use super::kinds::{KINDS, Kind};
 
-/// Changes per kind that a watch can still start from.
+/// Changes per kind that a watch can still start from; older ones answer 410, as after a
+/// compaction.
 const LOG: usize = 20_000;
 
 /// Tells the time.

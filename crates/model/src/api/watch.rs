@@ -16,7 +16,7 @@ use super::kinds::Kind;
 use super::selector::Selector;
 use super::store::{Event, EventKind, Store, line};
 
-/// Time between bookmarks.
+/// Time between bookmarks; about what the API server keeps.
 const BOOKMARK: Duration = Duration::from_secs(60);
 
 /// What a watch is asked with.
@@ -57,6 +57,7 @@ impl Watch {
         call: &Call,
     ) -> Result<Self, Failure> {
         let now = Instant::now();
+        // The lower bound of the API server's own limit (`--min-request-timeout`).
         let seconds = query.timeout.unwrap_or(1800);
         let mut watch = Self {
             store: Arc::clone(store),

@@ -52,6 +52,7 @@ pub(crate) fn has_finalizers(object: &Value) -> bool {
 
 /// Fills in what a new object lacks, and drops what it may not bring.
 pub(crate) fn on_create(kind: &Kind, object: &mut Value) {
+    // Kubelets register with a status, and the model's attacher is done at once.
     let keeps_status = !kind.status || matches!(kind.plural, "nodes" | "volumeattachments");
     if !keeps_status && let Some(map) = object.as_object_mut() {
         map.shift_remove("status");

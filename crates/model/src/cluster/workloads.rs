@@ -132,6 +132,7 @@ impl Cluster {
         let succeeded = |k: &&Key| self.pods.get(*k).is_some_and(|p| p.phase == "Succeeded");
         let seen = keys.into_iter().flatten().filter(succeeded).count();
         let known = object["status"]["succeeded"].as_u64().unwrap_or(0);
+        // Pods that succeeded may be removed with their node; what was counted stays.
         let done = known.max(seen as u64);
         if done != known {
             self.count("jobs", &key, "succeeded", usize::try_from(done).unwrap_or(0));
@@ -190,6 +191,7 @@ impl Cluster {
         match self.store.create(kind("pods"), &key.namespace, pod) {
             // The pod counts before the log shows it.
             Ok(made) => self.pod_changed(&made, false),
+            // The namespace may not be there yet.
             Err(_) => self.after(std::time::Duration::from_secs(5), Due::Look),
         }
     }
