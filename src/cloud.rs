@@ -119,7 +119,7 @@ pub struct FailedCall {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Detail {
     pub text: String,
-    /// Nothing where no call was made.
+    /// `None` where no call was made.
     pub call: Option<Box<FailedCall>>,
 }
 

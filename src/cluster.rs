@@ -1,4 +1,4 @@
-//! The cluster as the watches show it, kept ready for whoever decides.
+//! The state of the cluster, kept up to date by watches, for all controllers that decide by it.
 //!
 //! Watches ([`informers`]) write; everybody else reads. Pods are kept parsed, Nodes and NodeClaims
 //! as shared objects, and each node's view ([`StateNode`](crate::scheduling::node::StateNode): Node, NodeClaim, pods, volumes, marks) is
@@ -265,7 +265,7 @@ impl State {
         self.inner.read().classes.get(name).cloned()
     }
 
-    /// The node class that a reference names; none for one of another provider.
+    /// The node class that a reference names; `None` for one of another provider.
     #[must_use]
     pub fn class_of(&self, reference: &NodeClassReference) -> Option<Arc<EC2NodeClass>> {
         reference.is_managed().then(|| self.class(&reference.name)).flatten()

@@ -16,7 +16,7 @@ fn variables() -> impl Iterator<Item = String> {
     std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())
 }
 
-/// Runs the controller until it is told to stop; the exit code says how it went.
+/// Runs the controller until a signal ends it; the exit code says how it went.
 pub fn run(args: &[String]) -> ExitCode {
     // Go's flag package accepts both one and two dashes.
     if args.iter().any(|a| matches!(a.as_str(), "-h" | "--h" | "--help" | "-help")) {

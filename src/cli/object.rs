@@ -43,9 +43,9 @@ pub fn object<T: DeserializeOwned>(
         manifest.documents.iter().flat_map(|d| manifests::objects(&d.value)).collect();
     let found: Vec<&&Value> = all.iter().filter(|d| d["kind"] == kind).collect();
     let [object] = found.as_slice() else {
-        let odd = all.iter().find_map(|o| Some(format!("; {}", identity::check(o)?)));
-        let (count, odd) = (found.len(), odd.unwrap_or_default());
-        let message = format!("expected one object of kind {kind}, found {count}{odd}");
+        let problem = all.iter().find_map(|o| Some(format!("; {}", identity::check(o)?)));
+        let (count, problem) = (found.len(), problem.unwrap_or_default());
+        let message = format!("expected one object of kind {kind}, found {count}{problem}");
         return Err(InputError::new(&place, message));
     };
     let object = (***object).clone();

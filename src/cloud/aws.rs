@@ -76,14 +76,14 @@ pub struct AwsProvider {
     pub price_keeper: Option<pricing::Keeper>,
     /// Where events go, once there is a place.
     recorder: OnceLock<Recorder>,
-    /// Corrections of prices and capacities; nothing where the feature gate is off.
+    /// Corrections of prices and capacities; `None` where the feature gate is off.
     overlays: Option<InForce>,
     repair: Policies,
 }
 
 impl AwsProvider {
     /// Builds the provider; asks EKS for the endpoint and the API server for its DNS Service.
-    /// `overlays` are heeded where their feature gate is on.
+    /// `overlays` are applied where their feature gate is on.
     ///
     /// # Errors
     /// When there is no region, or the cluster's endpoint is neither set nor known to EKS.
@@ -336,7 +336,7 @@ impl AwsProvider {
         Error::InsufficientCapacity(format!("resolving ec2nodeclass, {why}").into())
     }
 
-    /// The cluster's ARN: EKS tells it, in time for whatever needs it.
+    /// The cluster's ARN, by which zonal shifts are looked up.
     ///
     /// # Errors
     /// When EKS cannot be asked.
@@ -353,10 +353,10 @@ impl AwsProvider {
         Ok(arn.to_owned())
     }
 
-    /// Asks for the zonal shifts of the cluster, where they are heeded.
+    /// Reads the zonal shifts of the cluster, where the settings ask for that.
     ///
     /// # Errors
-    /// When the cluster is no resource that shifts can be about, or nobody can be asked.
+    /// When zonal shifts do not apply to the cluster, or cannot be read.
     pub async fn update_zonal_shifts(&self) -> Result<(), errors::AwsError> {
         if !self.shifts.is_enabled() || self.permissions.is_off(Feature::ZonalShift) {
             return Ok(());
@@ -366,10 +366,10 @@ impl AwsProvider {
         Ok(())
     }
 
-    /// Whether EC2 answers and lets itself be asked: a dry run that would have succeeded.
+    /// Checks that EC2 answers and that the credentials are good, with a dry run.
     ///
     /// # Errors
-    /// Whatever else EC2 says, or why it says nothing.
+    /// Any other error of EC2, or why no answer came.
     pub async fn check_connectivity(&self) -> Result<(), errors::AwsError> {
         // EC2 answers a dry run that is allowed with the error DryRunOperation.
         let request = self.clients.ec2.describe_instance_types().dry_run(true);

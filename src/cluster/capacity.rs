@@ -157,7 +157,7 @@ impl State {
         self.overlays_in_force.set(store);
     }
 
-    /// The overlays in force; nothing before they were judged for the first time.
+    /// The overlays in force; `None` before they were judged for the first time.
     #[must_use]
     pub fn overlay_store(&self) -> Option<Arc<Store>> {
         self.overlays_in_force.store()

@@ -168,7 +168,7 @@ fn storage(feed: &Feed, tasks: &mut JoinSet<()>) {
     ));
 }
 
-/// Read for their selectors, and told of because buffers may take their size and shape from them.
+/// Read for their selectors, and reported because buffers may take their size and shape from them.
 fn workloads(feed: &Feed, tasks: &mut JoinSet<()>) {
     // Nobody waits for these: a pod whose selector cannot be deduced is placed without one.
     tasks.spawn(feed.watch::<ReplicaSet, _>(
@@ -328,7 +328,7 @@ impl Feed {
     ) {
         self.state.expect_listing(plural);
         // The log line comes once, not every half minute.
-        let mut told = false;
+        let mut logged = false;
         loop {
             match self.client.list_api_group_resources(group_version).await {
                 Ok(list) if list.resources.iter().any(|r| r.name == plural) => break,
@@ -343,8 +343,8 @@ impl Feed {
             }
             // A kind that is not served has no objects, which is as good as a list of none.
             self.state.mark_listed(plural);
-            if !told {
-                told = true;
+            if !logged {
+                logged = true;
                 tracing::info!(
                     "resource" = plural,
                     "waiting for the API server to serve the resource"

@@ -16,7 +16,7 @@ use crate::scheduling::resources::ResourceList;
 
 /// Decisions wait this long for the instance of a new NodeClaim: a launch takes two or three
 /// seconds, and what it brings may take the pods that came meanwhile. A launch that takes longer,
-/// or failed, holds nobody up.
+/// or failed, delays nothing else.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Reason of `Launched` before the first attempt is over.
 const NOT_TRIED: &str = "AwaitingReconciliation";

@@ -16,7 +16,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// The ConfigMap of that name in a namespace; nothing for an empty name, which switches keeping
+    /// The ConfigMap of that name in a namespace; `None` for an empty name, which switches keeping
     /// off.
     #[must_use]
     pub fn new(client: kube::Client, namespace: &str, name: &str) -> Option<Self> {

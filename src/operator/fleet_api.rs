@@ -171,7 +171,7 @@ async fn stream_of(Shared(source): Handle) -> Sse<impl Stream<Item = Result<Even
     Sse::new(events).keep_alive(KeepAlive::default())
 }
 
-/// The rows that changed; nothing where none did.
+/// The rows that changed; `None` where none did.
 fn difference(before: &Fleet, now: &Fleet) -> Option<Value> {
     let old: HashMap<&str, &NodeRow> = before.nodes.iter().map(|n| (n.name.as_str(), n)).collect();
     let nodes: Vec<&NodeRow> =

@@ -215,7 +215,7 @@ impl<S: Store> Candidate<S> {
         &self,
         write: impl Future<Output = Result<Option<Lease>, kube::Error>>,
     ) -> bool {
-        // The holder's time runs from when the renewal was sent: nobody knows when it arrived.
+        // The holder's time runs from when the renewal was sent: its arrival is unknown.
         let sent = Instant::now();
         match timeout(REQUEST, write).await {
             Ok(Ok(Some(lease))) => {

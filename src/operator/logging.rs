@@ -1,4 +1,4 @@
-//! Structured logs: one JSON object a line, in the keys and key order that Karpenter's users parse.
+//! Structured logs: one JSON object per line, in the keys and key order that Karpenter's users parse.
 //!
 //! `level`, `time`, `logger`, `message`, `commit` come first, then what the surrounding spans say
 //! (`controller`, `NodeClaim`, `reconcileID`, ...), then the event's own fields.

@@ -19,7 +19,7 @@ use flags::Values;
 pub use flags::{chart_values, reference, unknown_variables, usage};
 pub use gates::{AwsFeatureGates, FeatureGates};
 
-/// What the controller was told.
+/// The controller's settings, from flags and environment variables.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Name of the Service of the conversion webhook.

@@ -96,7 +96,7 @@ impl Webhook {
         }
     }
 
-    /// Reads the certificate, tells the CRDs of its authority, and serves it.
+    /// Reads the certificate, writes its CA bundle into the CRDs, and serves it.
     async fn refresh(
         &self,
         serving: &mut Certificate,

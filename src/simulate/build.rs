@@ -137,7 +137,7 @@ fn all_pools(offers: Vec<PoolOffer>, snapshot: &Snapshot) -> Vec<NodePoolInput> 
     offers.into_iter().filter(|o| o.node_pool.is_managed()).filter_map(input).collect()
 }
 
-/// Why a pool has no effect; nothing for those whose instance types are for the document to give.
+/// Why a pool has no effect; `None` for those whose instance types are for the document to give.
 fn pool_problem(problem: PoolProblem) -> Option<&'static str> {
     match problem {
         PoolProblem::Foreign => Some("its node class is another provider's"),

@@ -55,7 +55,7 @@ pub struct PoolChange {
 #[serde(rename_all = "camelCase")]
 pub struct Figures {
     pub nodes: usize,
-    /// Price an hour.
+    /// Price per hour.
     pub price: f64,
     /// Waiting pods that have no place.
     pub unschedulable: usize,
@@ -94,7 +94,7 @@ pub fn compare(
         let twin = with.node_pools.iter_mut().find(|p| p["metadata"]["name"] == name.as_str());
         match twin {
             Some(twin) => {
-                // A manifest says nothing of what the controller found out about the pool.
+                // A manifest has no status, while the controller has written the pool's.
                 if let (Some(status), None) = (twin.get("status"), pool.get("status")) {
                     pool["status"] = status.clone();
                 }

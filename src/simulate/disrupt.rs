@@ -62,7 +62,7 @@ pub struct Rejected {
     pub node: String,
     /// The reason of the method that came nearest to disrupting it.
     pub reason: String,
-    /// Price an hour.
+    /// Price per hour.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub price: Option<f64>,
     /// One, and what evicting its pods costs on top.
@@ -92,7 +92,7 @@ pub struct BudgetReport {
     pub reason: &'static str,
     /// Nodes that count.
     pub nodes: i64,
-    /// How many of them may be under disruption; none without a limit.
+    /// How many of them may be under disruption; `None` without a limit.
     pub allowed: Option<i64>,
     pub disrupting: i64,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -85,7 +85,7 @@ impl Classes {
     fn class(&self, of: &PoolClass, zones: &BTreeSet<String>) -> Result<EC2NodeClass, String> {
         let mut class = self.known.get(&of.class).cloned().unwrap_or_else(|| {
             let mut class = EC2NodeClass::new(&of.class, Default::default());
-            // The document says nothing of the class: the common family stands in.
+            // The document lacks the class: the common family stands in.
             class.spec.ami_family = Some(AmiFamily::Al2023.as_str().to_owned());
             class
         });
@@ -193,7 +193,7 @@ pub fn from_answer(text: &str, classes: &Classes) -> Result<Vec<TypeEntry>, Stri
 pub async fn from_aws(classes: &Classes) -> Result<Vec<TypeEntry>, String> {
     let (pricing, provider) = provider(&clients::load_config().await);
     provider.update().await.map_err(|e| e.to_string())?;
-    // Where prices cannot be had, those that are compiled in stand.
+    // Where prices cannot be read, those that are compiled in are used.
     let _ = pricing.update_on_demand().await;
     let _ = pricing.update_spot(Clock::system().now()).await;
     let zones = classes.zones(pricing.region());

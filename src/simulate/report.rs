@@ -232,7 +232,7 @@ impl Serialize for ClaimReport {
     }
 }
 
-/// The most memory that this process has had, in bytes; nothing where the system does not tell.
+/// The most memory that this process has had, in bytes; `None` where the system does not report it.
 #[must_use]
 pub fn peak_rss() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;

@@ -1,4 +1,4 @@
-//! What is wrong with an object: one list of findings per object, for whoever shows it.
+//! What is wrong with an object: one list of findings per object, for all commands that show it.
 //!
 //! A file per kind says what no schema can express. The controllers put findings on conditions,
 //! `karpenter validate`, `convert` and `render` print them, `simulate` refuses what has some.

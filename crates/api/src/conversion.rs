@@ -1,4 +1,4 @@
-//! Conversion between v1beta1 and v1, as JSON, so that fields nobody here knows survive.
+//! Conversion between v1beta1 and v1, as JSON, so that unknown fields survive.
 //!
 //! Each direction follows Karpenter's own rules. What one version cannot say is kept in an
 //! annotation and put back on the way back, as far as nothing that it depends on was changed

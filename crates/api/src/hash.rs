@@ -216,7 +216,7 @@ fn kubelet_text(kubelet: Option<&Map<String, Value>>) -> String {
 }
 
 /// Hash of the kubelet's settings as Karpenter 1.0 wrote it on its NodeClaims, whether they stood in
-/// a NodePool of v1beta1 or in the EC2NodeClass; none and empty ones are alike.
+/// a NodePool of v1beta1 or in the EC2NodeClass; none and empty ones count as equal.
 ///
 /// Settings that 1.0 did not know take part by their JSON text.
 #[must_use]
@@ -266,7 +266,7 @@ const KUBELET: &[(&str, &str, Kind)] = &[
     ("cpuCFSQuota", "CPUCFSQuota", Kind::Flag),
 ];
 
-/// The hash of a setting; none when it has not the type that 1.0 knows.
+/// The hash of a setting; `None` when it has not the type that 1.0 knows.
 fn kubelet_field(kind: Kind, value: &Value) -> Option<u64> {
     let entries = |hash: &dyn Fn(&str) -> Option<u64>| {
         let mut all = 0;

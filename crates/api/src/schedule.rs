@@ -198,7 +198,7 @@ fn number(text: &str) -> Result<u32, String> {
 }
 
 impl Schedule {
-    /// The first time strictly after a moment at which the schedule fires, in UTC; none when it
+    /// The first time strictly after a moment at which the schedule fires, in UTC; `None` when it
     /// never does.
     #[must_use]
     pub fn next_after(&self, after: Timestamp) -> Option<Timestamp> {

@@ -74,7 +74,7 @@ pub struct Instance {
     pub capacity: ResourceList,
     pub allocatable: ResourceList,
     pub launched: Timestamp,
-    /// When its kubelet joins the cluster; nothing when it never does.
+    /// When its kubelet joins the cluster; `None` when it never does.
     pub joins: Option<Timestamp>,
     pub life: Life,
     /// The kubelet's condition `Ready` is False, and stays so.

@@ -26,7 +26,7 @@ use facts::{NodeFacts, PodFacts};
 
 /// Annotation on pods: seconds that they run before they succeed.
 pub const RUN_FOR: &str = "model.karpenter.sh/run-for";
-/// Annotation on pods: seconds that they take to end once they are told to.
+/// Annotation on pods: seconds that they take to end once they are being deleted.
 pub const ENDS_IN: &str = "model.karpenter.sh/ends-in";
 
 /// How quick the parts of the cluster are.

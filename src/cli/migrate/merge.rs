@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::group::Group;
 
-/// Merges groups whose nodes are alike and whose zones differ: Cluster Autoscaler wants a group per
+/// Merges groups whose nodes are the same and whose zones differ: Cluster Autoscaler wants a group per
 /// zone where pods have volumes, a NodePool chooses the zone for each node.
 pub fn merge(groups: Vec<Group>) -> Vec<Group> {
     let mut merged: Vec<Group> = Vec::new();

@@ -179,7 +179,7 @@ fn shares(group: &Group) -> Vec<Share> {
     ]
 }
 
-/// A percentage as parts of a whole, in tenths: 20 is (1, 5). None for all or nothing.
+/// A percentage as parts of a whole, in tenths: 20 is (1, 5). `None` for all or nothing.
 fn spread_parts(percent: i64) -> Option<(i64, i64)> {
     if percent <= 0 {
         return None;

@@ -78,7 +78,7 @@ pub fn read(group: &mut Group, family: AmiFamily, text: &str, joins: bool) {
     if family.is_windows() {
         kept = without_tags(&kept);
     }
-    if says_something(&kept) {
+    if has_content(&kept) {
         group.set("userData", kept);
     }
 }
@@ -90,7 +90,7 @@ fn flags_in(text: &str) -> Vec<String> {
 }
 
 /// False for a script of which only its frame is left.
-fn says_something(text: &str) -> bool {
+fn has_content(text: &str) -> bool {
     let frame = |line: &str| {
         line.is_empty()
             || line.starts_with('#')
@@ -102,7 +102,7 @@ fn says_something(text: &str) -> bool {
     text.lines().any(|line| !frame(line.trim()))
 }
 
-/// The text without its call of bootstrap.sh, and the arguments of that; none when there is not
+/// The text without its call of bootstrap.sh, and the arguments of that; `None` when there is not
 /// exactly one at the beginning of a line.
 fn without_bootstrap(text: &str) -> Option<(String, Vec<String>)> {
     let lines: Vec<&str> = text.lines().collect();

@@ -83,7 +83,7 @@ impl Provider {
     }
 
     /// The active reservations that the terms select, by id; those that have ended are left out.
-    /// Nothing where the policy does not allow to ask: that tells nothing of the reservations.
+    /// Nothing where the IAM policy does not allow to ask: reservations may exist all the same.
     ///
     /// # Errors
     /// When EC2 cannot be asked; an id that does not exist is no error.

@@ -20,7 +20,7 @@ const OF_RESERVATIONS: &[&str] = &[
 ];
 
 impl AwsProvider {
-    /// A claim as an instance shows it; without a node class it lacks what the type would tell.
+    /// A claim as an instance shows it; without a node class it lacks what follows from the type.
     pub(super) fn claim_of(&self, instance: &Instance, class: Option<&EC2NodeClass>) -> NodeClaim {
         let types = class.and_then(|c| self.instance_types.list(c).ok());
         let mut types = types.iter().flat_map(|t| t.iter());

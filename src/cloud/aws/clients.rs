@@ -96,7 +96,7 @@ impl Clients {
 }
 
 /// The region whose price list API answers for a region: one of the same partition, since
-/// credentials are good in theirs alone. Nothing where the partition has none.
+/// credentials are good in theirs alone. `None` where the partition has none.
 pub(super) fn pricing_region(region: &str) -> Option<&'static str> {
     match partition(region) {
         "aws" => Some(match region.split('-').next() {

@@ -123,7 +123,7 @@ fn settings_changed(claim: &NodeClaim, class: &EC2NodeClass, today: &dyn Fn() ->
 
 /// The kubelet's settings that count today, be they the pool's from v1beta1 or the class's, differ
 /// from those that the claim was launched with. The same settings in another place are no change.
-/// Where only classes have such settings, their hash tells.
+/// Where only classes have such settings, their hash shows a change.
 fn kubelet_changed(
     claim: &NodeClaim,
     class: &EC2NodeClass,
@@ -274,7 +274,7 @@ mod tests {
                 json!(null),
             ),
             (false, kept("{}"), json!({}), json!(null)),
-            // Only the class has settings: its hash tells.
+            // Only the class has settings: its hash shows a change.
             (false, json!({annotations::KUBELET_DRIFT_HASH: "1"}), json!({}), moved.clone()),
         ] {
             let label = format!("{of_claim} {of_pool} {of_class}");

@@ -55,7 +55,7 @@ impl AwsError {
         Self { operation, code, message, status: 0, request_id: String::new() }
     }
 
-    /// The call, as the log tells of it.
+    /// The call, as the log names it.
     #[must_use]
     pub fn call(&self) -> FailedCall {
         FailedCall {

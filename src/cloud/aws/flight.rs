@@ -1,7 +1,7 @@
 //! One call for each key at a time, shared by all who need its answer.
 //!
 //! No lock is held while a call is under way: a key whose call fails or takes long delays those
-//! who ask for that key, and nobody else.
+//! who ask for that key, and no others.
 
 use std::collections::HashMap;
 use std::future::Future;

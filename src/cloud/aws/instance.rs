@@ -119,7 +119,7 @@ pub struct Provider {
 #[derive(Clone, Debug)]
 struct Tried {
     generation: u32,
-    /// There may be an instance that nobody has heard of.
+    /// There may be an instance of which no answer arrived.
     unsure: bool,
     at: Timestamp,
 }

@@ -1,4 +1,4 @@
-//! `spec.kubelet`: what it may say, and what a node is told of it.
+//! `spec.kubelet`: what it may contain, and what of it reaches a node.
 
 use std::collections::BTreeMap;
 

@@ -43,7 +43,7 @@ pub use super::userdata::LIMIT as USER_DATA_LIMIT;
 /// User data of this size, nine tenths of the limit, is logged.
 const USER_DATA_WARNING: usize = 14_745;
 
-/// What every node of the cluster is told.
+/// What the user data of every node of the cluster contains.
 #[derive(Clone, Debug, Default)]
 pub struct Cluster {
     pub name: String,
@@ -151,7 +151,7 @@ impl Provider {
         }
     }
 
-    /// What nodes are told.
+    /// What the user data of nodes contains.
     #[must_use]
     pub fn cluster(&self) -> Cluster {
         self.cluster.read().clone()
@@ -160,7 +160,7 @@ impl Provider {
     /// Reads the cluster's service CIDR from EKS once.
     ///
     /// # Errors
-    /// When EKS cannot be asked or tells none.
+    /// When EKS cannot be asked or has none.
     pub async fn resolve_cidr(&self) -> Result<(), AwsError> {
         // Launches that need it at the same time share one call.
         self.resolving

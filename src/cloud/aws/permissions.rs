@@ -27,7 +27,7 @@ pub enum Feature {
     PlacementGroups,
     /// Acting on impaired instances.
     InstanceStatus,
-    /// Removing instance profiles that nobody uses any more.
+    /// Removing instance profiles that are no longer used.
     InstanceProfileCollection,
     /// Staying away from zones under a zonal shift.
     ZonalShift,
@@ -97,7 +97,7 @@ impl Feature {
 }
 
 impl Feature {
-    /// The error of whoever cannot do without a feature that is off.
+    /// The error for callers that cannot do without a feature that is off.
     #[must_use]
     pub fn refusal(self) -> AwsError {
         let (name, permission, _) = self.describe();

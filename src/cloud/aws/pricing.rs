@@ -50,7 +50,7 @@ pub struct Price {
 }
 
 impl Price {
-    /// True for a price that nobody published.
+    /// True for a price that was estimated because none is published.
     #[must_use]
     pub fn is_estimated(&self) -> bool {
         self.source == Source::Estimate
@@ -63,7 +63,7 @@ struct Prices {
     spot: HashMap<String, BTreeMap<String, f64>>,
 }
 
-/// Prices by type, and for spot by zone, as AWS or an administrator told them.
+/// Prices by type, and for spot by zone, as AWS or an administrator gave them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct Known {
@@ -131,7 +131,7 @@ impl Provider {
         Some(Price { amount, source: Source::List })
     }
 
-    /// What AWS or an administrator told: nothing of the tables compiled in, which a later
+    /// What AWS or an administrator gave: nothing of the tables compiled in, which a later
     /// release may have better.
     #[must_use]
     pub fn known(&self) -> Known {

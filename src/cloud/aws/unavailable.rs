@@ -31,7 +31,7 @@ pub struct Refusal<'a> {
     pub fleet: Option<&'a str>,
 }
 
-/// Offerings, capacity types and subnets that could not be had lately.
+/// Offerings, capacity types and subnets that were lately not available.
 #[derive(Debug)]
 pub struct UnavailableOfferings {
     clock: Clock,

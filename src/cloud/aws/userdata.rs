@@ -19,7 +19,7 @@ pub mod windows;
 /// Bytes of user data that EC2 takes, before they are encoded.
 pub const LIMIT: usize = 16_384;
 
-/// What the user data must tell the node.
+/// What the user data passes to the node.
 #[derive(Clone, Debug, Default)]
 pub struct Bootstrap {
     pub cluster_name: String,
@@ -34,7 +34,7 @@ pub struct Bootstrap {
     pub kubelet: Map<String, Value>,
     /// Local disks become one array.
     pub raid0: bool,
-    /// The image binds its directories to that array without being told which.
+    /// The image binds its directories to that array without a list of them.
     pub binds_by_itself: bool,
     /// The user's own user data.
     pub custom: String,

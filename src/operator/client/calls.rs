@@ -17,7 +17,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// Reads a request; nothing for a watch and for what is not about objects.
+    /// Reads a request; `None` for a watch and for what is not about objects.
     pub(super) fn of<B>(request: &Request<B>) -> Option<Self> {
         let query = request.uri().query().unwrap_or_default();
         let watches = query.split('&').any(|pair| matches!(pair, "watch=true" | "watch=1"));

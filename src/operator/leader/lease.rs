@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_renewal_that_is_seen_starts_the_wait_anew() {
+    fn a_renewal_that_is_seen_restarts_the_wait() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let seen = Seen::update(None, &lease("other", 1, Some(15)), start);

@@ -19,7 +19,7 @@ impl Level {
     /// The words of the setting.
     pub const WORDS: &'static [&'static str] = &["full", "standard", "minimal"];
 
-    /// Reads the setting; nothing for an unknown word.
+    /// Reads the setting; `None` for an unknown word.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         match word {
@@ -43,7 +43,7 @@ impl Release {
     /// The words of the setting.
     pub const WORDS: &'static [&'static str] = &["1.14", "1.15"];
 
-    /// Reads the setting; nothing for an unknown word.
+    /// Reads the setting; `None` for an unknown word.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         match word {

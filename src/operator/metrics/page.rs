@@ -55,7 +55,7 @@ impl<'a> Page<'a> {
         self.options.level
     }
 
-    /// Begins a gauge; nothing when it is not served.
+    /// Begins a gauge; `None` when it is not served.
     pub fn family<'p>(&'p mut self, family: &'p Family) -> Option<Lines<'p, 'a>> {
         self.options.serves(&family.name).then_some(Lines { page: self, family, begun: false })
     }

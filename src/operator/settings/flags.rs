@@ -416,7 +416,7 @@ impl Values {
     }
 }
 
-/// What a word of the command line is.
+/// What an argument of the command line is.
 enum Next<'a> {
     Flag(&'static Flag, String),
     Unknown(&'a str),

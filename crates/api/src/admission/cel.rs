@@ -76,7 +76,7 @@ pub(super) fn check(
     match value {
         Value::Array(items) => {
             for (i, item) in items.iter().enumerate() {
-                // Elements of our lists have no identity: changes of them cannot be told.
+                // Elements of our lists have no identity, so that changes of them are not seen.
                 check(&schema["items"], item, None, &format!("{path}[{i}]"), out);
             }
         }

@@ -15,7 +15,7 @@ const FORMER: [(&str, &str, &str); 3] = [
 /// The last release that served them beside those that took their place.
 const LAST_RELEASE: &str = "0.32";
 
-/// What is wrong with the object's version and kind; nothing for objects that are served, and for
+/// What is wrong with the object's version and kind; `None` for objects that are served, and for
 /// those that have nothing to do with Karpenter.
 #[must_use]
 pub fn check(object: &Value) -> Option<Finding> {

@@ -122,7 +122,7 @@ fn budgets(s: &mut Value) {
 }
 
 /// The status keeps what is newer than v1beta1: a client that changes a spec through v1beta1 would
-/// wipe it otherwise, until the controllers come by.
+/// wipe it otherwise, until the controllers write it again.
 fn schema_v1beta1(mut schema: Value) -> Value {
     let s = &mut schema;
     clear_rules(s, "spec");

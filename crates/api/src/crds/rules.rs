@@ -243,7 +243,7 @@ pub(super) fn requirements_v1beta1(schema: &mut Value, path: &str, of_pool: bool
     );
 }
 
-/// Turns the taints of v1 into those of v1beta1, which say nothing of how lists merge.
+/// Turns the taints of v1 into those of v1beta1, whose schema does not say how lists merge.
 pub(super) fn taints_v1beta1(schema: &mut Value, node: &str) {
     for field in ["taints", "startupTaints"] {
         clear(schema, &format!("{node}.{field}"), &["x-kubernetes-list-type"]);

@@ -497,7 +497,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_used_is_told() {
-        let told = |spec: Value| evaluate(&[overlay("o", spec)], &pools()).1["o"].clone();
+        let verdict = |spec: Value| evaluate(&[overlay("o", spec)], &pools()).1["o"].clone();
         for bad in [
             json!({"requirements": [], "capacity": {"cpu": "1"}}),
             json!({"requirements": [], "capacity": {"aws.amazon.com/neuron": "1"}}),
@@ -508,9 +508,9 @@ mod tests {
             json!({"requirements": only("kubernetes.io/hostname", "h")}),
             json!({"requirements": only("karpenter.sh/capacity-type", "cheap")}),
         ] {
-            assert!(matches!(told(bad.clone()), Verdict::Invalid(_)), "{bad}");
+            assert!(matches!(verdict(bad.clone()), Verdict::Invalid(_)), "{bad}");
         }
-        assert_eq!(told(json!({"requirements": []})), Verdict::Applied);
+        assert_eq!(verdict(json!({"requirements": []})), Verdict::Applied);
     }
 
     #[test]

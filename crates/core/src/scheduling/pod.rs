@@ -229,7 +229,7 @@ pub struct PodInfo {
     pub claims: Vec<Arc<str>>,
     /// The value of `karpenter.sh/do-not-disrupt`.
     pub do_not_disrupt: Option<Arc<str>>,
-    /// The claims for dynamic resources that it refers to; none for most pods.
+    /// The claims for dynamic resources that it refers to; `None` for most pods.
     pub device_claims: Option<Box<[PodClaim]>>,
     /// The object that it belongs to.
     pub owner: Option<Arc<Owner>>,
@@ -405,7 +405,7 @@ impl PodInfo {
     }
 
     /// When the protection by a do-not-disrupt annotation with a duration ends: that long after the
-    /// pod started. None for a pod that is protected for good, or not yet started.
+    /// pod started. `None` for a pod that is protected for good, or not yet started.
     #[must_use]
     pub fn do_not_disrupt_until(&self) -> Option<Timestamp> {
         let text = self.do_not_disrupt.as_deref().filter(|t| *t != "true")?;

@@ -452,7 +452,7 @@ mod tests {
         assert_eq!(of(granted("1", "4"), None), 4000);
         assert_eq!(of(granted("1", "1"), Some("Infeasible")), 1000);
         assert_eq!(of(granted("1", "1"), Some("Deferred")), 2000);
-        // A status that does not tell resources does not count.
+        // A status without resources does not count.
         assert_eq!(of(json!({"name": "c", "allocatedResources": {"cpu": "4"}}), None), 2000);
     }
 

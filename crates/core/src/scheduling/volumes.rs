@@ -556,22 +556,22 @@ mod tests {
     #[test]
     fn claims_that_cannot_be_used_are_named() {
         let mut objects = VolumeObjects::default();
-        let told = |objects: &VolumeObjects| validate(&pod(&["c"]), objects).unwrap_err();
+        let error = |objects: &VolumeObjects| validate(&pod(&["c"]), objects).unwrap_err();
         claim(&mut objects, "c", None, None);
-        assert_eq!(told(&objects), VolumeError::NoClassName);
+        assert_eq!(error(&objects), VolumeError::NoClassName);
         claim(&mut objects, "c", None, Some("s"));
-        assert_eq!(told(&objects), VolumeError::NoClass("s".into()));
+        assert_eq!(error(&objects), VolumeError::NoClass("s".into()));
         class(&mut objects, "s", Some("Immediate"), &[]);
-        assert_eq!(told(&objects), VolumeError::Immediate);
+        assert_eq!(error(&objects), VolumeError::Immediate);
         claim(&mut objects, "c", Some("v"), None);
-        assert_eq!(told(&objects), VolumeError::NoVolume("v".into()));
+        assert_eq!(error(&objects), VolumeError::NoVolume("v".into()));
         volume(&mut objects, "v", &[], json!({}));
         objects.set_claim(&read(json!({"metadata": {"name": "c", "namespace": "n"},
             "spec": {"volumeName": "v"}})));
-        assert_eq!(told(&objects), VolumeError::NotBound);
+        assert_eq!(error(&objects), VolumeError::NotBound);
         objects.set_claim(&read(json!({"metadata": {"name": "c", "namespace": "n"},
             "status": {"phase": "Lost"}})));
-        assert_eq!(told(&objects), VolumeError::Lost);
+        assert_eq!(error(&objects), VolumeError::Lost);
     }
 
     #[test]

@@ -67,7 +67,7 @@ fn look(lens: &Shared, user: &str, kind: &'static Kind, object: &mut Value) -> b
     lens.lock().as_mut().is_none_or(|lens| lens.show(user, kind, object))
 }
 
-/// A watch's line; nothing for an object that is hidden.
+/// A watch's line; `None` for an object that is hidden.
 fn event(lens: &Shared, user: &str, kind: &'static Kind, line: &Bytes) -> Option<Bytes> {
     let Ok(mut event) = serde_json::from_slice::<Value>(line) else { return Some(line.clone()) };
     if matches!(event["type"].as_str(), Some("BOOKMARK" | "ERROR")) {

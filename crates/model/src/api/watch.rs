@@ -102,7 +102,7 @@ impl Watch {
         wanted.is_empty() || object["metadata"]["namespace"] == wanted.as_str()
     }
 
-    /// The next line; nothing when the watch is over.
+    /// The next line; `None` when the watch is over.
     pub(crate) async fn next(&mut self) -> Option<Bytes> {
         loop {
             if self.cuts.load(Ordering::SeqCst) != self.born {

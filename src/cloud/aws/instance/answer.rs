@@ -108,7 +108,7 @@ impl Provider {
         }
     }
 
-    /// A reservation that is refused is full; its type and zone may well be had otherwise.
+    /// A reservation that is refused is full; its type and zone may well be available outside of it.
     fn reservation_refused(&self, attempt: &Attempt<'_>, refused: &Refused) {
         let Some(place) = refused.place.as_ref() else { return };
         if refused.message.contains(SPREAD_LIMIT) {
@@ -133,7 +133,7 @@ impl Provider {
         }
     }
 
-    /// The instance as the fleet told of it: it runs no command yet that would tell more.
+    /// The instance, as far as the fleet's answer describes it.
     fn launched(&self, attempt: &Attempt<'_>, placed: &Placed) -> Instance {
         let place = &placed.place;
         let kind = attempt.types.iter().find(|t| *t.name == *place.instance_type);

@@ -43,7 +43,7 @@ async fn describe_some(
     Ok(found.map(|i| Instance::of_ec2(i, reserved_capacity)).map(|i| (i.id.clone(), i)).collect())
 }
 
-/// Describes instances; those that the common call does not tell are asked for one by one.
+/// Describes instances; those missing in the common answer are asked for one by one.
 pub(super) async fn describe(
     clients: Clients,
     reserved_capacity: bool,

@@ -52,7 +52,7 @@ pub enum Market {
 }
 
 impl Market {
-    /// The capacity type's market; `templates` tell what kind of reservation it is.
+    /// The capacity type's market; `templates` have the kind of the reservation.
     #[must_use]
     pub fn of(capacity_type: &str, templates: &[LaunchTemplate]) -> Self {
         let reservation = templates.iter().find_map(|t| t.reservation.as_ref());
@@ -181,7 +181,7 @@ pub struct Ask {
 /// What came of a launch.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// Nothing when there is no instance.
+    /// `None` when there is no instance.
     pub fleet: Option<String>,
     pub placed: Option<Placed>,
     /// Refusals of the whole fleet, also when there is an instance.
@@ -190,7 +190,7 @@ pub struct Answer {
     pub request_id: String,
 }
 
-/// A launched instance, as the fleet tells of it.
+/// A launched instance, as the fleet's answer describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Placed {
     pub id: String,
@@ -211,7 +211,7 @@ pub struct Place {
 pub struct Refused {
     pub code: String,
     pub message: String,
-    /// Nothing when EC2 does not say which pool.
+    /// `None` when EC2 does not say which pool.
     pub place: Option<Place>,
 }
 

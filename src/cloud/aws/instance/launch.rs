@@ -265,7 +265,7 @@ impl Provider {
             return known.clone();
         }
         let made = claim.metadata.creation_timestamp.as_ref().map(|t| t.0);
-        // API servers tell whole seconds.
+        // API servers keep whole seconds.
         let unsure = made.is_none_or(|made| made <= self.started);
         Tried { generation: 0, unsure, at: self.clock.now() }
     }

@@ -13,7 +13,7 @@ pub struct Instance {
     pub id: String,
     pub instance_type: String,
     pub zone: String,
-    /// Zone id, where EC2 tells it.
+    /// Zone id, where EC2's answer has it.
     pub zone_id: Option<String>,
     pub capacity_type: String,
     pub image_id: String,

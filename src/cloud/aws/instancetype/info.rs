@@ -60,7 +60,7 @@ pub struct Processor {
 pub struct Ebs {
     pub ebs_optimized_support: String,
     pub ebs_optimized_info: Option<EbsOptimized>,
-    /// How many volumes can be attached; not told for every type.
+    /// How many volumes can be attached; EC2 gives it for some types only.
     pub maximum_ebs_attachments: Option<i64>,
     /// `dedicated`, or `shared` with network interfaces and local disks.
     pub attachment_limit_type: String,

@@ -36,7 +36,7 @@ fn limits(info: &Info) -> Limits {
     LIMITS.get(info.instance_type.as_str()).copied().unwrap_or_default()
 }
 
-/// Names and numbers of a file with a heading; `data/README.md` tells where it comes from.
+/// Names and numbers of a file with a heading; `data/README.md` says where it comes from.
 fn table(text: &'static str) -> HashMap<&'static str, Option<i64>> {
     text.lines()
         .skip(1)
@@ -45,7 +45,7 @@ fn table(text: &'static str) -> HashMap<&'static str, Option<i64>> {
         .collect()
 }
 
-/// Baseline bandwidth in Mbit/s; nothing where EC2 has only a word such as "Moderate".
+/// Baseline bandwidth in Mbit/s; `None` where EC2 has only a word such as "Moderate".
 #[must_use]
 pub fn bandwidth(info: &Info) -> Option<i64> {
     if let Some(known) = BANDWIDTHS.get(info.instance_type.as_str()) {

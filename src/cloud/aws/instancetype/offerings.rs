@@ -1,4 +1,4 @@
-//! Where a type can be had, for what price, and whether it can be had now.
+//! Where a type is offered, for what price, and whether it is available now.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

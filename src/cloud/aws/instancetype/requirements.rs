@@ -186,7 +186,7 @@ fn only(devices: Option<&[Device]>) -> Option<&Device> {
     }
 }
 
-/// The one kind of accelerator, and its manufacturer; EC2 does not tell that of Neuron devices.
+/// The one kind of accelerator, and its manufacturer; EC2 does not name that of Neuron devices.
 fn accelerator(info: &Info) -> (Option<&Device>, Option<String>) {
     if let Some(neuron) = &info.neuron_info {
         return (only(Some(neuron.neuron_devices.as_slice())), Some("aws".to_owned()));
@@ -195,7 +195,7 @@ fn accelerator(info: &Info) -> (Option<&Device>, Option<String>) {
     (device, device.map(|d| kebab(&d.manufacturer)))
 }
 
-/// Whether instances of the class can be of this type, as far as its name tells.
+/// Whether instances of the class can be of this type, judging by its name.
 #[must_use]
 pub fn compatible_with_class(name: &str, class: &EC2NodeClass) -> bool {
     // AL2023 does not boot on the first Graviton.

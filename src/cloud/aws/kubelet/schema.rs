@@ -179,7 +179,7 @@ const LOGGING: Kind = Object(&[
     ),
 ]);
 
-/// The fields that nobody knows, sorted.
+/// The unknown fields, sorted.
 ///
 /// # Errors
 /// The first value that is not what its field holds.

@@ -193,7 +193,7 @@ fn ami_requirements(ami: &Ami) -> Requirements {
     ami.requirements.iter().map(|r| Requirement::new(&r.key, r.operator, &r.values)).collect()
 }
 
-/// What the user data of a group tells the node.
+/// What the user data of a group passes to the node.
 pub(super) fn bootstrap(cluster: &Cluster, launch: &Launch<'_>, group: &Group<'_>) -> Bootstrap {
     let (class, claim) = (launch.class, launch.claim);
     let family = AmiFamily::of(class);

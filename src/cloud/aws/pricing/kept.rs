@@ -9,7 +9,7 @@ use crate::operator::config_map::{Store, is_own};
 const REGION: &str = "region";
 const ON_DEMAND: &str = "on-demand.json";
 const SPOT: &str = "spot.json";
-/// Set where `on-demand.json` has nothing but what AWS told; earlier releases kept estimates, too.
+/// Set where `on-demand.json` has published prices only; earlier releases kept estimates, too.
 const SOURCE: &str = "source";
 const PRICE_LIST: &str = "price-list";
 /// Reads and writes the ConfigMap.

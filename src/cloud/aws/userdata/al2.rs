@@ -31,7 +31,7 @@ fn script(bootstrap: &Bootstrap) -> String {
         bootstrap.cluster_name, bootstrap.cluster_endpoint
     )];
     if let Some(ip) = dns_ip(bootstrap) {
-        // The bootstrap script assumes IPv4 unless it is told.
+        // The bootstrap script assumes IPv4 unless an argument says otherwise.
         if ip.parse::<std::net::Ipv4Addr>().is_err() {
             call.push("--ip-family ipv6".to_owned());
         }

@@ -164,7 +164,7 @@ fn mount(binds_by_itself: bool) -> Table {
     mount
 }
 
-/// True when the images of a class are known to bind their directories without being told which.
+/// True when the images of a class are known to bind their directories without a list of them.
 #[must_use]
 pub fn binds_by_itself(class: &EC2NodeClass) -> bool {
     let Some(version) = version(class) else { return false };
@@ -178,7 +178,7 @@ pub fn binds_by_itself(class: &EC2NodeClass) -> bool {
     }
 }
 
-/// The release of the images, as far as the selectors or the names of what they found tell.
+/// The release of the images, as far as the selectors or the names of the images show it.
 fn version(class: &EC2NodeClass) -> Option<String> {
     let terms = &class.spec.ami_selector_terms;
     let alias = terms.iter().find_map(|t| {

@@ -188,7 +188,7 @@ impl Inventory {
         inventory
     }
 
-    /// The claims of a pod; nothing when it has none.
+    /// The claims of a pod; `None` when it has none.
     ///
     /// # Errors
     /// When one of them is not there.

@@ -269,7 +269,7 @@ impl Ledger {
         self.claims.insert(claim, plan.groups);
     }
 
-    /// The types of a planned node with what is booked for them; nothing when nothing is.
+    /// The types of a planned node with what is booked for them; `None` when nothing is.
     #[must_use]
     pub fn groups(&self, claim: usize) -> Option<&[TypeGroup]> {
         self.claims.get(&claim).map(Vec::as_slice)
@@ -293,7 +293,7 @@ impl Ledger {
         groups.retain(|g| !g.types.is_clear());
     }
 
-    /// The devices of a planned node; nothing when it has none.
+    /// The devices of a planned node; `None` when it has none.
     #[must_use]
     pub fn booked(&self, claim: usize) -> Option<Booked> {
         let groups = self.claims.get(&claim)?;

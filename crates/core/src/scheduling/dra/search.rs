@@ -300,7 +300,7 @@ impl<'a> Search<'a> {
         })
     }
 
-    /// How a node reaches a device: nothing when it cannot.
+    /// How a node reaches a device: `None` when it cannot.
     fn reach(&self, id: DevId, node: &Requirements) -> Option<Reach<'a>> {
         let inventory = self.inventory;
         let dev = &inventory.devices[id as usize];
