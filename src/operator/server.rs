@@ -172,6 +172,9 @@ fn probe(path: &str, checks: Checks) -> Router {
 }
 
 async fn answer(checks: &Checks, query: &str) -> (StatusCode, String) {
+    // The parameters and the text are those of the API server's health endpoints
+    // (k8s.io/apiserver), which controller-runtime serves too. The reason is withheld there because
+    // anyone may ask.
     let mut excluded: HashMap<&str, ()> = HashMap::new();
     let mut verbose = false;
     for pair in query.split('&') {

@@ -212,6 +212,7 @@ impl Settings {
         let minute = Duration::from_secs(60);
         let endpoint = &self.cluster_endpoint;
         let endpoint_ok = endpoint.is_empty() || is_url(endpoint);
+        // All at once, so that one start shows every problem.
         let problems: Vec<String> = [
             (
                 !endpoint_ok,

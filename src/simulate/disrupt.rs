@@ -211,6 +211,7 @@ fn begin(world: &mut World, arrived: Option<Timestamp>) -> DisruptReport {
         .filter(|n| n.node_claim.is_none() && n.node_pool().is_some())
         .map(|n| n.name().to_owned())
         .collect();
+    // After `alone` was gathered: from here on those nodes have a NodeClaim.
     adopt(&mut world.snapshot.nodes, &world.pools);
     let mut report = DisruptReport::default();
     let adopted: BTreeSet<&str> =

@@ -78,6 +78,8 @@ impl Objects {
         let namespace = meta["namespace"].as_str().unwrap_or_default();
         let group = object["apiVersion"].as_str().and_then(|v| v.rsplit_once('/'));
         let group = group.map_or("", |(group, _)| group).to_owned();
+        // With the group, because kinds of other groups may share a name; without the version,
+        // because an object has one identity in all of its versions.
         let whole = (group, kind.clone(), namespace.to_owned(), name.to_owned());
         if !self.seen.insert(whole) {
             let message = format!("second {kind} {name:?}");
@@ -118,6 +120,8 @@ impl Objects {
                 let shape = (found.template.unwrap_or_default(), None);
                 self.shapes.insert(("PodTemplate", namespace, name), shape);
             }
+            // No selector: the pods of a Deployment belong to its ReplicaSets, and default spread
+            // goes by the controller of a pod.
             "Deployment" => {
                 let found: Deployment = typed(path, object)?;
                 let (namespace, name) = key(&found.metadata);

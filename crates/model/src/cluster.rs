@@ -371,6 +371,8 @@ impl Cluster {
             if let Some(node) = known
                 && !node.pods.is_empty()
             {
+                // As kube-controller-manager's pod garbage collector, which waits in case the Node
+                // comes back.
                 self.after(self.pace.lost, Due::CollectPods(name));
             }
             return;

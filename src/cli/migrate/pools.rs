@@ -71,6 +71,7 @@ impl Writer {
             if keep {
                 let mut pool = pool(group, &format!("{name}-minimum"), &class, &share);
                 pool["spec"]["replicas"] = json!(share.min);
+                // The CRD refuses a weight on a static NodePool, and limits other than `nodes`.
                 if let Some(spec) = pool["spec"].as_object_mut() {
                     spec.shift_remove("weight");
                     spec.shift_remove("limits");

@@ -174,6 +174,8 @@ fn flags(group: &mut Group, words: &[String], only_known: bool) {
         let Some(flag) = word.strip_prefix("--") else { continue };
         let (name, value) = match flag.split_once('=') {
             Some((name, value)) => (name, value.to_owned()),
+            // The kubelet accepts `--flag=value` and `--flag value`; a flag followed by another
+            // flag is a boolean.
             None => match rest.next_if(|next| !next.starts_with("--")) {
                 Some(value) => (flag, value.clone()),
                 None => (flag, String::new()),
@@ -283,6 +285,7 @@ fn bottlerocket(group: &mut Group, text: &str) {
     }
     if let Value::Object(taints) = settings.take("node-taints") {
         for (key, values) in taints {
+            // Bottlerocket accepts one text or a list of them for each key.
             let list = match values {
                 Value::Array(list) => list,
                 one => vec![one],

@@ -139,6 +139,8 @@ impl Provider {
         while let Some(page) = pages.next().await {
             match page.map_err(|e| AwsError::new("DescribeCapacityReservations", &e)) {
                 Ok(page) => list.extend(page.capacity_reservations.unwrap_or_default()),
+                // EC2 answers a call for an id that does not exist with an error. This is also why
+                // each id has a call of its own.
                 Err(error) if error.is_not_found() => return Ok(Vec::new()),
                 Err(error) => return Err(error),
             }

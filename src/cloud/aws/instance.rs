@@ -132,6 +132,8 @@ impl Provider {
         let (fleets, terminations, taggings) = (clients.clone(), clients.clone(), clients.clone());
         let descriptions = (clients.clone(), options.reserved_capacity);
         Self {
+            // The key of a batcher decides which requests share a call: launches with the same
+            // content share a fleet, and instances with the same tags are tagged together.
             fleets: Batcher::new(
                 FLEETS,
                 |ask: &fleet::Ask| Arc::clone(&ask.content),

@@ -228,6 +228,8 @@ impl Provider {
         for (field, value) in [
             ("regionCode", self.clients.region.as_str()),
             ("serviceCode", "AmazonEC2"),
+            // The price list has a product for each combination of operating system, licence,
+            // tenancy and state of a reservation. These filters leave one price per instance type.
             ("preInstalledSw", "NA"),
             ("operatingSystem", "Linux"),
             ("capacitystatus", "Used"),

@@ -41,6 +41,7 @@ fn prune_value(schema: &Value, value: &mut Value, path: &str, unknown: &mut Vec<
         Value::Object(members) => {
             let (fields, others) = (schema.get("properties"), schema.get("additionalProperties"));
             members.retain(|name, _| {
+                // The keys of a map are data, and never unknown.
                 let known = others.is_some() || fields.is_some_and(|f| f.get(name).is_some());
                 if !known {
                     unknown.push(unknown_field(member(path, name, true)));

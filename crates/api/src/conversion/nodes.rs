@@ -111,6 +111,8 @@ fn node_up(object: &mut Value, node: &mut Value) {
         put(&mut kept, "apiVersion", version.filter(|v| !v.is_null()));
         kept
     });
+    // v1beta1 may leave out kind and version, while v1 requires kind and group. The original
+    // reference is kept, so that converting back gives the same object.
     set_annotation_text(object, CLASS_REFERENCE, kept.to_string());
     let class = if reference.is_none() {
         json!({"group": "", "kind": "", "name": ""})

@@ -267,6 +267,7 @@ fn options(s: &mut Value) {
         "has(self.tcpEstablishedTimeout) || has(self.udpStreamTimeout) || has(self.udpTimeout)",
     );
     for (name, min, max) in [
+        // The limits of EC2's ConnectionTrackingSpecification.
         ("tcpEstablishedTimeout", 60, 432_000),
         ("udpStreamTimeout", 60, 180),
         ("udpTimeout", 30, 60),

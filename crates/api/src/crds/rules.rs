@@ -51,6 +51,7 @@ fn restricted(variable: &str, namer: Namer) -> Vec<(String, String)> {
             outside("karpenter.sh")
         ),
     )];
+    // NodeClaims carry the label, and overlays select pools by it; only NodePools may not set it.
     if namer == Namer::Pool {
         rules.push((
             "label \"karpenter.sh/nodepool\" is restricted".to_owned(),

@@ -367,6 +367,7 @@ pub struct FilterError {
 impl fmt::Display for FilterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (r, fits, o) = (self.requirements_met, self.fits, self.has_offering);
+        // Single checks come before pairs: a check that no type passed is the cause by itself.
         let text = if let Some(text) = &self.min_values {
             text
         } else if !r && !fits && !o {

@@ -119,6 +119,8 @@ impl Store {
             let letters = (0..5).map(|_| char::from(LETTERS[random.usize(..LETTERS.len())]));
             format!("{prefix}{}", letters.collect::<String>())
         };
+        // As the admission plugin NamespaceLifecycle: nothing is created in a namespace that does
+        // not exist.
         if kind.namespaced {
             let stated = object["metadata"]["namespace"].as_str().unwrap_or_default();
             if !stated.is_empty() && stated != namespace {

@@ -35,6 +35,7 @@ pub(crate) fn defaults(pod: &mut Value) {
             spec[field] = value;
         }
     }
+    // As the admission plugin DefaultTolerationSeconds.
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
         let list = spec["tolerations"].as_array().cloned().unwrap_or_default();
         let covered = |t: &Value| {
@@ -105,6 +106,7 @@ pub fn set_condition(
             if same && known["reason"].as_str().unwrap_or_default() == reason {
                 return false;
             }
+            // By the API conventions, the transition time changes with the status only.
             if same {
                 made["lastTransitionTime"] = known["lastTransitionTime"].clone();
             }

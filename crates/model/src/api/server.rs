@@ -213,6 +213,7 @@ impl ApiServer {
                 return std::future::pending().await;
             }
             Some(Fault::Lost | Fault::HangAfter) => {
+                // The request takes effect, but the client never learns of it.
                 let answer = self.execute(asked);
                 let code = answer.as_ref().map_or_else(|f| f.code, |a| a.status().as_u16());
                 self.note(&asked.call, &format!("{code} lost"));

@@ -116,6 +116,8 @@ impl Watch {
             }
             let store = Arc::clone(&self.store);
             let changed = store.changed(self.kind);
+            // Registered before the store is read: a change that comes between the two would
+            // otherwise wake nobody.
             tokio::pin!(changed);
             changed.as_mut().enable();
             match self.store.since(self.kind, self.cursor) {

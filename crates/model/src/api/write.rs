@@ -118,6 +118,8 @@ pub(crate) fn on_update(
     check_identity(kind, old, &new, name)?;
     keep_own(old, &mut new);
     if kind.status && subresource == "status" {
+        // A write to the status of a custom resource ignores metadata, while that of a built-in
+        // kind takes labels and annotations.
         let mut kept = old.clone();
         if !kind.custom {
             for part in ["labels", "annotations"] {
@@ -133,6 +135,7 @@ pub(crate) fn on_update(
     {
         set_or_remove(map, "status", old.get("status"));
     }
+    // The API server accepts no new finalizer on an object that is being deleted.
     if is_deleting(old) {
         check_finalizers(kind, old, &new, name)?;
     }

@@ -39,6 +39,8 @@ impl Cluster {
     fn deployment(&mut self, object: &Arc<Value>) {
         let key = Key::of(object);
         let template = &object["spec"]["template"];
+        // A changed template gives another name, and so a new ReplicaSet. The old ones are scaled
+        // down at once: a rolling update is not modelled.
         let name = format!("{}-{}", key.name, digest(template));
         let replicas = object["spec"]["replicas"].as_i64().unwrap_or(1);
         let kind_of = kind("replicasets");

@@ -126,6 +126,8 @@ pub fn configs(
     let mut prices: Vec<f64> = list.iter().flat_map(|c| &c.overrides).map(|o| o.priority).collect();
     if prices.len() > MAX_OVERRIDES {
         prices.sort_by(f64::total_cmp);
+        // The price alone does not cut exactly: several overrides may have the price of the last
+        // that fits. `left` keeps the first of those.
         let limit = prices[MAX_OVERRIDES - 1];
         let mut left = MAX_OVERRIDES;
         for config in &mut list {

@@ -108,6 +108,8 @@ impl Subject<'_> {
             let all = info.gpu_info.iter().flat_map(|g| &g.gpus);
             all.filter(|g| g.manufacturer == manufacturer).map(|g| g.count).sum()
         };
+        // The resources have the names under which the vendors' device plugins, and for interfaces
+        // the VPC resource controller, register them.
         let neuron: &[Device] = info.neuron_info.as_ref().map_or(&[], |n| &n.neuron_devices);
         for (name, amount) in [
             ("nvidia.com/gpu", gpus("NVIDIA")),

@@ -206,6 +206,8 @@ impl<'a> Market<'a> {
         if group.strategy != "partition" || group.partition_count <= 0 {
             return list;
         }
+        // One offering per partition, so that pods can ask for a partition, or be spread over them,
+        // by the label.
         let partitions: Vec<String> = (1..=group.partition_count).map(|n| n.to_string()).collect();
         requirements.replace(Requirement::new(
             labels::PLACEMENT_GROUP_PARTITION,

@@ -116,6 +116,8 @@ fn capacity_types(all: &mut Requirements, info: &Info, class: &EC2NodeClass) {
     if !reservations.is_empty() {
         kinds.push(labels::CAPACITY_RESERVED);
     }
+    // Without reservations the lists below are empty, and `In` without values is the same as
+    // `DoesNotExist`: a type without a reservation does not match pods that ask for one.
     all.add(Requirement::new(labels::CAPACITY_TYPE, Operator::In, kinds));
     all.add(Requirement::new(
         labels::CAPACITY_RESERVATION_ID,

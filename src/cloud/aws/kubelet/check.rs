@@ -94,6 +94,8 @@ fn evictions(settings: &Map<String, Value>, problems: &mut Vec<String>) {
     let keys = |key: &str| -> BTreeSet<&str> {
         entries(settings, key).into_iter().map(|(signal, _)| signal).collect()
     };
+    // The kubelet does not start with a soft threshold that has no grace period. Karpenter refuses
+    // a grace period without a threshold as well.
     let (soft, grace) = (keys("evictionSoft"), keys(GRACE));
     for signal in soft.difference(&grace) {
         problems.push(format!("spec.kubelet.evictionSoft[{signal}]: no matching entry in {GRACE}"));

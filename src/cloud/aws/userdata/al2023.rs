@@ -64,6 +64,8 @@ fn broken(error: &impl std::fmt::Display) -> UserDataError {
 
 fn node_config(bootstrap: &Bootstrap) -> Result<String, UserDataError> {
     use base64::Engine as _;
+    // AL2's bootstrap script asks EKS for the service CIDR, but nodeadm makes no such call, and
+    // requires it in its configuration.
     let cidr = bootstrap.cluster_cidr.as_deref().ok_or_else(|| {
         UserDataError::NotReady("resolving cluster CIDR, the service CIDR is not known".to_owned())
     })?;
@@ -73,6 +75,7 @@ fn node_config(bootstrap: &Bootstrap) -> Result<String, UserDataError> {
         "name": bootstrap.cluster_name,
     });
     if !bootstrap.ca_bundle.is_empty() {
+        // Checked here, because nodeadm would fail on the instance, where nobody sees why.
         base64::engine::general_purpose::STANDARD
             .decode(&bootstrap.ca_bundle)
             .map_err(|e| UserDataError::NotReady(format!("decoding CABundle, {e}")))?;
