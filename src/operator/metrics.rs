@@ -49,6 +49,7 @@ pub struct Definition {
     pub help: String,
 }
 
+/// Filled by each metric when it is first used; `touch_all` makes sure that all of them were.
 static CATALOG: Mutex<Vec<Definition>> = Mutex::new(Vec::new());
 
 /// Every metric that there is, by name.

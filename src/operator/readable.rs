@@ -201,6 +201,8 @@ const OF_POD_SPEC: &[&str] = &[
     "volumes.secret",
 ];
 
+/// What fills most of a pod's status: how its containers run, while decisions read conditions and
+/// amounts only.
 const OF_POD_STATUS: &[&str] = &[
     "status.containerStatuses.containerID",
     "status.containerStatuses.image",
@@ -216,6 +218,8 @@ const OF_POD_STATUS: &[&str] = &[
     "status.podIPs",
 ];
 
+/// What fills most of a Node's status: a Node names up to 50 images, and every heartbeat rewrites
+/// its conditions.
 const OF_NODE: &[&str] = &[
     "status.config",
     "status.conditions.lastHeartbeatTime",

@@ -142,6 +142,7 @@ fn taints(list: Option<&[Taint]>) -> Option<u64> {
 /// A point in time in Go's binary form (version, seconds since the year 1, nanoseconds, minutes
 /// from UTC), in the struct around it.
 fn time(at: jiff::Timestamp) -> u64 {
+    // Seconds from the year 1, where Go's clock begins, to 1970.
     const YEAR_ONE: i64 = 62_135_596_800;
     let mut bytes = vec![1_u8];
     bytes.extend((at.as_second() + YEAR_ONE).to_be_bytes());

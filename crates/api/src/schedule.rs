@@ -78,6 +78,7 @@ const MONTH: Bounds = Bounds {
     max: 12,
     names: &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"],
 };
+// As in robfig/cron, which Karpenter uses: Sunday is 0 only, and 7 is refused.
 const WEEKDAY: Bounds = Bounds {
     name: "day of week",
     min: 0,

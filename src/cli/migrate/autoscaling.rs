@@ -63,6 +63,8 @@ pub fn node_group(group: &Value) -> Option<&str> {
 
 /// True for a group that is tagged as one of a cluster's nodes.
 pub fn is_tagged(group: &Value) -> bool {
+    // Tags of Cluster Autoscaler's discovery, of self-managed nodes, and of EKS' managed node
+    // groups.
     const MARKS: [&str; 3] =
         ["k8s.io/cluster-autoscaler/", "kubernetes.io/cluster/", "eks:cluster-name"];
     let tags = group["Tags"].as_array().into_iter().flatten();

@@ -43,6 +43,7 @@ fn family(group: &Group) -> Option<AmiFamily> {
 }
 
 fn family_of_path(path: &str) -> Option<AmiFamily> {
+    // The first match counts: `amazon-linux-2` is part of the paths of AL2023, too.
     const MARKS: [(&str, AmiFamily); 6] = [
         ("amazon-linux-2023", AmiFamily::Al2023),
         ("amazon-linux-2", AmiFamily::Al2),

@@ -12,6 +12,7 @@ use crate::api::yaml;
 use crate::cloud::aws::ami::AmiFamily;
 use crate::cloud::aws::userdata::mime;
 
+/// The script by which nodes of the AL2 family join a cluster.
 const BOOTSTRAP: &str = "/etc/eks/bootstrap.sh";
 
 /// The text of base64 user data.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::{Known, Provider};
 use crate::operator::config_map::{Store, is_own};
 
+// The ConfigMap's keys. Administrators write them too, so that they cannot change.
 const REGION: &str = "region";
 const ON_DEMAND: &str = "on-demand.json";
 const SPOT: &str = "spot.json";
