@@ -197,7 +197,7 @@ impl State {
         self.tell(Change::Pod(key.clone()));
     }
 
-    /// Logs a cost that cannot be read, once for as long as it stands there.
+    /// Logs a cost that cannot be read, once until it changes.
     fn warn_of_cost(&self, key: &PodKey, error: Option<CostError>) {
         let mut known = self.odd_costs.lock();
         match error {

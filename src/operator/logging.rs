@@ -282,10 +282,10 @@ fn caller(metadata: &tracing::Metadata<'_>) -> Option<String> {
     Some(format!("{}:{line}", &file[start..]))
 }
 
-/// Of equal lines within a second, so many are written ... (the defaults of zap's sampling, which
-/// Karpenter logs with)
+/// Of equal lines within a second, the first ones are written up to this number. Both numbers are
+/// the defaults of zap's sampling, with which Karpenter logs.
 const SAMPLE_FIRST: u64 = 100;
-/// ... and then one in so many.
+/// After the first ones, one in this many is written.
 const SAMPLE_THEREAFTER: u64 = 100;
 
 /// Thins out storms of equal lines.

@@ -226,7 +226,7 @@ pub fn render_into(sink: Sink<'_>) {
         }
     }
     process::write(&mut page);
-    // A slow reader must not hold back whoever adds a source.
+    // A slow reader must not hold back callers that add a source.
     let sources = SOURCES.lock().clone();
     for source in &sources {
         (source.write)(&mut page);

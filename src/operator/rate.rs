@@ -32,7 +32,7 @@ impl Backoff {
         Self { jitter, ..self }
     }
 
-    /// The wait after so many failures in a row; no failure is taken for one.
+    /// The wait after this many failures in a row; zero counts as one.
     #[must_use]
     pub fn delay(&self, failures: u32) -> Duration {
         // The shift below would overflow at 32.

@@ -12,7 +12,7 @@ use super::server;
 use super::settings::Settings;
 use crate::clock::Clock;
 
-/// How often certificate and CRDs are checked: whoever applies the CRDs again may remove the
+/// How often certificate and CRDs are checked: applying the CRDs again may remove the
 /// webhook from them.
 const PERIOD: Duration = Duration::from_secs(30);
 /// How soon again after a failure.

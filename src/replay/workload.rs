@@ -1,4 +1,4 @@
-//! The form of a workload file, and what it says at a time.
+//! The form of a workload file, and the load that it describes at a given time.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

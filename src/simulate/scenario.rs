@@ -336,8 +336,8 @@ impl Items for NodeEntry {
         let bound = raw.pods.into_items(&format!("{path}.pods"))?;
         let mut pods: Vec<Arc<PodInfo>> = Vec::with_capacity(bound.len());
         for pod in bound {
-            // Each list of pods was read with a table of its own; shared again here, pods of all
-            // nodes share one.
+            // Each list of pods was read with a table of its own. Sharing again lets the pods of
+            // all nodes share one.
             let mut pod = sharing.share(Arc::unwrap_or_clone(pod));
             pod.node_name = name.as_deref().map(|n| sharing.text(n));
             pods.push(Arc::new(pod));

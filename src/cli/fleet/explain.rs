@@ -93,7 +93,7 @@ impl fmt::Display for Bound {
     }
 }
 
-/// A pod that is not pending for this controller, where it is instead.
+/// Where a pod is that does not wait for this controller.
 fn bound(loaded: &Loaded, namespace: &str, name: &str) -> Result<Bound, Failure> {
     let missing = || Failure::NotFound(format!("there is no pod {namespace}/{name}"));
     let here = loaded.snapshot.as_ref().and_then(|snapshot| {

@@ -37,11 +37,11 @@ pub struct Window {
     pub per_call: usize,
 }
 
-/// Calls under way at once, over all keys; Karpenter's number of workers per batcher.
+/// Calls that run at once, over all keys; Karpenter's number of workers per batcher.
 const WORKERS: usize = 100;
-/// While so many calls of one key are under way, its requests wait until one of them ends, ...
+/// While this many calls of one key are running, its requests wait until one of them ends.
 const BUSY: usize = 4;
-/// ... and after so many calls at once, further ones keep a window's longest time between them.
+/// After this many calls at once, further ones are kept apart by the longest time of a window.
 const BURST: u32 = 10;
 
 type Answers<A> = Pin<Box<dyn Future<Output = Vec<Result<A, AwsError>>> + Send>>;

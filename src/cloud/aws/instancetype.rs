@@ -1,6 +1,6 @@
 //! Instance types: EC2's descriptions turned into labels, capacity, overhead and offerings.
 //!
-//! What does not change from minute to minute is worked out once a node class and kept five
+//! What does not change from minute to minute is worked out once per node class and kept five
 //! minutes. Offerings are rebuilt only for types about which something changed since: as long as
 //! nothing did, every caller gets the same list.
 

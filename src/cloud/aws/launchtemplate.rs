@@ -378,7 +378,8 @@ impl Provider {
 
     /// Removes templates that have not been used for a minute.
     ///
-    /// A launch that needs one of them waits for its removal, and never gets one that is going.
+    /// A launch that needs one of them waits for its removal, and never gets one that is being
+    /// removed.
     pub async fn delete_expired(&self) {
         let removals = self.expired().into_iter().map(|name| async move {
             self.changes.run(&name, || self.delete_if_expired(&name)).await

@@ -1,4 +1,4 @@
-//! Subnets: finding those of a node class, and choosing one a zone for a launch.
+//! Subnets: finding those of a node class, and choosing one per zone for a launch.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -166,7 +166,8 @@ fn with_content(expected: &str) -> Error {
     serde::de::Error::invalid_type(Unexpected::UnitVariant, &expected)
 }
 
-/// Reads a JSON value without the fields that are passed over; elements of a list stand for it.
+/// Reads a JSON value without the fields that are passed over. A list is passed through to its
+/// elements.
 pub(super) struct Pruned<'a>(pub(super) Option<&'a Unread>);
 
 impl<'de> DeserializeSeed<'de> for Pruned<'_> {

@@ -454,7 +454,7 @@ fn next_flag<'a>(
     Ok(Next::Flag(f, value))
 }
 
-/// The setting whose name is most like this one, if any is alike at all.
+/// The setting with the most similar name, if any is similar at all.
 fn nearest(name: &str) -> Option<&'static str> {
     let all = FLAGS.iter().map(|f| (strsim::damerau_levenshtein(name, f.name), f.name));
     // One wrong letter in four at most: beyond that a hint misleads more often than it helps.

@@ -1,4 +1,4 @@
-//! Which kind an object is of, and whether this release knows it under the name that it gives.
+//! Whether this release knows an object's kind under the `apiVersion` that it names.
 
 use serde_json::Value;
 

@@ -86,7 +86,7 @@ pub enum VolumeError {
     /// There is no such claim.
     #[error("getting persistent volume claim, PersistentVolumeClaim {0:?} not found")]
     NoClaim(String),
-    /// The claim is on its way out.
+    /// The claim is being deleted.
     #[error("persistentvolumeclaim is being deleted")]
     ClaimDeleting,
     /// The claim's volume was lost.
@@ -95,7 +95,7 @@ pub enum VolumeError {
     /// There is no such volume.
     #[error("failed to validate pvc, PersistentVolume {0:?} not found")]
     NoVolume(String),
-    /// The volume is on its way out.
+    /// The volume is being deleted.
     #[error("failed to validate pvc, persistentvolume is being deleted")]
     VolumeDeleting,
     /// The binding was not finished.

@@ -22,7 +22,7 @@ impl Candidate {
     }
 }
 
-/// One image a set of requirements: the newest that is not deprecated, all newest first.
+/// One image per set of requirements: the newest that is not deprecated, all newest first.
 ///
 /// Images of an architecture that Kubernetes has no name for are left out.
 pub(super) fn choose(

@@ -307,7 +307,7 @@ impl Provider {
         Ok(found)
     }
 
-    /// One list for everybody who looks for his instance at the same time.
+    /// One list for all claims that look for their instance at the same time.
     async fn lately_listed(&self) -> Result<Arc<[Instance]>, Error> {
         self.listed.get(&(), || async { Ok(self.list().await?.into()) }).await
     }

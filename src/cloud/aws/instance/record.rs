@@ -43,7 +43,7 @@ impl Instance {
         format!("aws:///{}/{}", self.zone, self.id)
     }
 
-    /// True when it is on its way out.
+    /// True when it is shutting down or terminated.
     #[must_use]
     pub fn terminating(&self) -> bool {
         matches!(self.state.as_str(), "shutting-down" | "terminated")

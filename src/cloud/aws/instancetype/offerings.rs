@@ -161,7 +161,7 @@ impl<'a> Market<'a> {
         list
     }
 
-    /// One offering a reservation of this type; a full one is known by its count.
+    /// One offering per reservation of this type; a full one is known by its count.
     fn reserved(&self, info: &Info, in_zone: &dyn Fn(&str) -> bool) -> Vec<Offering> {
         let name = info.instance_type.as_str();
         let own = self.reservations.iter().filter(|(r, _)| r.instance_type == name);
@@ -195,7 +195,7 @@ impl<'a> Market<'a> {
         .collect()
     }
 
-    /// The type's requirements and offerings in a placement group: one a partition, if it has any.
+    /// The type's requirements and offerings in a placement group: one per partition, if it has any.
     fn in_group(
         &self,
         group: &PlacementGroup,
