@@ -51,7 +51,8 @@ impl<K: Resource<DynamicType = ()> + DeserializeOwned> Readable<K> {
         if let Ok(object) = K::deserialize(&json) {
             return Self::Object(object);
         }
-        // Keeping the path to what is wrong costs more than reading, so only invalid objects pay for it.
+        // Keeping the path to what is wrong costs more than reading, so only invalid objects pay
+        // for it.
         let value = Value::from(json);
         match serde_path_to_error::deserialize(&value) {
             Ok(object) => Self::Object(object),

@@ -152,7 +152,8 @@ impl Group {
         self.class.insert(field.to_owned(), value.into());
     }
 
-    /// Takes the cluster from the keys of a group's tags, and the hints for Cluster Autoscaler there.
+    /// Takes the cluster from the keys of a group's tags, and the hints for Cluster Autoscaler from
+    /// them.
     pub fn read_tag(&mut self, key: &str, value: &str) -> bool {
         const TEMPLATE: &str = "k8s.io/cluster-autoscaler/node-template/";
         if let Some(cluster) = key.strip_prefix("kubernetes.io/cluster/") {

@@ -108,7 +108,8 @@ impl Provider {
         }
     }
 
-    /// A reservation that is refused is full; its type and zone may well be available outside of it.
+    /// A reservation that is refused is full. Its type and zone may well be available outside of
+    /// it.
     fn reservation_refused(&self, attempt: &Attempt<'_>, refused: &Refused) {
         let Some(place) = refused.place.as_ref() else { return };
         if refused.message.contains(SPREAD_LIMIT) {

@@ -195,7 +195,8 @@ impl<'a> Market<'a> {
         .collect()
     }
 
-    /// The type's requirements and offerings in a placement group: one per partition, if it has any.
+    /// The type's requirements and offerings in a placement group: one per partition, if it has
+    /// any.
     fn in_group(
         &self,
         group: &PlacementGroup,
