@@ -302,7 +302,7 @@ fn lean_pod(pod: Pod) -> Pod {
         };
         let conditions = status.conditions.map(|all| {
             all.into_iter()
-                // Nothing is decided by messages, and they are the largest part of a status.
+                // Nothing is decided by messages, and they may be long.
                 .map(|c| k8s_openapi::api::core::v1::PodCondition { message: None, ..c })
                 .collect()
         });

@@ -64,8 +64,8 @@ fn broken(error: &impl std::fmt::Display) -> UserDataError {
 
 fn node_config(bootstrap: &Bootstrap) -> Result<String, UserDataError> {
     use base64::Engine as _;
-    // AL2's bootstrap script asks EKS for the service CIDR, but nodeadm makes no such call, and
-    // requires it in its configuration.
+    // Unlike AL2's bootstrap script, nodeadm discovers nothing about the cluster, and requires the
+    // service CIDR in its configuration.
     let cidr = bootstrap.cluster_cidr.as_deref().ok_or_else(|| {
         UserDataError::NotReady("resolving cluster CIDR, the service CIDR is not known".to_owned())
     })?;
