@@ -320,6 +320,7 @@ impl Curve {
         if forms.iter().filter(|f| **f).count() != 1 {
             return Err(ScenarioError::new(path, "expected one of constant, steps and daily"));
         }
+        // In ascending order, because `at` takes the last step of the list that has begun.
         for (at, pair) in self.steps.windows(2).enumerate() {
             if pair[1].at <= pair[0].at {
                 let message = format!(
