@@ -81,6 +81,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let plugin = args.first().is_some_and(|name| {
         std::path::Path::new(name).file_name().is_some_and(|name| name == PLUGIN)
     });
+    // Karpenter's chart starts the binary with flags alone, or with none.
     if !plugin && (first.is_empty() || (first.starts_with('-') && !asks_help)) {
         let settings = args[args.len().min(1)..].iter();
         return controller::run(

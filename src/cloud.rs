@@ -48,7 +48,7 @@ pub trait CloudProvider: Send + Sync + 'static {
         class: Option<&EC2NodeClass>,
     ) -> Result<Option<String>, Error>;
 
-    /// Labels that the claim gets when its Node registers; nothing while they cannot be told yet.
+    /// Labels that the claim gets when its Node registers; `None` while they are not known yet.
     async fn registration_labels(
         &self,
         _claim: &NodeClaim,
@@ -80,7 +80,7 @@ pub enum Error {
     /// The instance does not exist (any more).
     #[error("nodeclaim not found, {0}")]
     NodeClaimNotFound(String),
-    /// No offering could be launched; the claim is given up and its pods scheduled anew.
+    /// No offering could be launched; the NodeClaim is given up and its pods are scheduled again.
     #[error("insufficient capacity, {0}")]
     InsufficientCapacity(Detail),
     /// The node class cannot be used yet.
@@ -100,7 +100,7 @@ pub enum Error {
     Other(String),
 }
 
-/// A call to the cloud that went wrong, as the log tells of it.
+/// A call to the cloud that failed, with the fields that the log shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FailedCall {
     /// The service's name, such as `EC2`.
@@ -119,7 +119,7 @@ pub struct FailedCall {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Detail {
     pub text: String,
-    /// Nothing where no call was made.
+    /// `None` where no call was made.
     pub call: Option<Box<FailedCall>>,
 }
 
@@ -158,6 +158,7 @@ impl Error {
             Self::NodeClaimNotFound(_) => "NodeClaimNotFoundError",
             Self::InsufficientCapacity(_) => "InsufficientCapacityError",
             Self::NodeClassNotReady(_) => "NodeClassNotReadyError",
+            // Karpenter's metric leaves the label empty for errors of no class of its own.
             Self::Create { .. } | Self::Call(_) | Self::RebootRefused(_) | Self::Other(_) => "",
         }
     }

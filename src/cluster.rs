@@ -1,4 +1,4 @@
-//! The cluster as the watches show it, kept ready for whoever decides.
+//! The state of the cluster, kept up to date by watches, for all controllers that decide by it.
 //!
 //! Watches ([`informers`]) write; everybody else reads. Pods are kept parsed, Nodes and NodeClaims
 //! as shared objects, and each node's view ([`StateNode`](crate::scheduling::node::StateNode): Node, NodeClaim, pods, volumes, marks) is
@@ -51,9 +51,10 @@ pub use odd::LeftOut;
 use odd::OddObjects;
 use pods::Pods;
 
-/// Time between looks at whether everything is listed.
+/// Time between checks whether everything is listed; short beside the seconds that a first list takes.
 const LISTED_POLL: Duration = Duration::from_millis(50);
-/// Changes that wait for a slow listener; older ones are lost to it.
+/// Changes that wait for a slow listener. One that falls further behind loses the oldest, learns
+/// that it did, and looks at everything again.
 const CHANGES: usize = 4096;
 
 /// Something that moved.
@@ -148,6 +149,8 @@ impl Default for State {
 }
 
 /// The watches that must have listed everything before anyone decides.
+// A decision without one of these could lose something for good: a node that seems empty is
+// deleted, a pod whose volume is unknown gets a node in the wrong zone.
 const SOURCES: &[&str] = &[
     "pods",
     "nodes",
@@ -175,6 +178,7 @@ impl State {
     }
 
     fn tell(&self, change: Change) {
+        // Sending fails only while nobody listens.
         if self.told.load(Ordering::Acquire) {
             let _ = self.changes.send(change);
         }
@@ -261,7 +265,7 @@ impl State {
         self.inner.read().classes.get(name).cloned()
     }
 
-    /// The node class that a reference names; none for one of another provider.
+    /// The node class that a reference names; `None` for one of another provider.
     #[must_use]
     pub fn class_of(&self, reference: &NodeClassReference) -> Option<Arc<EC2NodeClass>> {
         reference.is_managed().then(|| self.class(&reference.name)).flatten()
@@ -339,6 +343,8 @@ fn version(meta: &ObjectMeta) -> Option<u64> {
 }
 
 /// True when an object is not newer than the known one. Without versions the later one counts.
+// Versions of one kind are numbers that only rise; Kubernetes declares them comparable since 1.35.
+// Equal ones are the same object, so that a listener is not woken for nothing.
 fn is_older(known: Option<&ObjectMeta>, new: &ObjectMeta) -> bool {
     match (known.and_then(version), version(new)) {
         (Some(known), Some(new)) => new <= known,

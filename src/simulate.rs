@@ -57,6 +57,7 @@ pub fn load(mut reader: impl Read) -> Result<Scenario, ScenarioError> {
     let mut head = Vec::new();
     let mut byte = [0_u8; 1];
     loop {
+        // Byte by byte up to the first visible one: standard input cannot be read twice.
         match reader.read(&mut byte) {
             Ok(0) => break,
             Ok(_) => {

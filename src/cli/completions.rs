@@ -14,7 +14,6 @@ pub struct Args {
     shell: Shell,
 }
 
-/// Prints the script.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
     let mut script = Vec::new();

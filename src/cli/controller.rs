@@ -11,13 +11,14 @@ use crate::operator::settings::{self, Settings, SettingsError};
 /// Stack of worker threads: the solver recurses, async state is large in debug builds.
 const STACK: usize = 8 << 20;
 
-/// Names of the environment's variables.
 fn variables() -> impl Iterator<Item = String> {
+    // `vars` panics on a variable that is not valid Unicode, whoever set it.
     std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())
 }
 
-/// Runs the controller until it is told to stop; the exit code says how it went.
+/// Runs the controller until a signal ends it; the exit code says how it went.
 pub fn run(args: &[String]) -> ExitCode {
+    // Go's flag package accepts both one and two dashes.
     if args.iter().any(|a| matches!(a.as_str(), "-h" | "--h" | "--help" | "-help")) {
         eprint!("{}", settings::usage());
         return ExitCode::SUCCESS;
@@ -37,6 +38,7 @@ pub fn run(args: &[String]) -> ExitCode {
         eprintln!("{error}");
         return ExitCode::from(2);
     }
+    // Before anything that could panic, and after the log exists.
     logging::report_panics();
     for text in settings.unknown.iter().chain(&settings::unknown_variables(variables())) {
         tracing::warn!("{text}");
@@ -52,6 +54,7 @@ pub fn run(args: &[String]) -> ExitCode {
         }
     };
     let outcome = runtime.block_on(app::serve(Arc::new(settings)));
+    // Blocking tasks, such as a scrape whose reader hangs, must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_secs(2));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

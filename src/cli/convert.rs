@@ -79,6 +79,8 @@ fn convert_all(args: &Args) -> anyhow::Result<bool> {
                     report.push_str(&format!(
                         "{label}: not converted\n  needs your hand: {finding}\n"
                     ));
+                    // A kind of ours in a version that is unknown here would be refused by the API
+                    // server.
                     fine = false;
                     continue;
                 }
@@ -154,6 +156,7 @@ fn expiry_of_pools(read: &[Manifest]) -> BTreeMap<String, String> {
     pools
         .filter_map(|pool| {
             let mut pool = pool.clone();
+            // In v1beta1 a pool without `expireAfter` has a default, which its NodeClaims carry.
             Admission::get().apply_defaults(&mut pool);
             let spec = &pool["spec"];
             let expiry = spec["template"]["spec"]["expireAfter"]

@@ -115,6 +115,7 @@ fn load(source: &Source) -> Result<Loaded, Failure> {
     if !source.without_controller {
         match proxy::fleet() {
             Ok((fleet, pools)) => return Ok(Loaded { fleet, snapshot: None, pools, live: true }),
+            // On standard error, so that the output stays readable for machines.
             Err(why) => eprintln!(
                 "karpenter: no controller answered ({why}); computing from the live cluster"
             ),
@@ -162,7 +163,8 @@ fn print<T: Serialize>(
     Ok(out.flush()?)
 }
 
-/// Whether colours may be used: only on a terminal, and never where `NO_COLOR` is set.
+/// Whether colours may be used: only on a terminal, and never where `NO_COLOR` (no-color.org) is
+/// set.
 fn colours() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
@@ -176,6 +178,8 @@ fn price(amount: Option<f64>) -> String {
 fn age(created: Option<Timestamp>, now: Timestamp) -> String {
     let Some(created) = created else { return "-".to_owned() };
     match (now.as_second() - created.as_second()).max(0) {
+        // The larger unit comes at two of it, so that a value never has one digit that hides half
+        // an hour.
         s if s < 120 => format!("{s}s"),
         s if s < 7200 => format!("{}m", s / 60),
         s if s < 172_800 => format!("{}h", s / 3600),

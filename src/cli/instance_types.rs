@@ -129,7 +129,8 @@ fn with_zones(mut class: EC2NodeClass, zones: &BTreeSet<String>) -> EC2NodeClass
     class
 }
 
-/// The object of a file, if one is named; what the API server would refuse in it is said aside.
+/// The object of a file, if one is named; what the API server would refuse in it goes to standard
+/// error.
 fn read<T: DeserializeOwned>(path: Option<&Path>, kind: &str) -> Result<Option<T>, Problem> {
     let Some(path) = path else { return Ok(None) };
     let mut notes = Vec::new();
@@ -204,6 +205,7 @@ async fn live(args: &Args) -> Result<instancetype::Provider, Problem> {
     types.map_err(|e| Problem::Aws(e.to_string()))?;
     for (kind, outcome) in [("on-demand", on_demand), (labels::CAPACITY_SPOT, spot)] {
         if let Err(error) = outcome {
+            // Types without live prices are still worth showing.
             eprintln!("karpenter instance-types: {kind} prices are the built-in ones: {error}");
         }
     }

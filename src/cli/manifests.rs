@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::api::yaml;
 
-/// The name under which standard input is spoken of.
+/// The argument that means standard input, as for kubectl; also its name in messages.
 const STDIN: &str = "-";
 
 /// Why a manifest cannot be used.
@@ -64,6 +64,7 @@ fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), ManifestError> {
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         entries.push(entry.map_err(failed)?.path());
     }
+    // The order of a directory differs between file systems.
     entries.sort();
     for entry in entries {
         let extension = entry.extension().and_then(|e| e.to_str()).unwrap_or_default();

@@ -115,6 +115,7 @@ fn migrate(answers: &Answers, args: &Args) -> anyhow::Result<Outcome> {
     }
     let cluster = cluster(&groups, args)?;
     let other = |group: &Group| group.cluster.is_some() && group.cluster != cluster;
+    // A group that names no cluster stays: it was asked for by name.
     groups.retain(|group| !other(group));
     anyhow::ensure!(
         !groups.is_empty() || !complete,
@@ -164,6 +165,8 @@ fn read_groups(
     }
     for group in &answers.groups {
         let name = autoscaling::name(group).to_owned();
+        // The Auto Scaling groups behind a node group belong to it, and would be carried over
+        // twice.
         if managed.contains(&name.as_str()) {
             continue;
         }

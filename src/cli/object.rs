@@ -43,9 +43,9 @@ pub fn object<T: DeserializeOwned>(
         manifest.documents.iter().flat_map(|d| manifests::objects(&d.value)).collect();
     let found: Vec<&&Value> = all.iter().filter(|d| d["kind"] == kind).collect();
     let [object] = found.as_slice() else {
-        let odd = all.iter().find_map(|o| Some(format!("; {}", identity::check(o)?)));
-        let (count, odd) = (found.len(), odd.unwrap_or_default());
-        let message = format!("expected one object of kind {kind}, found {count}{odd}");
+        let problem = all.iter().find_map(|o| Some(format!("; {}", identity::check(o)?)));
+        let (count, problem) = (found.len(), problem.unwrap_or_default());
+        let message = format!("expected one object of kind {kind}, found {count}{problem}");
         return Err(InputError::new(&place, message));
     };
     let object = (***object).clone();
@@ -55,6 +55,7 @@ pub fn object<T: DeserializeOwned>(
     if let Some(admitted) = Admission::get().create(object.clone()) {
         let found = admitted.unknown.into_iter().chain(admitted.findings);
         let (missing, wrong): (Vec<_>, Vec<_>) =
+            // Findings of missing fields begin with this word in every check of the schema.
             found.partition(|f| f.message.starts_with("required"));
         if let Some(first) = wrong.first() {
             return Err(InputError::new(&place, format!("{kind}: {first}")));

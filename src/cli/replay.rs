@@ -87,6 +87,7 @@ fn replay(args: &Args) -> Result<(), Failure> {
     let workloads = Workloads::parse(&text).map_err(|e| input(&args.workload, &e))?;
     let mut flags = vec!["--cluster-name=model".to_owned()];
     flags.extend(args.flags.iter().cloned());
+    // Once here, so that a wrong flag is reported before days are played.
     Settings::parse(&flags, |_| None)
         .map_err(|e| Failure::Input("--flag".to_owned(), e.to_string()))?;
     let types = load_file(&args.instance_types)
@@ -138,6 +139,7 @@ fn pools(path: &Path) -> Result<Vec<Value>, Failure> {
             let Some(admitted) = admitted else {
                 return Err(under("apiVersion", "expected karpenter.sh/v1"));
             };
+            // The model's API server has no conversion webhook.
             if object["apiVersion"] != "karpenter.sh/v1" {
                 return Err(under("apiVersion", "expected karpenter.sh/v1"));
             }

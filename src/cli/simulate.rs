@@ -133,6 +133,7 @@ fn decide(args: &Args) -> Result<(), Failure> {
         return print(args.output, &plan);
     }
     let world = World::new(scenario)?;
+    // Only the decision is measured, not the reading of the file.
     let start = Instant::now();
     let results = scheduling::solve(&world.snapshot);
     let seconds = start.elapsed().as_secs_f64();
@@ -153,6 +154,7 @@ fn changed_pools(files: &[PathBuf]) -> Result<Vec<Value>, Failure> {
         for object in manifest.documents.iter().flat_map(|d| manifests::objects(&d.value)) {
             let name = manifests::name_of(object);
             match validate::check(object) {
+                // A document of comments alone.
                 _ if object.is_null() => continue,
                 Some(found) if object["kind"] == "NodePool" => {
                     if let Some(finding) = found.iter().find(|f| f.is_error()) {
@@ -227,6 +229,7 @@ pub(super) fn read_cluster(
     if let Some(path) = keep {
         save(path, &text)?;
     }
+    // Read back from the text, so that a saved scenario gives the same answer later.
     Ok(load(text.as_slice())?)
 }
 

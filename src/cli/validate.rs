@@ -77,12 +77,14 @@ pub fn check(object: &Value) -> Option<Vec<Finding>> {
         return identity::check(object).map(|finding| vec![finding]);
     };
     let mut findings = [admitted.unknown, admitted.findings].concat();
+    // The controllers never see what the API server refuses, so their checks would only repeat it.
     if !findings.is_empty() {
         return Some(findings);
     }
     match stored(admitted.object) {
         Ok((stored, converted)) => {
             findings = of_controllers(&stored);
+            // An object that v1beta1 allows may break a rule of v1, and is stored as v1.
             if converted && let Some(again) = admission.create(stored) {
                 findings.extend(again.findings);
                 for finding in &mut findings {

@@ -76,14 +76,14 @@ pub struct AwsProvider {
     pub price_keeper: Option<pricing::Keeper>,
     /// Where events go, once there is a place.
     recorder: OnceLock<Recorder>,
-    /// Corrections of prices and capacities; nothing where the feature gate is off.
+    /// Corrections of prices and capacities; `None` where the feature gate is off.
     overlays: Option<InForce>,
     repair: Policies,
 }
 
 impl AwsProvider {
     /// Builds the provider; asks EKS for the endpoint and the API server for its DNS Service.
-    /// `overlays` are heeded where their feature gate is on.
+    /// `overlays` are applied where their feature gate is on.
     ///
     /// # Errors
     /// When there is no region, or the cluster's endpoint is neither set nor known to EKS.
@@ -95,6 +95,7 @@ impl AwsProvider {
         config: &SdkConfig,
         overlays: InForce,
     ) -> Result<Self, Error> {
+        // Without the gate nobody evaluates overlays, and a launch would wait for it forever.
         let overlays = Some(overlays).filter(|_| settings.gates.node_overlay);
         if config.region().is_none_or(|r| r.as_ref().is_empty()) {
             return Err(Error::Other(
@@ -236,11 +237,11 @@ impl AwsProvider {
     /// Events go there from now on.
     pub fn set_recorder(&self, recorder: Recorder) {
         self.instances.set_recorder(recorder.clone());
-        // A second recorder would change nothing: the first one lives as long as the process.
+        // A second recorder is ignored: the first one lives as long as the process.
         let _ = self.recorder.set(recorder);
     }
 
-    /// Tells on an object that the node class it names cannot be used.
+    /// Publishes an event on an object whose node class does not exist or is being deleted.
     fn say_class_missing<K: kube::Resource<DynamicType = ()>>(&self, object: &K) {
         if let Some(recorder) = self.recorder.get() {
             recorder.publish(Report::NodeClassMissing.on(reference(object)));
@@ -276,6 +277,8 @@ impl AwsProvider {
         let name = &claim.spec.node_class_ref.name;
         let kind = "ec2nodeclasses.karpenter.k8s.aws";
         let Some(class) = class else {
+            // As in Karpenter, a missing class counts as missing capacity: the NodeClaim is deleted
+            // and its pods are scheduled again, perhaps into a pool that has a class.
             return Err(self.unresolved(claim, format!("{kind} {name:?} not found")));
         };
         if class.metadata.deletion_timestamp.is_some() {
@@ -285,6 +288,8 @@ impl AwsProvider {
         let list = class.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
         match conditions::get(list, conditions::READY) {
             Some(ready) if ready.status == conditions::TRUE => {
+                // Ready may still speak of the spec before the last edit, so its subnets and images
+                // may be those of the old spec.
                 if ready.observed_generation != class.metadata.generation {
                     return Err(Error::NodeClassNotReady(
                         "nodeclass status has not been reconciled against the latest spec"
@@ -312,6 +317,8 @@ impl AwsProvider {
     ) -> Result<Arc<[Arc<InstanceType>]>, Error> {
         let pool = claim.metadata.labels.as_ref().and_then(|l| l.get(labels::NODEPOOL));
         let (Some(overlays), Some(pool)) = (&self.overlays, pool) else { return Ok(types) };
+        // A launch before the overlays of the pool are evaluated would choose by the wrong prices,
+        // so it fails and is retried.
         let changed = overlays.store().and_then(|s| s.apply(pool, &types));
         changed.ok_or_else(|| Error::Create {
             reason: "InstanceTypeResolutionFailed".to_owned(),
@@ -329,7 +336,7 @@ impl AwsProvider {
         Error::InsufficientCapacity(format!("resolving ec2nodeclass, {why}").into())
     }
 
-    /// The cluster's ARN: EKS tells it, in time for whatever needs it.
+    /// The cluster's ARN, by which zonal shifts are looked up.
     ///
     /// # Errors
     /// When EKS cannot be asked.
@@ -346,10 +353,10 @@ impl AwsProvider {
         Ok(arn.to_owned())
     }
 
-    /// Asks for the zonal shifts of the cluster, where they are heeded.
+    /// Reads the zonal shifts of the cluster, where the settings ask for that.
     ///
     /// # Errors
-    /// When the cluster is no resource that shifts can be about, or nobody can be asked.
+    /// When zonal shifts do not apply to the cluster, or cannot be read.
     pub async fn update_zonal_shifts(&self) -> Result<(), errors::AwsError> {
         if !self.shifts.is_enabled() || self.permissions.is_off(Feature::ZonalShift) {
             return Ok(());
@@ -359,11 +366,12 @@ impl AwsProvider {
         Ok(())
     }
 
-    /// Whether EC2 answers and lets itself be asked: a dry run that would have succeeded.
+    /// Checks that EC2 answers and that the credentials are good, with a dry run.
     ///
     /// # Errors
-    /// Whatever else EC2 says, or why it says nothing.
+    /// Any other error of EC2, or why no answer came.
     pub async fn check_connectivity(&self) -> Result<(), errors::AwsError> {
+        // EC2 answers a dry run that is allowed with the error DryRunOperation.
         let request = self.clients.ec2.describe_instance_types().dry_run(true);
         match request.send().await.map_err(|e| errors::AwsError::new("DescribeInstanceTypes", &e)) {
             Err(error) if !error.is_dry_run_success() => Err(error),
@@ -392,6 +400,8 @@ async fn endpoint(settings: &Settings, clients: &Clients) -> Result<String, Erro
 }
 
 async fn dns_ip(kube: &kube::Client) -> Option<String> {
+    // EKS names the Service kube-dns whatever serves DNS behind it. Without the IP, nodes work out
+    // their cluster DNS themselves, so this is no error.
     match Api::<Service>::namespaced(kube.clone(), "kube-system").get("kube-dns").await {
         Ok(service) => {
             let ip = service.spec.and_then(|s| s.cluster_ip).filter(|ip| ip != "None")?;
@@ -420,6 +430,8 @@ impl CloudProvider for AwsProvider {
         claim: &NodeClaim,
         class: Option<&EC2NodeClass>,
     ) -> Result<NodeClaim, Error> {
+        // The NodeClaim's annotation may replace the kubelet settings of its class (pools that come
+        // from v1beta1), but the hash below is that of the class itself.
         let own = self.ready_class(claim, class)?;
         let class = own
             .with_kubelet_of(claim.metadata.annotations.as_ref())
@@ -470,6 +482,8 @@ impl CloudProvider for AwsProvider {
         let reservation =
             claim.metadata.labels.as_ref().and_then(|l| l.get(labels::CAPACITY_RESERVATION_ID));
         if let (Some(reservation), Err(error)) = (reservation, &outcome)
+            // EC2 gives capacity back to a reservation once the instance is gone, not when its
+            // termination is requested.
             && error.is_not_found()
         {
             self.capacity_reservations.mark_terminated(reservation);

@@ -13,7 +13,7 @@ use crate::scheduling::instance_type::{InstanceType, sort_by_price};
 use crate::scheduling::requirements::{Allow, Requirement, Requirements};
 use crate::scheduling::resources::ResourceList;
 
-/// Launches the cheapest type that fits, at once, unless it was told to fail.
+/// Launches the cheapest type that fits, at once, unless a test made it fail.
 #[derive(Debug, Default)]
 pub struct FakeProvider {
     types: Vec<Arc<InstanceType>>,
@@ -35,7 +35,7 @@ impl FakeProvider {
         Self { types, state: Mutex::default() }
     }
 
-    /// The next call of `create` fails so; told several times, so do the next ones, in order.
+    /// The next call of `create` fails so; set several times, so do the next ones, in order.
     pub fn fail_next(&self, error: Error) {
         self.state.lock().failures.push_back(error);
     }
@@ -90,6 +90,7 @@ impl CloudProvider for FakeProvider {
     ) -> Result<NodeClaim, Error> {
         let mut state = self.state.lock();
         let name = claim.metadata.name.clone();
+        // Like EC2 with a client token: a repeated launch returns the first instance.
         if let Some(known) = state.instances.values().find(|c| c.metadata.name == name) {
             return Ok(known.clone());
         }

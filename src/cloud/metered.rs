@@ -92,6 +92,8 @@ impl<P: CloudProvider> CloudProvider for Metered<P> {
         &self,
         claim: &NodeClaim,
     ) -> Result<Option<BTreeMap<String, String>>, Error> {
+        // Not measured: Karpenter's cloud provider has no such method, and the metric has only its
+        // methods.
         self.0.registration_labels(claim).await
     }
 

@@ -27,19 +27,22 @@ impl State {
         self.inner.read().count_claims(pool)
     }
 
-    /// Reserves up to `wanted` nodes of a pool that may have `limit` nodes in all; tells how many.
+    /// Reserves up to `wanted` nodes of a pool that may have `limit` nodes in all; returns how
+    /// many. Counting and reserving under one lock keeps two controllers from both taking the last
+    /// one.
     pub fn reserve_nodes(&self, pool: &str, limit: i64, wanted: i64) -> i64 {
         let mut inner = self.inner.write();
         let count = inner.count_claims(pool);
         let reserved = inner.reserved.entry(pool.to_owned()).or_default();
+        // Nodes that are on their way out still run, and the limit is one on what runs.
         let taken = count.active + count.deleting + count.pending_disruption + *reserved;
         let granted = wanted.min(limit.saturating_sub(taken)).max(0);
         *reserved += granted;
         granted
     }
 
-    /// Reserves one node of a pool that may have `limit` nodes, those that are on their way out apart:
-    /// they make room for what takes their place. Tells whether there was room.
+    /// Reserves one node of a pool that may have `limit` nodes, those that are on their way out
+    /// apart: they make room for what takes their place. Returns whether there was room.
     pub fn reserve_node(&self, pool: &str, limit: i64) -> bool {
         let mut inner = self.inner.write();
         let active = inner.count_claims(pool).active;
@@ -99,6 +102,7 @@ impl State {
     /// Sets the pods that stand for a buffer.
     pub fn set_buffer_pods(&self, key: &PodKey, pods: Vec<Arc<PodInfo>>) {
         let mut inner = self.inner.write();
+        // A controller that worked on a buffer while it was deleted must not bring its pods back.
         if inner.buffers.contains_key(key) {
             inner.buffer_pods.insert(key.clone(), pods);
         }
@@ -119,6 +123,7 @@ impl State {
     pub fn set_buffer_nodes(&self, nodes: HashMap<String, usize>) {
         let mut inner = self.inner.write();
         let before = std::mem::replace(&mut inner.buffer_nodes, nodes);
+        // The nodes of the previous round too: their views still show buffer pods.
         let ids: BTreeSet<String> =
             before.into_keys().chain(inner.buffer_nodes.keys().cloned()).collect();
         let named = |inner: &super::Inner, id: &String| inner.claims_by_id.get(id).cloned();
@@ -152,13 +157,13 @@ impl State {
         self.overlays_in_force.set(store);
     }
 
-    /// The overlays in force; nothing before they were judged for the first time.
+    /// The overlays in force; `None` before they were judged for the first time.
     #[must_use]
     pub fn overlay_store(&self) -> Option<Arc<Store>> {
         self.overlays_in_force.store()
     }
 
-    /// The same for whoever must not know the state.
+    /// The same as a handle of its own, for the cloud provider, which does not know the state.
     #[must_use]
     pub fn overlays_in_force(&self) -> InForce {
         self.overlays_in_force.clone()

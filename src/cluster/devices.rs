@@ -22,16 +22,17 @@ impl State {
     /// Takes in a ResourceSlice.
     pub fn apply_slice(&self, object: &ResourceSlice) {
         self.change_dynamic(|d| d.set_slice(object));
-        self.tell_slice(object.metadata.name.as_deref().unwrap_or_default());
+        self.publish_slice(object.metadata.name.as_deref().unwrap_or_default());
     }
 
     /// Forgets a ResourceSlice.
     pub fn delete_slice(&self, name: &str) {
-        self.tell_slice(name);
+        // Before it is removed: afterwards nobody knows which node it was about.
+        self.publish_slice(name);
         self.change_dynamic(|d| drop(d.slices.remove(name)));
     }
 
-    fn tell_slice(&self, name: &str) {
+    fn publish_slice(&self, name: &str) {
         let dynamic = self.dynamic_resources();
         if let Some(node) = dynamic.slices.get(name).and_then(|s| s.node()) {
             self.tell(Change::ResourceSlice(node.to_owned()));

@@ -32,7 +32,8 @@ use crate::api::v1alpha1::NodeOverlay;
 use crate::operator::readable::Readable;
 use crate::scheduling::pod::PodKey;
 
-/// How often an API that is not there is asked for again.
+/// How often the API server is asked again for a kind that it does not serve: a CRD may be
+/// installed at any time.
 const ABSENT: Duration = Duration::from_secs(30);
 
 /// What is watched besides what always is.
@@ -167,7 +168,7 @@ fn storage(feed: &Feed, tasks: &mut JoinSet<()>) {
     ));
 }
 
-/// Read for their selectors, and told of because buffers may take their size and shape from them.
+/// Read for their selectors, and reported because buffers may take their size and shape from them.
 fn workloads(feed: &Feed, tasks: &mut JoinSet<()>) {
     // Nobody waits for these: a pod whose selector cannot be deduced is placed without one.
     tasks.spawn(feed.watch::<ReplicaSet, _>(
@@ -296,6 +297,7 @@ impl Feed {
             let mut events = watcher(api, config()).default_backoff().boxed();
             loop {
                 match events.try_next().await {
+                    // A list that was cut off counts for nothing: what it lacked may exist.
                     Ok(Some(watcher::Event::Init)) => listed = HashSet::new(),
                     Ok(Some(watcher::Event::InitApply(object))) => {
                         listed.insert(intake.take(&state, object));
@@ -325,10 +327,13 @@ impl Feed {
         watch: impl Future<Output = ()> + Send,
     ) {
         self.state.expect_listing(plural);
-        let mut told = false;
+        // The log line comes once, not every half minute.
+        let mut logged = false;
         loop {
             match self.client.list_api_group_resources(group_version).await {
                 Ok(list) if list.resources.iter().any(|r| r.name == plural) => break,
+                // An API server that does not answer says nothing about the kind, so nobody may
+                // decide yet.
                 Err(error) if !is_absent(&error) => {
                     tracing::error!("error" = %error, "resource" = plural, "discovery failed");
                     sleep(Duration::from_secs(1)).await;
@@ -336,9 +341,10 @@ impl Feed {
                 }
                 _ => {}
             }
+            // A kind that is not served has no objects, which is as good as a list of none.
             self.state.mark_listed(plural);
-            if !told {
-                told = true;
+            if !logged {
+                logged = true;
                 tracing::info!(
                     "resource" = plural,
                     "waiting for the API server to serve the resource"
@@ -402,6 +408,7 @@ where
     {
         match object {
             Readable::Object(object) => {
+                // Only the name is needed after the object has moved into the state.
                 let meta = ObjectMeta {
                     name: object.meta().name.clone(),
                     namespace: object.meta().namespace.clone(),
@@ -441,7 +448,7 @@ where
         }
         self.known.retain(|id| listed.contains(id));
         self.known.shrink_to_fit();
-        // Odd objects that went while nobody watched.
+        // Unreadable objects that were deleted while the watch was down.
         state.keep_odd(self.source, |meta| listed.contains(&(self.id_of)(state, meta)));
     }
 }

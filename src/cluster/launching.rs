@@ -16,7 +16,7 @@ use crate::scheduling::resources::ResourceList;
 
 /// Decisions wait this long for the instance of a new NodeClaim: a launch takes two or three
 /// seconds, and what it brings may take the pods that came meanwhile. A launch that takes longer,
-/// or failed, holds nobody up.
+/// or failed, delays nothing else.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Reason of `Launched` before the first attempt is over.
 const NOT_TRIED: &str = "AwaitingReconciliation";
@@ -48,6 +48,7 @@ impl Launching {
     pub(super) fn settle(&mut self, claim: &str) {
         let Some(purpose) = self.claims.remove(claim) else { return };
         for pod in purpose.pods {
+            // Meanwhile the pod may have been promised another NodeClaim.
             if self.promised.get(&pod).is_some_and(|c| c == claim) {
                 self.promised.remove(&pod);
             }
@@ -110,6 +111,7 @@ impl Inner {
             return false;
         }
         let status = claim.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+        // After a failed attempt the wait may be long, and other pods have nothing to gain from it.
         let tried = conditions::get(status, conditions::LAUNCHED)
             .is_some_and(|c| c.status != conditions::TRUE && c.reason != NOT_TRIED);
         let created = claim.metadata.creation_timestamp.as_ref();

@@ -132,6 +132,7 @@ impl State {
     pub fn delete_claim(&self, name: &str) {
         let known = {
             let mut inner = self.inner.write();
+            // A NodeClaim of the same name may come again, and must not inherit the marks.
             inner.nominated.remove(name);
             inner.marked.remove(name);
             let known = inner.claims.contains_key(name);
@@ -260,6 +261,7 @@ impl Inner {
         let known = self.nodes.get(name).cloned();
         let (before, after) =
             (known.as_deref().and_then(node_id), node.as_deref().and_then(node_id));
+        // The index first: the views below are found through it.
         reindex(&mut self.nodes_by_id, &name.to_owned(), before, after);
         let after = after.map(str::to_owned);
         match node {
@@ -267,6 +269,8 @@ impl Inner {
             None => self.nodes.remove(name),
         };
         self.show_node(name);
+        // A Node that changed or lost its provider id leaves the view of one NodeClaim and enters
+        // another's.
         for id in [before, after.as_deref()].into_iter().flatten() {
             self.show_id(id);
         }
@@ -345,6 +349,7 @@ impl Inner {
     fn of_claim(&self, name: &str) -> NodeView {
         let claim = self.claims.get(name);
         let node = claim
+            // Several Nodes of one instance occur when it registered again under another name.
             .and_then(|c| self.nodes_by_id.get(claim_id(c)?)?.last())
             .filter(|node| self.counts(node));
         let mut view = NodeView {

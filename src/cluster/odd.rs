@@ -35,6 +35,8 @@ impl State {
         let news = {
             let mut inner = self.inner.write();
             let key = (source, full_name(meta));
+            // A watch delivers the same object again and again; it is logged when something about
+            // it changed.
             let news = inner.odd.get(&key) != Some(&object);
             if news {
                 tracing::error!(
@@ -54,7 +56,8 @@ impl State {
 
     /// Notes that an object is understood, or gone.
     pub(super) fn take_back(&self, source: &'static str, meta: &ObjectMeta) {
-        // Asked for every object of every watch, and hardly ever is there one.
+        // Called for every object of every watch, while there is hardly ever one that is left out:
+        // a read lock is enough then.
         if self.inner.read().odd.is_empty() {
             return;
         }

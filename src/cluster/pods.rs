@@ -59,6 +59,8 @@ impl Pods {
     }
 
     fn insert(&mut self, info: &Arc<PodInfo>) -> Option<Arc<PodInfo>> {
+        // First, from the node and claims that the index has: the pod may have finished since, or
+        // be another of the same name.
         self.unbind(&info.key);
         if info.is_provisionable() {
             self.waiting.insert(info.key.clone(), Arc::clone(info));
@@ -92,6 +94,8 @@ impl Pods {
         if let Some(set) = set_of(&gone)
             && self.newest.get(&set).is_some_and(|known| known.key == *key)
         {
+            // All pods are searched only when the newest of a set goes, which is rare; an index
+            // would cost memory for each pod.
             let left = self.all.values().filter(|p| set_of(p).as_ref() == Some(&set));
             match left.max_by_key(|p| p.created).cloned() {
                 Some(pod) => self.newest.insert(set.clone(), pod),
@@ -166,6 +170,7 @@ impl State {
         let mut info = PodInfo::from_pod(pod);
         let cost = disruption_cost(pod, !self.writes_replica_costs.load(Ordering::Relaxed));
         info.deletion_cost = *cost.as_ref().unwrap_or(&0);
+        // Before the state's lock is taken, so that readers do not wait for the parsing.
         let info = Arc::new(self.sharing.lock().share(info));
         let key = info.key.clone();
         self.warn_of_cost(&key, cost.err());
@@ -175,7 +180,7 @@ impl State {
             inner.show_pod(before.as_deref(), Some(&info));
             before
         };
-        self.tell_moves(before.as_deref(), Some(&info));
+        self.publish_moves(before.as_deref(), Some(&info));
         self.tell(Change::Pod(key));
     }
 
@@ -188,11 +193,11 @@ impl State {
             before
         };
         self.warn_of_cost(key, None);
-        self.tell_moves(before.as_deref(), None);
+        self.publish_moves(before.as_deref(), None);
         self.tell(Change::Pod(key.clone()));
     }
 
-    /// Logs a cost that cannot be read, once for as long as it stands there.
+    /// Logs a cost that cannot be read, once until it changes.
     fn warn_of_cost(&self, key: &PodKey, error: Option<CostError>) {
         let mut known = self.odd_costs.lock();
         match error {
@@ -212,8 +217,9 @@ impl State {
         self.writes_replica_costs.store(true, Ordering::Relaxed);
     }
 
-    /// Tells when a pod was bound, finished, began to go, or went.
-    fn tell_moves(&self, before: Option<&PodInfo>, after: Option<&PodInfo>) {
+    /// Publishes that a pod was bound, finished, began to terminate, or went: what consolidation
+    /// waits for on a node.
+    fn publish_moves(&self, before: Option<&PodInfo>, after: Option<&PodInfo>) {
         let pod = after.or(before);
         let Some(node) = pod.filter(|p| !p.owners.daemon_set).and_then(|p| p.node_name.clone())
         else {
@@ -267,6 +273,7 @@ impl State {
         let template = set.spec.as_ref().map(|s| s.template.clone()).unwrap_or_default();
         let mut meta = template.metadata.clone().unwrap_or_default();
         meta.namespace.clone_from(&set.metadata.namespace);
+        // The template has no name of its own; the DaemonSet's makes it identifiable.
         meta.name.clone_from(&set.metadata.name);
         let pod = Pod { metadata: meta, spec: Some(effective_spec(&template)), status: None };
         let info = Arc::new(self.sharing.lock().share(PodInfo::from_pod(&pod)));

@@ -59,6 +59,7 @@ impl State {
     /// all nodes with claims where none is named.
     fn change_volumes(&self, change: impl FnOnce(&mut VolumeObjects), claim: Option<(&str, &str)>) {
         let mut inner = self.inner.write();
+        // Copied only if a snapshot still holds the previous version.
         change(Arc::make_mut(&mut inner.volumes));
         match claim {
             Some((namespace, name)) => {
@@ -128,6 +129,7 @@ impl State {
         let name = object.metadata.name.unwrap_or_default();
         let volume = object.spec.source.persistent_volume_name;
         let mut inner = self.inner.write();
+        // An attachment that changed may have been another node's before.
         inner.attachments.remove(&name);
         if let Some(volume) = volume {
             inner.attachments.set(name, object.spec.node_name, volume);

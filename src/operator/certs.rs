@@ -1,4 +1,5 @@
-//! The conversion webhook's certificate: made once, kept in a Secret, renewed in time, told to the CRDs.
+//! The conversion webhook's certificate: made once, kept in a Secret, renewed in time, and written
+//! into the CRDs.
 
 use axum_server::tls_rustls::RustlsConfig;
 use jiff::{SignedDuration, Timestamp};
@@ -30,11 +31,12 @@ pub enum CertError {
     Contended(String),
 }
 
-/// How long a certificate is good for.
+/// How long a certificate is valid.
 const VALIDITY: SignedDuration = SignedDuration::from_hours(365 * 24);
-/// One with less than this left is replaced.
+/// One with less than this left is replaced: early enough that several failed attempts, even months
+/// without a running controller, do not end in an expired one.
 const RENEWAL: SignedDuration = SignedDuration::from_hours(120 * 24);
-/// How far back a new one is good: clocks differ.
+/// How far back a new one is valid: the API server's clock may be behind.
 const SKEW: SignedDuration = SignedDuration::from_hours(24);
 
 /// The names that a Secret's certificate is for.
@@ -96,7 +98,8 @@ impl Store {
         Self { api, secret: secret.to_owned(), names }
     }
 
-    /// The certificate, made anew when it is missing, for other names, damaged, or near its end.
+    /// The certificate; a new one is made when it is missing, for other names, damaged, or near its
+    /// end.
     ///
     /// `serving` is what this replica serves now: it stays trusted when it is replaced.
     ///
@@ -107,6 +110,8 @@ impl Store {
         serving: Option<&Certificate>,
         now: Timestamp,
     ) -> Result<Certificate, CertError> {
+        // Each turn lost means that another replica wrote one; three in a row mean that something
+        // else is wrong.
         for _ in 0..3 {
             let found = self.api.get_opt(&self.secret).await?;
             let stored = found.as_ref().and_then(read);
@@ -137,6 +142,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<(), kube::Error> {
         let mut secret = old.unwrap_or_default();
+        // With the version that was read, so that two replicas cannot overwrite each other's.
         let exists = secret.metadata.resource_version.is_some();
         secret.metadata.name = Some(self.secret.clone());
         let labels = secret.metadata.labels.get_or_insert_default();
@@ -195,7 +201,7 @@ pub enum Target<'a> {
     Service(&'a str, &'a str, u16),
 }
 
-/// Tells the CRDs where the webhook is and whom to trust; CRDs that are missing are skipped.
+/// Writes into the CRDs where the webhook is and whom to trust; CRDs that are missing are skipped.
 ///
 /// # Errors
 /// When the API server refuses.
@@ -204,6 +210,7 @@ pub async fn inject(client: &Client, target: &Target<'_>, ca: &[u8]) -> Result<(
     let bundle = ByteString(ca.to_vec());
     for name in CONVERTED {
         let Some(current) = api.get_opt(name).await? else { continue };
+        // Nothing to convert: a webhook would only be one more thing that can fail.
         if current.spec.versions.len() < 2 {
             continue;
         }
@@ -223,6 +230,7 @@ pub async fn inject(client: &Client, target: &Target<'_>, ca: &[u8]) -> Result<(
 fn client_config(target: &Target<'_>, path: &str, ca: &ByteString) -> Value {
     let mut config = match target {
         Target::Url(url) => json!({
+            // Null removes the other form: the API server allows only one of them.
             "service": null,
             "url": format!("{}{path}", url.trim_end_matches('/'))
         }),

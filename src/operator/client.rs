@@ -42,6 +42,8 @@ pub enum ClientError {
 /// When none of them can be used.
 pub async fn config() -> Result<Config, ClientError> {
     let named = std::env::var_os("KUBECONFIG").is_some_and(|path| !path.is_empty());
+    // In a pod, errors about its service account are reported as such; inference would go on to a
+    // kubeconfig and complain about that.
     let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
     let mut config = if in_pod && !named { Config::incluster()? } else { Config::infer().await? };
     let agent = concat!("karpenter/", env!("CARGO_PKG_VERSION"));

@@ -16,7 +16,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// The ConfigMap of that name in a namespace; nothing for an empty name, which switches keeping
+    /// The ConfigMap of that name in a namespace; `None` for an empty name, which switches keeping
     /// off.
     #[must_use]
     pub fn new(client: kube::Client, namespace: &str, name: &str) -> Option<Self> {
@@ -48,6 +48,7 @@ impl Store {
             data: Some(data),
             ..ConfigMap::default()
         };
+        // Server-side apply: keys that somebody else added stay, and no version is needed.
         let params = PatchParams::apply(MANAGER).force();
         self.api.patch(&self.name, &params, &Patch::Apply(&map)).await.map(drop)
     }
@@ -57,6 +58,7 @@ impl Store {
 #[must_use]
 pub fn is_own(metadata: &ObjectMeta) -> bool {
     let managers = metadata.managed_fields.as_deref().unwrap_or_default();
+    // Without managed fields nothing is known, so it counts as somebody else's.
     !managers.is_empty() && managers.iter().all(|m| m.manager.as_deref() == Some(MANAGER))
 }
 

@@ -18,15 +18,16 @@ mod report;
 
 pub use report::{CATALOG, Report, Row};
 
-/// How long an equal event is left out, unless the event says otherwise.
+/// How long an equal event is left out, unless the event says otherwise; Karpenter's window.
 const DEDUPE: Duration = Duration::from_secs(120);
-/// How many limited events a second are published, and how many at once.
+/// Limited events per second, and at once: Karpenter's rate for nominations, of which a large round
+/// makes one per pod.
 const LIMITED_RATE: f64 = 5.0;
 const LIMITED_BURST: f64 = 10.0;
 /// Events waiting to be written; more are dropped.
 const QUEUE: usize = 1000;
 
-/// Something worth telling about an object.
+/// An event about an object.
 #[derive(Clone, Debug)]
 pub struct Event {
     /// The object.
@@ -117,6 +118,8 @@ impl Seen {
         if event.limited && !self.take_token(now) {
             return false;
         }
+        // Doubling the threshold keeps the cost of pruning constant per event, however many keys
+        // are alive.
         if self.until.len() >= self.prune_at.max(1024) {
             self.until.retain(|_, until| *until > now);
             self.prune_at = 2 * self.until.len();
@@ -169,6 +172,8 @@ impl Recorder {
         if !self.seen.lock().admit(key, &event, self.clock.now()) {
             return;
         }
+        // Never waits: a reconcile must not be held up by an API server that is slow to take
+        // events.
         if self.queue.try_send(event).is_err() {
             tracing::debug!("dropped an event, too many are waiting");
         }
@@ -176,6 +181,7 @@ impl Recorder {
 }
 
 async fn write(client: &kube::Client, clock: &Clock, event: Event) {
+    // Events are namespaced; those of cluster-scoped objects go to `default` by convention.
     let namespace = event.involved.namespace.clone().unwrap_or_else(|| "default".to_owned());
     let api: Api<ApiEvent> = Api::namespaced(client.clone(), &namespace);
     let now = Time(clock.now());
@@ -188,6 +194,7 @@ async fn write(client: &kube::Client, clock: &Clock, event: Event) {
         involved_object: event.involved,
         type_: Some(if event.warning { "Warning" } else { "Normal" }.to_owned()),
         reason: Some(event.reason.into_owned()),
+        // Kubernetes limits the note of an event to 1 kB.
         message: Some(event.message.chars().take(1024).collect()),
         source: Some(EventSource { component: Some("karpenter".to_owned()), host: None }),
         first_timestamp: Some(now.clone()),

@@ -42,9 +42,10 @@ pub trait Source: Send + Sync + 'static {
     fn timeline(&self) -> Timeline;
 }
 
-/// Time between looks for changes, for each listener of the stream.
+/// Time between checks for changes, for each listener of the stream.
 const STREAM_PERIOD: Duration = Duration::from_secs(2);
-/// The page; `NONCE` stands for a random word that lets its own style and script run, and nothing else.
+/// The page; `NONCE` stands for a random word that lets its own style and script run, and nothing
+/// else.
 const PAGE: &str = include_str!("fleet_api/page.html");
 
 /// Serves the API; port 0 serves nothing.
@@ -79,6 +80,8 @@ fn router(source: Arc<dyn Source>) -> Router {
 type Handle = Shared<Arc<dyn Source>>;
 
 async fn page() -> Response {
+    // New for each answer: names in the cluster are shown on the page, and a policy with a fixed
+    // word would let injected script run.
     let nonce = uuid::Uuid::new_v4().simple().to_string();
     let policy = format!(
         "default-src 'none'; connect-src 'self'; img-src data:; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; \
@@ -168,7 +171,7 @@ async fn stream_of(Shared(source): Handle) -> Sse<impl Stream<Item = Result<Even
     Sse::new(events).keep_alive(KeepAlive::default())
 }
 
-/// The rows that changed; nothing where none did.
+/// The rows that changed; `None` where none did.
 fn difference(before: &Fleet, now: &Fleet) -> Option<Value> {
     let old: HashMap<&str, &NodeRow> = before.nodes.iter().map(|n| (n.name.as_str(), n)).collect();
     let nodes: Vec<&NodeRow> =

@@ -22,7 +22,8 @@ mod lease;
 
 use lease::{Decision, Seen};
 
-/// A leader that cannot renew for this long gives up.
+/// A leader that cannot renew for this long gives up. These times are client-go's defaults: 15 s
+/// lease, 10 s deadline, 2 s between attempts.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// The process ends this long after the last renewal if it is still there: something has kept it from
 /// giving up. Others may take over after 15 s.
@@ -184,6 +185,7 @@ impl<S: Store> Candidate<S> {
     async fn keep(&self) {
         loop {
             let last = self.renewed.lock().unwrap_or_else(Instant::now);
+            // One deadline over all attempts, and over a request that hangs.
             let renewal = async {
                 sleep(RETRY).await;
                 while !self.attempt(self.renew()).await {
@@ -197,6 +199,7 @@ impl<S: Store> Candidate<S> {
     }
 
     async fn release(&self) {
+        // First, so that the watchdog does not end a process that is shutting down in order.
         *self.renewed.lock() = None;
         if let Ok(Ok(Some(mut lease))) = timeout(REQUEST, self.store.get()).await
             && let Some(spec) = &lease.spec
@@ -212,7 +215,7 @@ impl<S: Store> Candidate<S> {
         &self,
         write: impl Future<Output = Result<Option<Lease>, kube::Error>>,
     ) -> bool {
-        // The holder's time runs from when the renewal was sent: nobody knows when it arrived.
+        // The holder's time runs from when the renewal was sent: its arrival is unknown.
         let sent = Instant::now();
         match timeout(REQUEST, write).await {
             Ok(Ok(Some(lease))) => {
@@ -221,6 +224,7 @@ impl<S: Store> Candidate<S> {
                 return true;
             }
             Ok(Ok(None)) => {}
+            // Another candidate was faster, which is how an election goes.
             Ok(Err(kube::Error::Api(status))) if status.code == 409 => {}
             Ok(Err(error)) => {
                 tracing::error!("error" = %error, "error retrieving resource lock {}", self.name);

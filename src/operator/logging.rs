@@ -1,4 +1,4 @@
-//! Structured logs: one JSON object a line, in the keys and key order that Karpenter's users parse.
+//! Structured logs: one JSON object per line, in the keys and key order that Karpenter's users parse.
 //!
 //! `level`, `time`, `logger`, `message`, `commit` come first, then what the surrounding spans say
 //! (`controller`, `NodeClaim`, `reconcileID`, ...), then the event's own fields.
@@ -21,7 +21,8 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry};
 
-/// Marks a displayed value that is JSON already.
+/// Marks a displayed value that is JSON already: `tracing` passes only text. No log text contains
+/// this control character.
 const JSON_MARK: char = '\u{1}';
 
 /// A value that the log shows as JSON rather than as text.
@@ -133,6 +134,8 @@ impl Fields {
     fn put(&mut self, field: &Field, value: Value) {
         match field.name() {
             "message" => self.message = value.as_str().unwrap_or_default().to_owned(),
+            // The key of the object is its kind, and names of span fields are fixed at compile
+            // time.
             "__object" => {
                 for (key, value) in value.as_object().into_iter().flatten() {
                     self.values.insert(key.clone(), value.clone());
@@ -279,9 +282,10 @@ fn caller(metadata: &tracing::Metadata<'_>) -> Option<String> {
     Some(format!("{}:{line}", &file[start..]))
 }
 
-/// Of equal lines within a second, so many are written ...
+/// Of equal lines within a second, the first ones are written up to this number. Both numbers are
+/// the defaults of zap's sampling, with which Karpenter logs.
 const SAMPLE_FIRST: u64 = 100;
-/// ... and then one in so many.
+/// After the first ones, one in this many is written.
 const SAMPLE_THEREAFTER: u64 = 100;
 
 /// Thins out storms of equal lines.

@@ -49,6 +49,7 @@ pub struct Definition {
     pub help: String,
 }
 
+/// Filled by each metric when it is first used; `touch_all` makes sure that all of them were.
 static CATALOG: Mutex<Vec<Definition>> = Mutex::new(Vec::new());
 
 /// Every metric that there is, by name.
@@ -72,7 +73,7 @@ fn define(name: &str, kind: &'static str, help: &str, labels: &[&str]) {
     CATALOG.lock().push(definition);
 }
 
-/// Buckets of durations, in seconds.
+/// Buckets of durations, in seconds; Karpenter's, so that existing queries keep their resolution.
 pub const DURATIONS: &[f64] = &[
     0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9,
     1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 15.0, 20.0,
@@ -144,6 +145,7 @@ fn register<M: prometheus::core::Collector + Clone + 'static>(
 /// Sets what is known at the start. To be called before any metric is written.
 pub fn init(commit: Option<&str>, options: Options) {
     options::set(options);
+    // Registers every metric; their labels depend on the options, which are set before.
     let catalog = catalog();
     let names: Vec<&str> = catalog.iter().map(|d| d.name.as_str()).collect();
     for pattern in options::current().idle_patterns(&names) {
@@ -224,7 +226,7 @@ pub fn render_into(sink: Sink<'_>) {
         }
     }
     process::write(&mut page);
-    // A slow reader must not hold back whoever adds a source.
+    // A slow reader must not hold back callers that add a source.
     let sources = SOURCES.lock().clone();
     for source in &sources {
         (source.write)(&mut page);

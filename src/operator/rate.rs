@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The largest part of a wait that chance leaves out.
+/// The largest part of a wait by which chance shortens it.
 const SPREAD: f64 = 0.25;
 
 /// Waits between attempts: doubled with each failure in a row, up to the longest.
@@ -32,9 +32,10 @@ impl Backoff {
         Self { jitter, ..self }
     }
 
-    /// The wait after so many failures in a row; no failure is taken for one.
+    /// The wait after this many failures in a row; zero counts as one.
     #[must_use]
     pub fn delay(&self, failures: u32) -> Duration {
+        // The shift below would overflow at 32.
         let doublings = failures.saturating_sub(1).min(30);
         let whole = self.first.saturating_mul(1 << doublings).min(self.longest);
         whole - whole.mul_f64(SPREAD * (self.jitter)().clamp(0.0, 1.0))
@@ -62,6 +63,7 @@ impl RateLimit {
 
     /// Takes one use; returns the time from which it may be made.
     pub fn take(&mut self, now: Instant) -> Instant {
+        // The generic cell rate algorithm: one point in time says how much of the burst is used.
         self.used = self.used.max(now) + self.each;
         now.max(self.used.checked_sub(self.all).unwrap_or(now))
     }

@@ -44,13 +44,15 @@ impl<K: Resource<DynamicType = ()> + DeserializeOwned> Readable<K> {
         let own = [labels::GROUP, labels::AWS_GROUP, autoscaling::GROUP];
         // A custom resource's `spec` may be left out where its definition does not require it; Go
         // reads that as an empty one.
+        // Only for this project's own groups: Kubernetes' types require what they need.
         if own.contains(&&*K::group(&())) {
             json.fill("spec");
         }
         if let Ok(object) = K::deserialize(&json) {
             return Self::Object(object);
         }
-        // Keeping the path to what is wrong costs more than reading, so only odd objects pay for it.
+        // Keeping the path to what is wrong costs more than reading, so only invalid objects pay
+        // for it.
         let value = Value::from(json);
         match serde_path_to_error::deserialize(&value) {
             Ok(object) => Self::Object(object),
@@ -200,6 +202,8 @@ const OF_POD_SPEC: &[&str] = &[
     "volumes.secret",
 ];
 
+/// What fills most of a pod's status: how its containers run, while decisions read conditions and
+/// amounts only.
 const OF_POD_STATUS: &[&str] = &[
     "status.containerStatuses.containerID",
     "status.containerStatuses.image",
@@ -215,6 +219,8 @@ const OF_POD_STATUS: &[&str] = &[
     "status.podIPs",
 ];
 
+/// What fills most of a Node's status: a Node names up to 50 images, and every heartbeat rewrites
+/// its conditions.
 const OF_NODE: &[&str] = &[
     "status.config",
     "status.conditions.lastHeartbeatTime",

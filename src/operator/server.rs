@@ -55,7 +55,7 @@ pub fn crds_are_served(client: kube::Client) -> Check {
     })
 }
 
-/// Limit of the question which kinds there are.
+/// Time limit for asking which kinds the API server has.
 const DISCOVERY: Duration = Duration::from_secs(10);
 
 fn everywhere(port: u16) -> SocketAddr {
@@ -70,9 +70,10 @@ async fn bind(port: u16, setting: &str) -> std::io::Result<TcpListener> {
     })
 }
 
-/// Scrapes that are answered at once; more are refused.
+/// Scrapes that are answered at once; more are refused. Each takes a thread, and a scraper that
+/// times out tries again while its first scrape still runs.
 const SCRAPES: usize = 4;
-/// How long a scraper may leave a piece of the answer lying.
+/// How long a scraper may take to accept a piece of the answer; then its slot is given to others.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Answers a scrape piece by piece, so that it takes little memory however much there is to show.
@@ -83,6 +84,8 @@ async fn scrape() -> Response {
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     };
     let (pieces, answer) = mpsc::channel::<String>(2);
+    // Rendering reads the state under its lock and takes CPU time: not on the threads that
+    // reconcile.
     tokio::task::spawn_blocking(move || {
         let _slot = slot;
         let runtime = tokio::runtime::Handle::current();
@@ -129,6 +132,7 @@ pub async fn serve_health(
     }
     let always = check(|| true);
     let alive = Checks(vec![("healthz", Arc::clone(&always))]);
+    // The names and texts are those of controller-runtime's health endpoint, which tools parse.
     let mut list = ready;
     list.push(("readyz", always));
     let app = Router::new().merge(probe("/healthz", alive)).merge(probe("/readyz", Checks(list)));
@@ -168,6 +172,9 @@ fn probe(path: &str, checks: Checks) -> Router {
 }
 
 async fn answer(checks: &Checks, query: &str) -> (StatusCode, String) {
+    // The parameters and the text are those of the API server's health endpoints
+    // (k8s.io/apiserver), which controller-runtime serves too. The reason is withheld there because
+    // anyone may ask.
     let mut excluded: HashMap<&str, ()> = HashMap::new();
     let mut verbose = false;
     for pair in query.split('&') {
@@ -197,7 +204,8 @@ async fn answer(checks: &Checks, query: &str) -> (StatusCode, String) {
     }
 }
 
-/// The largest review that is read: the API server converts whole lists at once.
+/// The largest review that is read. The API server converts whole lists at once: thousands of
+/// objects of some 50 KB at most.
 const REVIEW_LIMIT: usize = 256 << 20;
 
 /// Serves the conversion webhook over TLS; the certificate can be changed while it serves.

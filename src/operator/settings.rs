@@ -19,7 +19,7 @@ use flags::Values;
 pub use flags::{chart_values, reference, unknown_variables, usage};
 pub use gates::{AwsFeatureGates, FeatureGates};
 
-/// What the controller was told.
+/// The controller's settings, from flags and environment variables.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Name of the Service of the conversion webhook.
@@ -174,6 +174,8 @@ impl Settings {
             batch_idle_duration: values.time("batch-idle-duration"),
             respect_preferences: preference == "Respect",
             best_effort_min_values: min_values == "BestEffort",
+            // A gate that makes devices known would do nothing while the requests for them are
+            // ignored.
             ignore_dra_requests: values.boolean("ignore-dra-requests")
                 && !aws_gates.dynamic_resources(),
             gates,
@@ -210,6 +212,7 @@ impl Settings {
         let minute = Duration::from_secs(60);
         let endpoint = &self.cluster_endpoint;
         let endpoint_ok = endpoint.is_empty() || is_url(endpoint);
+        // All at once, so that one start shows every problem.
         let problems: Vec<String> = [
             (
                 !endpoint_ok,
@@ -249,6 +252,7 @@ impl Settings {
     #[must_use]
     pub fn workers(&self, min: usize, max: usize) -> usize {
         let cores = usize::try_from((self.cpu_requests + 999) / 1000).unwrap_or(1).max(1);
+        // Karpenter's formula: linear between 1 core (`min`) and 60 cores (`max`).
         (max.saturating_sub(min) * (cores - 1) / 59 + min).clamp(min, max)
     }
 }

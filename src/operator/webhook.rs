@@ -12,7 +12,8 @@ use super::server;
 use super::settings::Settings;
 use crate::clock::Clock;
 
-/// How often certificate and CRDs are looked after.
+/// How often certificate and CRDs are checked: applying the CRDs again may remove the
+/// webhook from them.
 const PERIOD: Duration = Duration::from_secs(30);
 /// How soon again after a failure.
 const RETRY: Duration = Duration::from_secs(5);
@@ -95,7 +96,7 @@ impl Webhook {
         }
     }
 
-    /// Reads the certificate, tells the CRDs of its authority, and serves it.
+    /// Reads the certificate, writes its CA bundle into the CRDs, and serves it.
     async fn refresh(
         &self,
         serving: &mut Certificate,
@@ -107,6 +108,8 @@ impl Webhook {
         } else {
             Target::Url(&self.url)
         };
+        // Before the certificate is served: the API server trusts the new authority and the
+        // previous one.
         certs::inject(&self.client, &target, &current.ca).await?;
         if current != *serving {
             // The API server must trust the new authority before it meets its certificate.

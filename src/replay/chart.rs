@@ -75,6 +75,7 @@ fn panel(text: &mut String, outcomes: &[Outcome], name: &str, value: Value, top:
             most * share
         );
     }
+    // At most twelve labels, at round times: more would overlap.
     let step = [1.0, 2.0, 6.0, 12.0, 24.0, 48.0, 168.0]
         .into_iter()
         .find(|step| hours / step <= 12.0)

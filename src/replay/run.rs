@@ -9,9 +9,10 @@ use super::{Outcome, Sample, Variant};
 use crate::api::labels;
 use crate::model::{Options, World, in_runtime};
 
-/// Time between looks at the curves.
+/// Time between updates of replicas, Jobs and interruptions: a minute is as fine as workload files
+/// are.
 const TICK: Duration = Duration::from_secs(60);
-/// Samples of a whole replay.
+/// Samples of a whole replay: one every half hour of a week.
 const SAMPLES: u32 = 336;
 
 /// Plays a workload; the same input gives the same outcome.
@@ -69,6 +70,7 @@ impl<'a> Player<'a> {
         }
         self.world.start();
         let end = self.workloads.duration.0;
+        // No more samples than ticks: nothing changes in between.
         let every = (end / SAMPLES).max(TICK);
         let (mut time, mut sampled) = (Duration::ZERO, Duration::ZERO);
         while time < end {
@@ -105,6 +107,7 @@ impl<'a> Player<'a> {
         if time >= due {
             self.jobs[at] += 1;
             let number = self.jobs[at];
+            // One run at a time is kept, so that days of Jobs do not fill the model's API server.
             if number > 1 {
                 self.world.delete("jobs", &format!("{}-{}", workload.name, number - 1));
             }
@@ -114,6 +117,7 @@ impl<'a> Player<'a> {
 
     /// Spot instances are taken away by chance.
     fn interrupt(&mut self) {
+        // The chance within one tick, for a rate that is small per tick.
         let rate = self.workloads.spot_interruptions_per_day * TICK.as_secs_f64() / 86_400.0;
         if rate <= 0.0 {
             return;

@@ -1,4 +1,4 @@
-//! The form of a workload file, and what it says at a time.
+//! The form of a workload file, and the load that it describes at a given time.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -178,6 +178,7 @@ impl Workloads {
     pub fn parse(text: &str) -> Result<Self, ScenarioError> {
         let value: Value = serde_saphyr::from_str(text)
             .map_err(|e| ScenarioError::new("", e.to_string().trim_end()))?;
+        // Strictly, since a misspelled field would silently replay another workload.
         let read: Self = read::strict(&value, "")?;
         read.check()?;
         Ok(read)
@@ -305,6 +306,7 @@ impl Daemon {
             "metadata": { "name": self.name, "namespace": "kube-system" },
             "spec": { "selector": { "matchLabels": { "app": self.name } }, "template": {
                 "metadata": { "labels": { "app": self.name } },
+                // Like DaemonSets of a real node: they tolerate everything and are not evicted.
                 "spec": { "priorityClassName": "system-node-critical",
                     "tolerations": [{ "operator": "Exists" }],
                     "containers": [{ "name": "main", "image": "image",
@@ -318,6 +320,7 @@ impl Curve {
         if forms.iter().filter(|f| **f).count() != 1 {
             return Err(ScenarioError::new(path, "expected one of constant, steps and daily"));
         }
+        // In ascending order, because `at` takes the last step of the list that has begun.
         for (at, pair) in self.steps.windows(2).enumerate() {
             if pair[1].at <= pair[0].at {
                 let message = format!(
@@ -364,6 +367,7 @@ impl Daily {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between two u32")]
     fn at(&self, time: Duration, first_weekday: u32) -> u32 {
         let seconds = time.as_secs_f64();
+        // A cosine with its high at the peak and its low twelve hours later.
         let phase = (seconds - self.peak.0.as_secs_f64()) / DAY * std::f64::consts::TAU;
         let share = f64::midpoint(phase.cos(), 1.0);
         let day = u64::from(first_weekday) + time.as_secs() / 86_400;

@@ -44,6 +44,7 @@ pub struct World {
     pub left_out: Vec<(String, String)>,
 }
 
+// Gates that change a decision; the others of the controller have nothing to act on here.
 const GATES: [&str; 9] = [
     "NodeRepair",
     "ReservedCapacity",
@@ -111,6 +112,7 @@ impl World {
                 terminate_first_repair: on("TerminateFirstRepair"),
             },
             repair: if on("NodeRepair") {
+                // Nothing is rebooted on paper: a reboot has no outcome that could be computed.
                 crate::cloud::aws::repair::repair_policies(false)
                     .map_err(|e| ScenarioError::new("options.featureGates", e))?
             } else {
@@ -135,7 +137,7 @@ fn all_pools(offers: Vec<PoolOffer>, snapshot: &Snapshot) -> Vec<NodePoolInput> 
     offers.into_iter().filter(|o| o.node_pool.is_managed()).filter_map(input).collect()
 }
 
-/// Why a pool has no effect; nothing for those whose instance types are for the document to give.
+/// Why a pool has no effect; `None` for those whose instance types are for the document to give.
 fn pool_problem(problem: PoolProblem) -> Option<&'static str> {
     match problem {
         PoolProblem::Foreign => Some("its node class is another provider's"),
@@ -318,6 +320,8 @@ fn offers(pools: Vec<NodePool>, types: &[TypeEntry]) -> Vec<PoolOffer> {
         let name = pool.metadata.name.clone().unwrap_or_default();
         let allowed =
             |t: &&TypeEntry| t.node_pools.as_ref().is_none_or(|list| list.contains(&name));
+        // One list for all pools where nothing restricts it: the solver recognizes the shared list
+        // and reads it once.
         let instance_types = if restricted {
             types.iter().filter(allowed).map(|t| Arc::clone(&t.instance_type)).collect()
         } else {
@@ -332,6 +336,8 @@ fn offers(pools: Vec<NodePool>, types: &[TypeEntry]) -> Vec<PoolOffer> {
 fn assume_ready(pool: &mut NodePool) {
     let list = &mut pool.status.get_or_insert_default().conditions;
     if conditions::get(list, conditions::READY).is_none() {
+        // A manifest has no status. Without this, a file that works with kubectl would launch
+        // nothing.
         conditions::set_true(list, conditions::READY, None, Timestamp::UNIX_EPOCH);
     }
 }
@@ -351,6 +357,7 @@ fn state_node(index: usize, entry: NodeEntry) -> Result<Option<StateNode>, Scena
         node_claim,
         pods: entry.pods,
         marked_for_deletion: entry.marked_for_deletion,
+        // A scenario has one moment, so a nomination holds for all of it.
         nominated_until: entry.nominated.then_some(Timestamp::MAX),
         ..NodeView::default()
     };
@@ -363,6 +370,7 @@ pub fn adopt(nodes: &mut [StateNode], pools: &[NodePoolInput]) {
         let (Some(node), Some(pool)) = (&state.node, state.node_pool()) else { continue };
         let known = pools.iter().find(|p| p.node_pool.metadata.name.as_deref() == Some(pool));
         let labels = node.metadata.labels.as_ref();
+        // A node that is still starting is never disrupted.
         if labels.and_then(|l| l.get(labels::INITIALIZED)).is_none_or(|v| v != "true") {
             continue;
         }

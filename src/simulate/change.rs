@@ -18,7 +18,7 @@ use crate::api::v1::NodePool;
 use crate::api::{annotations, conditions};
 use crate::disruption::drifted_by_pool;
 
-/// Hours that a month is counted with.
+/// Hours of a month: a year's 8,760 over twelve, as AWS's price pages count.
 const HOURS: f64 = 730.0;
 
 /// What a change would do.
@@ -55,7 +55,7 @@ pub struct PoolChange {
 #[serde(rename_all = "camelCase")]
 pub struct Figures {
     pub nodes: usize,
-    /// Price an hour.
+    /// Price per hour.
     pub price: f64,
     /// Waiting pods that have no place.
     pub unschedulable: usize,
@@ -94,7 +94,7 @@ pub fn compare(
         let twin = with.node_pools.iter_mut().find(|p| p["metadata"]["name"] == name.as_str());
         match twin {
             Some(twin) => {
-                // A manifest says nothing of what the controller found out about the pool.
+                // A manifest has no status, while the controller has written the pool's.
                 if let (Some(status), None) = (twin.get("status"), pool.get("status")) {
                     pool["status"] = status.clone();
                 }
@@ -104,6 +104,8 @@ pub fn compare(
         }
         names.push(name);
     }
+    // Both sides are brought to rest: only then is their difference that of the change, and not of
+    // what would be consolidated anyway.
     let before = World::for_disruption(scenario)?;
     let mut after = World::for_disruption(with)?;
     let pools = names.iter().map(|name| apply(name, &before, &mut after, now)).collect();
@@ -133,6 +135,7 @@ fn apply(name: &str, before: &World, after: &mut World, now: Timestamp) -> PoolC
         Some(Arc::clone(&found.node_pool))
     };
     let (old, new) = (find(before), find(after));
+    // Drift is a condition of NodeClaims, so a node that comes without one gets one first.
     adopt(&mut after.snapshot.nodes, &after.pools);
     let mut change = PoolChange {
         name: name.to_owned(),

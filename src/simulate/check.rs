@@ -27,11 +27,13 @@ pub(super) fn pod(path: &str, pod: &Pod) -> Result<(), ScenarioError> {
         &format!("{path}.initContainers"),
         spec.init_containers.as_deref().unwrap_or_default(),
     )?;
+    // The API server has checked all of this for a real cluster; the decisions rely on it.
     quantities(&format!("{path}.overhead"), spec.overhead.as_ref())?;
     let whole = spec.resources.as_ref().and_then(|r| r.requests.as_ref());
     quantities(&format!("{path}.resources.requests"), whole)?;
     for (at, toleration) in spec.tolerations.iter().flatten().enumerate() {
         let place = format!("{path}.tolerations[{at}]");
+        // `Lt` and `Gt` are Kubernetes' newer operators for numeric taints; empty means `Equal`.
         let operators = ["", "Exists", "Equal", "Lt", "Gt"];
         one_of(&format!("{place}.operator"), toleration.operator.as_deref(), &operators)?;
         effect(&place, toleration.effect.as_deref())?;

@@ -16,7 +16,8 @@ mod apply;
 
 use apply::Cluster;
 
-/// A scenario that does not come to rest after so many commands has some fault.
+/// A scenario that does not come to rest after so many commands has some fault; the limit only
+/// ensures that the process ends.
 const MOST_COMMANDS: usize = 10_000;
 
 /// What would be disrupted.
@@ -61,7 +62,7 @@ pub struct Rejected {
     pub node: String,
     /// The reason of the method that came nearest to disrupting it.
     pub reason: String,
-    /// Price an hour.
+    /// Price per hour.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub price: Option<f64>,
     /// One, and what evicting its pods costs on top.
@@ -91,7 +92,7 @@ pub struct BudgetReport {
     pub reason: &'static str,
     /// Nodes that count.
     pub nodes: i64,
-    /// How many of them may be under disruption; none without a limit.
+    /// How many of them may be under disruption; `None` without a limit.
     pub allowed: Option<i64>,
     pub disrupting: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -132,6 +133,8 @@ pub fn disrupt(mut world: World, now: Timestamp) -> DisruptReport {
             }
         }
         for node in &mut world.snapshot.nodes {
+            // As in the controller, where the command's nodes are tainted before the next method
+            // runs.
             node.marked_for_deletion |= taken.contains(node.name());
         }
     }
@@ -152,6 +155,7 @@ pub fn all(mut world: World, now: Timestamp) -> DisruptReport {
 #[must_use]
 pub fn to_rest(mut world: World, now: Timestamp) -> DisruptReport {
     let report = begin(&mut world, Some(now));
+    // The pods that the nominations were for have arrived.
     for node in world.snapshot.nodes.iter_mut().filter(|n| n.nominated_until.is_some()) {
         node.nominated_until = None;
     }
@@ -171,6 +175,7 @@ fn carry_out(world: &mut World, mut report: DisruptReport, now: Timestamp) -> Di
         let mut verdicts = Verdicts::default();
         for method in Method::ALL {
             let decision = decide(world, &none, method, now);
+            // Budgets are reported as they are at the beginning, so only in the first pass.
             if report.commands.is_empty() {
                 budgets(&mut report, method, &decision);
             }
@@ -180,6 +185,8 @@ fn carry_out(world: &mut World, mut report: DisruptReport, now: Timestamp) -> Di
                     report.commands.push(describe(command));
                     cluster.carry_out(world, command);
                 }
+                // After a command the methods start over: an earlier method may find something on
+                // the changed cluster.
                 continue 'passes;
             }
             verdicts.add(method, &decision);
@@ -204,6 +211,7 @@ fn begin(world: &mut World, arrived: Option<Timestamp>) -> DisruptReport {
         .filter(|n| n.node_claim.is_none() && n.node_pool().is_some())
         .map(|n| n.name().to_owned())
         .collect();
+    // After `alone` was gathered: from here on those nodes have a NodeClaim.
     adopt(&mut world.snapshot.nodes, &world.pools);
     let mut report = DisruptReport::default();
     let adopted: BTreeSet<&str> =
@@ -237,6 +245,7 @@ fn decide(world: &World, queued: &HashSet<String>, method: Method, now: Timestam
         rebooted: &rebooted,
         gates: world.gates,
     };
+    // Without a time limit: on paper the answer must not depend on the speed of the machine.
     disruption::decide(&input, method, &|| true)
 }
 
@@ -254,6 +263,7 @@ fn describe(command: &Command) -> CommandReport {
 
 fn budgets(report: &mut DisruptReport, method: Method, decision: &Decision) {
     let reason = method.reason().as_str();
+    // The two kinds of consolidation share a reason, and its budget.
     if report.budgets.iter().any(|b| b.reason == reason) {
         return;
     }

@@ -19,7 +19,7 @@ use crate::cloud::aws::instancetype::{self, Options, Parts, info};
 use crate::cloud::aws::{nodeclass, pricing};
 use crate::operator::settings::AwsFeatureGates;
 
-/// The share of memory that the hypervisor keeps, where no setting says otherwise.
+/// The share of memory that the hypervisor keeps: the default of `--vm-memory-overhead-percent`.
 const VM_MEMORY_OVERHEAD: f64 = 0.075;
 /// The region of a saved answer, where nothing names one.
 const DEFAULT_REGION: &str = "us-east-1";
@@ -85,7 +85,7 @@ impl Classes {
     fn class(&self, of: &PoolClass, zones: &BTreeSet<String>) -> Result<EC2NodeClass, String> {
         let mut class = self.known.get(&of.class).cloned().unwrap_or_else(|| {
             let mut class = EC2NodeClass::new(&of.class, Default::default());
-            // The document says nothing of the class: the common family stands in.
+            // The document lacks the class: the common family stands in.
             class.spec.ami_family = Some(AmiFamily::Al2023.as_str().to_owned());
             class
         });
@@ -128,6 +128,7 @@ impl Classes {
         let mut entries = Vec::new();
         for (of, pools) in &self.pools_of {
             let types = provider.list(&self.class(of, zones)?).map_err(|e| e.to_string())?;
+            // While all pools say the same of their types, the types need not name them.
             let node_pools = (self.pools_of.len() > 1).then(|| pools.clone());
             entries.extend(types.iter().map(|t| TypeEntry {
                 instance_type: Arc::clone(t),
@@ -192,7 +193,7 @@ pub fn from_answer(text: &str, classes: &Classes) -> Result<Vec<TypeEntry>, Stri
 pub async fn from_aws(classes: &Classes) -> Result<Vec<TypeEntry>, String> {
     let (pricing, provider) = provider(&clients::load_config().await);
     provider.update().await.map_err(|e| e.to_string())?;
-    // Where prices cannot be had, those that are compiled in stand.
+    // Where prices cannot be read, those that are compiled in are used.
     let _ = pricing.update_on_demand().await;
     let _ = pricing.update_spot(Clock::system().now()).await;
     let zones = classes.zones(pricing.region());

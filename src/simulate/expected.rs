@@ -14,11 +14,14 @@ pub(super) enum Step {
     Item,
 }
 
-/// The fields that a `T` may have at the end of the path; nothing when that is no object of fixed fields.
+/// The fields that a `T` may have at the end of the path; `None` when that is no object of fixed
+/// fields.
 pub(super) fn fields<'de, T: Deserialize<'de>>(path: &[Step]) -> Option<&'static [&'static str]> {
     let found = RefCell::new(None);
     // The walk always ends in an error: there is no document behind it.
     let walk = &mut <dyn erased_serde::Deserializer>::erase(Walk { path, found: &found });
+    // Serde passes the field names only to a deserializer, so one is made that asks for nothing
+    // else.
     let _ = erased_serde::deserialize::<T>(walk);
     found.into_inner()
 }

@@ -78,6 +78,8 @@ impl Objects {
         let namespace = meta["namespace"].as_str().unwrap_or_default();
         let group = object["apiVersion"].as_str().and_then(|v| v.rsplit_once('/'));
         let group = group.map_or("", |(group, _)| group).to_owned();
+        // With the group, because kinds of other groups may share a name; without the version,
+        // because an object has one identity in all of its versions.
         let whole = (group, kind.clone(), namespace.to_owned(), name.to_owned());
         if !self.seen.insert(whole) {
             let message = format!("second {kind} {name:?}");
@@ -118,6 +120,8 @@ impl Objects {
                 let shape = (found.template.unwrap_or_default(), None);
                 self.shapes.insert(("PodTemplate", namespace, name), shape);
             }
+            // No selector: the pods of a Deployment belong to its ReplicaSets, and default spread
+            // goes by the controller of a pod.
             "Deployment" => {
                 let found: Deployment = typed(path, object)?;
                 let (namespace, name) = key(&found.metadata);
@@ -164,9 +168,11 @@ impl Objects {
     /// Adds the objects to what a decision depends on; returns what has no effect.
     pub(super) fn give(mut self, inputs: &mut Inputs, gates: Gates) -> Vec<LeftOut> {
         let mut left_out = Vec::new();
+        // Before volumes are filled in: which class a claim has decides where its volume may be.
         self.default_classes();
         if gates.overlays {
             let (store, refused) = judge(&inputs.node_pools, &self.overlays);
+            // Without the gate the inputs keep their default, which is: no overlays.
             inputs.overlays = Overlays::InForce(Arc::new(store));
             left_out.extend(refused);
         }
@@ -227,6 +233,7 @@ impl Objects {
                 let name = generated_name(&pod.key.name, &entry.name);
                 let key = PodKey::new(&pod.key.namespace, &name);
                 let made = || Arc::new(Claim::from_spec(key.clone(), spec));
+                // A recorded cluster has the claim itself, with what was allocated.
                 objects.claims.entry(key.clone()).or_insert_with(made);
             }
         }
@@ -266,6 +273,7 @@ fn typed<T: DeserializeOwned>(path: &str, value: Value) -> Result<T, ScenarioErr
 
 /// Namespace and name.
 fn key(meta: &kube::api::ObjectMeta) -> (String, String) {
+    // As kubectl does for a manifest without a namespace.
     let namespace = meta.namespace.clone().unwrap_or_else(|| "default".to_owned());
     (namespace, meta.name.clone().unwrap_or_default())
 }

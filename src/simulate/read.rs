@@ -14,7 +14,8 @@ where
 {
     let mut unknown: Option<Vec<(Step, String)>> = None;
     let mut note = |path: Ignored<'_>| {
-        // The custom kinds are told apart before they are read; their type fields are not read again.
+        // `apiVersion` and `kind` were read beforehand, to choose the type. The type has no such
+        // fields, which does not make them unknown ones.
         let of_kind =
             matches!(&path, Ignored::Map { key, .. } if key == "apiVersion" || key == "kind");
         if unknown.is_none() && !of_kind {

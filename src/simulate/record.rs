@@ -34,7 +34,7 @@ pub struct RecordError {
     source: Box<kube::Error>,
 }
 
-/// Objects a page of a list.
+/// Objects per page of a list, as many as kubectl asks for.
 const PAGE: u32 = 500;
 
 async fn list<K>(client: &Client) -> Result<Vec<K>, RecordError>
@@ -109,6 +109,7 @@ pub async fn record(
     let mut document = Map::new();
     document.insert("name".into(), name.into());
     document.insert("description".into(), format!("recorded from a cluster at {now}").into());
+    // The time of the recording: conditions and ages in it are only comparable to that.
     document.insert("options".into(), json!({"now": now.to_string()}));
     document.insert("nodePools".into(), node_pools.iter().map(object).map(custom).collect());
     document.insert("daemonSetPods".into(), daemons);
@@ -141,6 +142,7 @@ async fn objects(client: &Client) -> Result<Vec<Value>, RecordError> {
     let classes = list::<StorageClass>(client).await?;
     all.extend(classes.into_iter().map(|mut c| {
         c.metadata = meta(c.metadata);
+        // Parameters of a driver may hold anything, and no decision reads them.
         c.parameters = None;
         object(&c)
     }));
@@ -232,6 +234,7 @@ fn by_node(pods: Vec<Pod>) -> (Vec<Value>, BTreeMap<String, Vec<Value>>) {
             Some(node) if !info.terminal => {
                 bound.entry(node.to_string()).or_default().push(object(&lean_pod(pod)));
             }
+            // Pods that wait for something else than a node would only be reported as ignored.
             None if info.is_provisionable() => waiting.push(object(&lean_pod(pod))),
             _ => {}
         }
@@ -299,6 +302,7 @@ fn lean_pod(pod: Pod) -> Pod {
         };
         let conditions = status.conditions.map(|all| {
             all.into_iter()
+                // Nothing is decided by messages, and they may be long.
                 .map(|c| k8s_openapi::api::core::v1::PodCondition { message: None, ..c })
                 .collect()
         });

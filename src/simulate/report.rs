@@ -129,6 +129,7 @@ impl Report {
                 },
             })
             .collect();
+        // In the order of names, so that reports of two runs can be compared line by line.
         unschedulable.sort_by(|a, b| a.pod.cmp(&b.pod));
         Self {
             without_effect: Vec::new(),
@@ -168,7 +169,7 @@ fn total(claims: &[ClaimReport]) -> f64 {
     tidy(claims.iter().filter_map(ClaimReport::price).fold(0.0, |sum, price| sum + price))
 }
 
-/// Rounded to a billionth.
+/// Rounded to a billionth: far below any price, far above the error of adding them.
 pub(super) fn tidy(amount: f64) -> f64 {
     (amount * 1e9).round() / 1e9
 }
@@ -197,6 +198,7 @@ impl ClaimReport {
     pub fn details(&self) -> ClaimDetails {
         let claim = &self.0;
         let mut requirements = claim.requirements.clone();
+        // Needed only while solving; no NodeClaim carries them.
         for key in [labels::HOSTNAME, labels::REGISTERED, labels::INITIALIZED] {
             requirements.remove(key);
         }
@@ -230,7 +232,7 @@ impl Serialize for ClaimReport {
     }
 }
 
-/// The most memory that this process has had, in bytes; nothing where the system does not tell.
+/// The most memory that this process has had, in bytes; `None` where the system does not report it.
 #[must_use]
 pub fn peak_rss() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;

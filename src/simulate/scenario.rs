@@ -228,6 +228,8 @@ impl<T> Stream<T> {
         match item {
             Ok(item) => self.items.push(item),
             Err(error) => {
+                // The rest is still read: an error of the document itself, further down, is
+                // reported before this one.
                 self.error.get_or_insert(error);
             }
         }
@@ -269,6 +271,7 @@ impl Items for Arc<PodInfo> {
     const WHAT: &'static str = "a list of Pod objects";
 
     fn convert(sharing: &mut Sharing, path: &str, mut pod: Pod) -> Result<Self, ScenarioError> {
+        // Before defaults are filled in, so that errors speak of what the document says.
         check::pod(path, &pod)?;
         if let Some(spec) = &mut pod.spec {
             pod_defaults::fill(spec);
@@ -333,6 +336,8 @@ impl Items for NodeEntry {
         let bound = raw.pods.into_items(&format!("{path}.pods"))?;
         let mut pods: Vec<Arc<PodInfo>> = Vec::with_capacity(bound.len());
         for pod in bound {
+            // Each list of pods was read with a table of its own. Sharing again lets the pods of
+            // all nodes share one.
             let mut pod = sharing.share(Arc::unwrap_or_clone(pod));
             pod.node_name = name.as_deref().map(|n| sharing.text(n));
             pods.push(Arc::new(pod));
@@ -368,6 +373,7 @@ impl<'de, T: Items> Visitor<'de> for Reader<T> {
             stream.push(raw.and_then(|raw| T::convert(&mut context, &path, raw)));
             index += 1;
         }
+        // A list that grew by doubling may be twice as large as its items.
         stream.items.shrink_to_fit();
         Ok(stream)
     }

@@ -151,6 +151,7 @@ impl Display for DisruptReport {
             )?;
         }
         let mut budgets = Table::new(&["NODEPOOL", "REASON", "NODES", "ALLOWED", "DISRUPTING"]);
+        // A budget without a limit says nothing.
         let limited: Vec<_> = self.budgets.iter().filter(|b| b.allowed.is_some()).collect();
         for budget in &limited {
             budgets.row(vec![

@@ -209,7 +209,7 @@ fn draining() -> Value {
 }
 
 #[test]
-fn pods_of_a_draining_node_are_placed_anew_unless_something_keeps_them() {
+fn pods_of_a_draining_node_are_placed_again_unless_something_keeps_them() {
     let mut document = base();
     document["pods"] = json!([]);
     document["nodes"] = draining();

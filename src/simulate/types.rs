@@ -115,6 +115,7 @@ fn type_requirements(spec: &InstanceTypeSpec) -> Requirements {
     let available = || spec.offerings.iter().filter(|o| o.available);
     let mut all: Requirements = [
         Requirement::is(labels::INSTANCE_TYPE, &spec.name),
+        // Only from what is available, as the EC2 provider's types have it.
         Requirement::new(labels::ZONE, Operator::In, available().map(|o| &o.zone)),
         Requirement::new(
             labels::CAPACITY_TYPE,

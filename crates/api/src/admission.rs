@@ -102,6 +102,7 @@ impl Admission {
         let version = self.version(&object)?;
         let mut unknown = Vec::new();
         defaults::prune(&version.schema, &mut object, &mut unknown);
+        // After pruning and before validation, in the API server's order.
         defaults::fill(&version.schema, &mut object);
         // The API server clears a namespace that the kind does not have.
         if !version.namespaced
@@ -110,6 +111,8 @@ impl Admission {
             meta.remove("namespace");
         }
         let mut findings = metadata::findings(&object);
+        // CEL rules assume the types that the schema promises, so the API server does not evaluate
+        // them on an object that breaks it.
         let sound = schema::check(&version.schema, &object, "", &mut findings);
         if sound {
             cel::check(&version.schema, &object, old, "", &mut findings);

@@ -16,7 +16,7 @@ pub const REBOOT_TERMINATION_GRACE_PERIOD: &str = "karpenter.sh/reboot-terminati
 /// launches one, and so does a pool without the annotation.
 pub const MAX_REPLACEMENTS: &str = "karpenter.rs/consolidation-max-replacements";
 /// On NodeClaims that were launched in the place of others: the names of those, joined by commas. A
-/// controller that starts anew finds by it what it had begun.
+/// controller that starts again finds by it what it had begun.
 pub const REPLACES: &str = "karpenter.rs/replaces";
 /// Beside [`REPLACES`]: how many NodeClaims were to be launched together, where it is not one.
 pub const REPLACEMENTS: &str = "karpenter.rs/replacements";
@@ -29,13 +29,15 @@ pub const REPAIRS: &str = "karpenter.rs/repairs";
 pub const NODEPOOL_HASH: &str = "karpenter.sh/nodepool-hash";
 /// Version of the algorithm behind [`NODEPOOL_HASH`].
 pub const NODEPOOL_HASH_VERSION: &str = "karpenter.sh/nodepool-hash-version";
-/// The version of the NodePool hash that this build computes.
+/// The version of the NodePool hash that this build computes: Karpenter 1.14's, so that an upgrade
+/// from it drifts no node.
 pub const NODEPOOL_HASH_VERSION_VALUE: &str = "v3";
 /// Hash of an EC2NodeClass's static fields.
 pub const EC2NODECLASS_HASH: &str = "karpenter.k8s.aws/ec2nodeclass-hash";
 /// Version of the algorithm behind [`EC2NODECLASS_HASH`].
 pub const EC2NODECLASS_HASH_VERSION: &str = "karpenter.k8s.aws/ec2nodeclass-hash-version";
-/// The version of the EC2NodeClass hash that this build computes.
+/// The version of the EC2NodeClass hash that this build computes: that of Karpenter's AWS provider
+/// 1.14, for the same reason.
 pub const EC2NODECLASS_HASH_VERSION_VALUE: &str = "v6";
 /// RFC 3339 deadline set from `terminationGracePeriod` when termination begins.
 pub const TERMINATION_TIMESTAMP: &str = "karpenter.sh/nodeclaim-termination-timestamp";

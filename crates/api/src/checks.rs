@@ -1,4 +1,4 @@
-//! What is wrong with an object: one list of findings per object, for whoever shows it.
+//! What is wrong with an object: one list of findings per object, for all commands that show it.
 //!
 //! A file per kind says what no schema can express. The controllers put findings on conditions,
 //! `karpenter validate`, `convert` and `render` print them, `simulate` refuses what has some.
@@ -105,6 +105,7 @@ fn read<T: DeserializeOwned>(object: &Value, check: impl Fn(&T) -> Vec<Finding>)
         Ok(read) => check(&read),
         Err(error) => {
             let path = error.path().to_string();
+            // The schema and the types may differ: what the controllers cannot read has no effect.
             vec![Finding::new(path, error.into_inner().to_string())]
         }
     }

@@ -13,7 +13,7 @@ pub const REGISTERED: &str = "Registered";
 pub const INITIALIZED: &str = "Initialized";
 /// No pod came or went for `consolidateAfter`.
 pub const CONSOLIDATABLE: &str = "Consolidatable";
-/// The node is not what its pool and class say now; the reason tells in what.
+/// The node is not what its pool and class say now; the reason says in what.
 pub const DRIFTED: &str = "Drifted";
 /// The pods were moved away.
 pub const DRAINED: &str = "Drained";
@@ -46,7 +46,7 @@ pub const CAPACITY_RESERVATIONS_READY: &str = "CapacityReservationsReady";
 /// The placement group was resolved.
 pub const PLACEMENT_GROUP_READY: &str = "PlacementGroupReady";
 
-/// Reason and message of a condition that nobody has looked at yet.
+/// Reason and message of a condition that was not evaluated yet.
 pub const AWAITING: &str = "AwaitingReconciliation";
 /// Its message.
 pub const AWAITING_MESSAGE: &str = "object is awaiting reconciliation";
@@ -99,6 +99,7 @@ pub fn set(
             existing.observed_generation = generation;
             return false;
         }
+        // By the Kubernetes API conventions: only a change of the status is a transition.
         if existing.status == status {
             transition = existing.last_transition_time.clone();
         }
@@ -132,7 +133,7 @@ pub fn set_true(
     set(conditions, kind, TRUE, kind, "", generation, now)
 }
 
-/// Removes the condition of a type; tells whether it was there.
+/// Removes the condition of a type, and returns whether it was there.
 pub fn clear(conditions: &mut Vec<Condition>, kind: &str) -> bool {
     let before = conditions.len();
     conditions.retain(|c| c.type_ != kind);
@@ -173,6 +174,7 @@ pub fn set_ready(
                 let at = c.last_transition_time.0;
                 unhealthy.push(((at, place), kind, c.status.clone()));
             }
+            // A condition that is absent comes last in the message: it never changed.
             None => unhealthy.push(((Timestamp::MIN, 0), kind, UNKNOWN.to_owned())),
         }
     }

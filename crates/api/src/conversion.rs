@@ -1,4 +1,4 @@
-//! Conversion between v1beta1 and v1, as JSON, so that fields nobody here knows survive.
+//! Conversion between v1beta1 and v1, as JSON, so that unknown fields survive.
 //!
 //! Each direction follows Karpenter's own rules. What one version cannot say is kept in an
 //! annotation and put back on the way back, as far as nothing that it depends on was changed
@@ -118,7 +118,8 @@ pub fn convert_object(
         return Err(unsupported(&object));
     }
     if object.get("spec").is_none_or(Value::is_null) {
-        // A class may be stored without a spec: there is nothing to convert, and nothing to make up.
+        // An EC2NodeClass may be stored without a spec. There is nothing to convert then, and
+        // nothing may be invented.
         let mut object = object;
         object["apiVersion"] = json!(desired);
         return Ok(object);
@@ -159,6 +160,7 @@ fn convert_keeping(
     let mut object = object;
     remove_annotation(&mut object, kept);
     let mut result = there(object.clone())?;
+    // What was kept belongs to this object, so nothing new has to be kept for the way back.
     if let Some(earlier) = earlier {
         restore(&mut result, &earlier, there, back)?;
         return Ok(result);
@@ -181,6 +183,7 @@ fn lost(object: &Value, returned: &Value) -> Map<String, Value> {
     let (before, after) = (annotations(object), annotations(returned));
     let keys = before.keys().chain(after.keys());
     let differing =
+        // That mark says where the object is stored, not what it says.
         keys.filter(|k| before.get(*k) != after.get(*k) && *k != STORED_VERSION_MIGRATED);
     let differing: Map<String, Value> =
         differing.map(|k| (k.clone(), before.get(k).cloned().unwrap_or(Value::Null))).collect();

@@ -95,11 +95,13 @@ fn definition(
         names["shortNames"] = json!(short);
     }
     names["singular"] = spec["names"]["singular"].clone();
+    // With one version there is nothing to convert, so the definition works without a webhook.
     let converted = versions.len() > 1;
     let versions: Vec<Value> = versions
         .into_iter()
         .map(|v| {
             let mut subresources = json!({"status": {}});
+            // For `kubectl scale nodepool`, which sets `replicas` of a static pool.
             if v.storage && spec["names"]["plural"] == "nodepools" {
                 subresources["scale"] = json!({"specReplicasPath": ".spec.replicas",
                     "statusReplicasPath": ".status.nodes"});
@@ -132,6 +134,8 @@ fn definition(
             "strategy": "Webhook",
             "webhook": {
                 "clientConfig": {"service": {
+                    // The chart's defaults; the running controller writes its own address and CA
+                    // over them.
                     "name": "karpenter",
                     "namespace": "kube-system",
                     "path": super::conversion::path_of(spec["group"].as_str().unwrap_or_default()),

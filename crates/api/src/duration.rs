@@ -111,6 +111,8 @@ pub fn parse_go(text: &str) -> Result<Duration, DurationError> {
             "h" => 3_600_000_000_000,
             _ => return Err(error()),
         };
+        // Whole numbers are added exactly: a float holds no more than 53 bits of nanoseconds, some
+        // 104 days.
         if let Ok(whole) = number.parse::<u64>() {
             exact += u128::from(whole) * u128::from(scale);
         } else if number.bytes().all(|b| b.is_ascii_digit()) && !number.is_empty() {
@@ -124,6 +126,7 @@ pub fn parse_go(text: &str) -> Result<Duration, DurationError> {
     let total = exact + nanos as u128;
     u64::try_from(total)
         .ok()
+        // Go's time.Duration is a signed 64-bit number.
         .filter(|n| i64::try_from(*n).is_ok())
         .map(Duration::from_nanos)
         .ok_or_else(too_long)
@@ -141,6 +144,7 @@ pub fn format_go(duration: Duration) -> String {
         if rest == 0 {
             return whole.to_string();
         }
+        // Units are powers of ten, so the exponent is the number of digits.
         let width = unit.ilog10() as usize;
         let digits = format!("{rest:0width$}");
         format!("{whole}.{}", digits.trim_end_matches('0'))

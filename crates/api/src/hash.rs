@@ -15,6 +15,7 @@ use super::v1::{
     NodePool,
 };
 
+// FNV-1's offset basis and prime for 64 bits.
 const OFFSET: u64 = 14_695_981_039_346_656_037;
 const PRIME: u64 = 1_099_511_628_211;
 
@@ -44,6 +45,8 @@ fn map(entries: &BTreeMap<String, String>) -> u64 {
 }
 
 fn set(elements: impl Iterator<Item = u64>) -> u64 {
+    // XOR makes the order irrelevant. Two equal elements cancel out, which is the library's flaw
+    // and must be kept: other hashes would drift every node.
     elements.fold(0, |all, element| all ^ element)
 }
 
@@ -139,6 +142,7 @@ fn taints(list: Option<&[Taint]>) -> Option<u64> {
 /// A point in time in Go's binary form (version, seconds since the year 1, nanoseconds, minutes
 /// from UTC), in the struct around it.
 fn time(at: jiff::Timestamp) -> u64 {
+    // Seconds from the year 1, where Go's clock begins, to 1970.
     const YEAR_ONE: i64 = 62_135_596_800;
     let mut bytes = vec![1_u8];
     bytes.extend((at.as_second() + YEAR_ONE).to_be_bytes());
@@ -189,6 +193,7 @@ pub fn ec2_node_class_hash(class: &EC2NodeClass, family: &str, ca_bundle: &str) 
         .field("CPUOptions", cpu)
         .field("EnclaveOptions", enclaves);
     let kubelet = kubelet_text(spec.kubelet.as_ref());
+    // Family and CA are not fields of the spec, but decide about user data.
     set([hashed.0, text(family), text(ca_bundle), text(&kubelet)].into_iter()).to_string()
 }
 
@@ -212,7 +217,7 @@ fn kubelet_text(kubelet: Option<&Map<String, Value>>) -> String {
 }
 
 /// Hash of the kubelet's settings as Karpenter 1.0 wrote it on its NodeClaims, whether they stood in
-/// a NodePool of v1beta1 or in the EC2NodeClass; none and empty ones are alike.
+/// a NodePool of v1beta1 or in the EC2NodeClass; none and empty ones count as equal.
 ///
 /// Settings that 1.0 did not know take part by their JSON text.
 #[must_use]
@@ -227,6 +232,7 @@ pub fn kubelet_hash(kubelet: Option<&Map<String, Value>>) -> String {
             hash = hash.field(name, Some(value));
         }
     }
+    // The order of the manifest must not count.
     others.sort_keys();
     for (field, value) in &mut others {
         value.sort_all_objects();
@@ -261,7 +267,7 @@ const KUBELET: &[(&str, &str, Kind)] = &[
     ("cpuCFSQuota", "CPUCFSQuota", Kind::Flag),
 ];
 
-/// The hash of a setting; none when it has not the type that 1.0 knows.
+/// The hash of a setting; `None` when it has not the type that 1.0 knows.
 fn kubelet_field(kind: Kind, value: &Value) -> Option<u64> {
     let entries = |hash: &dyn Fn(&str) -> Option<u64>| {
         let mut all = 0;
@@ -296,6 +302,7 @@ fn block_device(device: &BlockDeviceMapping) -> u64 {
         let size = e
             .volume_size
             .as_deref()
+            // Go hashes the parsed quantity, so `1024Mi` and `1Gi` are the same.
             .map(|s| quantity::parse(s).map_or_else(|_| s.to_owned(), |q| q.to_string()));
         Struct::new("BlockDevice")
             .boolean("DeleteOnTermination", e.delete_on_termination)

@@ -161,6 +161,7 @@ pub fn is_well_known(key: &str) -> bool {
 #[must_use]
 pub fn normalize(key: &str) -> &str {
     match key {
+        // Volumes of the EBS CSI driver name their zone by its own label, with the same values.
         "failure-domain.beta.kubernetes.io/zone" | EBS_ZONE => ZONE,
         "failure-domain.beta.kubernetes.io/region" => REGION,
         "beta.kubernetes.io/arch" => ARCH,

@@ -16,6 +16,7 @@ pub fn fill(spec: &mut PodSpec) {
         requests_from_limits(container);
         if host_network {
             for port in container.ports.iter_mut().flatten() {
+                // Kubernetes requires them to be equal on the host's network.
                 port.host_port.get_or_insert(port.container_port);
             }
         }

@@ -35,6 +35,7 @@ pub struct Quantity {
     pub format: Format,
 }
 
+// Billionths are the finest unit that Kubernetes keeps; finer ones are rounded up.
 const NANO: i128 = 1_000_000_000;
 const BINARY: [(&str, u32); 6] =
     [("Ki", 10), ("Mi", 20), ("Gi", 30), ("Ti", 40), ("Pi", 50), ("Ei", 60)];
@@ -130,6 +131,7 @@ fn parse_suffix(suffix: &str) -> Option<(Format, Scale)> {
         return None;
     }
     let value: i32 = exponent.parse().ok()?;
+    // Beyond this, powers of ten no longer fit into the 128 bits below.
     (-40..=30).contains(&value).then_some((Format::Exponent, Scale::Decimal(value)))
 }
 
@@ -170,6 +172,8 @@ impl fmt::Display for Quantity {
         }
         let whole = self.nanos % NANO == 0;
         match self.format {
+            // Below 1024 and with fractions, Kubernetes writes even binary quantities in decimal
+            // form.
             Format::Binary if whole && (self.nanos / NANO).abs() >= 1024 => {
                 let value = self.nanos / NANO;
                 let (suffix, bits) = BINARY

@@ -78,6 +78,7 @@ const MONTH: Bounds = Bounds {
     max: 12,
     names: &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"],
 };
+// As in robfig/cron, which Karpenter uses: Sunday is 0 only, and 7 is refused.
 const WEEKDAY: Bounds = Bounds {
     name: "day of week",
     min: 0,
@@ -158,6 +159,7 @@ impl Bounds {
         let step = match step {
             None => 1,
             Some(step) => {
+                // `5/15` means every 15 from 5 on, as robfig/cron reads it.
                 if ends.len() == 1 {
                     end = self.max;
                 }
@@ -197,7 +199,7 @@ fn number(text: &str) -> Result<u32, String> {
 }
 
 impl Schedule {
-    /// The first time strictly after a moment at which the schedule fires, in UTC; none when it
+    /// The first time strictly after a moment at which the schedule fires, in UTC; `None` when it
     /// never does.
     #[must_use]
     pub fn next_after(&self, after: Timestamp) -> Option<Timestamp> {
@@ -209,6 +211,8 @@ impl Schedule {
                 let start = Timestamp::from_second((after.as_second().div_euclid(60) + 1) * 60);
                 let start: DateTime = start.ok()?.to_zoned(TimeZone::UTC).datetime();
                 let last_year = start.year().checked_add(HORIZON_YEARS)?;
+                // Day by day rather than minute by minute: a yearly schedule would need half a
+                // million steps.
                 let (mut date, mut earliest) = (start.date(), (start.hour(), start.minute()));
                 while date.year() <= last_year {
                     let in_month = month.has(date.month());
@@ -237,7 +241,7 @@ fn first_time(hours: Set, minutes: Set, earliest: (i8, i8)) -> Option<(i8, i8)> 
     times.next()
 }
 
-/// Where both day fields restrict, either is enough.
+/// Where both day fields restrict, either is enough: cron's old rule.
 fn day_matches(day: Set, weekday: Set, date: Date) -> bool {
     let by_day = day.has(date.day());
     let by_weekday = weekday.has(date.weekday().to_sunday_zero_offset());

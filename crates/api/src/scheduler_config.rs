@@ -62,7 +62,7 @@ impl SchedulerConfig {
         if text.trim().is_empty() {
             return Ok(Self::default());
         }
-        // Told in one line, as it goes to logs and after a place in a document.
+        // One line, since it goes to logs and behind a place in a document.
         let options = serde_saphyr::options! { with_snippet: false };
         let raw: RawConfig = serde_saphyr::from_str_with_options(text, options)
             .map_err(|e| ConfigError::Decoding(e.to_string()))?;

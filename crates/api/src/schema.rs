@@ -17,6 +17,7 @@ pub const QUANTITY: &str = r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i
 pub const DURATION_OR_NEVER_V1BETA1: &str = r"^(([0-9]+(s|m|h))+)|(Never)$";
 /// Reasons as NodeClaims of v1beta1 have them.
 pub const CONDITION_REASON_V1BETA1: &str = r"(^([A-Za-z][A-Za-z0-9_,:]*[A-Za-z0-9_])?$)";
+// The patterns of Kubernetes' `metav1.Condition`.
 const CONDITION_REASON: &str = r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$";
 const CONDITION_REASON_OR_EMPTY: &str = r"^([A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?|)$";
 const CONDITION_TYPE: &str = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])$";

@@ -46,7 +46,7 @@ pub fn new(key: &str, value: Option<&str>, effect: &str) -> Taint {
     }
 }
 
-/// Taints are the same when key and effect agree; the value does not count.
+/// Taints are the same when key and effect agree; the value does not count, as for Kubernetes.
 #[must_use]
 pub fn matches(a: &Taint, b: &Taint) -> bool {
     a.key == b.key && a.effect == b.effect
@@ -62,6 +62,8 @@ pub fn marks_disruption(taint: &Taint) -> bool {
 /// True for a taint that is expected to disappear while the node initializes.
 #[must_use]
 pub fn is_ephemeral(taint: &Taint) -> bool {
+    // The kubelet, the node controller and the cloud provider set these while a node starts, and
+    // remove them. Scheduling ignores them on a node that is not initialized.
     let (key, effect) = (taint.key.as_str(), taint.effect.as_str());
     match key {
         "node.kubernetes.io/not-ready" => effect == NO_SCHEDULE || effect == NO_EXECUTE,

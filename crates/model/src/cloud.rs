@@ -26,11 +26,12 @@ pub use fault::{Behaviour, CloudError, CloudFault, Defect, Plan};
 pub use offered::node_labels;
 use offered::{key_of, with_wrong_price, without};
 
-/// How long an offering that had no capacity counts as unavailable.
+/// How long an offering that had no capacity counts as unavailable; as the EC2 provider has it.
 const UNAVAILABLE: Duration = Duration::from_secs(180);
 /// Time after which a defect shows that needs a cluster to be there first.
 const PLANTED: Duration = Duration::from_secs(600);
-/// Time between the notice of a spot interruption and the end of the instance.
+/// Time between the notice of a spot interruption and the end of the instance: EC2 gives two
+/// minutes.
 const NOTICE: Duration = Duration::from_secs(120);
 
 /// How far an instance's life has come.
@@ -73,7 +74,7 @@ pub struct Instance {
     pub capacity: ResourceList,
     pub allocatable: ResourceList,
     pub launched: Timestamp,
-    /// When its kubelet joins the cluster; nothing when it never does.
+    /// When its kubelet joins the cluster; `None` when it never does.
     pub joins: Option<Timestamp>,
     pub life: Life,
     /// The kubelet's condition `Ready` is False, and stays so.
@@ -323,6 +324,8 @@ impl Cloud {
     }
 
     /// Ends what has to end by now, and counts what it cost.
+    // Called before anything that reads or changes instances, so that the bill is exact without a
+    // timer.
     fn settle(&self) {
         let now = (self.now)();
         let mut inner = self.inner.lock();
@@ -394,6 +397,7 @@ impl Cloud {
             let found = inner.instances.get_mut(provider_id);
             let instance = found.ok_or_else(|| not_found(provider_id))?;
             let running = !matches!(instance.life, Life::Ending(_));
+            // A second request must not lengthen the instance's life.
             let end = instance.life.end().map_or(end, |at| at.min(end));
             Arc::make_mut(instance).life = Life::Ending(end);
             drop(inner);
@@ -445,6 +449,7 @@ impl Cloud {
     /// When the call goes wrong.
     pub async fn list(&self) -> Result<Vec<Arc<Instance>>, CloudError> {
         self.call("list", "", || {
+            // EC2's lists are eventually consistent.
             let limit = (self.now)() - self.behaviour.consistency;
             Ok(self.instances().into_iter().filter(|i| i.launched <= limit).collect())
         })
@@ -457,6 +462,7 @@ impl Cloud {
         about: &str,
         carry_out: impl FnOnce() -> Result<T, CloudError>,
     ) -> Result<T, CloudError> {
+        // Before the fault is chosen: what happens is decided when the call arrives.
         sleep(self.behaviour.latency).await;
         let fault = self.plan.lock().fault(call);
         let note = |outcome: &str| {
@@ -503,6 +509,7 @@ impl Cloud {
         let types = self.instance_types();
         let mut inner = self.inner.lock();
         let defect = inner.defect;
+        // As EC2 answers a repeated client token: with the first instance.
         if let Some(known) = inner.instances.values().find(|i| i.token == token)
             && defect != Some(Defect::UnstableToken)
         {
@@ -534,6 +541,7 @@ impl Cloud {
                 Some(Defect::AnyType) => every,
                 _ => kind.compatible_offerings(&wanted).collect(),
             };
+            // The zone decides between equal prices, so that one seed gives one outcome.
             offerings.sort_by(|a, b| a.price.total_cmp(&b.price).then(a.zone().cmp(b.zone())));
             for offering in offerings {
                 if inner.take(&kind, offering, now) {

@@ -26,7 +26,7 @@ use facts::{NodeFacts, PodFacts};
 
 /// Annotation on pods: seconds that they run before they succeed.
 pub const RUN_FOR: &str = "model.karpenter.sh/run-for";
-/// Annotation on pods: seconds that they take to end once they are told to.
+/// Annotation on pods: seconds that they take to end once they are being deleted.
 pub const ENDS_IN: &str = "model.karpenter.sh/ends-in";
 
 /// How quick the parts of the cluster are.
@@ -110,6 +110,7 @@ pub struct Cluster {
 }
 
 /// The kinds whose changes matter here.
+// Nodes come first: a pod that was bound in the same moment then finds its node.
 const WATCHED: [&str; 12] = [
     "nodes",
     "pods",
@@ -165,6 +166,7 @@ impl Cluster {
         loop {
             let (written, machines) = (store.any_change(), cloud.changed());
             tokio::pin!(written, machines);
+            // Enabled before the step: a change that happens during it must not be missed.
             written.as_mut().enable();
             machines.as_mut().enable();
             while self.step() {}
@@ -177,6 +179,8 @@ impl Cluster {
             };
             tokio::select! {
                 biased;
+                // Real components see changes in batches too, and each step costs a look at
+                // everything.
                 () = written => sleep(self.pace.settle).await,
                 () = machines => {}
                 () = timer => {}
@@ -196,6 +200,7 @@ impl Cluster {
     }
 
     fn at(&mut self, at: Timestamp, due: Due) {
+        // Equal times keep the order in which they were set: a heap alone would not.
         self.sequence += 1;
         self.due.push(Reverse((at, self.sequence, due)));
     }
@@ -306,6 +311,7 @@ impl Cluster {
                 {
                     node.add(&key, &facts);
                 }
+                // Bound just now: its wait is over, and the kubelet starts it.
                 if !was_bound && facts.phase == "Pending" {
                     self.waited(&facts);
                     self.after(self.pace.start, Due::StartPod(key.clone(), facts.uid.clone()));
@@ -365,6 +371,8 @@ impl Cluster {
             if let Some(node) = known
                 && !node.pods.is_empty()
             {
+                // As kube-controller-manager's pod garbage collector, which waits in case the Node
+                // comes back.
                 self.after(self.pace.lost, Due::CollectPods(name));
             }
             return;

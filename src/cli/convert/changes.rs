@@ -19,6 +19,7 @@ pub(super) fn describe(before: &Value, after: &Value) -> String {
     let gone: Vec<String> = old.keys().filter(|p| !new.contains_key(*p)).cloned().collect();
     let mut come: Vec<String> = new.keys().filter(|p| !old.contains_key(*p)).cloned().collect();
     for path in gone {
+        // The same last name and value in another place: it moved.
         let leaf = path.rsplit('.').next();
         let target =
             come.iter().position(|p| p.rsplit('.').next() == leaf && new.get(p) == old.get(&path));

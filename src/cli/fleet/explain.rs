@@ -93,7 +93,7 @@ impl fmt::Display for Bound {
     }
 }
 
-/// A pod that is not pending for this controller, where it is instead.
+/// Where a pod is that does not wait for this controller.
 fn bound(loaded: &Loaded, namespace: &str, name: &str) -> Result<Bound, Failure> {
     let missing = || Failure::NotFound(format!("there is no pod {namespace}/{name}"));
     let here = loaded.snapshot.as_ref().and_then(|snapshot| {
@@ -105,6 +105,8 @@ fn bound(loaded: &Loaded, namespace: &str, name: &str) -> Result<Bound, Failure>
     });
     let node = match here {
         Some(node) => Some(node),
+        // The controller's figures hold only pods that wait; where a bound one runs, the API server
+        // knows.
         None if loaded.live => {
             proxy::node_of_pod(namespace, name).map_err(Failure::NotFound)?.ok_or_else(missing)?
         }

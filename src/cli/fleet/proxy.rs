@@ -14,7 +14,8 @@ use crate::fleet::{Fleet, SCHEMA};
 const SELECTOR: &str = "app.kubernetes.io/name=karpenter";
 /// Name of the Service's port, if the API is exposed.
 const PORT: &str = "api";
-/// How long the controller may take to answer.
+/// How long the controller may take to answer; then the answer is computed here, which takes
+/// longer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The controller's figures, and the NodePools.
@@ -34,6 +35,8 @@ pub(super) fn fleet() -> Result<(Fleet, Vec<Arc<NodePool>>), String> {
             ports.is_some_and(|ports| ports.iter().any(|p| p.name.as_deref() == Some(PORT)))
         });
         let service = service.ok_or("no Service of the controller has a port named \"api\"")?;
+        // Through the API server's proxy, so that access to the cluster is enough: the user needs
+        // no port of the controller.
         let path = format!(
             "/api/v1/namespaces/{}/services/{}:{PORT}/proxy/v1/fleet",
             service.metadata.namespace.unwrap_or_default(),
@@ -41,6 +44,7 @@ pub(super) fn fleet() -> Result<(Fleet, Vec<Arc<NodePool>>), String> {
         );
         let request = axum::http::Request::get(path).body(Vec::new()).map_err(|e| e.to_string())?;
         let fleet: Fleet = client.request(request).await.map_err(|e| e.to_string())?;
+        // A controller of another release may serve another schema.
         if fleet.schema != SCHEMA {
             return Err(format!("it answers in {:?}, expected {SCHEMA:?}", fleet.schema));
         }

@@ -90,6 +90,8 @@ impl fmt::Display for Shown<'_> {
                 row.pods.to_string(),
                 price(row.price),
                 age(row.created, self.0.time),
+                // Methods are asked in order, so the last verdict is that of consolidation, which
+                // looks most closely.
                 row.verdicts.last().map(|v| v.message.clone()).unwrap_or_default(),
             ]);
         }

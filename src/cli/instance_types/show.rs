@@ -51,7 +51,7 @@ struct OfferingReport<'a> {
     zone: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     capacity_reservation_id: &'a str,
-    /// In the region's currency an hour; nothing where no price is known.
+    /// In the region's currency per hour; `None` where no price is known.
     price: Option<f64>,
     /// Nobody published the price.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -173,7 +173,7 @@ fn devices(capacity: &ResourceList) -> String {
     list.join(",")
 }
 
-/// The least price of a capacity type, marked where it is estimated, or that nothing can be had.
+/// The least price of a capacity type, marked where it is estimated, or that none is available.
 fn price(kind: &InstanceType, capacity_type: &str) -> String {
     let offers = || kind.offerings.iter().filter(|o| o.capacity_type() == capacity_type);
     let least = offers().filter(|o| o.available).min_by(|a, b| a.price.total_cmp(&b.price));

@@ -70,6 +70,7 @@ impl Answers {
         let mut either = |one: &str, other: &str| wanted.text(one).or_else(|| wanted.text(other));
         let id = either("LaunchTemplateId", "id");
         let name = either("LaunchTemplateName", "name");
+        // EC2's own default where a specification names no version.
         let version = either("Version", "version").unwrap_or_else(|| "$Default".to_owned());
         let is = |value: &Value, wanted: &Option<String>| value.as_str() == wanted.as_deref();
         let mut found: Vec<&Value> = self
@@ -80,6 +81,7 @@ impl Answers {
                 None => is(&t["LaunchTemplateName"], &name),
             })
             .collect();
+        // `$Latest` means the highest number, in whatever order they were saved.
         found.sort_by_key(|t| t["VersionNumber"].as_i64());
         let chosen = match version.as_str() {
             "$Latest" => found.last(),

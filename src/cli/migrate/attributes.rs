@@ -16,6 +16,8 @@ const RANGES: [(&str, &str, f64); 5] = [
     ("NetworkBandwidthGbps", labels::INSTANCE_NETWORK_BANDWIDTH, 1000.0),
 ];
 
+// What to do about attributes that no label expresses; names are those of EC2's
+// InstanceRequirements.
 const ADVICE: [(&str, &str); 5] = [
     ("InstanceGenerations", "no label has it; require karpenter.k8s.aws/instance-generation"),
     ("SpotMaxPricePercentageOverLowestPrice", "price protection: the cheapest types are chosen"),
@@ -89,6 +91,7 @@ fn range(group: &mut Group, fields: &mut Fields, name: &str, key: &str, scale: f
     #[allow(clippy::cast_possible_truncation)]
     let bound = |end: &str| bounds[end].as_f64().map(|n| (n * scale).round() as i64);
     if let Some(min) = bound("Min").filter(|min| *min > 0) {
+        // NodePool requirements have `Gt` and `Lt`, and bounds of EC2 are inclusive.
         group.require(key, "Gt", &[(min - 1).to_string()]);
     }
     if let Some(max) = bound("Max") {
@@ -99,6 +102,7 @@ fn range(group: &mut Group, fields: &mut Fields, name: &str, key: &str, scale: f
 fn accelerators(group: &mut Group, fields: &mut Fields) {
     let kinds = fields.texts("AcceleratorTypes");
     let inference = kinds.iter().any(|k| k == "inference");
+    // EC2 counts GPUs among accelerators; Karpenter has a label of its own for each.
     let gpu = !inference || kinds.iter().any(|k| k == "gpu");
     let (count, name, maker) = if gpu {
         (labels::INSTANCE_GPU_COUNT, labels::INSTANCE_GPU_NAME, labels::INSTANCE_GPU_MANUFACTURER)
@@ -133,6 +137,7 @@ fn names(group: &mut Group, patterns: &[String], operator: &str) {
     if patterns.is_empty() {
         return;
     }
+    // A list of families stays open for sizes that EC2 adds later; a list of types would not.
     let families: Option<Vec<String>> = patterns
         .iter()
         .map(|p| p.strip_suffix(".*").filter(|f| !f.contains('*')).map(str::to_owned))

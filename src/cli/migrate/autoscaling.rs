@@ -29,6 +29,7 @@ const IGNORED: [&str; 17] = [
     "AvailabilityZoneIds",
     "AvailabilityZoneDistribution",
 ];
+// What to do about fields that have no counterpart.
 const ADVICE: [(&str, &str); 8] = [
     ("LoadBalancerNames", "instances are not registered; use a Service or targets of type ip"),
     (
@@ -62,6 +63,8 @@ pub fn node_group(group: &Value) -> Option<&str> {
 
 /// True for a group that is tagged as one of a cluster's nodes.
 pub fn is_tagged(group: &Value) -> bool {
+    // Tags of Cluster Autoscaler's discovery, of self-managed nodes, and of EKS' managed node
+    // groups.
     const MARKS: [&str; 3] =
         ["k8s.io/cluster-autoscaler/", "kubernetes.io/cluster/", "eks:cluster-name"];
     let tags = group["Tags"].as_array().into_iter().flatten();
@@ -185,6 +188,7 @@ fn launch(
         group.note("OnDemandAllocationStrategy prioritized: the cheapest type that fits is launched; split the types over NodePools with weights to keep an order");
     }
     Ok(Some(match (base, percent) {
+        // The base makes no difference when everything above it is on demand too.
         (_, 100) => Market::OnDemand,
         (0, 0) => Market::Spot,
         (base, percent) => Market::Mixed { base, percent },

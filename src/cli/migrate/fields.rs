@@ -22,7 +22,7 @@ impl Fields {
         self.0.shift_remove(name).unwrap_or_default()
     }
 
-    /// Takes a text; none where it is empty.
+    /// Takes a text; `None` where it is empty.
     pub fn text(&mut self, name: &str) -> Option<String> {
         self.take(name).as_str().filter(|t| !t.is_empty()).map(str::to_owned)
     }

@@ -152,7 +152,8 @@ impl Group {
         self.class.insert(field.to_owned(), value.into());
     }
 
-    /// Takes the cluster from the keys of a group's tags, and what Cluster Autoscaler is told there.
+    /// Takes the cluster from the keys of a group's tags, and the hints for Cluster Autoscaler from
+    /// them.
     pub fn read_tag(&mut self, key: &str, value: &str) -> bool {
         const TEMPLATE: &str = "k8s.io/cluster-autoscaler/node-template/";
         if let Some(cluster) = key.strip_prefix("kubernetes.io/cluster/") {
@@ -178,6 +179,7 @@ impl Group {
             let (value, effect) = value.rsplit_once(':').unwrap_or(("", value));
             self.taint(taint, value, effect);
         } else if let Some(resource) = hint.strip_prefix("resources/") {
+            // Karpenter knows the node's storage from the volumes of its class.
             if resource != "ephemeral-storage" {
                 self.note(format!(
                     "resource {resource}={value}: a NodePool promises no resources; a NodeOverlay adds them (feature gate NodeOverlay)"

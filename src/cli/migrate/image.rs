@@ -16,6 +16,7 @@ pub fn read(group: &mut Group, image: Option<&str>, user_data: Option<&str>) {
         .or(by_path)
         .or_else(|| text.as_deref().map(userdata::family))
         .unwrap_or(AmiFamily::Custom);
+    // EKS adds the joining part itself where it knows the family of a managed node group.
     let joins = settled.is_none();
     if let Some(image) = image {
         let term = match image.strip_prefix("resolve:ssm:") {
@@ -42,6 +43,7 @@ fn family(group: &Group) -> Option<AmiFamily> {
 }
 
 fn family_of_path(path: &str) -> Option<AmiFamily> {
+    // The first match counts: `amazon-linux-2` is part of the paths of AL2023, too.
     const MARKS: [(&str, AmiFamily); 6] = [
         ("amazon-linux-2023", AmiFamily::Al2023),
         ("amazon-linux-2", AmiFamily::Al2),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::group::Group;
 
-/// Merges groups whose nodes are alike and whose zones differ: Cluster Autoscaler wants a group per
+/// Merges groups whose nodes are the same and whose zones differ: Cluster Autoscaler wants a group per
 /// zone where pods have volumes, a NodePool chooses the zone for each node.
 pub fn merge(groups: Vec<Group>) -> Vec<Group> {
     let mut merged: Vec<Group> = Vec::new();
@@ -39,6 +39,7 @@ fn alike(group: &Group) -> Group {
     rest.subnets.clear();
     rest.notes.clear();
     (rest.min, rest.max) = (0, 0);
+    // Tags hardly ever bear on nodes, and often name the group itself.
     rest.class.shift_remove("tags");
     rest
 }
@@ -54,6 +55,7 @@ fn join(group: &mut Group, other: Group) {
     }
     let tags = other.class.get("tags").cloned().unwrap_or_default();
     if let Some(own) = group.class.get_mut("tags").and_then(|t| t.as_object_mut()) {
+        // A tag of one of the groups would be wrong on the nodes of the other.
         own.retain(|key, value| tags.get(key) == Some(value));
     }
 }

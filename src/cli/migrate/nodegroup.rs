@@ -10,8 +10,10 @@ use crate::cloud::aws::ami::AmiFamily;
 
 /// What EKS launches where neither group nor template names a type.
 const DEFAULT_TYPE: &str = "t3.medium";
-/// Hops that EKS sets where there is no launch template.
+/// Hop limit of the instance metadata that EKS sets where there is no launch template; Karpenter's
+/// default is 1, with which pods cannot reach it.
 const HOPS: i64 = 2;
+// Fields that mean nothing for new nodes.
 const IGNORED: [&str; 9] = [
     "nodegroupArn",
     "createdAt",
@@ -23,6 +25,7 @@ const IGNORED: [&str; 9] = [
     "updateConfig",
     "warmPoolConfig",
 ];
+// What to do about fields that have no counterpart.
 const ADVICE: [(&str, &str); 2] = [
     (
         "remoteAccess",

@@ -9,7 +9,7 @@ use crate::api::labels;
 use crate::cli::render::instancetype::Facts;
 use crate::cloud::aws::ami::AmiFamily;
 
-/// How long Cluster Autoscaler leaves an unneeded node by default.
+/// How long Cluster Autoscaler leaves an unneeded node by default (`--scale-down-unneeded-time`).
 const UNNEEDED: &str = "10m";
 /// The label that workloads spread over to keep a share of spot capacity.
 const SPREAD: &str = "capacity-spread";
@@ -71,6 +71,7 @@ impl Writer {
             if keep {
                 let mut pool = pool(group, &format!("{name}-minimum"), &class, &share);
                 pool["spec"]["replicas"] = json!(share.min);
+                // The CRD refuses a weight on a static NodePool, and limits other than `nodes`.
                 if let Some(spec) = pool["spec"].as_object_mut() {
                     spec.shift_remove("weight");
                     spec.shift_remove("limits");
@@ -179,7 +180,7 @@ fn shares(group: &Group) -> Vec<Share> {
     ]
 }
 
-/// A percentage as parts of a whole, in tenths: 20 is (1, 5). None for all or nothing.
+/// A percentage as parts of a whole, in tenths: 20 is (1, 5). `None` for all or nothing.
 fn spread_parts(percent: i64) -> Option<(i64, i64)> {
     if percent <= 0 {
         return None;
@@ -193,6 +194,8 @@ fn pool(group: &Group, name: &str, class: &str, share: &Share) -> Value {
     let mut template = json!({"spec": {
         "nodeClassRef": {"group": labels::AWS_GROUP, "kind": "EC2NodeClass", "name": class},
         "requirements": requirements(group, share),
+        // Explicit, since Karpenter's default expires nodes after 30 days, and the group's never
+        // did.
         "expireAfter": group.lifetime.map_or_else(|| "Never".to_owned(), |s| format!("{s}s")),
     }});
     if !group.labels.is_empty() {
@@ -211,6 +214,8 @@ fn pool(group: &Group, name: &str, class: &str, share: &Share) -> Value {
     });
     if let Some(nodes) = &group.max_unavailable {
         spec["disruption"]["budgets"] =
+            // Karpenter's default budget stays for everything else: budgets that are given replace
+            // it.
             json!([{"nodes": "10%"}, {"nodes": nodes, "reasons": ["Drifted"]}]);
     }
     if let Some(weight) = share.weight {
@@ -296,6 +301,7 @@ fn class_spec(group: &mut Group) -> Result<Value, String> {
     for field in ORDER {
         spec.extend(rest.shift_remove(field).map(|value| (field.to_owned(), value)));
     }
+    // Last, since it is the longest by far.
     let user_data = rest.shift_remove("userData");
     spec.extend(
         rest.into_iter().filter(|(_, value)| value.as_object().is_none_or(|m| !m.is_empty())),

@@ -1,6 +1,7 @@
 //! Words of a command, as a shell cuts them.
 
-/// The words of a text; none where a word is only known when the command runs, or a quote stays open.
+/// The words of a text; `None` where a word is only known when the command runs, or a quote stays
+/// open.
 ///
 /// Variables stay as they are written: only some options of a command need their values.
 pub fn words(text: &str) -> Option<Vec<String>> {

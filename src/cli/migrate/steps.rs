@@ -40,6 +40,8 @@ pub fn order(groups: &[Group], cluster: Option<&str>) -> String {
     for group in groups {
         for source in &group.sources {
             let lines = match group.kind {
+                // All nodes are cordoned before the first one is drained, or its pods would move to
+                // the others.
                 Kind::NodeGroup => format!(
                     "   aws eks update-nodegroup-config --cluster-name {cluster} --nodegroup-name {source} --scaling-config minSize=0
    kubectl cordon -l eks.amazonaws.com/nodegroup={source}

@@ -94,6 +94,7 @@ pub fn of_configuration(configuration: Value) -> Value {
         data.insert(name.to_owned(), fields.take(name));
     }
     let groups = fields.texts("SecurityGroups");
+    // Launch configurations list ids and names of security groups in one field.
     let (ids, names): (Vec<_>, Vec<_>) = groups.into_iter().partition(|g| g.starts_with("sg-"));
     data.insert("SecurityGroupIds".to_owned(), json!(ids));
     data.insert("SecurityGroups".to_owned(), json!(names));

@@ -12,6 +12,7 @@ use crate::api::yaml;
 use crate::cloud::aws::ami::AmiFamily;
 use crate::cloud::aws::userdata::mime;
 
+/// The script by which nodes of the AL2 family join a cluster.
 const BOOTSTRAP: &str = "/etc/eks/bootstrap.sh";
 
 /// The text of base64 user data.
@@ -78,7 +79,7 @@ pub fn read(group: &mut Group, family: AmiFamily, text: &str, joins: bool) {
     if family.is_windows() {
         kept = without_tags(&kept);
     }
-    if says_something(&kept) {
+    if has_content(&kept) {
         group.set("userData", kept);
     }
 }
@@ -90,7 +91,7 @@ fn flags_in(text: &str) -> Vec<String> {
 }
 
 /// False for a script of which only its frame is left.
-fn says_something(text: &str) -> bool {
+fn has_content(text: &str) -> bool {
     let frame = |line: &str| {
         line.is_empty()
             || line.starts_with('#')
@@ -102,7 +103,7 @@ fn says_something(text: &str) -> bool {
     text.lines().any(|line| !frame(line.trim()))
 }
 
-/// The text without its call of bootstrap.sh, and the arguments of that; none when there is not
+/// The text without its call of bootstrap.sh, and the arguments of that; `None` when there is not
 /// exactly one at the beginning of a line.
 fn without_bootstrap(text: &str) -> Option<(String, Vec<String>)> {
     let lines: Vec<&str> = text.lines().collect();
@@ -112,6 +113,7 @@ fn without_bootstrap(text: &str) -> Option<(String, Vec<String>)> {
     };
     let first = lines.iter().position(|l| is_call(l))?;
     let last = (first..lines.len()).find(|i| !lines[*i].trim_end().ends_with('\\'))?;
+    // A call over several lines, each continued by a backslash.
     let call: String = lines[first..=last]
         .iter()
         .map(|l| l.trim_end().trim_end_matches('\\'))
@@ -120,6 +122,7 @@ fn without_bootstrap(text: &str) -> Option<(String, Vec<String>)> {
     let mut rest: Vec<&str> = lines[..first].to_vec();
     rest.extend(&lines[last + 1..]);
     let rest = rest.join("\n") + "\n";
+    // A second call, or one within a condition, is beyond what can be taken out safely.
     if rest.contains(BOOTSTRAP) {
         return None;
     }
@@ -172,6 +175,8 @@ fn flags(group: &mut Group, words: &[String], only_known: bool) {
         let Some(flag) = word.strip_prefix("--") else { continue };
         let (name, value) = match flag.split_once('=') {
             Some((name, value)) => (name, value.to_owned()),
+            // The kubelet accepts `--flag=value` and `--flag value`; a flag followed by another
+            // flag is a boolean.
             None => match rest.next_if(|next| !next.starts_with("--")) {
                 Some(value) => (flag, value.clone()),
                 None => (flag, String::new()),
@@ -281,6 +286,7 @@ fn bottlerocket(group: &mut Group, text: &str) {
     }
     if let Value::Object(taints) = settings.take("node-taints") {
         for (key, values) in taints {
+            // Bottlerocket accepts one text or a list of them for each key.
             let list = match values {
                 Value::Array(list) => list,
                 one => vec![one],

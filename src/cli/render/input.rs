@@ -1,4 +1,4 @@
-//! The files that `karpenter render` reads, and placeholders for what they do not tell.
+//! The files that `karpenter render` reads, and placeholders for what they lack.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -49,7 +49,7 @@ fn cluster_strategy() -> String {
 }
 
 impl Info {
-    /// A feature gate, where the file tells of it.
+    /// A feature gate, where the file sets it.
     pub(super) fn gate(&self, name: &str) -> Option<bool> {
         self.feature_gates.get(name).copied()
     }
@@ -72,7 +72,8 @@ pub(super) fn info(path: &Path) -> Result<Info, InputError> {
 
 /// The cluster as far as it is known.
 pub(super) fn cluster(info: &Info, family: AmiFamily, notes: &mut Vec<String>) -> Cluster {
-    let told = family != AmiFamily::Custom;
+    // Custom user data is rendered as it is, without endpoint and CA.
+    let passed = family != AmiFamily::Custom;
     let mut or = |value: &Option<String>, field: &str, needed: bool, placeholder: &str| {
         value.clone().unwrap_or_else(|| {
             if needed {
@@ -85,8 +86,8 @@ pub(super) fn cluster(info: &Info, family: AmiFamily, notes: &mut Vec<String>) -
     Cluster {
         name: or(&info.cluster_name, "clusterName", true, "CLUSTER_NAME"),
         region: or(&info.region, "region", false, ""),
-        endpoint: or(&info.cluster_endpoint, "clusterEndpoint", told, "https://CLUSTER_ENDPOINT"),
-        ca_bundle: or(&info.cluster_ca_bundle, "clusterCABundle", told, &ca),
+        endpoint: or(&info.cluster_endpoint, "clusterEndpoint", passed, "https://CLUSTER_ENDPOINT"),
+        ca_bundle: or(&info.cluster_ca_bundle, "clusterCABundle", passed, &ca),
         cidr: Some(or(
             &info.cluster_cidr,
             "clusterCIDR",
@@ -117,7 +118,7 @@ pub(super) fn placement(
     Some(PlacementGroup { id, strategy: cluster_strategy(), ..PlacementGroup::default() })
 }
 
-/// Fills in what the class's status would tell, from the file, the selectors, or placeholders.
+/// Fills in what the class's status would have, from the file, the selectors, or placeholders.
 pub(super) fn complete(class: &mut EC2NodeClass, info: &Info, notes: &mut Vec<String>) {
     let spec = class.spec.clone();
     let status = class.status.get_or_insert_default();

@@ -13,7 +13,7 @@ use crate::scheduling::instance_type::{InstanceType, Overhead};
 use crate::scheduling::requirements::{Requirement, Requirements};
 use crate::scheduling::resources::Name;
 
-/// One line a type; `tests/env/instance_types.py` tells where it comes from.
+/// One line per type; `tests/env/instance_types.py` makes it, and names its source.
 const TABLE: &str = include_str!("instance-types.csv");
 /// Types that any account has.
 const COMMON: [&str; 2] = ["m5.large", "m6g.large"];
@@ -79,8 +79,11 @@ impl<'a> Facts<'a> {
             .count();
         let usable = self.interfaces - i64::try_from(without_addresses).unwrap_or(0);
         let by_default = match usable {
+            // The kubelet's own default.
             _ if !features.eni_limited_pod_density => 110,
             ..=0 => 0,
+            // The formula of the EKS documentation: the first address of each interface is its own,
+            // and two pods of the system use the host's network.
             _ => usable * (self.addresses - 1) + 2,
         };
         let per_core = |limit: i64| match settings.pods_per_core {

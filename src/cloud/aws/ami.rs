@@ -21,7 +21,7 @@ mod parameters;
 pub use self::family::{AmiFamily, Features};
 pub use self::parameters::{Variant, ssm_parameters};
 
-/// Where EKS tells why AL2 images ended.
+/// EKS documentation on why AL2 images ended; part of the error message.
 const AL2_DEPRECATION: &str =
     "https://docs.aws.amazon.com/eks/latest/userguide/eks-ami-deprecation-faqs.html";
 
@@ -82,6 +82,7 @@ impl Provider {
 
     async fn search(&self, queries: Vec<Query>) -> Result<Vec<Ami>, AmiError> {
         let mut known: BTreeMap<String, Vec<Variant>> = BTreeMap::new();
+        // By id, since several terms may find the same image.
         let mut images: BTreeMap<String, Image> = BTreeMap::new();
         for query in queries {
             known.extend(query.known.clone());
@@ -97,6 +98,7 @@ impl Provider {
     /// # Errors
     /// When EC2 cannot be asked about an image.
     pub async fn forget_deprecated(&self) -> Result<(), AwsError> {
+        // Parameters of a fixed release always name the same image, so only the others are checked.
         for (name, id) in self.parameters.mutable() {
             let found = self.describe(&Query::of_ids(vec![id])).await?;
             if found.iter().any(|image| choose::is_deprecated(image, self.clock.now())) {
@@ -161,6 +163,8 @@ impl Provider {
     async fn custom_parameter(&self, name: &str) -> Result<Option<String>, AmiError> {
         let parameter = Parameter { name: name.to_owned(), kind: Kind::Custom };
         match self.parameters.get(&parameter).await {
+            // A parameter that is missing or holds something else is logged and skipped, so that
+            // the images of the other terms stay in use.
             Ok(id) if id.starts_with("ami-") => Ok(Some(id)),
             Ok(id) => {
                 tracing::error!(
@@ -189,6 +193,7 @@ impl Provider {
             .set_owners((!query.owners.is_empty()).then(|| query.owners.clone()))
             .set_filters(Some(query.filters.clone()))
             .filters(filter("state", vec!["available".to_owned()]))
+            // A pinned image stays usable after its deprecation; `choose` prefers the others.
             .include_deprecated(true)
             .into_paginator()
             .page_size(1000)
@@ -223,6 +228,7 @@ impl Query {
         if let Some(name) = &term.name {
             filters.push(filter("name", vec![name.clone()]));
             if owners.is_empty() {
+                // Anybody can publish an image of that name.
                 owners = vec!["self".to_owned(), "amazon".to_owned()];
             }
         }

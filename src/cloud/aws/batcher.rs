@@ -37,11 +37,11 @@ pub struct Window {
     pub per_call: usize,
 }
 
-/// Calls under way at once.
+/// Calls that run at once, over all keys; Karpenter's number of workers per batcher.
 const WORKERS: usize = 100;
-/// While so many calls of one key are under way, its requests wait until one of them ends, ...
+/// While this many calls of one key are running, its requests wait until one of them ends.
 const BUSY: usize = 4;
-/// ... and after so many calls at once, further ones keep a window's longest time between them.
+/// After this many calls at once, further ones are kept apart by the longest time of a window.
 const BURST: u32 = 10;
 
 type Answers<A> = Pin<Box<dyn Future<Output = Vec<Result<A, AwsError>>> + Send>>;
@@ -83,6 +83,7 @@ where
     /// # Errors
     /// That of the call, or that the call had no answer for this request.
     pub async fn request(&self, request: Q) -> Result<A, AwsError> {
+        // The collector is spawned here and not in `new`, which may run outside the runtime.
         let queue = self.queue.get_or_init(|| {
             let (sender, receiver) = mpsc::unbounded_channel();
             let collector = Collector {
@@ -197,6 +198,8 @@ where
             let next = self.next_moment();
             let ended = Arc::clone(&self.ended);
             tokio::select! {
+                // Requests that have arrived come before the timer: they still join the call that
+                // is due.
                 biased;
                 one = queue.recv() => match one {
                     Some(waiting) => self.add(waiting),
@@ -261,6 +264,7 @@ where
                 metrics::BATCH_TIME
                     .with_label_values(&[self.window.name])
                     .observe((now - since).as_secs_f64());
+                // Counted before the task starts: the next turn of this loop already depends on it.
                 kind.under_way.fetch_add(1, Ordering::AcqRel);
                 let under_way =
                     UnderWay { count: Arc::clone(&kind.under_way), ended: Arc::clone(&self.ended) };

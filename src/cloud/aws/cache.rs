@@ -34,6 +34,7 @@ impl<K: Hash + Eq + Clone, V: Clone> TtlCache<K, V> {
     pub fn set(&self, key: K, value: V) {
         let now = self.clock.now();
         let mut entries = self.entries.lock();
+        // Nothing else removes expired entries, and no task has to run for it.
         entries.retain(|_, (until, _)| *until > now);
         entries.insert(key, (now + self.ttl, value));
     }

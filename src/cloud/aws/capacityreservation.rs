@@ -16,7 +16,10 @@ use super::select::{filter, tag_filters};
 use crate::api::v1::{CapacityReservation, CapacityReservationSelectorTerm};
 use crate::clock::Clock;
 
+// Karpenter's default for answers of EC2: reservations change at any time.
 const QUERY_TTL: Duration = Duration::from_secs(60);
+// Counts are written again with each query; this only drops those of reservations that are no
+// longer selected.
 const AVAILABILITY_TTL: Duration = Duration::from_secs(24 * 3600);
 /// A capacity block's instances are ended 30 minutes before the block; ten more are kept for draining.
 const EXPIRING: Duration = Duration::from_secs(40 * 60);
@@ -80,7 +83,7 @@ impl Provider {
     }
 
     /// The active reservations that the terms select, by id; those that have ended are left out.
-    /// Nothing where the policy does not allow to ask: that tells nothing of the reservations.
+    /// Nothing where the IAM policy does not allow to ask: reservations may exist all the same.
     ///
     /// # Errors
     /// When EC2 cannot be asked; an id that does not exist is no error.
@@ -97,6 +100,8 @@ impl Provider {
                     let call = self.describe(&query);
                     let found = self.permissions.ask(Feature::CapacityReservations, call).await?;
                     let Some(found) = found else { return Ok(None) };
+                    // Only a fresh answer sets the counts: a cached one would undo launches counted
+                    // since.
                     self.sync(&found);
                     self.queries.set(query, found.clone());
                     found
@@ -134,6 +139,8 @@ impl Provider {
         while let Some(page) = pages.next().await {
             match page.map_err(|e| AwsError::new("DescribeCapacityReservations", &e)) {
                 Ok(page) => list.extend(page.capacity_reservations.unwrap_or_default()),
+                // EC2 answers a call for an id that does not exist with an error. This is also why
+                // each id has a call of its own.
                 Err(error) if error.is_not_found() => return Ok(Vec::new()),
                 Err(error) => return Err(error),
             }
@@ -159,6 +166,8 @@ impl Provider {
     /// Notes that an instance was launched into a reservation, unless EC2 has counted it since.
     pub fn mark_launched(&self, id: &str) {
         let now = self.clock.now();
+        // The count is an estimate until the next query. A launch that EC2's own figure includes
+        // already must not be subtracted again.
         self.change(id, |a| if a.synced > now { a.count } else { (a.count - 1).max(0) });
     }
 

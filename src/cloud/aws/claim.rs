@@ -20,7 +20,7 @@ const OF_RESERVATIONS: &[&str] = &[
 ];
 
 impl AwsProvider {
-    /// A claim as an instance shows it; without a node class it lacks what the type would tell.
+    /// A claim as an instance shows it; without a node class it lacks what follows from the type.
     pub(super) fn claim_of(&self, instance: &Instance, class: Option<&EC2NodeClass>) -> NodeClaim {
         let types = class.and_then(|c| self.instance_types.list(c).ok());
         let mut types = types.iter().flat_map(|t| t.iter());
@@ -30,6 +30,8 @@ impl AwsProvider {
             metadata: ObjectMeta {
                 labels: Some(all_labels(instance, kind.map(AsRef::as_ref), class)),
                 creation_timestamp: instance.launched.map(time),
+                // EC2 does not say since when an instance is terminating; callers only ask whether
+                // it is.
                 deletion_timestamp: instance.terminating().then(|| time(self.clock.now())),
                 ..ObjectMeta::default()
             },
@@ -59,6 +61,7 @@ fn all_labels(
     class: Option<&EC2NodeClass>,
 ) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
+    // Labels of the type come first: what is known of the instance itself replaces them below.
     for requirement in kind.iter().flat_map(|t| t.requirements.iter()) {
         if let Some(value) = requirement.single()
             && !OF_RESERVATIONS.contains(&&**requirement.key())

@@ -41,6 +41,9 @@ pub async fn load_config() -> SdkConfig {
     let retries = RetryConfig::standard().with_max_attempts(ATTEMPTS);
     let mut loader =
         aws_config::defaults(BehaviorVersion::latest()).retry_config(retries).timeout_config(
+            // The SDK sets no limit to an attempt or an operation, and a connection that hangs
+            // would keep a worker forever. An attempt has to outlast an SQS long poll and a slow
+            // CreateFleet.
             TimeoutConfig::builder()
                 .connect_timeout(Duration::from_secs(5))
                 .operation_attempt_timeout(Duration::from_secs(60))
@@ -73,6 +76,7 @@ impl Clients {
         let eks = aws_sdk_eks::config::Builder::from(config).interceptor(watch());
         let iam = aws_sdk_iam::config::Builder::from(config).interceptor(watch());
         let pricing = aws_sdk_pricing::config::Builder::from(config)
+            // The price list API exists in a few regions only.
             .region(Region::new(pricing_region(&region).map_or(region.clone(), str::to_owned)))
             .interceptor(watch());
         let sqs = aws_sdk_sqs::config::Builder::from(config).interceptor(watch());
@@ -92,7 +96,7 @@ impl Clients {
 }
 
 /// The region whose price list API answers for a region: one of the same partition, since
-/// credentials are good in theirs alone. Nothing where the partition has none.
+/// credentials are good in theirs alone. `None` where the partition has none.
 pub(super) fn pricing_region(region: &str) -> Option<&'static str> {
     match partition(region) {
         "aws" => Some(match region.split('-').next() {

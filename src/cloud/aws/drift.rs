@@ -39,6 +39,8 @@ impl AwsProvider {
             self.say_class_missing(pool);
             return Ok(None);
         };
+        // What needs no call comes first. Each check returns Karpenter's reason, and the first that
+        // applies is reported, in Karpenter's order.
         if settings_changed(claim, class, &|| self.claim_hash(class, claim))
             || kubelet_changed(claim, class, pool).map_err(|e| drift_error("kubelet", &e))?
         {
@@ -85,6 +87,8 @@ impl AwsProvider {
     async fn placement_changed(&self, claim: &NodeClaim, class: &EC2NodeClass) -> bool {
         let wanted = match self.placement_groups.get(class).await {
             Ok(group) => group,
+            // A failed lookup must not look like "no placement group": every node in one would
+            // drift.
             Err(_) => self.placement_groups.known(class),
         };
         let has = label(claim, labels::PLACEMENT_GROUP_ID).unwrap_or_default();
@@ -119,7 +123,7 @@ fn settings_changed(claim: &NodeClaim, class: &EC2NodeClass, today: &dyn Fn() ->
 
 /// The kubelet's settings that count today, be they the pool's from v1beta1 or the class's, differ
 /// from those that the claim was launched with. The same settings in another place are no change.
-/// Where only classes have such settings, their hash tells.
+/// Where only classes have such settings, their hash shows a change.
 fn kubelet_changed(
     claim: &NodeClaim,
     class: &EC2NodeClass,
@@ -158,6 +162,7 @@ fn image_changed(
         return Err(format!("finding node instance type (instance-type={kind})"));
     }
     let amis = class.status.as_ref().map(|s| s.amis.as_slice()).unwrap_or_default();
+    // An empty status means that selection has not worked yet, not that the image drifted.
     if amis.is_empty() {
         return Err("no amis exist given constraints".to_owned());
     }
@@ -269,7 +274,7 @@ mod tests {
                 json!(null),
             ),
             (false, kept("{}"), json!({}), json!(null)),
-            // Only the class has settings: its hash tells.
+            // Only the class has settings: its hash shows a change.
             (false, json!({annotations::KUBELET_DRIFT_HASH: "1"}), json!({}), moved.clone()),
         ] {
             let label = format!("{of_claim} {of_pool} {of_class}");

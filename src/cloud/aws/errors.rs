@@ -55,7 +55,7 @@ impl AwsError {
         Self { operation, code, message, status: 0, request_id: String::new() }
     }
 
-    /// The call, as the log tells of it.
+    /// The call, as the log names it.
     #[must_use]
     pub fn call(&self) -> FailedCall {
         FailedCall {
@@ -145,7 +145,7 @@ impl AwsError {
         )
     }
 
-    /// The service's own failure, or no answer at all: whether it did what it was asked is open.
+    /// The service's own failure, or no answer at all: whether the request took effect is unknown.
     #[must_use]
     pub fn is_server_fault(&self) -> bool {
         let by_code = matches!(
@@ -186,7 +186,7 @@ fn service_of(operation: &str) -> &'static str {
     }
 }
 
-/// Fleet error codes that say "not here, not now".
+/// Fleet error codes that mean: this offering is not available now. The list is Karpenter's.
 const UNFULFILLABLE: &[&str] = &[
     "InsufficientInstanceCapacity",
     "MaxSpotInstanceCountExceeded",
@@ -211,6 +211,8 @@ pub fn is_unfulfillable(code: &str) -> bool {
 #[must_use]
 pub fn launch_failure(text: &str) -> (&'static str, &'static str) {
     let has = |part: &str| text.contains(part);
+    // By text, since CreateFleet reports errors of single overrides only inside messages. The order
+    // matters: this code also contains AuthFailure.
     if has(SPOT_ROLE_MISSING) {
         return (
             "SpotSLRCreationFailed",
@@ -251,6 +253,7 @@ pub fn launch_failure(text: &str) -> (&'static str, &'static str) {
         })
 }
 
+// Part of the error, condition reason and message; reasons and messages are Karpenter's.
 const LAUNCH_FAILURES: &[(&str, &str, &str)] = &[
     (
         "iamInstanceProfile.name is invalid",

@@ -11,9 +11,10 @@ use crate::scheduling::instance_type::{InstanceType, Offering, sort_by_price};
 use crate::scheduling::requirements::{Allow, Requirement, Requirements};
 use crate::scheduling::resources::{Name, ResourceList};
 
-/// Most instance types in one fleet request.
+/// Most instance types in one fleet request; Karpenter's number.
 pub const MAX_TYPES: usize = 60;
-/// With fewer types than this, falling back from spot to on-demand is worth a word.
+/// With fewer types than this, a fallback from spot to on-demand is logged: it is likely to meet
+/// insufficient capacity.
 pub const FLEXIBLE: usize = 5;
 
 type Types = Vec<Arc<InstanceType>>;
@@ -54,7 +55,7 @@ pub fn for_launch(
             break;
         }
         if let Some(left) = stage(&kept, &requirements) {
-            say_rejected(name, &kept, &left);
+            log_rejected(name, &kept, &left);
             kept = left;
         }
     }
@@ -64,6 +65,7 @@ pub fn for_launch(
         ));
     }
     sort_by_price(&mut kept, &requirements);
+    // minValues are checked after this, since the cut may remove the variety they ask for.
     kept.truncate(MAX_TYPES);
     if let Some(problem) =
         unmet_min_values(&kept, &requirements).filter(|_| !best_effort_min_values)
@@ -79,7 +81,7 @@ fn fits(kind: &InstanceType, requests: &ResourceList, requirements: &Requirement
     kind.compatible_offerings(requirements).any(|o| requests.fits(&kind.allocatable_of(o)))
 }
 
-fn say_rejected(filter: &str, before: &Types, after: &Types) {
+fn log_rejected(filter: &str, before: &Types, after: &Types) {
     let names: Vec<&str> = before
         .iter()
         .filter(|t| !after.iter().any(|k| k.name == t.name))
@@ -209,6 +211,7 @@ fn fullest_reservation_of_a_zone(types: &Types, requirements: &Requirements) -> 
     let kept: Types = types
         .iter()
         .filter_map(|t| {
+            // CreateFleet accepts one override per instance type and zone.
             let mut best: BTreeMap<&str, &Offering> = BTreeMap::new();
             for offering in t.compatible_offerings(requirements).filter(|o| is_reserved(o)) {
                 let known = best.entry(offering.zone()).or_insert(offering);
@@ -230,6 +233,7 @@ fn has_min_values(requirements: &Requirements) -> bool {
 
 /// Leaves out metal and accelerated types unless nothing else is left.
 fn without_exotic(types: &Types, requirements: &Requirements) -> Option<Types> {
+    // Without these types there might be too few values for minValues.
     if has_min_values(requirements) {
         return None;
     }

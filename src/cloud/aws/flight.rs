@@ -1,7 +1,7 @@
 //! One call for each key at a time, shared by all who need its answer.
 //!
 //! No lock is held while a call is under way: a key whose call fails or takes long delays those
-//! who ask for that key, and nobody else.
+//! who ask for that key, and no others.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -41,7 +41,8 @@ impl<K: Hash + Eq, T> Drop for Landing<'_, K, T> {
 impl<K: Hash + Eq + Clone, T: Clone> Flights<K, T> {
     /// The answer of the key's call that is under way; makes `call` when there is none.
     ///
-    /// Whoever started a call may go away before it ends: then one of those who wait makes it.
+    /// The caller that started a call may be dropped before it ends: then one of those that wait
+    /// makes it.
     pub async fn run<F>(&self, key: &K, call: impl FnOnce() -> F) -> T
     where
         F: Future<Output = T>,
@@ -61,7 +62,8 @@ impl<K: Hash + Eq + Clone, T: Clone> Flights<K, T> {
             if let Some(sender) = sender {
                 let landing = Landing { flights: self, key };
                 let value = call().await;
-                // Removed first: whoever comes now sees what the call has written, or calls again.
+                // Removed first: a caller that arrives now sees what the call has written, or calls
+                // again.
                 drop(landing);
                 sender.send_replace(Some(value.clone()));
                 return value;

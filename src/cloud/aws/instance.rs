@@ -41,6 +41,7 @@ mod stub;
 
 pub use self::record::{Instance, parse_provider_id};
 
+// The windows are Karpenter's. Fleets wait shortest, since pods wait for them.
 const FLEETS: Window = Window {
     name: "create_fleet",
     idle: Duration::from_millis(35),
@@ -55,6 +56,7 @@ const DESCRIPTIONS: Window = Window {
     items: 500,
     per_call: 500,
 };
+// Nothing waits for these answers in a hurry, and EC2 takes up to 1000 ids in a call.
 const TERMINATIONS: Window = Window { name: "terminate_instances", ..DESCRIPTIONS };
 const TAGGINGS: Window = Window { name: "create_tags", ..DESCRIPTIONS };
 
@@ -117,7 +119,7 @@ pub struct Provider {
 #[derive(Clone, Debug)]
 struct Tried {
     generation: u32,
-    /// There may be an instance that nobody has heard of.
+    /// There may be an instance of which no answer arrived.
     unsure: bool,
     at: Timestamp,
 }
@@ -130,6 +132,8 @@ impl Provider {
         let (fleets, terminations, taggings) = (clients.clone(), clients.clone(), clients.clone());
         let descriptions = (clients.clone(), options.reserved_capacity);
         Self {
+            // The key of a batcher decides which requests share a call: launches with the same
+            // content share a fleet, and instances with the same tags are tagged together.
             fleets: Batcher::new(
                 FLEETS,
                 |ask: &fleet::Ask| Arc::clone(&ask.content),
@@ -251,6 +255,7 @@ impl Provider {
         let found: HashMap<String, Instance> =
             list.iter().map(|i| (i.id.clone(), i.clone())).collect();
         let mut known = self.known.write();
+        // EC2 may not list the instances of a zone that is impaired, although they run.
         known.retain(|id, i| found.contains_key(id) || self.in_shifted_zone(i));
         known.extend(found);
         Ok(list)
@@ -280,10 +285,14 @@ impl Provider {
     /// # Errors
     /// [`Error::NodeClaimNotFound`] once it is gone.
     pub async fn delete(&self, id: &str) -> Result<(), Error> {
+        // Asked first because TerminateInstances also succeeds for an instance that is gone, while
+        // the finalizer waits to hear that it is.
         let instance = self.get_fresh(id).await?;
         if self.in_shifted_zone(&instance) {
             return Err(self.shifted(&instance, "termination"));
         }
+        // The NodeClaim is reconciled until the instance is gone: no need to ask for its
+        // termination each time.
         if instance.state == "shutting-down" {
             return Ok(());
         }

@@ -13,6 +13,7 @@ use crate::api::labels;
 use crate::api::v1::EC2NodeClass;
 use crate::clock::Clock;
 
+// Karpenter's value: profiles hardly ever change, and IAM's rate limits are low.
 const PROFILE_TTL: Duration = Duration::from_secs(15 * 60);
 /// How long IAM is not asked again about a role that it did not know.
 const MISSING_ROLE_TTL: Duration = Duration::from_secs(60);
@@ -183,6 +184,7 @@ impl Provider {
 
     async fn create(&self, class: &EC2NodeClass, name: &str, role: &str) -> Result<(), AwsError> {
         let bare = bare(role);
+        // Not from the cache: an earlier attempt may have stopped between the steps below.
         let has = match self.read(name).await {
             Ok(has) => has,
             Err(error) if error.is_not_found() => {
@@ -192,6 +194,7 @@ impl Provider {
             Err(error) => return Err(error),
         };
         if has.role.as_deref() != Some(bare) {
+            // An instance profile holds at most one role.
             if let Some(old) = has.role {
                 self.remove_role(name, &old).await?;
             }
@@ -258,6 +261,7 @@ impl Provider {
             }
             Err(error) => return Err(error),
         };
+        // IAM refuses to delete a profile that still has a role.
         if let Some(role) = role {
             self.remove_role(name, &role).await?;
         }

@@ -1,6 +1,6 @@
 //! Instance types: EC2's descriptions turned into labels, capacity, overhead and offerings.
 //!
-//! What does not change from minute to minute is worked out once a node class and kept five
+//! What does not change from minute to minute is worked out once per node class and kept five
 //! minutes. Offerings are rebuilt only for types about which something changed since: as long as
 //! nothing did, every caller gets the same list.
 
@@ -180,6 +180,7 @@ impl Provider {
 
     /// Takes types and where they are offered for known; says what is new about them.
     pub fn set_catalog(&self, mut types: Vec<Info>, zones_of: HashMap<String, BTreeSet<String>>) {
+        // EC2's order changes from call to call; only a real change may discard what is cached.
         types.sort_by(|a, b| a.instance_type.cmp(&b.instance_type));
         let types: Vec<Arc<Info>> = types.into_iter().map(Arc::new).collect();
         let zones: BTreeSet<String> = zones_of.values().flatten().cloned().collect();
@@ -265,10 +266,13 @@ impl Provider {
         let versions = market.versions();
         let key = format!("{key}|{}", market.key());
         let unavailable = &self.parts.unavailable;
+        // Held to the end, so that callers who arrive together do not build the same list twice.
         let mut listings = self.listings.lock();
         let known = listings
             .get(&key)
             .filter(|l| l.until > now && Arc::ptr_eq(&l.shapes, &shapes) && l.market == versions);
+        // Read before the sequences, and these before the offerings: a mark that comes in between
+        // is seen by the next call, which finds another version.
         let version = unavailable.version();
         if let Some(known) = known.filter(|l| l.version == version) {
             return Arc::clone(&known.types);
@@ -363,6 +367,8 @@ impl Provider {
     pub fn note_memory(&self, class: &EC2NodeClass, instance_type: &str, bytes: i64) {
         let key = (instance_type.to_owned(), images_key(class));
         let known = self.discovered.get(&key);
+        // The smallest value counts: a node that turns out smaller than expected cannot run its
+        // pods, and gets replaced again and again.
         if known.is_some_and(|k| bytes > k) {
             return;
         }

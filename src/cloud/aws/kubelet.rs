@@ -1,4 +1,4 @@
-//! `spec.kubelet`: what it may say, and what a node is told of it.
+//! `spec.kubelet`: what it may contain, and what of it reaches a node.
 
 use std::collections::BTreeMap;
 
@@ -23,6 +23,8 @@ const RESERVED: [&str; 2] = ["kubeReserved", "systemReserved"];
 #[must_use]
 pub fn resolve(cluster: &Cluster, class: &EC2NodeClass, kind: &InstanceType) -> Map<String, Value> {
     let mut settings = class.spec.kubelet.clone().unwrap_or_default();
+    // Absent or an expression. The capacity of the type was worked out from it, so that the node
+    // and the scheduler agree.
     if !settings.get("maxPods").is_some_and(Value::is_i64) {
         settings.insert("maxPods".to_owned(), kind.capacity.get(&Name::Pods).into());
     }
@@ -81,6 +83,8 @@ pub fn expressions(class: &EC2NodeClass) -> Vec<(String, String)> {
 #[must_use]
 pub fn unsupported(class: &EC2NodeClass) -> Option<String> {
     let family = AmiFamily::of(class);
+    // AL2023 passes the whole configuration to the kubelet (nodeadm), and the user data of Custom
+    // is the user's own.
     if matches!(family, AmiFamily::Custom | AmiFamily::Al2023) {
         return None;
     }

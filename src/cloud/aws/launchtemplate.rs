@@ -34,15 +34,16 @@ pub use self::options::{
 
 /// How long a launch template is kept after its last use.
 const TTL: Duration = Duration::from_secs(60);
-/// Removals of unused templates at once.
+/// Removals of unused templates at once; EC2's rate limits for launch templates are low.
 const REMOVALS: usize = 8;
-/// Names begin so.
+/// Prefix of the names of Karpenter's launch templates; others with the cluster's tag are left
+/// alone.
 const PREFIX: &str = "karpenter.k8s.aws/";
 pub use super::userdata::LIMIT as USER_DATA_LIMIT;
-/// User data of this size, nine tenths of the limit, is worth a word.
+/// User data of this size, nine tenths of the limit, is logged.
 const USER_DATA_WARNING: usize = 14_745;
 
-/// What every node of the cluster is told.
+/// What the user data of every node of the cluster contains.
 #[derive(Clone, Debug, Default)]
 pub struct Cluster {
     pub name: String,
@@ -150,7 +151,7 @@ impl Provider {
         }
     }
 
-    /// What nodes are told.
+    /// What the user data of nodes contains.
     #[must_use]
     pub fn cluster(&self) -> Cluster {
         self.cluster.read().clone()
@@ -159,9 +160,9 @@ impl Provider {
     /// Reads the cluster's service CIDR from EKS once.
     ///
     /// # Errors
-    /// When EKS cannot be asked or tells none.
+    /// When EKS cannot be asked or has none.
     pub async fn resolve_cidr(&self) -> Result<(), AwsError> {
-        // Of many that need it, one asks.
+        // Launches that need it at the same time share one call.
         self.resolving
             .run(&(), || async {
                 if self.cluster.read().cidr.is_some() { Ok(()) } else { self.read_cidr().await }
@@ -200,6 +201,7 @@ impl Provider {
         &self,
         launch: &Launch<'_>,
     ) -> Result<Vec<LaunchTemplate>, TemplateError> {
+        // nodeadm's configuration must name the service CIDR; no other family needs it.
         if AmiFamily::of(launch.class) == AmiFamily::Al2023 {
             self.resolve_cidr()
                 .await
@@ -226,6 +228,7 @@ impl Provider {
                 return Ok(id);
             }
             let make = || async {
+                // Another caller may have made it while this one waited for its turn.
                 match self.use_known(&spec.name) {
                     Some(id) => Change::Made(Ok(id)),
                     None => Change::Made(self.find_or_create(launch, spec).await),
@@ -337,6 +340,7 @@ impl Provider {
         let until = self.clock.now() + TTL;
         let mut known = self.known.lock();
         for (name, id) in list.into_iter().filter(|(name, _)| name.starts_with(PREFIX)) {
+            // A launch may have used a template during the call: its later expiry stays.
             known.entry(name).or_insert(Known { id, until });
         }
         let count = known.len();
@@ -374,7 +378,8 @@ impl Provider {
 
     /// Removes templates that have not been used for a minute.
     ///
-    /// A launch that needs one of them waits for its removal, and never gets one that is going.
+    /// A launch that needs one of them waits for its removal, and never gets one that is being
+    /// removed.
     pub async fn delete_expired(&self) {
         let removals = self.expired().into_iter().map(|name| async move {
             self.changes.run(&name, || self.delete_if_expired(&name)).await
@@ -394,6 +399,7 @@ impl Provider {
             }
             Err(error) => {
                 tracing::error!("launch-template" = name, "error" = %error, "failed to delete launch template");
+                // Remembered again, or nothing would try its removal before the next start.
                 let until = now + TTL;
                 self.known.lock().insert(name.to_owned(), Known { until, ..expired });
             }
@@ -401,7 +407,8 @@ impl Provider {
         Change::Removed(outcome)
     }
 
-    /// Forgets a template that is as asked for, before it is removed.
+    /// Forgets a template if `wanted` holds for it. It is forgotten before its removal, so that no
+    /// launch uses it meanwhile.
     fn take_if(&self, name: &str, wanted: impl Fn(&Known) -> bool) -> Option<Known> {
         let mut known = self.known.lock();
         known.get(name).filter(|k| wanted(k))?;

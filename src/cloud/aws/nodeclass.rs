@@ -17,7 +17,7 @@ const INVALID_EXPRESSION: &str = "KubeletExpressionInvalid";
 pub type Failure = (&'static str, String);
 
 /// Everything about the class's own settings that can be said without asking AWS, what decides its
-/// condition first. `allowed` tells whether kubelet expressions may be used.
+/// condition first. `allowed` says whether kubelet expressions may be used.
 #[must_use]
 pub fn findings(class: &EC2NodeClass, allowed: bool) -> Vec<Finding> {
     let mut all: Vec<Finding> = kubelet::check(class)
@@ -79,7 +79,7 @@ pub fn failure(class: &EC2NodeClass, allowed: bool) -> Option<Failure> {
     Some((reason, text))
 }
 
-/// A finding in the words of Karpenter's condition.
+/// A finding as Karpenter's condition words it: alerts and scripts match these texts.
 fn of_condition(finding: &Finding) -> String {
     let Finding { path, message, reason, .. } = finding;
     if *reason == INVALID_EXPRESSION {

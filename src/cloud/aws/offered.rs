@@ -76,6 +76,7 @@ fn nothing_offered(pool: &NodePool) -> Option<Finding> {
     if types.is_empty() {
         return warning("no instance type is known that meets all of them".to_owned());
     }
+    // Without zones by name the region is open, and nothing can be said.
     let regions: BTreeSet<String> = zones?.values().map(region_of).collect();
     if regions.iter().any(|region| !pricing::types_in(region).is_disjoint(&types)) {
         return None;

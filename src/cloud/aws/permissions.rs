@@ -27,7 +27,7 @@ pub enum Feature {
     PlacementGroups,
     /// Acting on impaired instances.
     InstanceStatus,
-    /// Removing instance profiles that nobody uses any more.
+    /// Removing instance profiles that are no longer used.
     InstanceProfileCollection,
     /// Staying away from zones under a zonal shift.
     ZonalShift,
@@ -97,7 +97,7 @@ impl Feature {
 }
 
 impl Feature {
-    /// The error of whoever cannot do without a feature that is off.
+    /// The error for callers that cannot do without a feature that is off.
     #[must_use]
     pub fn refusal(self) -> AwsError {
         let (name, permission, _) = self.describe();
@@ -172,6 +172,7 @@ impl Permissions {
     }
 
     fn turn_off(&self, feature: Feature, error: &AwsError) {
+        // The entry stays when its time is up, so a retry that is refused again logs nothing.
         let first = self.off.lock().insert(feature, self.clock.now() + RETRY).is_none();
         let (name, permission, missed) = feature.describe();
         show(name, permission, 1.0);

@@ -63,6 +63,8 @@ impl Provider {
         let call = self.describe(selector);
         let found = self.permissions.ask(Feature::PlacementGroups, call).await?;
         let found = found.ok_or_else(|| Feature::PlacementGroups.refusal())?;
+        // Two caches: that there is no group is an answer too, and an answer that is no longer
+        // fresh may still stand in when EC2 cannot be asked.
         self.looked_up.set(key.clone(), ());
         match &found {
             Some(group) => self.found.set(key, group.clone()),

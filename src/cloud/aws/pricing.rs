@@ -50,7 +50,7 @@ pub struct Price {
 }
 
 impl Price {
-    /// True for a price that nobody published.
+    /// True for a price that was estimated because none is published.
     #[must_use]
     pub fn is_estimated(&self) -> bool {
         self.source == Source::Estimate
@@ -63,7 +63,7 @@ struct Prices {
     spot: HashMap<String, BTreeMap<String, f64>>,
 }
 
-/// Prices by type, and for spot by zone, as AWS or an administrator told them.
+/// Prices by type, and for spot by zone, as AWS or an administrator gave them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct Known {
@@ -122,6 +122,8 @@ impl Provider {
     #[must_use]
     pub fn spot(&self, instance_type: &str, zone: &str) -> Option<Price> {
         let prices = self.prices.read();
+        // Only while nothing at all is known: later, a type without a spot price has no spot
+        // offering.
         if prices.spot.is_empty() {
             return prices.on_demand.get(instance_type).copied();
         }
@@ -129,7 +131,7 @@ impl Provider {
         Some(Price { amount, source: Source::List })
     }
 
-    /// What AWS or an administrator told: nothing of the tables compiled in, which a later
+    /// What AWS or an administrator gave: nothing of the tables compiled in, which a later
     /// release may have better.
     #[must_use]
     pub fn known(&self) -> Known {
@@ -155,6 +157,8 @@ impl Provider {
         let mut prices = self.prices.write();
         let listed = |amount| Price { amount, source: Source::List };
         let on_demand = new.on_demand.into_iter().filter(|(_, p)| usable(p));
+        // An answer may lack types, and a type without a price could not be launched: what is not
+        // in it stays.
         prices.on_demand.extend(on_demand.map(|(name, amount)| (name, listed(amount))));
         for (kind, zones) in new.spot {
             let zones = zones.into_iter().filter(|(_, p)| usable(p));
@@ -198,6 +202,7 @@ impl Provider {
             return Ok(());
         }
         let shared = self.products("Shared", "Compute Instance");
+        // The price list has bare metal types under dedicated tenancy only.
         let metal = self.products("Dedicated", "Compute Instance (bare metal)");
         let (mut on_demand, metal) = tokio::try_join!(shared, metal)?;
         if on_demand.is_empty() || metal.is_empty() {
@@ -223,6 +228,8 @@ impl Provider {
         for (field, value) in [
             ("regionCode", self.clients.region.as_str()),
             ("serviceCode", "AmazonEC2"),
+            // The price list has a product for each combination of operating system, licence,
+            // tenancy and state of a reservation. These filters leave one price per instance type.
             ("preInstalledSw", "NA"),
             ("operatingSystem", "Linux"),
             ("capacitystatus", "Used"),
@@ -257,6 +264,8 @@ impl Provider {
             .describe_spot_price_history()
             .product_descriptions("Linux/UNIX")
             .product_descriptions("Linux/UNIX (Amazon VPC)")
+            // With the current time as start, EC2 returns the price in force for each pool, and no
+            // history.
             .start_time(aws_smithy_types::DateTime::from_secs(now.as_second()))
             .into_paginator()
             .page_size(2000)
@@ -304,6 +313,7 @@ fn parse_item(item: &str, currency: &str) -> Option<(String, f64)> {
         .filter_map(|term| term.get("priceDimensions")?.as_object())
         .flat_map(|dimensions| dimensions.values())
         .filter_map(|d| d.get("pricePerUnit")?.get(currency)?.as_str()?.parse::<f64>().ok())
+        // An item also lists terms that cost nothing, such as those under a reservation.
         .find(|price| *price > 0.0)
         .map(|price| (kind, price))
 }

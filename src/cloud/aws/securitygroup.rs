@@ -41,6 +41,8 @@ impl Provider {
             .collect();
         let ids: Vec<String> = terms.iter().filter_map(|t| t.id.clone()).collect();
         if !ids.is_empty() {
+            // As a filter rather than by the call's own list of ids: an id that does not exist then
+            // selects nothing, instead of failing the call for all.
             queries.push(vec![filter("group-id", ids)]);
         }
         let names: Vec<String> =
@@ -48,6 +50,8 @@ impl Provider {
         if !names.is_empty() {
             queries.push(vec![filter("group-name", names)]);
         }
+        // By id, since terms may select the same group, and sorted, so that the status does not
+        // change with the order of EC2's answers.
         let mut found: BTreeMap<String, SecurityGroup> = BTreeMap::new();
         for filters in queries {
             let mut pages = self

@@ -7,7 +7,8 @@ use super::errors::AwsError;
 use super::flight::Memo;
 use crate::clock::Clock;
 
-/// How long AWS's own parameters are kept.
+/// How long AWS's own parameters are kept. Those that may move are checked for deprecated images by
+/// [`Provider::mutable`] before that.
 const PUBLIC_TTL: Duration = Duration::from_secs(24 * 3600);
 /// How long a user's parameters are kept.
 const CUSTOM_TTL: Duration = Duration::from_secs(300);

@@ -1,4 +1,4 @@
-//! Subnets: finding those of a node class, and choosing one a zone for a launch.
+//! Subnets: finding those of a node class, and choosing one per zone for a launch.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -41,6 +41,7 @@ impl Provider {
     /// A provider with empty caches.
     #[must_use]
     pub fn new(clients: Clients, clock: &Clock, refresh: Duration) -> Self {
+        // A count must outlive the refresh interval: a subnet without one counts as full.
         let addresses = Duration::from_secs(300).max(refresh + Duration::from_secs(240));
         Self {
             clients,
@@ -90,12 +91,14 @@ impl Provider {
                         zone_id: subnet.availability_zone_id().map(str::to_owned),
                     };
                     self.addresses.set(id.clone(), free);
+                    // EC2's figure contains what launches have taken by now.
                     self.in_flight.lock().remove(&id);
                     found.insert(id, (free, entry));
                 }
             }
         }
         let mut list: Vec<(i64, Subnet)> = found.into_values().collect();
+        // The order is part of the status; the id decides between equals, so that it does not flap.
         list.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.id.cmp(&b.1.id)));
         let list: Vec<Subnet> = list.into_iter().map(|(_, s)| s).collect();
         self.subnets.set(key, list.clone());
@@ -122,6 +125,8 @@ impl Provider {
         }
         best.into_iter()
             .map(|(zone, (free, subnet))| {
+                // The VPC CNI takes an address for each pod. Which type EC2 chooses is not known
+                // yet: the smallest is booked, so that no subnet looks full too early.
                 let predicted = min_pods(types, &zone, capacity_type);
                 in_flight.insert(subnet.id.clone(), free - predicted);
                 let counted = self.addresses.get(&subnet.id).unwrap_or(0);
@@ -134,6 +139,7 @@ impl Provider {
     pub fn release_unused<'a>(&self, chosen: impl Iterator<Item = &'a Chosen>, used: &[String]) {
         let mut in_flight = self.in_flight.lock();
         for choice in chosen.filter(|c| !used.contains(&c.subnet.id)) {
+            // Another count means that EC2 was asked since; the booking is gone with the old one.
             if self.addresses.get(&choice.subnet.id) == Some(choice.counted)
                 && let Some(count) = in_flight.get_mut(&choice.subnet.id)
             {

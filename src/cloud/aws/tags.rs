@@ -40,6 +40,8 @@ pub fn of(
     if !bad.is_empty() {
         return Err(RestrictedTags(bad.join(", ")));
     }
+    // The NodeClaim's own name is not among them: launches with equal tags share a CreateFleet
+    // call.
     let pool = claim.metadata.labels.as_ref().and_then(|l| l.get(labels::NODEPOOL));
     tags.extend([
         (format!("kubernetes.io/cluster/{cluster}"), "owned".to_owned()),

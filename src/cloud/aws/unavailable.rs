@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::clock::Clock;
 
-/// How long an offering counts as unavailable.
+/// How long an offering counts as unavailable; Karpenter's value.
 pub const TTL: Duration = Duration::from_secs(180);
 
 /// The placement group that a refusal is about, and the partition, if it names one.
@@ -31,7 +31,7 @@ pub struct Refusal<'a> {
     pub fleet: Option<&'a str>,
 }
 
-/// Offerings, capacity types and subnets that could not be had lately.
+/// Offerings, capacity types and subnets that were lately not available.
 #[derive(Debug)]
 pub struct UnavailableOfferings {
     clock: Clock,
@@ -84,6 +84,7 @@ impl UnavailableOfferings {
         let key = key(refusal.capacity_type, kind, refusal.zone, refusal.scope);
         self.change(|marks, until| {
             marks.offerings.insert(key, (until, kind.into()));
+            // Counters are never removed: one that started at 0 again could repeat an old sequence.
             *marks.changes.entry(kind.into()).or_default() += 1;
         });
     }
@@ -110,6 +111,7 @@ impl UnavailableOfferings {
         marks.expire(now);
         apply(&mut marks, now + TTL);
         marks.version += 1;
+        // All marks live equally long, so one that is already set is earlier.
         marks.next_expiry.get_or_insert(now + TTL);
     }
 
@@ -151,6 +153,7 @@ impl UnavailableOfferings {
     #[must_use]
     pub fn sequence(&self, instance_type: &str) -> u64 {
         let marks = self.marks.lock();
+        // Both only rise, so their sum changes when either does.
         marks.changes.get(instance_type).copied().unwrap_or(0) + marks.common
     }
 }

@@ -19,7 +19,7 @@ pub mod windows;
 /// Bytes of user data that EC2 takes, before they are encoded.
 pub const LIMIT: usize = 16_384;
 
-/// What the user data must tell the node.
+/// What the user data passes to the node.
 #[derive(Clone, Debug, Default)]
 pub struct Bootstrap {
     pub cluster_name: String,
@@ -34,7 +34,7 @@ pub struct Bootstrap {
     pub kubelet: Map<String, Value>,
     /// Local disks become one array.
     pub raid0: bool,
-    /// The image binds its directories to that array without being told which.
+    /// The image binds its directories to that array without a list of them.
     pub binds_by_itself: bool,
     /// The user's own user data.
     pub custom: String,
@@ -76,10 +76,11 @@ pub fn check(family: AmiFamily, custom: &str) -> Result<(), UserDataError> {
     if custom.is_empty() {
         return Ok(());
     }
-    // What the cluster is makes no difference, as long as something is said of it.
+    // The result does not depend on the cluster's facts; an empty CIDR only keeps AL2023 from
+    // asking for it.
     let cluster_cidr = Some(String::new());
     let bootstrap = Bootstrap { custom: custom.to_owned(), cluster_cidr, ..Bootstrap::default() };
-    // What is merely odd is said when it is rendered for a launch, not at every look.
+    // Warnings are logged when it is rendered for a launch, not each time the class is checked.
     let quiet = tracing::subscriber::NoSubscriber::default();
     let rendered = tracing::subscriber::with_default(quiet, || render(family, &bootstrap))?;
     let bytes = STANDARD.decode(rendered).map_or(0, |b| b.len());
@@ -97,7 +98,8 @@ pub fn dropped(family: AmiFamily, custom: &str) -> Vec<String> {
     if family == AmiFamily::Bottlerocket { bottlerocket::dropped(custom) } else { Vec::new() }
 }
 
-/// Domains that the kubelet may not label its own node with.
+/// Domains of labels that the NodeRestriction admission plugin does not let a kubelet set on its
+/// own Node. Karpenter sets them at registration instead.
 const KUBERNETES_DOMAINS: &[&str] = &["node-restriction.kubernetes.io", "kubernetes.io", "k8s.io"];
 
 /// Labels that the kubelet may set itself.
@@ -145,6 +147,8 @@ pub(super) fn kubelet_args(bootstrap: &Bootstrap) -> String {
     let number = |key: &str| kubelet.get(key).filter(|v| v.is_number()).map(scalar);
     let shown_pairs = |key: &str, separator: &str, show: fn(&Value) -> String| {
         let map = kubelet.get(key).and_then(Value::as_object).filter(|m| !m.is_empty())?;
+        // The text goes into the name of the launch template: another order would be another
+        // template.
         let sorted: BTreeMap<_, _> = map.iter().collect();
         let list: Vec<String> =
             sorted.into_iter().map(|(k, v)| format!("{k}{separator}{}", show(v))).collect();

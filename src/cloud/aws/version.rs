@@ -38,7 +38,7 @@ impl Provider {
             return Ok(version);
         }
         let version = self.ask().await?;
-        // Whether it is supported is for `update` to say.
+        // Not stored: `update` checks only a version that it has not seen yet.
         Ok(version)
     }
 
@@ -82,6 +82,7 @@ impl Provider {
             .apiserver_version()
             .await
             .map_err(|e| Error::Other(format!("getting kubernetes version, {e}")))?;
+        // EKS has reported minor versions such as `29+`.
         Ok(format!("{}.{}", info.major, info.minor.trim_end_matches('+')))
     }
 }

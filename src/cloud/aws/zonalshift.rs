@@ -26,7 +26,7 @@ impl Provider {
         Self { clients, clock: clock.clone(), enabled, shifts: Mutex::default() }
     }
 
-    /// Whether zonal shifts are heeded.
+    /// Whether zonal shifts are followed.
     #[must_use]
     pub fn is_enabled(&self) -> bool {
         self.enabled

@@ -17,7 +17,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// Reads a request; nothing for a watch and for what is not about objects.
+    /// Reads a request; `None` for a watch and for what is not about objects.
     pub(super) fn of<B>(request: &Request<B>) -> Option<Self> {
         let query = request.uri().query().unwrap_or_default();
         let watches = query.split('&').any(|pair| matches!(pair, "watch=true" | "watch=1"));
@@ -35,11 +35,13 @@ impl Call {
             _ => return None,
         };
         let rest = match rest {
+            // A request for a Namespace itself has nothing behind its name.
             ["namespaces", _, rest @ ..] if !rest.is_empty() => rest,
             rest => rest,
         };
         let (kind, name) = (rest.first()?, rest.get(1));
         let verb = match (method, name) {
+            // The verbs are those that Karpenter's operator library derives from the method.
             (&Method::POST, _) | (&Method::PUT, None) => "CREATE",
             (&Method::GET, None) => "LIST",
             (&Method::PUT, Some(_)) => "UPDATE",

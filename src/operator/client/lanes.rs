@@ -28,6 +28,8 @@ impl Lane {
     /// Every lane with its slots: calls that may be under way at once. An API server that is slow
     /// answers none in time when it has many more to work at.
     pub(super) const ALL: [(Self, usize); 5] = [
+        // Together far below the 600 requests that an API server admits by default for all its
+        // clients; the most for what pods wait for.
         (Self::Write, 25),
         (Self::Read, 15),
         (Self::Evict, 10),

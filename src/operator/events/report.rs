@@ -194,6 +194,7 @@ impl Report<'_> {
                 event.dedupe_for = Duration::ZERO;
                 event = event.by_message();
             }
+            // The windows and the limit are Karpenter's, for each event.
             Self::Nominated { .. } | Self::NominatedClaimFailed { .. } => event = event.limited(),
             Self::FailedScheduling { .. } => event.dedupe_for = Duration::from_secs(300),
             Self::NoCompatibleInstanceTypes { .. } => event.dedupe_for = Duration::from_secs(60),

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-/// Most decisions that are kept.
+/// Most decisions that are kept: a busy day's, without growing with the cluster.
 const DECISIONS: usize = 2_000;
 /// How long anything is kept. With one sample per minute that is 1,440 samples.
 const KEPT: SignedDuration = SignedDuration::from_hours(24);

@@ -6,7 +6,8 @@ use k8s_openapi::api::coordination::v1::LeaseSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use tokio::time::Instant;
 
-/// A lease that this process holds is free for others when it was not renewed for this long.
+/// A lease that this process holds is free for others when it was not renewed for this long;
+/// client-go's default.
 pub(super) const DURATION: Duration = Duration::from_secs(15);
 
 /// A lease as it was when it last changed, and when this process saw that.
@@ -68,6 +69,7 @@ pub(super) fn held(old: Option<&LeaseSpec>, me: &str, now: MicroTime) -> LeaseSp
         acquire_time: Some(acquired.unwrap_or_else(|| now.clone())),
         holder_identity: Some(me.to_owned()),
         lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+        // As client-go counts: a lease that is created has no transition yet.
         lease_transitions: Some(transitions + i32::from(!mine && old.is_some())),
         renew_time: Some(now),
         ..LeaseSpec::default()
@@ -78,6 +80,7 @@ pub(super) fn held(old: Option<&LeaseSpec>, me: &str, now: MicroTime) -> LeaseSp
 pub(super) fn released(old: &LeaseSpec) -> LeaseSpec {
     LeaseSpec {
         holder_identity: Some(String::new()),
+        // As client-go leaves it, whose candidates may run beside this one during a migration.
         lease_duration_seconds: Some(1),
         ..old.clone()
     }
@@ -116,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_renewal_that_is_seen_starts_the_wait_anew() {
+    fn a_renewal_that_is_seen_restarts_the_wait() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let seen = Seen::update(None, &lease("other", 1, Some(15)), start);

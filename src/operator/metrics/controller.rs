@@ -53,6 +53,7 @@ impl ControllerMetrics {
         let (one, queue) = ([controller], [controller, controller]);
         #[allow(clippy::cast_precision_loss, reason = "there are never so many workers")]
         list::MAX_CONCURRENT.with_label_values(&one).set(workers as f64);
+        // A rate over a series that appears with its first failure would miss that failure.
         for result in ["success", "requeue_after", "requeue", "error"] {
             list::RECONCILES.with_label_values(&[controller, result]);
         }

@@ -63,7 +63,7 @@ metrics! {
     NODEPOOLS_LIMIT: GaugeVec = gauge("karpenter_nodepools_limit", "Limits of NodePools.", &["resource_type", "nodepool"]);
     /// What NodePools use.
     NODEPOOLS_USAGE: GaugeVec = gauge("karpenter_nodepools_usage", "Resources that NodePools have provisioned.", &["resource_type", "nodepool"]);
-    /// What a NodePool's nodes cost an hour.
+    /// What a NodePool's nodes cost per hour.
     NODEPOOLS_COST: GaugeVec = gauge("karpenter_nodepools_cost_total", "Price of all nodes of NodePools, in dollars an hour.", &["nodepool"]);
     /// Failures in adding that up.
     NODEPOOLS_COST_ERRORS: CounterVec = counter("karpenter_nodepools_cost_tracker_errors_total", "NodeClaims whose price was unknown.", &["nodepool"]);

@@ -19,7 +19,7 @@ impl Level {
     /// The words of the setting.
     pub const WORDS: &'static [&'static str] = &["full", "standard", "minimal"];
 
-    /// Reads the setting; nothing for an unknown word.
+    /// Reads the setting; `None` for an unknown word.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         match word {
@@ -43,7 +43,7 @@ impl Release {
     /// The words of the setting.
     pub const WORDS: &'static [&'static str] = &["1.14", "1.15"];
 
-    /// Reads the setting; nothing for an unknown word.
+    /// Reads the setting; `None` for an unknown word.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         match word {
@@ -105,6 +105,8 @@ pub(super) fn set(options: Options) {
 
 /// The options of this process; the defaults until they are set.
 pub(super) fn current() -> &'static Options {
+    // All metrics with Karpenter 1.14's labels: dashboards made for Karpenter work without any
+    // setting.
     static DEFAULT: Options =
         Options { level: Level::Full, drop: Vec::new(), release: Release::V1_14 };
     OPTIONS.get().unwrap_or(&DEFAULT)
@@ -128,6 +130,7 @@ impl Options {
 fn matches(pattern: &str, name: &str) -> bool {
     let Some((start, rest)) = pattern.split_once('*') else { return pattern == name };
     let Some(mut left) = name.strip_prefix(start) else { return false };
+    // The last `*` stands for the longest part, so only the end has to match.
     if !rest.contains('*') {
         return left.ends_with(rest);
     }

@@ -7,7 +7,8 @@ use std::fmt::Write as _;
 
 use super::options::{Level, Options};
 
-/// A piece is passed on once it is this long, in bytes.
+/// A piece is passed on once it is this long, in bytes: large enough that the channel costs
+/// nothing, small beside the whole.
 const PIECE: usize = 64 << 10;
 
 /// A gauge or counter that is written when it is asked for.
@@ -54,7 +55,7 @@ impl<'a> Page<'a> {
         self.options.level
     }
 
-    /// Begins a gauge; nothing when it is not served.
+    /// Begins a gauge; `None` when it is not served.
     pub fn family<'p>(&'p mut self, family: &'p Family) -> Option<Lines<'p, 'a>> {
         self.options.serves(&family.name).then_some(Lines { page: self, family, begun: false })
     }
@@ -73,6 +74,7 @@ impl<'a> Page<'a> {
             return;
         }
         if self.open {
+            // A copy of the right size; the buffer with its capacity serves for the next piece.
             let piece = self.text.clone();
             self.open = (self.sink)(piece);
         }

@@ -25,6 +25,7 @@ fn read(page: &mut Page<'_>) -> procfs::ProcResult<()> {
     let limits = process.limits()?;
     let limit = |value: LimitValue| match value {
         LimitValue::Value(value) => value as f64,
+        // As the Go client library shows "unlimited".
         LimitValue::Unlimited => u64::MAX as f64,
     };
     let ticks = procfs::ticks_per_second() as f64;

@@ -11,9 +11,10 @@ use tokio::time::Instant;
 
 /// The quantiles of Karpenter's summaries.
 const QUANTILES: &[f64] = &[0.0, 0.5, 0.9, 0.99, 1.0];
-/// Observations count for the quantiles this long.
+/// Observations count for the quantiles this long; the default of Go's client library.
 const WINDOW: Duration = Duration::from_secs(600);
-/// At most so many observations are kept a series; older ones count no more for the quantiles.
+/// At most this many observations are kept per series; older ones no longer count for the
+/// quantiles.
 const KEPT: usize = 4096;
 
 /// A summary with labels. Clones share their values.

@@ -166,7 +166,8 @@ fn with_content(expected: &str) -> Error {
     serde::de::Error::invalid_type(Unexpected::UnitVariant, &expected)
 }
 
-/// Reads a JSON value without the fields that are passed over; elements of a list stand for it.
+/// Reads a JSON value without the fields that are passed over. A list is passed through to its
+/// elements.
 pub(super) struct Pruned<'a>(pub(super) Option<&'a Unread>);
 
 impl<'de> DeserializeSeed<'de> for Pruned<'_> {
@@ -189,6 +190,7 @@ impl<'de> Visitor<'de> for Pruned<'_> {
     }
 
     fn visit_i64<E>(self, value: i64) -> Result<Json<'de>, E> {
+        // One form for each number, so that equal values compare equal.
         Ok(u64::try_from(value).map_or(Json::Negative(value), Json::Positive))
     }
 

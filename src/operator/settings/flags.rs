@@ -371,6 +371,8 @@ impl Values {
     ) -> Result<Self, SettingsError> {
         let (mut values, mut unknown) = (BTreeMap::new(), Vec::new());
         for f in FLAGS {
+            // Karpenter falls back to the default for an unreadable variable, but refuses such a
+            // flag.
             let from_env = env(&env_name(f.name)).filter(|v| f.kind.check_env(v));
             values.insert(f.name, from_env.unwrap_or_else(|| f.default.to_owned()));
         }
@@ -414,7 +416,7 @@ impl Values {
     }
 }
 
-/// What a word of the command line is.
+/// What an argument of the command line is.
 enum Next<'a> {
     Flag(&'static Flag, String),
     Unknown(&'a str),
@@ -452,20 +454,21 @@ fn next_flag<'a>(
     Ok(Next::Flag(f, value))
 }
 
-/// The setting whose name is most like this one, if any is alike at all.
+/// The setting with the most similar name, if any is similar at all.
 fn nearest(name: &str) -> Option<&'static str> {
     let all = FLAGS.iter().map(|f| (strsim::damerau_levenshtein(name, f.name), f.name));
+    // One wrong letter in four at most: beyond that a hint misleads more often than it helps.
     all.filter(|(distance, _)| distance * 4 <= name.len()).min().map(|(_, name)| name)
 }
 
-/// What to log of a flag that no setting has.
+/// What to log about a flag that no setting has.
 pub(super) fn unknown_flag(name: &str) -> String {
     let hint = nearest(name).map(|n| format!(", did you mean --{n}?")).unwrap_or_default();
     format!("flag --{name} is not known and has no effect{hint}")
 }
 
-/// What to log of environment variables that look like settings and are none: those of earlier
-/// releases, and slips of the pen.
+/// What to log about environment variables that look like settings and are none: those of earlier
+/// releases, and misspelled ones.
 pub fn unknown_variables(names: impl Iterator<Item = String>) -> Vec<String> {
     let names: Vec<String> = names.collect();
     // Kubernetes gives each Service of the namespace a handful of variables, NAME_SERVICE_HOST and others.

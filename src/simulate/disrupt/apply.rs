@@ -34,6 +34,7 @@ pub(super) fn place(world: &mut World, results: &Results, arrived: Option<Timest
     for (name, keys) in &results.existing {
         by_node.entry(name).or_default().extend(keys.iter().cloned());
     }
+    // The scenario's clock stands still.
     let soon = Timestamp::MAX;
     let pending = arrived.is_none();
     for node in &mut world.snapshot.nodes {
@@ -101,6 +102,7 @@ impl Cluster {
         let buffers: Vec<Arc<PodInfo>> =
             round.pods.iter().filter(|p| p.buffer.is_some()).cloned().collect();
         round.pods = moving;
+        // Buffers' pods take part in each round, since their room moves with the nodes.
         round.pods.extend(buffers.iter().cloned());
         let results = scheduling::solve(&round);
         let pods = take(&mut round.pods, &results);
@@ -176,6 +178,7 @@ fn node_of(
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
             labels: Some(all),
+            // Any fixed time: no decision of the following passes may depend on when this runs.
             creation_timestamp: Some(Time(Timestamp::UNIX_EPOCH)),
             ..ObjectMeta::default()
         },

@@ -281,7 +281,7 @@ fn devices_of_allocated_claims_are_taken_while_somebody_uses_them() {
     let out = solved(&document);
     assert_eq!(out["existingNodes"], json!([{"name": "n1", "pods": ["n/b"]}]));
     assert_eq!(out["unschedulable"][0]["pod"], "n/a");
-    // Without its user, the claim lets go of the device.
+    // Without its user, the claim releases the device.
     document["nodes"][0]["pods"] = json!([]);
     document["pods"] = json!([from_template("a")]);
     let out = solved(&document);

@@ -50,7 +50,7 @@ fn the_reason_names_what_no_type_has() {
             "no instance type met the scheduling requirements or had enough resources, "
         )
     );
-    // A type counts as large enough only where it can be had.
+    // A type counts as large enough only where it is offered.
     let zone = json!({"nodeSelector": {"topology.kubernetes.io/zone": "z"}});
     assert!(of(zone, "1").starts_with(
         "no instance type met the scheduling requirements or had enough resources or had a required offering, "

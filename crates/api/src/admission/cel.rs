@@ -12,7 +12,7 @@ use super::{Finding, member, members, pattern};
 
 static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
     let mut env = Env::stdlib();
-    // These fail only for functions that are there already.
+    // They fail only if the functions exist already.
     let _ = env.add_extension(cel::extensions::strings);
     let _ = env.add_extension(|env| {
         cel::add_member_overload!(env, fn find: (CelString, CelString) -> Result<CelString>)?;
@@ -24,6 +24,7 @@ static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
 /// A compiled rule, or why it does not compile.
 type Compiled = Arc<Result<Program, String>>;
 
+// Rules are those of this build's schemas, so their number is bounded.
 static PROGRAMS: LazyLock<Mutex<HashMap<String, Compiled>>> = LazyLock::new(Mutex::default);
 
 fn expression(function: &str, text: &str) -> Result<Arc<regex::Regex>, ExecutionError> {
@@ -75,7 +76,7 @@ pub(super) fn check(
     match value {
         Value::Array(items) => {
             for (i, item) in items.iter().enumerate() {
-                // Elements of our lists have no identity: changes of them cannot be told.
+                // Elements of our lists have no identity, so that changes of them are not seen.
                 check(&schema["items"], item, None, &format!("{path}[{i}]"), out);
             }
         }

@@ -41,6 +41,7 @@ fn prune_value(schema: &Value, value: &mut Value, path: &str, unknown: &mut Vec<
         Value::Object(members) => {
             let (fields, others) = (schema.get("properties"), schema.get("additionalProperties"));
             members.retain(|name, _| {
+                // The keys of a map are data, and never unknown.
                 let known = others.is_some() || fields.is_some_and(|f| f.get(name).is_some());
                 if !known {
                     unknown.push(unknown_field(member(path, name, true)));
@@ -69,6 +70,8 @@ pub(super) fn fill(schema: &Value, value: &mut Value) {
         }
         Value::Object(members) => {
             for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+                // The API server treats a null like this for fields that are not nullable, and none
+                // here is.
                 let absent = members.get(name).is_none_or(Value::is_null);
                 if let Some(default) = field.get("default").filter(|_| absent) {
                     members.insert(name.clone(), default.clone());

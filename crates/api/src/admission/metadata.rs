@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{Finding, member};
 use crate::checks::names::{is_label_value, is_qualified_name, is_subdomain};
 
-/// The most that all annotations may take together, in bytes.
+/// The most that all annotations may take together, in bytes; Kubernetes' limit.
 const ANNOTATIONS_LIMIT: usize = 256 << 10;
 
 pub(super) fn findings(object: &Value) -> Vec<Finding> {

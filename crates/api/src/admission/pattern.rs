@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 use parking_lot::Mutex;
 use regex::Regex;
 
+/// Compiled expressions by text. There are as many as the CRDs have, so that none is ever dropped.
 static COMPILED: LazyLock<Mutex<HashMap<String, Option<Arc<Regex>>>>> =
     LazyLock::new(Mutex::default);
 

@@ -50,6 +50,7 @@ fn kind_of(value: &Value) -> &'static str {
 /// What was wanted instead, if the type is wrong.
 fn wrong_type(schema: &Value, value: &Value) -> Option<&'static str> {
     let whole =
+        // The API server takes `1.0` for an integer.
         |v: &Value| v.is_i64() || v.is_u64() || v.as_f64().is_some_and(|f| f.fract() == 0.0);
     if says(schema, "x-kubernetes-int-or-string") {
         return (!value.is_string() && !whole(value)).then_some("a whole number or a text");
@@ -66,6 +67,7 @@ fn wrong_type(schema: &Value, value: &Value) -> Option<&'static str> {
 }
 
 fn string(schema: &Value, text: &str, add: &mut impl FnMut(String)) -> bool {
+    // OpenAPI counts characters, not bytes.
     let length = text.chars().count() as u64;
     if let Some(least) = schema["minLength"].as_u64().filter(|n| length < *n) {
         add(format!("has {length} characters, expected at least {least}"));

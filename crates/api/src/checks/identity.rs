@@ -1,4 +1,4 @@
-//! Which kind an object is of, and whether this release knows it under the name that it gives.
+//! Whether this release knows an object's kind under the `apiVersion` that it names.
 
 use serde_json::Value;
 
@@ -15,7 +15,7 @@ const FORMER: [(&str, &str, &str); 3] = [
 /// The last release that served them beside those that took their place.
 const LAST_RELEASE: &str = "0.32";
 
-/// What is wrong with the object's version and kind; nothing for objects that are served, and for
+/// What is wrong with the object's version and kind; `None` for objects that are served, and for
 /// those that have nothing to do with Karpenter.
 #[must_use]
 pub fn check(object: &Value) -> Option<Finding> {

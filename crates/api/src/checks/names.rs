@@ -27,7 +27,6 @@ pub fn is_qualified_name(text: &str) -> bool {
     }
 }
 
-/// Empty or a name.
 #[must_use]
 pub fn is_label_value(text: &str) -> bool {
     text.is_empty() || is_name(text)

@@ -42,6 +42,7 @@ pub fn check(pool: &NodePool) -> Vec<Finding> {
             add(path, format!("invalid value {value:?}, expected a label value"));
         }
     }
+    // One set for both lists, as in Karpenter: a node has all of these taints at once.
     let mut seen = BTreeSet::new();
     for (field, list) in
         [("taints", &template.spec.taints), ("startupTaints", &template.spec.startup_taints)]
@@ -55,6 +56,8 @@ pub fn check(pool: &NodePool) -> Vec<Finding> {
                 );
             }
             if let Some(value) = taint.value.as_deref().filter(|v| !v.is_empty())
+                // Karpenter checks values of taints as qualified names, which is stricter than the
+                // API server.
                 && !is_qualified_name(value)
             {
                 add(

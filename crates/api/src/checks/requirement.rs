@@ -10,6 +10,7 @@ pub(super) fn check(
     path: &str,
     add: &mut impl FnMut(String, String),
 ) {
+    // A deprecated key is allowed where the one in its place is.
     let key = labels::normalize(&requirement.key);
     if key != labels::NODEPOOL
         && let Some(problem) = labels::restriction(key)
@@ -36,6 +37,7 @@ pub(super) fn check(
         }
         Operator::Gt | Operator::Lt | Operator::Gte | Operator::Lte => {
             let number = requirement.values.first().and_then(|v| v.parse::<i64>().ok());
+            // Karpenter calls the number positive, but allows zero.
             if count != 1 || number.is_none_or(|n| n < 0) {
                 let text = format!(
                     "operator {} needs a single positive integer",

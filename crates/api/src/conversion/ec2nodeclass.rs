@@ -54,12 +54,15 @@ pub(super) fn up(mut object: Value) -> Value {
         }
         if no_terms {
             marks.push("incompatible");
+            // v1 has no Ubuntu family and wants terms: an id that selects nothing keeps the object
+            // valid without launching anything.
             put(&mut spec, "amiSelectorTerms", Some(json!([{"id": "ami-placeholder"}])));
         }
         put(&mut spec, "amiFamily", Some(json!("AL2")));
         set_annotation_text(&mut object, UBUNTU, marks.join(","));
     } else if let Some(alias) = alias {
         if no_terms {
+            // The alias names the family, and its version decides about the images.
             take(&mut spec, "amiFamily");
             let term = json!([{"alias": format!("{alias}@{version}")}]);
             put(&mut spec, "amiSelectorTerms", Some(term));
@@ -112,6 +115,7 @@ pub(super) fn down(mut object: Value) -> Value {
         take(term, "alias");
         take(term, "ssmParameter");
     }
+    // A term of which v1beta1 knows no field would select every image there.
     terms.retain(|t| t.as_object().is_some_and(|t| !t.is_empty()));
     if !terms.is_empty() {
         put(&mut spec, "amiSelectorTerms", Some(Value::Array(terms)));

@@ -14,6 +14,7 @@ pub(super) fn three_way(base: &Value, old: &Value, new: &Value) -> Value {
     }
     let (b, o, n) = match (base, old, new) {
         (Value::Object(b), Value::Object(o), Value::Object(n)) => (b, o, n),
+        // Elements of different numbers cannot be matched by their place.
         (Value::Array(b), Value::Array(o), Value::Array(n)) if b.len() == o.len() => {
             return Value::Array(lists(b, o, n));
         }
@@ -50,6 +51,7 @@ fn lists(base: &[Value], old: &[Value], new: &[Value]) -> Vec<Value> {
     // Where each element stands that is not taken yet.
     let mut places: HashMap<String, BTreeSet<usize>> = HashMap::new();
     for (i, element) in old.iter().enumerate() {
+        // By their content, since a client may have inserted or moved elements.
         places.entry(canonical(element)).or_default().insert(i);
     }
     let mut used = vec![false; old.len()];

@@ -21,6 +21,8 @@ pub(super) fn pool_up(mut object: Value) -> Value {
     let policy = take(&mut disruption, "consolidationPolicy");
     let after = take(&mut disruption, "consolidateAfter");
     let underutilized = policy.as_ref().is_none_or(|p| p == "WhenUnderutilized");
+    // v1beta1 consolidates underused nodes without waiting, and allows `consolidateAfter` only with
+    // WhenEmpty.
     let after = if underutilized { json!("0s") } else { after.unwrap_or(json!(NEVER)) };
     let policy = if underutilized { Some(json!("WhenEmptyOrUnderutilized")) } else { policy };
     put(&mut disruption, "consolidateAfter", Some(after));
@@ -42,6 +44,8 @@ pub(super) fn pool_down(mut object: Value) -> Result<Value, ConversionError> {
     let mut disruption = take(&mut spec, "disruption").unwrap_or(json!({}));
     let mut template = take(&mut spec, "template").unwrap_or(json!({}));
     let mut node = take(&mut template, "spec").unwrap_or(json!({}));
+    // v1beta1 knows none of the fields that are taken out here; the caller keeps them in an
+    // annotation.
     take(&mut spec, "replicas");
     let expire_after = take(&mut node, "expireAfter").unwrap_or(json!(NEVER));
     let policy = take(&mut disruption, "consolidationPolicy");
@@ -107,6 +111,8 @@ fn node_up(object: &mut Value, node: &mut Value) {
         put(&mut kept, "apiVersion", version.filter(|v| !v.is_null()));
         kept
     });
+    // v1beta1 may leave out kind and version, while v1 requires kind and group. The original
+    // reference is kept, so that converting back gives the same object.
     set_annotation_text(object, CLASS_REFERENCE, kept.to_string());
     let class = if reference.is_none() {
         json!({"group": "", "kind": "", "name": ""})

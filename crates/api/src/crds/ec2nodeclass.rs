@@ -6,6 +6,8 @@ use super::overlay::{at, clear, clear_rules, one_of, remove, rule, set};
 use super::{AGE_PATH, READY_PATH, Version, column, derived};
 use crate::v1;
 
+// Karpenter's pattern as it is. Its empty alternative (`||`) lets a bare `Ti` through, which the
+// controller's check refuses.
 const VOLUME_SIZE: &str = r"^((?:[1-9][0-9]{0,3}|[1-4][0-9]{4}|[5][0-8][0-9]{3}|59000)Gi|(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|[6][0-3][0-9]{3}|64000)G|([1-9]||[1-5][0-7]|58)Ti|([1-9]||[1-5][0-9]|6[0-3]|64)T)$";
 const FAMILIES: &[&str] =
     &["AL2", "AL2023", "Bottlerocket", "Custom", "Windows2019", "Windows2022", "Windows2025"];
@@ -155,6 +157,7 @@ fn images(s: &mut Value) {
         "windows families may only specify version 'latest'",
         "self.split('@')[0] in ['windows2019', 'windows2022', 'windows2025'] ? self.split('@')[1] == 'latest' : true",
     );
+    // Without anchors, as in Karpenter's definition.
     set(s, "spec.amiSelectorTerms[].id", json!({"pattern": "ami-[0-9a-z]+"}));
     selector_tags(s, terms);
 }
@@ -173,6 +176,8 @@ fn networks(s: &mut Value) {
         s,
         subnets,
         &format!("{ID_EXCLUSIVE} in a subnet selector term"),
+        // Karpenter's rule: it refuses the list only when every term breaks it. A stricter one
+        // would refuse objects that clusters have.
         "!self.all(x, has(x.id) && has(x.tags))",
     );
     set(s, "spec.subnetSelectorTerms[].id", json!({"pattern": "subnet-[0-9a-z]+"}));
@@ -262,6 +267,7 @@ fn options(s: &mut Value) {
         "has(self.tcpEstablishedTimeout) || has(self.udpStreamTimeout) || has(self.udpTimeout)",
     );
     for (name, min, max) in [
+        // The limits of EC2's ConnectionTrackingSpecification.
         ("tcpEstablishedTimeout", 60, 432_000),
         ("udpStreamTimeout", 60, 180),
         ("udpTimeout", 30, 60),

@@ -8,6 +8,7 @@ use super::{AGE_PATH, READY_PATH, Version, column, derived};
 use crate::v1alpha1::NodeOverlay;
 
 const PRICE: &str = r"^\d+(\.\d+)?$";
+// Karpenter's pattern: a signed amount, or a percentage not below -100 %.
 const ADJUSTMENT: &str =
     r"^(([+-]{1}(\d*\.?\d+))|(\+{1}\d*\.?\d+%)|(^(-\d{1,2}(\.\d+)?%)$)|(-100%))$";
 

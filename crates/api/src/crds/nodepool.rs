@@ -8,8 +8,11 @@ use super::{AGE_PATH, READY_PATH, Version, column, derived};
 use crate::schema::{DURATION_OR_NEVER_V1BETA1, QUANTITY};
 use crate::v1;
 
+// Hours and minutes only: a cron schedule opens its windows on whole minutes.
 const BUDGET_DURATION: &str = "^((([0-9]+(h|m))|([0-9]+h[0-9]+m))(0s)?)$";
 const BUDGET_NODES: &str = "^((100|[0-9]{1,2})%|[0-9]+)$";
+// Karpenter's pattern: each anchor binds one alternative only, so much passes that is no schedule.
+// The controller parses it.
 const BUDGET_SCHEDULE: &str =
     r"^(@(annually|yearly|monthly|weekly|daily|midnight|hourly))|((.+)\s(.+)\s(.+)\s(.+)\s(.+))$";
 
@@ -119,7 +122,7 @@ fn budgets(s: &mut Value) {
 }
 
 /// The status keeps what is newer than v1beta1: a client that changes a spec through v1beta1 would
-/// wipe it otherwise, until the controllers come by.
+/// wipe it otherwise, until the controllers write it again.
 fn schema_v1beta1(mut schema: Value) -> Value {
     let s = &mut schema;
     clear_rules(s, "spec");

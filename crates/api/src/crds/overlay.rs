@@ -59,6 +59,7 @@ pub(super) fn at<'a>(schema: &'a mut Value, path: &str) -> &'a mut Value {
         let name = segment.trim_end_matches("[]").trim_end_matches("{}");
         let rest = &segment[name.len()..];
         here = &mut here["properties"][name];
+        // Indexing would create the field, and a misspelled path go unnoticed.
         assert!(!here.is_null(), "no field {name:?} on the way of {path:?}");
         let mut rest = rest;
         while !rest.is_empty() {

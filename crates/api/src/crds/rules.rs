@@ -51,6 +51,7 @@ fn restricted(variable: &str, namer: Namer) -> Vec<(String, String)> {
             outside("karpenter.sh")
         ),
     )];
+    // NodeClaims carry the label, and overlays select pools by it; only NodePools may not set it.
     if namer == Namer::Pool {
         rules.push((
             "label \"karpenter.sh/nodepool\" is restricted".to_owned(),
@@ -243,7 +244,7 @@ pub(super) fn requirements_v1beta1(schema: &mut Value, path: &str, of_pool: bool
     );
 }
 
-/// Turns the taints of v1 into those of v1beta1, which say nothing of how lists merge.
+/// Turns the taints of v1 into those of v1beta1, whose schema does not say how lists merge.
 pub(super) fn taints_v1beta1(schema: &mut Value, node: &str) {
     for field in ["taints", "startupTaints"] {
         clear(schema, &format!("{node}.{field}"), &["x-kubernetes-list-type"]);
@@ -287,6 +288,7 @@ pub(super) fn class_ref_v1beta1(schema: &mut Value, path: &str) {
     });
 }
 
+// Karpenter 0.37's rules and messages for the kubelet settings of v1beta1.
 const KUBELET_RESERVED: &str = "['cpu','memory','ephemeral-storage','pid']";
 const KUBELET_SIGNALS: &str = "['memory.available','nodefs.available','nodefs.inodesFree','imagefs.available','imagefs.inodesFree','pid.available']";
 const EVICTION: &str = r"^((\d{1,2}(\.\d{1,2})?|100(\.0{1,2})?)%||(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?)$";

@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 use super::*;
 use crate::{autoscaling, v1alpha1};
 
-/// Set `UPDATE_CRDS=1` to write the files anew.
+/// Set `UPDATE_CRDS=1` to write the files again.
 #[test]
 fn the_files_are_those_of_the_types() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../crds");

@@ -72,6 +72,7 @@ pub struct Disruption {
     pub consolidation_policy: ConsolidationPolicy,
 }
 
+// The schema's defaults once more, for objects that no API server has filled in.
 fn default_budgets() -> Vec<Budget> {
     vec![Budget::default()]
 }

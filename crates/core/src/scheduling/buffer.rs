@@ -13,10 +13,11 @@ use super::resources::{ApiQuantity, ResourceList, pod_requests};
 use crate::api::autoscaling::{CapacityBuffer, CapacityBufferSpec};
 use crate::api::{annotations, pod_defaults};
 
-/// How many pods a buffer stands for.
+/// How many pods a buffer asks room for: the larger of `replicas` and the percentage, but no more
+/// than the limits allow.
 ///
-/// `scalable` is the number of replicas of the buffer's scalable object, when it names one;
-/// `template` gives what one pod requests.
+/// `scalable` is the number of replicas of the workload that `scalableRef` names, if it names one;
+/// `template` gives the requests of one pod.
 #[must_use]
 pub fn replicas(
     spec: &CapacityBufferSpec,
@@ -24,6 +25,8 @@ pub fn replicas(
     template: &PodTemplateSpec,
 ) -> i32 {
     let share = spec.percentage.zip(scalable).filter(|(_, n)| *n > 0).map(|(percent, n)| {
+        // Rounded up, so that a small workload with a small percentage still gets a buffer of one
+        // pod. In 64 bits, because the API puts no upper bound on the percentage.
         let share = (i64::from(n) * i64::from(percent)).div_euclid(100)
             + i64::from((i64::from(n) * i64::from(percent)).rem_euclid(100) > 0);
         i32::try_from(share).unwrap_or(i32::MAX)
@@ -32,12 +35,14 @@ pub fn replicas(
     match (desired, spec.limits.as_ref().and_then(|l| limited(l, template))) {
         (Some(desired), Some(limit)) => desired.min(limit),
         (Some(desired), None) => desired,
+        // Limits alone mean: as many pods as fit into them.
         (None, Some(limit)) => limit,
         (None, None) => 0,
     }
 }
 
-/// How many pods fit into the limits; nothing when the limits name no resource that a pod requests.
+/// How many pods fit into the limits. `None` when the limits name no resource that a pod requests:
+/// such limits bound nothing.
 fn limited(limits: &BTreeMap<String, ApiQuantity>, template: &PodTemplateSpec) -> Option<i32> {
     let requests = pod_requests(&effective_spec(template), None);
     let limits = ResourceList::from_quantities_lossy(Some(limits));
@@ -50,7 +55,8 @@ fn limited(limits: &BTreeMap<String, ApiQuantity>, template: &PodTemplateSpec) -
         .min()
 }
 
-/// The pods that stand for a buffer: made from its template, waiting, and without volumes of their own.
+/// The virtual pods of a buffer. They exist in memory only, and go through scheduling like any
+/// other waiting pod, which is what makes the room that they ask for.
 #[must_use]
 pub fn virtual_pods(
     buffer: &CapacityBuffer,
@@ -62,6 +68,8 @@ pub fn virtual_pods(
     let name = meta.name.as_deref().unwrap_or_default();
     let uid = meta.uid.as_deref().unwrap_or_default();
     let of = Arc::new(PodKey::new(namespace, name));
+    // Parsed once and cloned: the pods differ in name and uid only, and sharing the rest also lets
+    // the solver see that they are alike.
     let base = PodInfo::from_pod(&pod(namespace, name, template));
     (1..=count.max(0))
         .map(|i| {
@@ -87,7 +95,9 @@ fn pod(namespace: &str, buffer: &str, template: &PodTemplateSpec) -> Pod {
         (annotations::BUFFER_NAMESPACE.to_owned(), namespace.to_owned()),
     ]);
     let mut spec = effective_spec(template);
+    // A template may name a node, but a pod with a node counts as bound and would never be placed.
     spec.node_name = None;
+    // The lowest priority there is, as in Karpenter: a virtual pod is worth less than any real one.
     spec.priority = Some(i32::MIN);
     drop_claims(&mut spec);
     Pod {
@@ -103,6 +113,8 @@ fn pod(namespace: &str, buffer: &str, template: &PodTemplateSpec) -> Pod {
             conditions: Some(vec![PodCondition {
                 type_: "PodScheduled".to_owned(),
                 status: "False".to_owned(),
+                // What kube-scheduler would have set: only a pod marked so counts as waiting for a
+                // node.
                 reason: Some("Unschedulable".to_owned()),
                 ..PodCondition::default()
             }]),
@@ -119,7 +131,8 @@ pub fn effective_spec(template: &PodTemplateSpec) -> PodSpec {
     spec
 }
 
-/// Takes out volumes that would need a claim, and their mounts.
+/// Takes out volumes that need a PersistentVolumeClaim, and their mounts. Nobody creates claims for
+/// a virtual pod, so that it would wait for them for ever.
 fn drop_claims(spec: &mut PodSpec) {
     let mut dropped = Vec::new();
     if let Some(volumes) = &mut spec.volumes {
@@ -142,7 +155,7 @@ fn containers(spec: &mut PodSpec) -> impl Iterator<Item = &mut Container> {
     spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten())
 }
 
-/// Where a buffer's pods went in a scheduling round.
+/// Where the virtual pods of a buffer went in one scheduling round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Placement {
     /// On nodes that exist.
@@ -155,7 +168,8 @@ pub struct Placement {
 
 /// The `Provisioning` condition that a round's outcome makes: status, reason, message.
 ///
-/// Nothing when the round did not reach all of the buffer's pods and so says nothing.
+/// `None` when the round ended before it reached all of the buffer's pods: the condition then keeps
+/// what an earlier round found.
 #[must_use]
 pub fn provisioning(
     ready: bool,

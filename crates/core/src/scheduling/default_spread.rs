@@ -1,5 +1,5 @@
-//! Spread constraints that a cluster gives to pods without any of their own, as Kubernetes'
-//! scheduler may be configured to do.
+//! Default topology spread constraints for pods that have none of their own, as the
+//! `defaultConstraints` of kube-scheduler's `PodTopologySpread` plugin configure them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 use super::pod::{Constraints, PodInfo};
 use crate::api::scheduler_config::SchedulerConfig;
 
-/// The selectors from which a pod's own is deduced, each by `(namespace, name)`.
+/// The selectors from which a pod's default spread is deduced, each by `(namespace, name)`.
 #[derive(Clone, Debug, Default)]
 pub struct Selectors {
     /// Services with a selector.
@@ -23,11 +23,14 @@ pub struct Selectors {
 }
 
 impl Selectors {
-    /// The selector that stands for a pod's siblings; nothing when nobody selects the pod.
+    /// The selector of the pods to spread a pod among: those of its Services and its controller, as
+    /// kube-scheduler combines them. `None` when nothing selects the pod, which then gets no
+    /// defaults.
     #[must_use]
     pub fn deduce(&self, pod: &PodInfo) -> Option<LabelSelector> {
         let namespace = pod.key.namespace.to_string();
         let mut exact: BTreeMap<String, String> = BTreeMap::new();
+        // The map is sorted by namespace first, so that one namespace is one range of it.
         let from = (namespace.clone(), String::new());
         for (_, selector) in self.services.range(from..).take_while(|((ns, _), _)| *ns == namespace)
         {
@@ -35,6 +38,9 @@ impl Selectors {
                 exact.extend(selector.clone());
             }
         }
+        // Kept apart from the labels of Services: kube-scheduler lets one Service, or a
+        // ReplicationController, override a label of another, but the selector of a ReplicaSet or
+        // StatefulSet has to hold as well.
         let mut expressions: Vec<LabelSelectorRequirement> = Vec::new();
         if let Some(owner) = pod.owner.as_ref().filter(|o| o.controller) {
             let key = (namespace, owner.name.to_string());
@@ -71,8 +77,10 @@ impl Selectors {
 }
 
 /// Gives pods without a spread constraint the default ones, each with the pod's deduced selector.
+/// One constraint of its own, of whatever kind, keeps all defaults away, as in kube-scheduler.
 ///
-/// Pods that share constraints, labels and owner go on sharing them.
+/// Pods that share constraints, labels and owner share the result too, which keeps them one class
+/// to the solver.
 pub fn apply(pods: &mut [Arc<PodInfo>], config: &SchedulerConfig, selectors: &Selectors) {
     if config.default_constraints.is_empty() {
         return;

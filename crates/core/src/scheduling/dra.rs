@@ -1,13 +1,13 @@
-//! Dynamic resources: which devices a pod's ResourceClaims can have on which node.
+//! Dynamic Resource Allocation (DRA): which devices a pod's ResourceClaims can have on which node.
 //!
-//! [`Objects`] holds what the cluster says, parsed: slices of devices, classes, claims. For a
-//! scheduling round it becomes an [`Inventory`] ([`inventory`]); the round asks its [`Ledger`]
-//! ([`ledger`]) whether a node that exists, or one that is planned, could serve a pod's claims, and
-//! books what it decides on. The search itself ([`search`]) goes depth first through claims,
-//! requests and devices; selectors are CEL ([`selector`]).
+//! [`Objects`] holds the cluster's slices, classes and claims, parsed. For a scheduling round they
+//! become an [`Inventory`] ([`inventory`]). The round asks its [`Ledger`] ([`ledger`]) whether an
+//! existing or a planned node could serve a pod's claims, and books the devices that it decides on.
+//! The search itself ([`search`]) goes depth first through claims, requests and devices; selectors
+//! are CEL ([`selector`]).
 //!
-//! Everything is a function of its input. The search is bounded by a number of steps instead of by
-//! time, so that the same cluster always gives the same answer.
+//! The result depends on the input only. The search is bounded by a number of steps instead of by
+//! time as in Karpenter, so that the same cluster always gives the same answer.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -90,18 +90,18 @@ pub enum Error {
     /// A request refers to a class that is not there.
     #[error("deviceclass {0:?} not found")]
     ClassNotFound(Arc<str>),
-    /// A claim that cannot be read or asks for what is not supported.
+    /// A claim that cannot be read, or asks for something that is not supported.
     #[error("resourceclaim \"{0}\": {1}")]
     Unsupported(ClaimKey, String),
     /// A selector that does not compile, or fails for a device.
     #[error("{0}")]
     Selector(String),
-    /// A pool of which parts are missing or contradict each other, for a request for all devices.
+    /// A pool with slices that are missing or contradict each other, for a request for all devices.
     #[error(
         "resourceclaim \"{0}\": request {1:?} asks for all devices, but resource pool {2} is {3}"
     )]
     Pool(ClaimKey, Arc<str>, String, &'static str),
-    /// A shared claim that holds devices of a node that is only planned.
+    /// A shared claim that was given devices of another planned node.
     #[error("claim is bound to a different in-flight NodeClaim")]
     BoundElsewhere,
     /// A claim whose devices cannot be reached from the node.
@@ -110,7 +110,7 @@ pub enum Error {
     /// No way of choosing devices was found.
     #[error("resourceclaim \"{0}\": no devices are left that satisfy request {1:?}")]
     NoDevices(ClaimKey, Arc<str>),
-    /// The search was given up.
+    /// The search took too many steps.
     #[error("resourceclaim \"{0}\": too many combinations of devices to try")]
     GaveUp(ClaimKey),
 }

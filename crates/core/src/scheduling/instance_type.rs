@@ -8,18 +8,19 @@ use super::requirements::{Allow, Requirements};
 use super::resources::{Name, ResourceList};
 use crate::api::labels;
 
-/// A kind of machine: what it is, what it has, and where it can be had for what price.
+/// An instance type: its labels, its size, and where it can be launched for what price.
 #[derive(Clone, Debug, Default)]
 pub struct InstanceType {
     /// Name such as `m5.large`.
     pub name: Arc<str>,
-    /// The labels that a node of this type has; several values where the choice is still open.
+    /// The labels of a node of this type. A label has several values where the launch decides, as
+    /// with the zone.
     pub requirements: Requirements,
-    /// Where it can be had.
+    /// Where it can be launched.
     pub offerings: Vec<Offering>,
     /// All that the machine has.
     pub capacity: ResourceList,
-    /// What the system keeps.
+    /// What the system reserves.
     pub overhead: Overhead,
     /// True when a NodeOverlay changed the capacity.
     pub capacity_overlay: bool,
@@ -29,7 +30,7 @@ pub struct InstanceType {
     pub volume_limits: BTreeMap<String, u64>,
 }
 
-/// What the system keeps of a machine's capacity.
+/// The part of an instance's capacity that pods cannot use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overhead {
     pub kube_reserved: ResourceList,
@@ -48,16 +49,17 @@ impl Overhead {
     }
 }
 
-/// One way to get an instance type: zone, capacity type, price.
+/// One way to launch an instance type: zone, capacity type, price.
 #[derive(Clone, Debug, Default)]
 pub struct Offering {
     /// Zone, capacity type and whatever else identifies the offering.
     pub requirements: Requirements,
-    /// Price an hour, in the provider's currency.
+    /// Price per hour, in the provider's currency.
     pub price: f64,
-    /// True for a price that nobody published: good for an order, but no reason to replace a node.
+    /// True for a price that was estimated because none is published. Good enough to order
+    /// offerings by, but no reason to replace a node.
     pub price_estimated: bool,
-    /// False while the provider knows that it cannot be had.
+    /// False while the provider knows that a launch would fail.
     pub available: bool,
     /// For reserved offerings: how many more instances the reservation holds.
     pub reservation_capacity: i64,
@@ -124,6 +126,8 @@ impl InstanceType {
             capacity.set(name.clone(), value);
         }
         let mut overhead = self.overhead.total();
+        // An override replaces the total of kube-reserved, system-reserved and eviction threshold,
+        // and not one of the three.
         for (name, value) in offering.overhead_override.iter().flat_map(|o| o.iter()) {
             overhead.set(name.clone(), value);
         }
@@ -148,6 +152,8 @@ impl InstanceType {
 }
 
 fn left_for_pods(capacity: ResourceList, overhead: &ResourceList) -> ResourceList {
+    // The kernel sets huge pages aside from memory, and the kubelet likewise takes them off the
+    // memory that it reports as allocatable.
     let huge: i64 = capacity
         .iter()
         .filter(|(name, _)| name.as_str().starts_with("hugepages-"))
@@ -165,6 +171,8 @@ fn left_for_pods(capacity: ResourceList, overhead: &ResourceList) -> ResourceLis
 pub fn sort_by_price(types: &mut [Arc<InstanceType>], requirements: &Requirements) {
     types.sort_by_cached_key(|t| {
         let price = t.cheapest(requirements).map_or(f64::MAX, |o| o.price);
+        // `f64` has no total order to sort keys by, but prices are never negative, and for those
+        // the bit patterns sort as the numbers do.
         (price.to_bits(), Arc::clone(&t.name))
     });
 }

@@ -12,14 +12,15 @@ use super::resources::{Name, ResourceList};
 use crate::api::v1::NodeClaim;
 use crate::api::{annotations, conditions, labels, taints};
 
-/// Whether the kubelet says that the Node can run pods.
+/// Whether the Node's `Ready` condition is True.
 #[must_use]
 pub fn is_ready(node: &Node) -> bool {
     let list = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     list.iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
-/// One node of the cluster state, shared by everybody who looks at it: a copy costs a reference count.
+/// One node of the cluster state. Snapshots share it with the state, so that a snapshot of many
+/// nodes costs a reference count for each.
 #[derive(Clone, Debug, Default)]
 pub struct StateNode(Arc<NodeView>);
 
@@ -38,9 +39,11 @@ impl From<NodeView> for StateNode {
 }
 
 impl DerefMut for StateNode {
-    /// The node, to be changed; others that share it keep it as it is.
+    /// Copies the node on the first write if others share it: a snapshot must not change while the
+    /// state goes on.
     fn deref_mut(&mut self) -> &mut NodeView {
         let view = Arc::make_mut(&mut self.0);
+        // Whoever writes may change pods or amounts, so that the sum has to be made again.
         view.free = OnceLock::new();
         view
     }
@@ -63,7 +66,7 @@ pub struct NodeView {
     pub node_claim: Option<Arc<NodeClaim>>,
     /// Pods bound to the node, finished ones left out.
     pub pods: Vec<Arc<PodInfo>>,
-    /// Disruption has chosen the node in memory.
+    /// Disruption has chosen the node. Kept in memory only, as in Karpenter.
     pub marked_for_deletion: bool,
     /// Pods are expected on the node until then.
     pub nominated_until: Option<Timestamp>,
@@ -72,18 +75,20 @@ pub struct NodeView {
     pub volume_limits: BTreeMap<String, Option<u64>>,
     /// How many pods of capacity buffers the last round placed on the node.
     pub buffer_pods: usize,
-    /// No pod may be placed on it; its pods and its capacity count all the same.
+    /// No pod may be placed on it, but its pods still count for topology, and its capacity for
+    /// limits.
     pub closed: bool,
     /// Volumes of the bound pods: CSI driver and `namespace/claim`.
     pub attached: Vec<(Arc<str>, Arc<str>)>,
-    /// What the instance may have at most, until the NodeClaim's status says what it has.
+    /// The most that the instance may turn out to have, until the NodeClaim's status says what it
+    /// has. It counts towards limits, so that several launches at once cannot exceed them.
     pub expected: Option<Arc<ResourceList>>,
-    /// What [`NodeView::available`] added up.
+    /// Cache of [`NodeView::available`].
     pub free: OnceLock<ResourceList>,
 }
 
 impl NodeView {
-    /// The Node's name once there is one and it counts, else the NodeClaim's.
+    /// The Node's name once it is registered, else the NodeClaim's.
     #[must_use]
     pub fn name(&self) -> &str {
         let node = self.node.as_ref().and_then(|n| n.metadata.name.as_deref());
@@ -97,7 +102,8 @@ impl NodeView {
         self.node_claim.is_some()
     }
 
-    /// Labels of the Node, or of the NodeClaim until the Node is registered.
+    /// Labels of the Node, or of the NodeClaim until the Node is registered, which is when
+    /// Karpenter copies the claim's labels to it.
     #[must_use]
     pub fn labels(&self) -> &BTreeMap<String, String> {
         static EMPTY: BTreeMap<String, String> = BTreeMap::new();
@@ -175,7 +181,8 @@ impl NodeView {
         self.marked_for_deletion || self.leaves()
     }
 
-    /// Only chosen: a command waits for what has to be there first, and may still be taken back.
+    /// Chosen for disruption but not yet deleted: the command may still be waiting for its
+    /// replacements, and be rolled back if they fail.
     #[must_use]
     pub fn only_marked(&self) -> bool {
         self.marked_for_deletion && !self.leaves()
@@ -194,8 +201,8 @@ impl NodeView {
         }
     }
 
-    /// Registered once, and its Node is gone: nothing can run there any more, whatever becomes of the
-    /// instance.
+    /// Registered once, and its Node is gone: nothing can run there any more, even if the instance
+    /// still does.
     #[must_use]
     pub fn lost(&self) -> bool {
         let registered = |claim: &NodeClaim| {
@@ -207,7 +214,8 @@ impl NodeView {
         self.node.is_none() && self.node_claim.as_deref().is_some_and(registered)
     }
 
-    /// Taints that count for new pods.
+    /// Taints that count for new pods. While a node starts, those that are known to go away are
+    /// left out: pods may be planned onto it before it is ready.
     #[must_use]
     pub fn taints(&self) -> Vec<Taint> {
         let claim_spec = self.node_claim.as_ref().map(|c| &c.spec);
@@ -217,7 +225,8 @@ impl NodeView {
             claim_spec.and_then(|s| s.taints.clone())
         }
         .unwrap_or_default();
-        // A rebooting node is there again soon: its room is not missing.
+        // A rebooting node comes back soon with the same taints as a new one. Counting its room
+        // keeps Karpenter from launching a second node for its pods.
         if self.managed() && (!self.initialized() || self.rebooting()) {
             let startup = claim_spec.and_then(|s| s.startup_taints.as_deref()).unwrap_or_default();
             list.retain(|taint| {
@@ -227,8 +236,8 @@ impl NodeView {
         list
     }
 
-    /// All that the node has; the NodeClaim fills in what the Node does not tell yet. While there is
-    /// no instance, the most that may come counts, where it is known: limits hold meanwhile.
+    /// The node's capacity, completed from the NodeClaim while the node starts. Before the launch
+    /// it is the most that may come, where that is known, so that limits hold meanwhile.
     #[must_use]
     pub fn capacity(&self) -> ResourceList {
         let mut list = self.amounts(
@@ -238,11 +247,13 @@ impl NodeView {
         if let Some(expected) = self.expected.as_deref().filter(|_| self.unlaunched()) {
             list = expected.clone();
         }
+        // Karpenter counts nodes as a resource, which is how a NodePool's limits can bound their
+        // number.
         list.set(Name::from("nodes"), 1);
         list
     }
 
-    /// What the node offers to pods; the NodeClaim fills in what the Node does not tell yet.
+    /// What the node offers to pods, completed from the NodeClaim while the node starts.
     #[must_use]
     pub fn allocatable(&self) -> ResourceList {
         self.amounts(
@@ -258,6 +269,9 @@ impl NodeView {
     ) -> ResourceList {
         let mut list =
             ResourceList::from_quantities_lossy(self.node.as_ref().and_then(|n| of_node(n)));
+        // A kubelet starts with extended resources at zero until their device plugin has
+        // registered. Without the NodeClaim's amounts, pods that wait for such a device would get a
+        // second node.
         if self.managed() && !self.initialized() {
             let claim = ResourceList::from_quantities_lossy(
                 self.node_claim.as_ref().and_then(|c| of_claim(c)),

@@ -1,4 +1,5 @@
-//! Node overlays: corrections of prices and capacities, judged together and laid over instance types.
+//! Node overlays: changes of prices and capacities that an administrator asks for, checked against
+//! each other and applied to instance types.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use crate::api::v1::{NodePool, Operator};
 use crate::api::v1alpha1::NodeOverlay;
 use crate::api::{checks, labels};
 
-/// What an overlay does to a price.
+/// How an overlay changes a price.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum PriceChange {
     /// Takes its place.
@@ -45,7 +46,8 @@ impl PriceChange {
         Ok(if percent { Self::Percent(value) } else { Self::Add(value) })
     }
 
-    /// The changed price; never below zero.
+    /// The changed price. An adjustment may be larger than the price, but a price below zero would
+    /// make a node cheaper than none.
     #[must_use]
     pub fn of(self, price: f64) -> f64 {
         let changed = match self {
@@ -73,14 +75,15 @@ pub enum Verdict {
     Applied,
     /// It cannot be used: why.
     Invalid(String),
-    /// It says something else than an overlay of the same weight.
+    /// An overlay of the same weight changes the same price or resource, and nothing says which of
+    /// the two counts.
     Conflict,
 }
 
 /// The changes of one instance type in one pool.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct TypeChanges {
-    /// By the printed requirements of the offering: weight and change.
+    /// By the offering's requirements as text: weight and change.
     prices: HashMap<String, (i32, PriceChange)>,
     /// Weight and amount.
     capacity: BTreeMap<Name, (i32, i64)>,
@@ -90,11 +93,12 @@ struct TypeChanges {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Store {
     pools: HashMap<String, HashMap<Arc<str>, TypeChanges>>,
-    /// Prices that overlays set for types by name, for where a type has no other.
+    /// Prices that overlays set for instance types by name, for types without a published one.
     prices: BTreeMap<String, f64>,
 }
 
-/// The overlays in force, shared by who judges them and all who go by them.
+/// The overlays in force, shared by the controller that evaluates them and all who read prices and
+/// capacities.
 #[derive(Clone, Debug, Default)]
 pub struct InForce(Arc<RwLock<Judged>>);
 
@@ -105,7 +109,8 @@ struct Judged {
 }
 
 impl InForce {
-    /// What holds now; nothing before overlays were judged for the first time.
+    /// The current overlays. `None` until they were evaluated once: launching before that would
+    /// ignore them.
     #[must_use]
     pub fn store(&self) -> Option<Arc<Store>> {
         self.0.read().store.clone()
@@ -133,11 +138,11 @@ struct Parsed {
     requirements: Requirements,
     price: Option<PriceChange>,
     capacity: ResourceList,
-    /// Types that the overlay is about, where it names nothing but types.
+    /// The instance types named by the overlay, where that is its only requirement.
     types: Vec<String>,
 }
 
-/// Judges all overlays against all pools; tells each overlay's verdict by its name.
+/// Evaluates all overlays against all pools, and gives each overlay's verdict by its name.
 #[must_use]
 pub fn evaluate(
     overlays: &[Arc<NodeOverlay>],
@@ -145,9 +150,14 @@ pub fn evaluate(
 ) -> (Store, BTreeMap<String, Verdict>) {
     let mut store = Store::default();
     for pool in pools {
+        // An empty entry tells a pool that no overlay changes from one that was not evaluated yet,
+        // which must wait.
         store.pools.insert(name_of(&pool.pool).to_owned(), HashMap::new());
     }
     let mut order: Vec<&Arc<NodeOverlay>> = overlays.iter().collect();
+    // Heaviest first, so that a change once stored is never replaced. Equal weights go by
+    // descending name as in Karpenter: of two that conflict, the last one in the alphabet is
+    // applied.
     order.sort_by(|a, b| {
         let weight = |o: &NodeOverlay| o.spec.weight.unwrap_or(0);
         weight(b).cmp(&weight(a)).then_with(|| b.metadata.name.cmp(&a.metadata.name))
@@ -182,7 +192,8 @@ struct Match {
 }
 
 impl Store {
-    /// Finds what an overlay matches; nothing when some of it conflicts with what is there.
+    /// Finds what an overlay matches. `None` when any of it conflicts: a conflicting overlay is
+    /// applied nowhere, so that all pools are checked before anything is stored.
     fn check(&self, overlay: &Parsed, pools: &[PoolTypes]) -> Option<Vec<Match>> {
         let mut matches = Vec::new();
         for input in pools {
@@ -226,7 +237,7 @@ impl Store {
         }
     }
 
-    /// The types as the overlays change them; nothing for a pool that was not judged yet.
+    /// The types as the overlays change them; `None` for a pool that was not evaluated yet.
     #[must_use]
     pub fn apply(
         &self,
@@ -234,6 +245,8 @@ impl Store {
         types: &Arc<[Arc<InstanceType>]>,
     ) -> Option<Arc<[Arc<InstanceType>]>> {
         let changes = self.pools.get(pool)?;
+        // The same list rather than an equal one: the solver recognizes a list that it has prepared
+        // by its address.
         if changes.is_empty() {
             return Some(Arc::clone(types));
         }
@@ -286,7 +299,7 @@ impl TypeChanges {
     }
 }
 
-/// What tells an offering from the others of its type.
+/// The text that identifies an offering within its type, as in Karpenter.
 fn identity(offering: &Offering) -> String {
     offering.requirements.to_string()
 }
@@ -321,6 +334,8 @@ impl Parsed {
                 .collect(),
             price,
             capacity,
+            // A set price can stand in for one that is not published only where it is plain which
+            // types it is for: any second requirement may narrow it to some of their offerings.
             types: match spec.requirements.as_slice() {
                 [only] if only.operator == Operator::In => {
                     let of_type = labels::normalize(&only.key) == labels::INSTANCE_TYPE;
@@ -331,12 +346,14 @@ impl Parsed {
         })
     }
 
-    /// The offerings of a pool's instance type that the overlay speaks of.
+    /// The offerings of a pool's instance type that the overlay matches.
     fn offerings(&self, pool: &NodePool, kind: &InstanceType) -> Vec<String> {
         let template = &pool.spec.template.metadata.labels;
         let mut all = kind.requirements.clone();
         all.merge(&Requirements::from_labels(template.iter().flatten()));
         all.add(Requirement::is(labels::NODEPOOL, name_of(pool)));
+        // Strictly: an overlay that asks for a label which the type does not have matches nothing,
+        // even if the label is well known.
         if all.compatible(&self.requirements, Allow::Nothing).is_err() {
             return Vec::new();
         }
@@ -480,7 +497,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_used_is_told() {
-        let told = |spec: Value| evaluate(&[overlay("o", spec)], &pools()).1["o"].clone();
+        let verdict = |spec: Value| evaluate(&[overlay("o", spec)], &pools()).1["o"].clone();
         for bad in [
             json!({"requirements": [], "capacity": {"cpu": "1"}}),
             json!({"requirements": [], "capacity": {"aws.amazon.com/neuron": "1"}}),
@@ -491,9 +508,9 @@ mod tests {
             json!({"requirements": only("kubernetes.io/hostname", "h")}),
             json!({"requirements": only("karpenter.sh/capacity-type", "cheap")}),
         ] {
-            assert!(matches!(told(bad.clone()), Verdict::Invalid(_)), "{bad}");
+            assert!(matches!(verdict(bad.clone()), Verdict::Invalid(_)), "{bad}");
         }
-        assert_eq!(told(json!({"requirements": []})), Verdict::Applied);
+        assert_eq!(verdict(json!({"requirements": []})), Verdict::Applied);
     }
 
     #[test]

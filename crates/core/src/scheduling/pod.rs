@@ -1,4 +1,5 @@
-//! Pods as the solver sees them: parsed once at the edge, compact enough to keep by the hundred thousand.
+//! Pods as the solver sees them: parsed once when they are read from the API, and compact enough to
+//! keep hundreds of thousands of them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -78,8 +79,8 @@ pub struct HostPort {
 }
 
 impl HostPort {
-    /// A port as a container asks for it. One address may be written in several ways: it is kept in
-    /// one, an IPv4 address within IPv6 as IPv4.
+    /// A port as a container asks for it. One address can be written in several ways, so that it is
+    /// kept in its canonical form: an IPv4 address inside IPv6 as IPv4.
     #[must_use]
     pub fn new(protocol: &str, ip: &str, port: i32) -> Self {
         let ip = match ip.parse::<IpAddr>() {
@@ -92,6 +93,7 @@ impl HostPort {
     /// Two ports conflict when protocol and number agree and the addresses overlap.
     #[must_use]
     pub fn conflicts(&self, other: &Self) -> bool {
+        // As in kube-scheduler, no address means all of them.
         let open = |ip: &str| matches!(ip, "" | "0.0.0.0" | "::");
         self.protocol == other.protocol
             && self.port == other.port
@@ -99,7 +101,7 @@ impl HostPort {
     }
 }
 
-/// Who made the pod, as far as it matters.
+/// The kinds of owner that change how a pod is treated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Owners {
     /// A DaemonSet.
@@ -110,7 +112,7 @@ pub struct Owners {
     pub node: bool,
 }
 
-/// The object that a pod belongs to: its controller, else the first of its owners.
+/// The pod's controller, or the first of its owners when none is marked as the controller.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Owner {
     /// Group and version, such as `apps/v1`.
@@ -136,7 +138,7 @@ impl Owner {
     }
 }
 
-/// How far a pod's life has come.
+/// The pod's phase.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Phase {
     #[default]
@@ -171,30 +173,30 @@ impl Phase {
     }
 }
 
-/// Why a pod does not wait for a new node.
+/// Why Karpenter launches no node for a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotWaiting {
     /// It has a node.
     #[error("the pod has a node")]
     Bound,
-    /// The DaemonSet's own nodes are its place.
+    /// The pod is bound to its node by name: a DaemonSet follows nodes, and never calls for one.
     #[error("a pod of a DaemonSet does not call for new nodes")]
     OfDaemonSet,
     /// A static pod.
     #[error("a static pod runs on its own node only")]
     OfNode,
-    /// Its place is being made.
+    /// kube-scheduler is evicting other pods to make room for it.
     #[error("kube-scheduler makes room for it by preemption (status.nominatedNodeName)")]
     Preempting,
-    /// A pod that is gated, or that kube-scheduler has not looked at.
+    /// It has a scheduling gate, or kube-scheduler has not tried it yet.
     #[error("kube-scheduler has not found it unschedulable")]
     NotUnschedulable,
 }
 
 /// A pod, parsed.
 ///
-/// Every round goes through the pods of all nodes: what it reads of them comes first and together,
-/// so that it lies in few lines of the processor's cache.
+/// Every round goes through the pods of all nodes. The fields that it reads come first and
+/// `repr(C)` keeps their order, so that they share few cache lines.
 #[repr(C)]
 #[derive(Clone, Debug, Default)]
 pub struct PodInfo {
@@ -202,35 +204,36 @@ pub struct PodInfo {
     pub key: PodKey,
     /// Labels.
     pub labels: Arc<BTreeMap<String, String>>,
-    /// What it asks for.
+    /// Its scheduling constraints.
     pub constraints: Arc<Constraints>,
-    /// Who made it.
+    /// What owns it.
     pub owners: Owners,
     /// Phase Failed or Succeeded.
     pub terminal: bool,
     /// A deletion is under way.
     pub terminating: bool,
-    /// What it requests, its slot included.
+    /// Its effective requests, one of the resource `pods` included.
     pub requests: ResourceList,
-    /// What limits it has, its slot included; shared between pods made alike.
+    /// Its effective limits, one of the resource `pods` included; shared between pods of one
+    /// template.
     pub limits: Arc<ResourceList>,
     /// Node it is bound to.
     pub node_name: Option<Arc<str>>,
     /// Unique id.
     pub uid: Arc<str>,
-    /// When it was made, in seconds.
+    /// When it was created, in seconds.
     pub created: i64,
     /// When its containers started.
     pub started: Option<Timestamp>,
     /// Names of its PersistentVolumeClaims.
     pub claims: Vec<Arc<str>>,
-    /// The text of `karpenter.sh/do-not-disrupt`.
+    /// The value of `karpenter.sh/do-not-disrupt`.
     pub do_not_disrupt: Option<Arc<str>>,
-    /// The claims for dynamic resources that it refers to; none for most pods.
+    /// The claims for dynamic resources that it refers to; `None` for most pods.
     pub device_claims: Option<Box<[PodClaim]>>,
     /// The object that it belongs to.
     pub owner: Option<Arc<Owner>>,
-    /// Why its choice of nodes cannot be used, if so.
+    /// Why its node selector or node affinity cannot be used, if so.
     pub invalid: Option<Arc<str>>,
     /// The CapacityBuffer for which it keeps room; such a pod exists in memory only.
     pub buffer: Option<Arc<PodKey>>,
@@ -243,19 +246,21 @@ pub struct PodInfo {
     /// What an eviction costs beside the usual: `karpenter.sh/disruption-cost`, else
     /// `controller.kubernetes.io/pod-deletion-cost`.
     pub deletion_cost: i32,
-    /// `controller.kubernetes.io/pod-deletion-cost`, by which its ReplicaSet chooses whom to remove.
+    /// `controller.kubernetes.io/pod-deletion-cost`, by which a ReplicaSet chooses the pods to
+    /// remove when it scales down.
     pub replica_cost: Option<i32>,
-    /// `metadata.deletionTimestamp`: when it is to be gone, its grace period included.
+    /// `metadata.deletionTimestamp`. The API server sets it to the end of the grace period, not its
+    /// start.
     pub deletion: Option<Timestamp>,
     /// `spec.terminationGracePeriodSeconds`.
     pub grace: Option<u32>,
-    /// Its priority class is one of the two that Kubernetes keeps for what a cluster needs.
+    /// Its priority class is `system-cluster-critical` or `system-node-critical`.
     pub critical: bool,
     /// Phase Pending.
     pub pending: bool,
-    /// Kubernetes' scheduler has said that it fits nowhere.
+    /// kube-scheduler has said that it fits on no node.
     pub unschedulable: bool,
-    /// Kubernetes' scheduler is making room for it by preemption.
+    /// kube-scheduler is making room for it by preemption.
     pub preempting: bool,
     /// It asks for dynamic resources.
     pub dynamic_resources: bool,
@@ -263,7 +268,7 @@ pub struct PodInfo {
     pub ready: bool,
     /// `Ready` is False; a pod may have no such condition yet.
     pub unready: bool,
-    /// How far its life has come.
+    /// Its phase.
     pub phase: Phase,
 }
 
@@ -311,7 +316,12 @@ impl PodInfo {
             pending: phase == "Pending",
             unschedulable: conditions
                 .iter()
+                // A pod with scheduling gates has the reason `SchedulingGated` instead, and one
+                // that kube-scheduler has not tried has no condition at all. Neither may cause a
+                // launch.
                 .any(|c| c.type_ == "PodScheduled" && c.reason.as_deref() == Some("Unschedulable")),
+            // A pod with a nominated node is about to get the room of pods that are being evicted:
+            // a new node would come too late and stay empty.
             preempting: status
                 .and_then(|s| s.nominated_node_name.as_deref())
                 .is_some_and(|n| !n.is_empty()),
@@ -376,6 +386,8 @@ impl PodInfo {
     /// Will need another node when its own goes away.
     #[must_use]
     pub fn is_reschedulable(&self) -> bool {
+        // A StatefulSet creates the replacement of a pod only after the pod is gone, under the same
+        // name. Without counting the terminating pod, nothing would hold room for its successor.
         (self.is_active() || (self.owners.stateful_set && self.terminating))
             && !self.owners.daemon_set
             && !self.owners.node
@@ -393,7 +405,7 @@ impl PodInfo {
     }
 
     /// When the protection by a do-not-disrupt annotation with a duration ends: that long after the
-    /// pod started. None for a pod that is protected for good, or not yet started.
+    /// pod started. `None` for a pod that is protected for good, or not yet started.
     #[must_use]
     pub fn do_not_disrupt_until(&self) -> Option<Timestamp> {
         let text = self.do_not_disrupt.as_deref().filter(|t| *t != "true")?;
@@ -409,6 +421,7 @@ impl PodInfo {
             Some("true") => true,
             Some(text) => crate::api::duration::parse_go(text).is_ok_and(|limit| {
                 !limit.is_zero()
+                    // A pod that has not started is protected: its time runs from the start.
                     && self.started.is_none_or(|started| {
                         std::time::Duration::try_from(now.duration_since(started))
                             .unwrap_or_default()
@@ -427,8 +440,8 @@ pub struct CostError {
     value: String,
 }
 
-/// What evicting a pod costs beside the usual, as its annotations say; zero where none does. The cost
-/// by which ReplicaSets choose counts only where `replica_cost` says so.
+/// What its annotations add to a pod's eviction cost; zero where they say nothing. The cost by
+/// which a ReplicaSet chooses counts only where `replica_cost` says so.
 ///
 /// # Errors
 /// When the annotation that counts is no 32-bit number.
@@ -452,6 +465,8 @@ fn owners(pod: &Pod) -> Owners {
     let mut owners = Owners::default();
     for owner in pod.metadata.owner_references.iter().flatten() {
         match (owner.api_version.as_str(), owner.kind.as_str()) {
+            // With the API version, as Karpenter compares them: other groups have kinds of the same
+            // name, such as the DaemonSet of OpenKruise.
             ("apps/v1", "DaemonSet") => owners.daemon_set = true,
             ("apps/v1", "StatefulSet") => owners.stateful_set = true,
             ("v1", "Node") => owners.node = true,
@@ -469,6 +484,7 @@ fn claim_names(pod_name: &str, spec: &PodSpec) -> Vec<Arc<str>> {
             if let Some(claim) = &volume.persistent_volume_claim {
                 return Some(Arc::from(claim.claim_name.as_str()));
             }
+            // The name that Kubernetes gives the claim of a generic ephemeral volume.
             volume.ephemeral.as_ref().map(|_| Arc::from(format!("{pod_name}-{}", volume.name)))
         })
         .collect()
@@ -487,6 +503,8 @@ impl Constraints {
             .flatten()
             .map(|p| (p.weight, Requirements::from_term(&p.preference)))
             .collect();
+        // Heaviest first, because relaxation drops preferences from the front as Karpenter does.
+        // The sort is stable: equal weights stay in the order of the manifest.
         preferred_terms.sort_by_key(|(weight, _)| -weight);
         let weighted = |list: Option<&Vec<k8s_openapi::api::core::v1::WeightedPodAffinityTerm>>| {
             let mut terms: Vec<(i32, PodAffinityTerm)> = list
@@ -532,7 +550,7 @@ impl Constraints {
         }
     }
 
-    /// The constraints without what they say about other pods.
+    /// The constraints without affinity to other pods and without spread.
     #[must_use]
     pub fn without_topology(&self) -> Self {
         Self {
@@ -545,7 +563,8 @@ impl Constraints {
         }
     }
 
-    /// Node requirements without preferences: selector and the first required term.
+    /// Node requirements without preferences: the node selector and the first required term.
+    /// Karpenter tries required terms one at a time, and relaxation moves on to the next.
     #[must_use]
     pub fn strict_requirements(&self) -> Requirements {
         let mut requirements = self.node_selector.clone();
@@ -555,7 +574,7 @@ impl Constraints {
         requirements
     }
 
-    /// Node requirements of each required term; the selector alone when there is no term.
+    /// Node requirements of each required term; the node selector alone when there is no term.
     #[must_use]
     pub fn alternatives(&self) -> Vec<Requirements> {
         if self.required_terms.is_empty() {
@@ -573,6 +592,8 @@ impl Constraints {
     #[must_use]
     pub fn requirements(&self, respect_preferences: bool) -> Requirements {
         let mut requirements = self.node_selector.clone();
+        // One at a time, and as if required: the solver drops it and tries the next when it cannot
+        // be met.
         if respect_preferences && let Some((_, term)) = self.preferred_terms.first() {
             requirements.merge(term);
         }
@@ -584,7 +605,8 @@ impl Constraints {
 }
 
 impl Hash for Constraints {
-    /// Covers what tells templates apart cheaply; equality looks at the rest.
+    /// Covers only what usually differs between templates and is cheap to hash: the hash is
+    /// computed for each pod that is read, and equality compares everything.
     fn hash<H: Hasher>(&self, state: &mut H) {
         for requirement in self.node_selector.iter().chain(
             self.required_terms
@@ -618,7 +640,8 @@ impl Hash for Constraints {
 
 impl Eq for Constraints {}
 
-/// Finds what pods have in common, so that it is kept once.
+/// Finds what pods have in common, so that it is kept in memory once. Pods of one ReplicaSet differ
+/// in little more than name and uid.
 #[derive(Debug, Default)]
 pub struct Sharing {
     constraints: FxHashSet<Arc<Constraints>>,
@@ -631,7 +654,8 @@ pub struct Sharing {
 }
 
 impl Sharing {
-    /// The pod, holding parts that were seen before where they are equal.
+    /// The pod, with each part replaced by an equal one that was seen before. The solver then
+    /// recognizes equal parts by their address.
     #[must_use]
     pub fn share(&mut self, mut pod: PodInfo) -> PodInfo {
         pod.constraints = once(&mut self.constraints, pod.constraints);
@@ -646,7 +670,8 @@ impl Sharing {
         pod
     }
 
-    /// Drops what nobody else holds, whenever the number of entries has doubled.
+    /// Drops what nobody else holds, whenever the number of entries has doubled: so the cost of
+    /// going through all of them is spread over as many insertions.
     fn prune(&mut self) {
         let size = |s: &Self| {
             let small = s.texts.len() + s.owners.len() + s.limits.len();

@@ -15,16 +15,17 @@ mod shared;
 
 pub use shared::Sharing;
 
-/// Named values, sorted; nearly always one.
+/// Named values, sorted. Nearly always a single one, which `SmallVec` keeps without an allocation.
 type Values = SmallVec<[Arc<str>; 1]>;
 
-/// What a label may be: a set of values (or all but a set), within integer bounds.
+/// The values that a label may have: a set, or all but a set, within integer bounds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Requirement {
     key: Arc<str>,
     complement: bool,
     values: Values,
-    /// Bounds and minValues, which are rare.
+    /// Bounds and minValues. They are rare, and a box keeps the many requirements without them
+    /// small.
     extra: Option<Box<Extra>>,
 }
 
@@ -35,7 +36,8 @@ struct Extra {
     min_values: Option<i64>,
 }
 
-/// The text of a key; well-known keys are kept once for the whole process.
+/// The key as shared text. Well-known keys are kept once for the process: each instance type of
+/// each pool has a requirement for most of them.
 fn shared_key(key: &str) -> Arc<str> {
     static KNOWN: LazyLock<FxHashMap<&'static str, Arc<str>>> = LazyLock::new(|| {
         labels::WELL_KNOWN_CORE
@@ -49,7 +51,8 @@ fn shared_key(key: &str) -> Arc<str> {
 }
 
 impl Requirement {
-    /// A requirement as manifests write it; deprecated keys become today's.
+    /// A requirement as written in a manifest; deprecated label keys such as
+    /// `beta.kubernetes.io/arch` become their successors.
     #[must_use]
     pub fn new<V: AsRef<str>>(
         key: &str,
@@ -60,12 +63,16 @@ impl Requirement {
         let mut named = Values::new();
         let (mut gte, mut lte) = (None, None);
         let mut values = values.into_iter();
+        // Validation refuses what is no integer before it comes here; 0 is what Karpenter falls
+        // back to.
         let mut bound = || values.next().and_then(|v| v.as_ref().parse::<i64>().ok()).unwrap_or(0);
         match operator {
             Operator::In | Operator::NotIn => {
                 named = values.map(|v| Arc::from(v.as_ref())).collect();
             }
             Operator::Exists | Operator::DoesNotExist => {}
+            // `Gt` and `Lt` become inclusive bounds. Beyond the last integer nothing is left, which
+            // is an empty finite set.
             Operator::Gt => match bound().checked_add(1) {
                 Some(n) => gte = Some(n),
                 None => complement = false,
@@ -80,7 +87,7 @@ impl Requirement {
         Self::from_parts(shared_key(labels::normalize(key)), complement, named, (gte, lte), None)
     }
 
-    /// A requirement from its parts; values need no order.
+    /// A requirement from its parts; values may be in any order.
     pub(super) fn from_parts(
         key: Arc<str>,
         complement: bool,
@@ -194,12 +201,14 @@ impl Requirement {
     }
 
     /// A value that meets the requirement: the first named one, or the lowest integer allowed.
+    /// Karpenter picks at random; a fixed choice gives the same NodeClaim for the same cluster.
     #[must_use]
     pub fn any(&self) -> Option<String> {
         if !self.complement {
             return self.values.iter().next().map(|v| v.to_string());
         }
         let from = self.bounds().0.unwrap_or(0);
+        // One candidate more than there are excluded values, so that at least one is not excluded.
         (from..=from.saturating_add(self.values.len() as i64))
             .map(|n| n.to_string())
             .find(|text| self.has(text))
@@ -230,6 +239,7 @@ impl Requirement {
             (false, true) => keep(self, &|v| !other.names(v)),
             (false, false) => keep(self, &|v| other.names(v)),
         }
+        // Values outside of the bounds are gone, so that a finite set has no more use for them.
         let bounds = if complement { (gte, lte) } else { (None, None) };
         Self::from_parts(key, complement, values, bounds, min_values)
     }
@@ -243,6 +253,8 @@ impl Requirement {
         };
         possible
             && match (self.complement, other.complement) {
+                // Two complements exclude finitely many values each, which leaves some. This holds
+                // as an approximation when bounds leave only a few integers, as in Karpenter.
                 (true, true) => true,
                 (true, false) => any(other, self, false),
                 (false, true) => any(self, other, false),
@@ -250,7 +262,8 @@ impl Requirement {
             }
     }
 
-    /// The API form: bounds win over excluded values.
+    /// The API form. One entry can hold either bounds or values; where a requirement has both, the
+    /// excluded values are dropped, as in Karpenter.
     fn to_api(&self) -> Vec<NodeSelectorRequirementWithMinValues> {
         let entry = |operator, values: Vec<String>| NodeSelectorRequirementWithMinValues {
             key: self.key.to_string(),
@@ -305,7 +318,7 @@ impl fmt::Display for Requirement {
     }
 }
 
-/// Which labels a node may lack and still satisfy a requirement on them.
+/// The labels that a node may lack and still meet a requirement on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allow<'a> {
     /// None: for nodes that exist.
@@ -343,7 +356,8 @@ pub enum Incompatible {
     Disjoint { existing: Box<Requirement>, incoming: Box<Requirement> },
 }
 
-/// One requirement a key, in key order. Cloning shares; changing a shared one copies it first.
+/// One requirement per key, in key order. Cloning shares the list; changing a shared list copies it
+/// first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Requirements(Arc<Vec<Requirement>>);
 
@@ -385,6 +399,8 @@ impl Requirements {
     ) -> Self {
         list.into_iter()
             .map(|e| {
+                // The API server knows no such operator, and validation reports it; here it must
+                // not widen what the pod asks for.
                 let operator = Operator::parse(&e.operator).unwrap_or(Operator::DoesNotExist);
                 Requirement::new(&e.key, operator, e.values.iter().flatten())
             })
@@ -441,7 +457,8 @@ impl Requirements {
         self.find(key).ok().map(|at| &self.0[at])
     }
 
-    /// As [`Requirements::get`], looking first where it was found in a similar value.
+    /// As [`Requirements::get`], but looks first at `place`, where the key was found in a similar
+    /// value. Instance types of a pool have mostly the same keys, which saves the search.
     pub(super) fn get_near(&self, key: &str, place: &mut usize) -> Option<&Requirement> {
         match self.0.get(*place) {
             Some(there) if &*there.key == key => Some(there),
@@ -475,18 +492,20 @@ impl Requirements {
         self.0.is_empty()
     }
 
-    /// True when both are the same value in memory, which equal values need not be.
+    /// True when both share one list in memory, which equal values need not do.
     #[must_use]
     pub fn same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// An address that stays the same for as long as this value or a clone of it lives unchanged.
+    /// The address of the shared list. It stays the same for as long as this value or a clone of it
+    /// lives unchanged.
     pub(super) fn address(&self) -> usize {
         Arc::as_ptr(&self.0) as usize
     }
 
-    /// Checks that the keys both name leave a value; two negative requirements always go together.
+    /// Checks that each key which both name has a common value. Two negative requirements (`NotIn`,
+    /// `DoesNotExist`) always go together: a node without the label meets both.
     ///
     /// # Errors
     /// The first key without a common value.
@@ -494,6 +513,8 @@ impl Requirements {
         let (small, large) = if self.len() <= other.len() { (self, other) } else { (other, self) };
         for requirement in small.iter() {
             let Some(match_) = large.get(&requirement.key) else { continue };
+            // The loop goes through the shorter list, but the error names the sides as the caller
+            // gave them.
             let (existing, incoming) = if std::ptr::eq(small, self) {
                 (requirement, match_)
             } else {
@@ -520,6 +541,7 @@ impl Requirements {
     pub fn compatible(&self, other: &Self, allow: Allow<'_>) -> Result<(), Incompatible> {
         for incoming in other.iter() {
             let negative = matches!(incoming.operator(), Operator::NotIn | Operator::DoesNotExist);
+            // A node without the label meets `NotIn` and `DoesNotExist`, as in Kubernetes.
             if !negative && !self.has(&incoming.key) && !allow.allows(&incoming.key) {
                 return Err(Incompatible::Undefined {
                     key: Arc::clone(&incoming.key),
@@ -530,7 +552,8 @@ impl Requirements {
         self.intersects(other)
     }
 
-    /// A known label that the key may be a misspelling of.
+    /// A known label of which the key may be a misspelling, by Karpenter's rule: it contains the
+    /// key, or ends with the key's part after the slash.
     fn hint(&self, key: &str, allow: Allow<'_>) -> String {
         let suffix = key.split_once('/').map_or(key, |(_, name)| name);
         let more = match allow {
@@ -552,7 +575,8 @@ impl Requirements {
         self.iter().flat_map(Requirement::to_api).collect()
     }
 
-    /// Labels that the requirements settle for a new node: custom keys with a value to choose.
+    /// Labels that the requirements give a new node. Well-known ones are left out: their values are
+    /// known after the launch, and the provider sets them.
     #[must_use]
     pub fn labels(&self) -> BTreeMap<String, String> {
         self.iter()

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use super::quantity::{self, QuantityError};
 
-/// The name of a resource; the common ones cost nothing.
+/// The name of a resource. The common ones need no text and compare without one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Name {
     Cpu,
@@ -80,6 +80,8 @@ pub struct ResourceError {
 }
 
 /// Amounts by resource name, sorted: cpu in thousandths, everything else in whole units (bytes).
+/// Whole numbers, since sums over thousands of pods must be exact; four entries inline are enough
+/// for most pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ResourceList(SmallVec<[(Name, i64); 4]>);
 
@@ -104,7 +106,8 @@ impl ResourceList {
         Ok(list)
     }
 
-    /// Reads API quantities, leaving out those that cannot be read.
+    /// Reads API quantities, leaving out those that cannot be read. The API server validates
+    /// quantities, and one bad amount must not hide an object.
     #[must_use]
     pub fn from_quantities_lossy(map: Option<&BTreeMap<String, ApiQuantity>>) -> Self {
         let mut list = Self::new();
@@ -118,6 +121,7 @@ impl ResourceList {
 
     fn set_parsed(&mut self, name: &str, amount: quantity::Quantity) {
         let name = Name::from(name);
+        // Both round up, as Kubernetes' `Value` and `MilliValue` do.
         let value = if name == Name::Cpu { amount.milli() } else { amount.value() };
         self.set(name, value);
     }
@@ -178,6 +182,7 @@ impl ResourceList {
 
     /// Adds every amount of `other`.
     pub fn add(&mut self, other: &Self) {
+        // An absurd request must not wrap around to a small one.
         self.merge(other, i64::saturating_add);
     }
 
@@ -195,14 +200,17 @@ impl ResourceList {
         }
     }
 
-    /// Subtracts `other` from the resources named here; results may be negative.
+    /// Subtracts `other` from the resources named here, and ignores others, as Karpenter does: a
+    /// pod's request for what a node does not have makes nothing negative. Results may be negative.
     pub fn sub(&mut self, other: &Self) {
         for (name, value) in &mut self.0 {
             *value = value.saturating_sub(other.get(name));
         }
     }
 
-    /// True when all of this fits into `total`; nothing fits into a total with a negative amount.
+    /// True when all of this fits into `total`. Nothing fits into a total with a negative amount,
+    /// even of a resource that is not asked for: such a node is already overcommitted. As in
+    /// Karpenter.
     #[must_use]
     pub fn fits(&self, total: &Self) -> bool {
         total.0.iter().all(|(_, v)| *v >= 0) && self.0.iter().all(|(n, v)| *v <= total.get(n))
@@ -238,10 +246,13 @@ impl serde::Serialize for ResourceList {
 }
 
 fn is_sidecar(container: &Container) -> bool {
+    // KEP-753: an init container that is always restarted runs beside the containers for as long as
+    // the pod.
     container.restart_policy.as_deref() == Some("Always")
 }
 
-/// What one container requests: the greater of its spec and what the kubelet has granted it.
+/// What one container requests: the greater of its spec and what the kubelet has granted it. During
+/// an in-place resize (KEP-1287) the two differ, and the containers may be using either.
 fn container_requests(
     container: &Container,
     status: Option<&PodStatus>,
@@ -268,14 +279,17 @@ fn container_requests(
             .iter()
             .any(|c| c.type_ == "PodResizePending" && c.reason.as_deref() == Some("Infeasible"))
     });
+    // The kubelet has refused the resize for good, so that this node will never grant what the spec
+    // asks for.
     if !infeasible {
         total.max(&wanted);
     }
     total
 }
 
-/// What a pod requests in effect: containers and sidecars together, or the heaviest moment of its
-/// start; pod-level requests win; overhead and the pod's own slot are added.
+/// The effective requests of a pod, as kube-scheduler computes them: containers and sidecars
+/// together, or the highest peak while init containers run; pod-level requests override; overhead
+/// and one of the resource `pods` are added.
 #[must_use]
 pub fn pod_requests(spec: &PodSpec, status: Option<&PodStatus>) -> ResourceList {
     let mut total = ResourceList::new();
@@ -289,6 +303,8 @@ pub fn pod_requests(spec: &PodSpec, status: Option<&PodStatus>) -> ResourceList 
             sidecars.add(&container_requests(container, status, true));
             start.max(&sidecars);
         } else {
+            // Init containers run one after the other, each beside the sidecars that were started
+            // before it. Their status does not count: only sidecars can be resized.
             let mut phase = container_requests(container, None, true);
             phase.add(&sidecars);
             start.max(&phase);
@@ -307,8 +323,7 @@ pub fn pod_requests(spec: &PodSpec, status: Option<&PodStatus>) -> ResourceList 
     total
 }
 
-/// What limits a pod has in effect: as its requests are added up, from what its containers are
-/// limited to. Overhead counts only where there is a limit.
+/// The effective limits of a pod, summed in the same way as its requests.
 #[must_use]
 pub fn pod_limits(spec: &PodSpec) -> ResourceList {
     let of = |container: &Container| {
@@ -338,13 +353,14 @@ pub fn pod_limits(spec: &PodSpec) -> ResourceList {
         }
     }
     let mut overhead = ResourceList::from_quantities_lossy(spec.overhead.as_ref());
+    // Without a limit the pod is unlimited, and the overhead must not turn into its limit.
     overhead.0.retain(|(name, _)| total.find(name).is_some());
     total.add(&overhead);
     total.set(Name::Pods, 1);
     total
 }
 
-/// Resources that can be set for a pod as a whole.
+/// The resources that `spec.resources` can set for a pod as a whole (KEP-2837).
 fn is_pod_level(name: &Name) -> bool {
     matches!(name, Name::Cpu | Name::Memory) || name.as_str().starts_with("hugepages-")
 }
@@ -436,7 +452,7 @@ mod tests {
         assert_eq!(of(granted("1", "4"), None), 4000);
         assert_eq!(of(granted("1", "1"), Some("Infeasible")), 1000);
         assert_eq!(of(granted("1", "1"), Some("Deferred")), 2000);
-        // A status that does not tell resources does not count.
+        // A status without resources does not count.
         assert_eq!(of(json!({"name": "c", "allocatedResources": {"cpu": "4"}}), None), 2000);
     }
 

@@ -19,7 +19,8 @@ use crate::api::conversion::KUBELET;
 use crate::api::v1::{NodeClaim, NodeClaimSpec, NodePool, Operator, ResourceRequirements};
 use crate::api::{annotations, hash, labels};
 
-/// Most instance types that a NodeClaim lists.
+/// Most instance types that a NodeClaim lists, as in Karpenter: the cheapest are kept. It bounds
+/// the object's size; the AWS provider launches from far fewer.
 pub const MAX_INSTANCE_TYPES: usize = 600;
 
 /// The outcome of one scheduling round.
@@ -35,10 +36,11 @@ pub struct Results {
     pub skipped_pools: Vec<SkippedPool>,
     /// Pools whose limits leave out some of their instance types.
     pub limited_pools: Vec<LimitedPool>,
-    /// What was asked of pods no longer, one step after the other; only where that is asked for.
+    /// The preferences that were dropped for each pod, step by step; only where `tell_relaxations`
+    /// asks for it.
     pub relaxed: Vec<(PodKey, Arc<[String]>)>,
-    /// Waiting pods by the one zone that is left to them, `flexible` for several and `none` for
-    /// none; only where that is asked for.
+    /// How many waiting pods are left with which one zone, `flexible` for several and `none` for
+    /// none; only where `count_zones` asks for it.
     pub zones: BTreeMap<String, u32>,
 }
 
@@ -58,7 +60,7 @@ pub struct LimitedPool {
 pub struct SkippedPool {
     /// The pool.
     pub node_pool: Arc<NodePool>,
-    /// What minValues lack, when types are left but too few kinds of them.
+    /// Which minValues are not met, when types are left but too few kinds of them.
     pub min_values: Option<String>,
 }
 
@@ -115,13 +117,16 @@ impl PlannedClaim {
         Some((first, first.cheapest(&self.requirements)?))
     }
 
-    /// The API object, without a name: the API server makes one from `<nodepool>-`.
+    /// The API object, without a name: the API server appends a random suffix to `<nodepool>-`, so
+    /// that names cannot collide.
     #[must_use]
     pub fn to_node_claim(&self) -> NodeClaim {
         let pool = &self.node_pool;
         let name = pool.metadata.name.clone().unwrap_or_default();
         let template = &pool.spec.template;
         let mut requirements = self.requirements.clone();
+        // These exist for the simulation only: a stand-in for the host name, and two labels that
+        // every node has in the end, so that DaemonSets which select on them count.
         for key in [labels::HOSTNAME, labels::REGISTERED, labels::INITIALIZED] {
             requirements.remove(key);
         }
@@ -135,6 +140,8 @@ impl PlannedClaim {
                     .with_min_values(min_values),
             );
         }
+        // Karpenter narrows the capacity type to those that the chosen instance types are offered
+        // with, but does not narrow the zone.
         let capacity_types: Vec<&str> = self
             .instance_types
             .iter()
@@ -155,6 +162,7 @@ impl PlannedClaim {
         claim_labels.insert(labels::NODEPOOL.to_owned(), name.clone());
         let class = &template.spec.node_class_ref;
         claim_labels
+            // A label of Karpenter's, by which nodes can be listed by their NodeClass.
             .insert(format!("{}/{}", class.group, class.kind.to_lowercase()), class.name.clone());
         let mut claim_annotations = template.metadata.annotations.clone().unwrap_or_default();
         claim_annotations.extend([
@@ -164,13 +172,17 @@ impl PlannedClaim {
                 annotations::NODEPOOL_HASH_VERSION_VALUE.to_owned(),
             ),
         ]);
-        // A pool that came from v1beta1 has its kubelet's settings here.
+        // A NodePool that was converted from v1beta1 keeps its kubelet configuration in this
+        // annotation, and the claim needs it at launch.
         let kubelet = pool.metadata.annotations.as_ref().and_then(|a| a.get(KUBELET));
         claim_annotations.extend(kubelet.map(|text| (KUBELET.to_owned(), text.clone())));
+        // The claims of a static pool are made without scheduling, so that no minValues can have
+        // been relaxed.
         if pool.spec.replicas.is_none() {
             let relaxed = self.min_values_relaxed.to_string();
             claim_annotations.insert(annotations::MIN_VALUES_RELAXED.to_owned(), relaxed);
         }
+        // The node counts as initialized only once these drivers have published its devices.
         if let Some(devices) = self.devices.as_ref().filter(|d| !d.drivers.is_empty()) {
             let drivers = devices.drivers.join(",");
             claim_annotations.insert(annotations::REQUESTED_DRA_DRIVERS.to_owned(), drivers);
@@ -211,6 +223,8 @@ impl PlannedClaim {
                 kind: NodePool::kind(&()).into_owned(),
                 name,
                 uid: pool.metadata.uid.clone().unwrap_or_default(),
+                // Deleting the NodePool deletes its claims; with foreground deletion it waits for
+                // them.
                 block_owner_deletion: Some(true),
                 controller: None,
             }]),
@@ -223,15 +237,16 @@ impl PlannedClaim {
 /// Why a pod could not be placed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PodError {
-    /// The pod asks for dynamic resources, which are ignored.
+    /// The pod asks for dynamic resources, which the settings tell to ignore.
     DynamicResources,
-    /// A claim for dynamic resources that the pod refers to cannot be looked at.
+    /// A ResourceClaim that the pod refers to does not exist or cannot be read.
     Claims(String),
     /// There is no NodePool that serves waiting pods.
     NoPools,
     /// No template is left to launch from.
     NoTemplates,
-    /// Reserved capacity would do, but is taken for now; the pod waits for the next round.
+    /// Reserved capacity would do, but is taken for now. The pod waits for the next round rather
+    /// than pay for other capacity.
     Reserved(&'static str),
     /// The list of types that a NodeClaim may hold is too short for minValues.
     MinValues { pool: String, text: String },
@@ -279,7 +294,7 @@ pub enum Reason {
     Reserved(&'static str),
     /// No instance type has devices for the pod's claims.
     Devices(String),
-    /// Types have devices for the pod's claims, and others suit it.
+    /// Some types have devices for the pod's claims and others suit the pod, but no type does both.
     DevicesApart,
     /// The pool's node limit is reached.
     NodeLimit(String),
@@ -328,7 +343,8 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Which checks some instance type passed, alone and in pairs, when none passed all.
+/// Why no instance type was left: which checks some type passed, one by one and in pairs. The
+/// messages are Karpenter's word for word, so that alerts which match them go on working.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FilterError {
     /// minValues that are not met: the message.
@@ -343,13 +359,15 @@ pub struct FilterError {
     pub requirements: Requirements,
     /// Requests with the least and the most daemon overhead.
     pub requests: (ResourceList, ResourceList),
-    /// The pod asks for a million cores or more.
+    /// The pod asks for a million cores or more, most likely because of `M` (mega) written for `m`
+    /// (milli).
     pub absurd_cpu: bool,
 }
 
 impl fmt::Display for FilterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (r, fits, o) = (self.requirements_met, self.fits, self.has_offering);
+        // Single checks come before pairs: a check that no type passed is the cause by itself.
         let text = if let Some(text) = &self.min_values {
             text
         } else if !r && !fits && !o {

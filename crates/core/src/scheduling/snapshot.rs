@@ -17,11 +17,12 @@ pub struct Snapshot {
     pub options: Options,
     /// NodePools with what they may launch.
     pub node_pools: Vec<NodePoolInput>,
-    /// One representative pod a DaemonSet.
+    /// One representative pod per DaemonSet.
     pub daemonset_pods: Vec<Arc<PodInfo>>,
     /// Nodes that exist or are being launched.
     pub nodes: Vec<StateNode>,
-    /// Nodes that are left out. What they say about how many volumes their type attaches counts.
+    /// Nodes that are left out of scheduling. How many volumes their CSINode says they attach still
+    /// tells what other nodes of their type will.
     pub left_out: Vec<StateNode>,
     /// Pods to place.
     pub pods: Vec<Arc<PodInfo>>,
@@ -31,7 +32,8 @@ pub struct Snapshot {
     pub dynamic: Arc<dra::Objects>,
     /// Labels of namespaces, for namespace selectors.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
-    /// Label keys that a new node may lack and still satisfy, besides the provider's own.
+    /// Label keys that a new node may lack and still satisfy, besides those of Kubernetes and the
+    /// provider.
     pub well_known: BTreeSet<String>,
 }
 
@@ -47,21 +49,22 @@ pub struct NodePoolInput {
 /// Settings that change decisions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Preferences count as required until they cannot be met.
+    /// Preferences count as required until they cannot be met (`PREFERENCE_POLICY=Respect`).
     pub respect_preferences: bool,
-    /// minValues may be lowered when they cannot be met.
+    /// minValues may be lowered when they cannot be met (`MIN_VALUES_POLICY=BestEffort`).
     pub best_effort_min_values: bool,
     /// Reserved capacity is booked.
     pub reserved_capacity: bool,
     /// Pods for which reserved capacity is taken go elsewhere instead of waiting for it.
     pub reserved_fallback: bool,
-    /// Planned nodes are packed anew where that costs less, which may take more of them.
+    /// Planned nodes are packed again where that is cheaper, even if it takes more of them.
     pub pack_by_price: bool,
-    /// Pods that ask for dynamic resources are left alone.
+    /// Pods that ask for dynamic resources are not scheduled (`IGNORE_DRA_REQUESTS`).
     pub ignore_dynamic_resources: bool,
-    /// What each pod's preferences were relaxed to is told.
+    /// The results list the preferences that were dropped for each pod. Off by default: it serves a
+    /// debug log only, and formatting every step is slow.
     pub tell_relaxations: bool,
-    /// Waiting pods are counted by the zone that is left to them.
+    /// The results count the waiting pods by the zone that is left to them.
     pub count_zones: bool,
 }
 

@@ -49,8 +49,8 @@ pub fn solve(snapshot: &Snapshot) -> Results {
     solve_while(snapshot, &|_| true)
 }
 
-/// Places the snapshot's pods for as long as `go_on` says so, given how many wait in the queue;
-/// pods not reached are in no list.
+/// Places the snapshot's pods for as long as `go_on` allows, which is called with the number of
+/// pods in the queue. Pods that were not reached are in no list of the results.
 #[must_use]
 pub fn solve_while(snapshot: &Snapshot, go_on: &dyn Fn(usize) -> bool) -> Results {
     let mut world = Prepared::new(snapshot);
@@ -61,8 +61,8 @@ pub fn solve_while(snapshot: &Snapshot, go_on: &dyn Fn(usize) -> bool) -> Result
     results
 }
 
-/// Places the snapshot's pods as [`solve_while`] does, but plans no node for those that are held:
-/// they take room where there is some, so that no other pod does, and are in no list otherwise.
+/// Places the snapshot's pods as [`solve_while`] does, but plans no node for held pods: they take
+/// room where there is some, so that no other pod does, and otherwise are in no list.
 #[must_use]
 pub fn solve_holding(
     snapshot: &Snapshot,
@@ -75,12 +75,15 @@ pub fn solve_holding(
         return first;
     }
     let mut own = snapshot.clone();
+    // Solved again rather than cut from the results: a planned node that a held pod shared with
+    // others may be too large without it.
     own.pods.retain(|pod| !left.contains(&pod.key));
     let second = solve_while(&own, go_on);
     if without_room(&second, held).is_empty() {
         return second;
     }
-    // Without those, others took the room of some that had it: nobody's place is kept.
+    // Without the held pods that found no room, others may take the room of those that had some.
+    // Rather than try on and on, room is kept for none of them.
     own.pods.retain(|pod| !held.contains(&pod.key));
     solve_while(&own, go_on)
 }

@@ -14,18 +14,20 @@ fn text(taint: &Taint) -> String {
     }
 }
 
-/// Whether one toleration covers one taint.
+/// Whether one toleration covers one taint, by the rules of Kubernetes.
 #[must_use]
 pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     if toleration.effect.as_deref().is_some_and(|e| !e.is_empty() && e != taint.effect) {
         return false;
     }
+    // An empty key matches every taint, and is valid with the operator `Exists` only.
     let key = toleration.key.as_deref().unwrap_or("");
     if !key.is_empty() && key != taint.key {
         return false;
     }
     let wanted = toleration.value.as_deref().unwrap_or("");
     let actual = taint.value.as_deref().unwrap_or("");
+    // `Lt` and `Gt` (KEP-5471) compare integers, and cover no taint whose value is none.
     let number = |text: &str| text.parse::<i64>().ok();
     match toleration.operator.as_deref().unwrap_or("") {
         "" | "Equal" => !key.is_empty() && wanted == actual,
@@ -36,7 +38,8 @@ pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     }
 }
 
-/// Tolerates every PreferNoSchedule taint.
+/// Tolerates every PreferNoSchedule taint. Taints of that effect count as required at first, and
+/// relaxation adds this toleration last.
 #[must_use]
 pub fn prefer_no_schedule() -> Toleration {
     Toleration {
@@ -46,7 +49,8 @@ pub fn prefer_no_schedule() -> Toleration {
     }
 }
 
-/// Checks that every taint, whatever its effect, is tolerated.
+/// Checks that every taint is tolerated. PreferNoSchedule counts like the other effects, as in
+/// Karpenter: relaxation is what makes it a preference.
 ///
 /// # Errors
 /// The first taint that is not.

@@ -1,4 +1,5 @@
-//! Which waiting pods Karpenter leaves alone: those that opted out, and those that it cannot read.
+//! Which waiting pods Karpenter ignores: those that opted out, and those whose constraints or
+//! volumes it cannot use.
 
 use std::fmt;
 
@@ -11,10 +12,11 @@ use crate::api::checks::{is_label_value, is_qualified_name};
 use crate::api::labels;
 use crate::api::v1::Operator;
 
-/// Why a waiting pod is left alone.
+/// Why a waiting pod is ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ignored {
-    /// The pod asks for a node without a NodePool: nobody needs to be told.
+    /// The pod asks for a node without a NodePool, which is no mistake: no event is published for
+    /// it.
     pub opted_out: bool,
     problems: Vec<String>,
 }
@@ -27,13 +29,14 @@ impl fmt::Display for Ignored {
 
 impl std::error::Error for Ignored {}
 
-/// Checks a waiting pod: all checks run, their problems are told together.
+/// Checks a waiting pod. All checks run, so that its owner learns of all problems at once.
 ///
 /// # Errors
 /// When the pod is to be left alone.
 pub fn waiting_pod(pod: &PodInfo, objects: &VolumeObjects) -> Result<(), Ignored> {
     let mut ignored = Ignored::default();
-    // Each required term is a way out, and a preference is never a reason to leave a pod alone.
+    // A pod that any of its required terms allows onto a node of a NodePool has not opted out, and
+    // neither has one that only prefers other nodes.
     let opts_out = |wanted: &Requirements| {
         wanted.get(labels::NODEPOOL).is_some_and(|r| r.operator() == Operator::DoesNotExist)
     };
@@ -53,7 +56,8 @@ pub fn waiting_pod(pod: &PodInfo, objects: &VolumeObjects) -> Result<(), Ignored
     if ignored.problems.is_empty() { Ok(()) } else { Err(ignored) }
 }
 
-/// What is wrong with how a pod chooses its nodes, if anything: its selector and its required terms.
+/// What is wrong with a pod's node selector and required node affinity, if anything. Preferences
+/// are not checked: one that cannot be met is dropped.
 #[must_use]
 pub fn node_selection(spec: &PodSpec) -> Option<String> {
     let mut problems = Vec::new();
@@ -68,6 +72,8 @@ pub fn node_selection(spec: &PodSpec) -> Option<String> {
         .map(|s| s.node_selector_terms.as_slice())
         .unwrap_or_default();
     for term in terms {
+        // The only field that may be matched is `metadata.name`, and a node to be launched has no
+        // name yet.
         if term.match_fields.is_some() {
             problems.push("node selector term with matchFields is not supported".to_owned());
         }
@@ -94,6 +100,7 @@ fn requirement(
         ));
         return;
     };
+    // After normalization: a deprecated key is checked as the label that it stands for.
     if let Some(problem) = labels::restriction(key) {
         problems.push(problem);
     }
@@ -110,6 +117,7 @@ fn requirement(
         Operator::In => known_values(key, values, problems),
         Operator::Gt | Operator::Lt | Operator::Gte | Operator::Lte => {
             let number = values.first().and_then(|v| v.parse::<i64>().ok());
+            // As Karpenter words it; zero is accepted too.
             if values.len() != 1 || number.is_none_or(|n| n < 0) {
                 problems.push(format!(
                     "key {key} with operator {} must have a single positive integer value",
@@ -121,7 +129,7 @@ fn requirement(
     }
 }
 
-/// Labels that have only so many values.
+/// Labels with a fixed set of values. A pod that asks for none of them could never be placed.
 const KNOWN_VALUES: [(&str, &[&str]); 2] = [
     (
         labels::CAPACITY_TYPE,
@@ -130,7 +138,7 @@ const KNOWN_VALUES: [(&str, &[&str]); 2] = [
     (labels::INSTANCE_TENANCY, &["dedicated", "default"]),
 ];
 
-/// Values that a label cannot have, beside some that it can.
+/// Values that a label cannot have, listed together with some that it can.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownValues {
     /// The label's key.
@@ -141,7 +149,8 @@ pub struct UnknownValues {
     pub invalid: Vec<String>,
 }
 
-/// Values in a pod's choice of nodes that do no harm, but are most likely slips.
+/// Unknown values in a pod's node selector and required terms that do no harm, since known ones are
+/// listed with them, but are most likely typing errors.
 #[must_use]
 pub fn unknown_values(constraints: &Constraints) -> Vec<UnknownValues> {
     let mut found = Vec::new();
@@ -160,7 +169,8 @@ pub fn unknown_values(constraints: &Constraints) -> Vec<UnknownValues> {
     found
 }
 
-/// Some labels have only so many values: one of those given must be known.
+/// Reports a label with a fixed set of values of which none is asked for. A single known value
+/// among unknown ones is enough to go on.
 fn known_values(key: &str, values: &[String], problems: &mut Vec<String>) {
     let Some((_, known)) = KNOWN_VALUES.into_iter().find(|(k, _)| *k == key) else { return };
     if !values.iter().any(|v| known.contains(&v.as_str())) {

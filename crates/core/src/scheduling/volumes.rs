@@ -1,5 +1,5 @@
-//! What a pod's volumes ask of a node: where they can be attached, by which driver, and whether the
-//! claims can be used at all.
+//! The constraints that a pod's volumes put on its node: where they can be attached, how many a
+//! driver attaches, and whether the claims can be used at all.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -13,21 +13,23 @@ use super::requirements::{Requirement, Requirements};
 use crate::api::labels;
 use crate::api::v1::Operator;
 
-/// The driver that stands in for in-tree EBS volumes.
+/// The driver to which Kubernetes' CSI migration redirects in-tree EBS volumes.
 const EBS_DRIVER: &str = "ebs.csi.aws.com";
-/// Set by Kubernetes once both sides of a binding are written.
+/// Set by kube-controller-manager once claim and volume point at each other. Until then the claim
+/// counts as unbound.
 const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 
 /// What the volumes of one pod ask of the node that it goes to.
 ///
-/// Absent for a pod means that it has no volume that matters.
+/// A pod without an entry has no volume that matters.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PodVolumes {
     /// Where the volumes can be: any one of these, tried in order. Empty means anywhere.
     pub alternatives: Vec<Requirements>,
     /// Volumes that count against a driver's limit: the CSI driver and `namespace/claim`.
     pub attached: Vec<(Arc<str>, Arc<str>)>,
-    /// A look-up failed, so that no existing node may take the pod in this round.
+    /// A look-up failed, so that the volume count of existing nodes is unknown and none of them may
+    /// take the pod in this round. New nodes are still tried, as in Karpenter.
     pub tracking_failed: bool,
 }
 
@@ -84,7 +86,7 @@ pub enum VolumeError {
     /// There is no such claim.
     #[error("getting persistent volume claim, PersistentVolumeClaim {0:?} not found")]
     NoClaim(String),
-    /// The claim is on its way out.
+    /// The claim is being deleted.
     #[error("persistentvolumeclaim is being deleted")]
     ClaimDeleting,
     /// The claim's volume was lost.
@@ -93,7 +95,7 @@ pub enum VolumeError {
     /// There is no such volume.
     #[error("failed to validate pvc, PersistentVolume {0:?} not found")]
     NoVolume(String),
-    /// The volume is on its way out.
+    /// The volume is being deleted.
     #[error("failed to validate pvc, persistentvolume is being deleted")]
     VolumeDeleting,
     /// The binding was not finished.
@@ -110,13 +112,14 @@ pub enum VolumeError {
     Immediate,
 }
 
-/// Look-ups failed; what is known nevertheless is in `volumes`.
+/// Some look-ups failed; what the others gave is in `volumes`.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{error}")]
 pub struct Unresolved {
     /// The first failure.
     pub error: VolumeError,
-    /// What is left to go by: no place is asked for.
+    /// What is known besides. It asks for no place, because the places of only some volumes would
+    /// mislead.
     pub volumes: PodVolumes,
 }
 
@@ -158,6 +161,8 @@ impl VolumeObjects {
         let csi = spec.and_then(|s| s.csi.as_ref()).map(|c| Arc::from(c.driver.as_str()));
         let in_tree =
             spec.and_then(|s| s.aws_elastic_block_store.as_ref()).map(|_| Arc::from(EBS_DRIVER));
+        // A volume on a node's own disk asks for that node by host name, which no new node can
+        // have. As in Karpenter, the host name is ignored for such volumes.
         let on_host = spec.is_some_and(|s| s.local.is_some() || s.host_path.is_some());
         let terms = spec
             .and_then(|s| s.node_affinity.as_ref())
@@ -166,6 +171,7 @@ impl VolumeObjects {
             .unwrap_or_default();
         let terms = terms
             .iter()
+            // A term without expressions selects no node in Kubernetes, and so is no alternative.
             .filter_map(|t| t.match_expressions.as_ref().filter(|e| !e.is_empty()))
             .map(|expressions| {
                 let kept = expressions.iter().filter(|e| !on_host || e.key != labels::HOSTNAME);
@@ -223,6 +229,8 @@ impl VolumeObjects {
             })
             .collect();
         let name = object.metadata.name.as_deref().unwrap_or_default();
+        // Before a driver registers, the CSINode lists none: that says nothing about the node's
+        // limits.
         if limits.is_empty() {
             self.limits.remove(name);
         } else {
@@ -235,14 +243,13 @@ impl VolumeObjects {
         self.limits.remove(name);
     }
 
-    /// How many volumes each driver that runs on a Node attaches there; nothing for those without a
-    /// limit.
+    /// How many volumes each driver on a Node attaches there; a driver without a limit has `None`.
     #[must_use]
     pub fn limits(&self, node: &str) -> Option<&BTreeMap<String, Option<u64>>> {
         self.limits.get(node).map(|l| &**l)
     }
 
-    /// Notes on a node how many volumes it takes, and which it has.
+    /// Records on a node how many volumes it can attach, and which ones it has.
     pub fn fill_in(&self, node: &mut NodeView) {
         let name = node.node.as_ref().and_then(|n| n.metadata.name.as_deref());
         if let Some(limits) = name.and_then(|name| self.limits(name)) {
@@ -266,6 +273,7 @@ impl VolumeObjects {
             })
             .collect();
         list.sort_unstable();
+        // A claim that several pods of the node share is attached once.
         list.dedup();
         list
     }
@@ -277,6 +285,8 @@ impl VolumeObjects {
                 Some(volume) => Ok(volume.driver.clone()),
                 None => Err(VolumeError::NoVolume(name.to_string())),
             },
+            // A claim without a volume yet will get one from its class's driver. A missing class is
+            // no error here: `places` reports it.
             (None, Some(class)) => Ok(self.classes.get(class).map(|c| Arc::clone(&c.driver))),
             (None, None) => Ok(None),
         }
@@ -302,7 +312,8 @@ fn claim_key(namespace: &str, name: &str) -> String {
     format!("{namespace}/{name}")
 }
 
-/// The CSI driver that took over an in-tree provisioner; other names stay as they are.
+/// The CSI driver to which Kubernetes' CSI migration redirects an in-tree provisioner; other names
+/// stay as they are. Limits are published under the CSI name.
 fn csi_name(provisioner: &str) -> &str {
     match provisioner {
         "kubernetes.io/aws-ebs" => EBS_DRIVER,
@@ -352,8 +363,8 @@ pub fn resolve(pod: &PodInfo, objects: &VolumeObjects) -> Result<PodVolumes, Unr
     }
 }
 
-/// Every way of choosing one place a volume whose parts go together; when none does, all ways, so
-/// that the pod fails with the contradiction.
+/// Every way to choose one place per volume such that all agree. When none does, every combination
+/// is kept, so that scheduling fails with the contradiction instead of ignoring it.
 fn combine(places: &[&[Requirements]]) -> Vec<Requirements> {
     let mut ways: Vec<Requirements> = Vec::new();
     for list in places.iter().filter(|l| !l.is_empty()) {
@@ -373,7 +384,7 @@ fn combine(places: &[&[Requirements]]) -> Vec<Requirements> {
         }
         ways = next;
     }
-    // One alternative that asks for nothing is as good as none.
+    // A single alternative without requirements is the same as none, and quicker to check.
     if ways.len() == 1 && ways[0].is_empty() { Vec::new() } else { ways }
 }
 
@@ -387,7 +398,7 @@ fn distinct(items: impl Iterator<Item = Requirements>) -> Vec<Requirements> {
     list
 }
 
-/// Checks that a pod's claims are bound, or can be bound by launching a node for the pod.
+/// Checks that a pod's claims are bound, or will be bound once the pod has a node.
 ///
 /// # Errors
 /// The first claim's problem.
@@ -424,8 +435,12 @@ fn validate_bound(claim: &Claim, name: &str, objects: &VolumeObjects) -> Result<
 }
 
 fn validate_unbound(claim: &Claim, objects: &VolumeObjects) -> Result<(), VolumeError> {
+    // The API server has filled in the default class, so that a claim without one waits for a
+    // volume that somebody makes by hand.
     let name = claim.class.as_ref().ok_or(VolumeError::NoClassName)?;
     let class = objects.classes.get(name).ok_or_else(|| VolumeError::NoClass(name.to_string()))?;
+    // With immediate binding the volume's zone is not known before it is bound, and a node launched
+    // now may be in another one. With `WaitForFirstConsumer` the volume follows the pod.
     if class.immediate { Err(VolumeError::Immediate) } else { Ok(()) }
 }
 
@@ -541,22 +556,22 @@ mod tests {
     #[test]
     fn claims_that_cannot_be_used_are_named() {
         let mut objects = VolumeObjects::default();
-        let told = |objects: &VolumeObjects| validate(&pod(&["c"]), objects).unwrap_err();
+        let error = |objects: &VolumeObjects| validate(&pod(&["c"]), objects).unwrap_err();
         claim(&mut objects, "c", None, None);
-        assert_eq!(told(&objects), VolumeError::NoClassName);
+        assert_eq!(error(&objects), VolumeError::NoClassName);
         claim(&mut objects, "c", None, Some("s"));
-        assert_eq!(told(&objects), VolumeError::NoClass("s".into()));
+        assert_eq!(error(&objects), VolumeError::NoClass("s".into()));
         class(&mut objects, "s", Some("Immediate"), &[]);
-        assert_eq!(told(&objects), VolumeError::Immediate);
+        assert_eq!(error(&objects), VolumeError::Immediate);
         claim(&mut objects, "c", Some("v"), None);
-        assert_eq!(told(&objects), VolumeError::NoVolume("v".into()));
+        assert_eq!(error(&objects), VolumeError::NoVolume("v".into()));
         volume(&mut objects, "v", &[], json!({}));
         objects.set_claim(&read(json!({"metadata": {"name": "c", "namespace": "n"},
             "spec": {"volumeName": "v"}})));
-        assert_eq!(told(&objects), VolumeError::NotBound);
+        assert_eq!(error(&objects), VolumeError::NotBound);
         objects.set_claim(&read(json!({"metadata": {"name": "c", "namespace": "n"},
             "status": {"phase": "Lost"}})));
-        assert_eq!(told(&objects), VolumeError::Lost);
+        assert_eq!(error(&objects), VolumeError::Lost);
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub(super) fn send(lens: &Shared, asked: &mut Asked) -> bool {
     let mut body = serde_json::from_slice(&asked.body).unwrap_or(Value::Null);
     let before = body.clone();
     let goes = lens.send(&asked.call, &mut body);
+    // An unchanged body keeps its bytes, and with them the order of its fields.
     if body != before {
         asked.body = Bytes::from(body.to_string());
     }
@@ -66,7 +67,7 @@ fn look(lens: &Shared, user: &str, kind: &'static Kind, object: &mut Value) -> b
     lens.lock().as_mut().is_none_or(|lens| lens.show(user, kind, object))
 }
 
-/// A watch's line; nothing for an object that is hidden.
+/// A watch's line; `None` for an object that is hidden.
 fn event(lens: &Shared, user: &str, kind: &'static Kind, line: &Bytes) -> Option<Bytes> {
     let Ok(mut event) = serde_json::from_slice::<Value>(line) else { return Some(line.clone()) };
     if matches!(event["type"].as_str(), Some("BOOKMARK" | "ERROR")) {

@@ -9,7 +9,7 @@ use super::kinds::Kind;
 use super::selector::Selector;
 use super::store::{Key, Store};
 
-/// Why a list of an old version cannot be had any more.
+/// Why a list of an old version is no longer available.
 const TOO_OLD: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.";
 
 /// What a list is asked with.
@@ -44,7 +44,7 @@ impl Store {
         let objects = if version >= inner.version {
             &table.objects
         } else {
-            // An old list that cannot be had is refused, unless any will do.
+            // An old list that is no longer available is refused, unless any version will do.
             match table.at(version) {
                 Some(found) => {
                     old = found;
@@ -76,8 +76,10 @@ impl Store {
         if left > 0
             && let Some(last) = last
         {
+            // The version goes along, so that all pages show the same state.
             let token = json!([version, last.namespace, last.name]).to_string();
             meta["continue"] = json!(ENGINE.encode(token));
+            // As the API server: with a selector it does not know how many remain.
             if all {
                 meta["remainingItemCount"] = json!(left);
             }

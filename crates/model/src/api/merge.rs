@@ -39,6 +39,8 @@ pub fn apply(target: &mut Value, content_type: &str, body: &Value) -> Result<(),
             json_patch::patch(target, &patch).map_err(|e| {
                 let mut failure =
                     Failure::bad_request(format!("the server rejected our request: {e}"));
+                // The API server's code for a JSON patch that does not apply, such as a failed
+                // `test`.
                 failure.code = 422;
                 failure.reason = "Invalid";
                 failure

@@ -10,7 +10,7 @@ use super::pods;
 use super::store::{Inner, Key, Store};
 use super::write::{self, has_finalizers, is_deleting, meta, time};
 
-/// What generated names end with.
+/// Letters of generated names: Kubernetes leaves out vowels and what looks alike.
 const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// What must hold for a deletion.
@@ -119,6 +119,8 @@ impl Store {
             let letters = (0..5).map(|_| char::from(LETTERS[random.usize(..LETTERS.len())]));
             format!("{prefix}{}", letters.collect::<String>())
         };
+        // As the admission plugin NamespaceLifecycle: nothing is created in a namespace that does
+        // not exist.
         if kind.namespaced {
             let stated = object["metadata"]["namespace"].as_str().unwrap_or_default();
             if !stated.is_empty() && stated != namespace {
@@ -162,11 +164,13 @@ impl Store {
         let mut new = (*old).clone();
         change(&mut new)?;
         let new = write::on_update(kind, &old, new, subresource)?;
+        // A change that changes nothing makes no event and no version, as in the API server.
         if new == *old {
             return Ok(old);
         }
         let waits = new["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) > 0;
         let stored = self.put(&mut inner, kind, new);
+        // The last finalizer is gone: watches still see this change, then the deletion.
         if is_deleting(&stored) && !has_finalizers(&stored) && !waits {
             self.remove(&mut inner, kind, &key);
         }
@@ -217,6 +221,7 @@ impl Store {
         let meta = meta(&mut new);
         meta.insert("deletionTimestamp".to_owned(), json!(time(end)));
         meta.insert("deletionGracePeriodSeconds".to_owned(), json!(grace));
+        // The API server counts the beginning of a deletion as a change of the spec.
         if kind.generation && first {
             meta.insert("generation".to_owned(), json!(generation.unwrap_or(0) + 1));
         }

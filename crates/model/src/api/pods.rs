@@ -12,7 +12,8 @@ use super::write::{is_deleting, time};
 
 /// Seconds that a pod gets to end unless it says otherwise.
 const GRACE: i64 = 30;
-/// Seconds that a pod stays on a node that is not ready or cannot be reached.
+/// Seconds that a pod stays on a node that is not ready or cannot be reached: the default of the
+/// admission plugin DefaultTolerationSeconds.
 const STAY: i64 = 300;
 
 /// What a new pod has unless it says otherwise.
@@ -34,6 +35,7 @@ pub(crate) fn defaults(pod: &mut Value) {
             spec[field] = value;
         }
     }
+    // As the admission plugin DefaultTolerationSeconds.
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
         let list = spec["tolerations"].as_array().cloned().unwrap_or_default();
         let covered = |t: &Value| {
@@ -104,6 +106,7 @@ pub fn set_condition(
             if same && known["reason"].as_str().unwrap_or_default() == reason {
                 return false;
             }
+            // By the API conventions, the transition time changes with the status only.
             if same {
                 made["lastTransitionTime"] = known["lastTransitionTime"].clone();
             }
@@ -159,6 +162,7 @@ impl Store {
             // Deleting checks the preconditions, too, but by then the budget would be spent.
             return self.delete_in(&mut inner, kind, &key, how);
         }
+        // A pod that does not run, or is going anyway, costs no budget.
         let pending = pod["status"]["phase"] == "Pending";
         if !pending && !is_finished(&pod) && !is_deleting(&pod) {
             self.spend_budget(&mut inner, &pod)?;
@@ -188,6 +192,7 @@ impl Store {
         };
         let status = &budget["status"];
         let number = |field: &str| status[field].as_i64().unwrap_or(0);
+        // Unhealthy pods: `IfHealthyBudget` is the default policy.
         if condition(pod, "Ready") != Some("True") {
             let always = budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow";
             let healthy = number("currentHealthy") >= number("desiredHealthy");
@@ -197,6 +202,7 @@ impl Store {
         }
         let named = budget["metadata"]["name"].as_str().unwrap_or_default();
         let observed = number("observedGeneration");
+        // The counts are those of an older spec.
         if observed < budget["metadata"]["generation"].as_i64().unwrap_or(0) {
             return Err(refused(&format!(
                 "The disruption budget {named} is still being processed by the server."

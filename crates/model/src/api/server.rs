@@ -58,6 +58,7 @@ impl Journal {
         let mut written = self.0.lock();
         #[allow(deprecated, reason = "its values do not change between versions of Rust")]
         let mut hasher = std::hash::SipHasher::new();
+        // A chain: the hash covers all lines, although only the last are kept.
         hasher.write_u64(written.hash);
         hasher.write(line.as_bytes());
         written.hash = hasher.finish();
@@ -212,6 +213,7 @@ impl ApiServer {
                 return std::future::pending().await;
             }
             Some(Fault::Lost | Fault::HangAfter) => {
+                // The request takes effect, but the client never learns of it.
                 let answer = self.execute(asked);
                 let code = answer.as_ref().map_or_else(|f| f.code, |a| a.status().as_u16());
                 self.note(&asked.call, &format!("{code} lost"));
@@ -264,6 +266,7 @@ impl ApiServer {
                 let how = Deletion::from_options(&asked.json_or_empty()?);
                 let (namespace, name) = (&call.namespace, &call.name);
                 let deleted = self.store.delete(call.kind, namespace, name, &how)?;
+                // For pods, the API server always returns the object.
                 if deleted.gone && call.kind.plural != "pods" {
                     return Ok(json_answer(200, &success(&deleted.object)));
                 }
@@ -353,6 +356,7 @@ impl ApiServer {
         }
         let body = asked.json()?;
         let version = body["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+        // Most built-in kinds allow updates without a version, custom ones do not.
         if *verb == "update" && kind.custom && version.is_empty() {
             let why = "metadata.resourceVersion: Invalid value: 0: must be specified for an update";
             return Err(Failure::invalid(kind, name, why));

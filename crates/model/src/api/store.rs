@@ -11,7 +11,8 @@ use tokio::sync::Notify;
 
 use super::kinds::{KINDS, Kind};
 
-/// Changes per kind that a watch can still start from.
+/// Changes per kind that a watch can still start from; older ones answer 410, as after a
+/// compaction.
 const LOG: usize = 20_000;
 
 /// Tells the time.
@@ -66,7 +67,7 @@ pub struct Event {
     pub key: Key,
     /// As it is afterwards; of a deletion, as it was last.
     pub object: Arc<Value>,
-    /// As it was before; nothing when it is new.
+    /// As it was before; `None` when it is new.
     pub before: Option<Arc<Value>>,
     line: OnceLock<Bytes>,
 }
@@ -93,7 +94,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// Changes after a version; nothing when some of them are no longer known.
+    /// Changes after a version; `None` when some of them are no longer known.
     pub(crate) fn since(&self, version: u64) -> Option<Vec<Arc<Event>>> {
         if version < self.compacted {
             return None;
@@ -102,7 +103,7 @@ impl Table {
         Some(self.log.range(start..).cloned().collect())
     }
 
-    /// The objects as they were at a version; nothing when that is no longer known.
+    /// The objects as they were at a version; `None` when that is no longer known.
     pub(crate) fn at(&self, version: u64) -> Option<BTreeMap<Key, Arc<Value>>> {
         let later = self.since(version)?;
         let mut objects = self.objects.clone();
@@ -170,7 +171,7 @@ impl Store {
         self.inner.lock().tables[kind.index()].objects.values().cloned().collect()
     }
 
-    /// Changes of a kind after a version; nothing when some of them are no longer known.
+    /// Changes of a kind after a version; `None` when some of them are no longer known.
     #[must_use]
     pub fn since(&self, kind: &Kind, version: u64) -> Option<Vec<Arc<Event>>> {
         self.inner.lock().tables[kind.index()].since(version)

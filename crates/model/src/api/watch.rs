@@ -16,7 +16,7 @@ use super::kinds::Kind;
 use super::selector::Selector;
 use super::store::{Event, EventKind, Store, line};
 
-/// Time between bookmarks.
+/// Time between bookmarks; about what the API server keeps.
 const BOOKMARK: Duration = Duration::from_secs(60);
 
 /// What a watch is asked with.
@@ -57,6 +57,7 @@ impl Watch {
         call: &Call,
     ) -> Result<Self, Failure> {
         let now = Instant::now();
+        // The lower bound of the API server's own limit (`--min-request-timeout`).
         let seconds = query.timeout.unwrap_or(1800);
         let mut watch = Self {
             store: Arc::clone(store),
@@ -101,7 +102,7 @@ impl Watch {
         wanted.is_empty() || object["metadata"]["namespace"] == wanted.as_str()
     }
 
-    /// The next line; nothing when the watch is over.
+    /// The next line; `None` when the watch is over.
     pub(crate) async fn next(&mut self) -> Option<Bytes> {
         loop {
             if self.cuts.load(Ordering::SeqCst) != self.born {
@@ -115,6 +116,8 @@ impl Watch {
             }
             let store = Arc::clone(&self.store);
             let changed = store.changed(self.kind);
+            // Registered before the store is read: a change that comes between the two would
+            // otherwise wake nobody.
             tokio::pin!(changed);
             changed.as_mut().enable();
             match self.store.since(self.kind, self.cursor) {

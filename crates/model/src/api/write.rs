@@ -52,6 +52,7 @@ pub(crate) fn has_finalizers(object: &Value) -> bool {
 
 /// Fills in what a new object lacks, and drops what it may not bring.
 pub(crate) fn on_create(kind: &Kind, object: &mut Value) {
+    // Kubelets register with a status, and the model's attacher is done at once.
     let keeps_status = !kind.status || matches!(kind.plural, "nodes" | "volumeattachments");
     if !keeps_status && let Some(map) = object.as_object_mut() {
         map.shift_remove("status");
@@ -117,6 +118,8 @@ pub(crate) fn on_update(
     check_identity(kind, old, &new, name)?;
     keep_own(old, &mut new);
     if kind.status && subresource == "status" {
+        // A write to the status of a custom resource ignores metadata, while that of a built-in
+        // kind takes labels and annotations.
         let mut kept = old.clone();
         if !kind.custom {
             for part in ["labels", "annotations"] {
@@ -132,6 +135,7 @@ pub(crate) fn on_update(
     {
         set_or_remove(map, "status", old.get("status"));
     }
+    // The API server accepts no new finalizer on an object that is being deleted.
     if is_deleting(old) {
         check_finalizers(kind, old, &new, name)?;
     }

@@ -17,7 +17,7 @@ pub(super) fn key_of(kind: &InstanceType, offering: &Offering) -> Place {
     (kind.name.to_string(), offering.zone().to_owned(), offering.capacity_type().to_owned())
 }
 
-/// The type without what cannot be had.
+/// The type without offerings that are not available.
 pub(super) fn without(
     kind: &Arc<InstanceType>,
     gone: &BTreeMap<Place, Timestamp>,

@@ -37,6 +37,7 @@ impl Cluster {
             }
             match &pod.owner {
                 Some(owner) => {
+                    // Expected pods are the scale of the workload, not what happens to exist.
                     if counted.insert(owner.uid.clone()) {
                         expected += self.scale_of(&key.namespace, owner.plural, &owner.name);
                     }
@@ -51,6 +52,7 @@ impl Cluster {
             amount(&spec["minAvailable"], expected)
         }
         .max(0);
+        // As the disruption controller: a budget that selects nothing allows nothing.
         let allowed = if expected > 0 { (healthy - desired).max(0) } else { 0 };
         json!({
             "currentHealthy": healthy, "desiredHealthy": desired, "expectedPods": expected,

@@ -49,6 +49,8 @@ pub(super) struct PodFacts {
 impl PodFacts {
     pub(super) fn of(object: &Arc<Value>) -> Self {
         let pod: Pod = serde_json::from_value((**object).clone()).unwrap_or_default();
+        // The only thing that is taken from the code under test: sums of requests have tests of
+        // their own.
         let requests = PodInfo::from_pod(&pod).requests;
         let spec = pod.spec.unwrap_or_default();
         let affinity = spec.affinity.unwrap_or_default();

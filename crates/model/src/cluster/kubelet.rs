@@ -14,7 +14,7 @@ fn boot_id(instance: &Instance) -> String {
     format!("{}/{}", instance.provider_id, instance.boots)
 }
 
-/// How long pods stay on a node that cannot be reached.
+/// How long pods stay on a node that cannot be reached, by their default tolerations.
 const STAY: Duration = Duration::from_secs(300);
 
 impl Cluster {
@@ -50,6 +50,7 @@ impl Cluster {
             .map(|(name, _)| name.clone())
             .collect();
         for name in lost {
+            // Once per node: this is looked at with every change.
             if self.losing.insert(name.clone()) {
                 self.after(self.pace.lost, Due::Lost(name));
             }
@@ -238,6 +239,8 @@ impl Cluster {
         let Some(deadline) = deadline else { return };
         let begun = deadline - Duration::from_secs(grace);
         let own = pod.seconds(ENDS_IN).map_or(self.pace.end, Duration::from_secs);
+        // Measured from the deletion, so that a grace period that became shorter ends the pod
+        // earlier.
         let at = (begun + own).min(deadline).max(self.store.now());
         self.at(at, Due::EndPod(key.clone(), pod.uid.clone()));
     }

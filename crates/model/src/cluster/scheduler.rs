@@ -27,6 +27,7 @@ impl Cluster {
                 Some((-pod.priority, pod.created, key.clone()))
             })
             .collect();
+        // Kubernetes' order: priority, then age; the name makes it the same each time.
         queue.sort();
         for (_, _, key) in queue {
             match self.place(&key) {
@@ -51,6 +52,7 @@ impl Cluster {
 
     fn mark_unschedulable(&mut self, key: &Key) {
         let Some(pod) = self.pods.get(key) else { return };
+        // The same condition again would be a change of nothing, for each round and pod.
         if crate::api::condition(&pod.object, "PodScheduled") == Some("False") {
             return;
         }
@@ -146,6 +148,7 @@ impl Cluster {
         constraint: &k8s_openapi::api::core::v1::TopologySpreadConstraint,
     ) -> bool {
         let Some(domain) = node.labels.get(&constraint.topology_key) else { return false };
+        // The defaults of the two policies differ: taints are ignored, affinity is honoured.
         let ignores_taints = constraint.node_taints_policy.as_deref() != Some("Honor");
         let ignores_affinity = constraint.node_affinity_policy.as_deref() == Some("Ignore");
         let mut counts: BTreeMap<&String, i32> = BTreeMap::new();
@@ -167,6 +170,7 @@ impl Cluster {
         let few = constraint
             .min_domains
             .is_some_and(|least| i32::try_from(counts.len()).unwrap_or(0) < least);
+        // With fewer domains than minDomains, Kubernetes takes the global minimum for zero.
         let least = if few { 0 } else { counts.values().copied().min().unwrap_or(0) };
         let own = i32::from(matches(constraint.label_selector.as_ref(), pod));
         counts.get(domain).copied().unwrap_or(0) + own - least <= constraint.max_skew

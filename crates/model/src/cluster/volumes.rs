@@ -57,6 +57,8 @@ impl Cluster {
 
     /// Makes the volumes of claims that waited for their first pod.
     pub(super) fn provide_volumes(&mut self, namespace: &str, claims: &[String], node: &str) {
+        // As a StorageClass with WaitForFirstConsumer: the volume is where its first pod runs, and
+        // stays there.
         let zone = self.nodes.get(node).and_then(|n| n.labels.get(labels::ZONE)).cloned();
         for claim in claims {
             let kind_of = kind("persistentvolumeclaims");

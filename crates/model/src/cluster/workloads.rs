@@ -39,6 +39,8 @@ impl Cluster {
     fn deployment(&mut self, object: &Arc<Value>) {
         let key = Key::of(object);
         let template = &object["spec"]["template"];
+        // A changed template gives another name, and so a new ReplicaSet. The old ones are scaled
+        // down at once: a rolling update is not modelled.
         let name = format!("{}-{}", key.name, digest(template));
         let replicas = object["spec"]["replicas"].as_i64().unwrap_or(1);
         let kind_of = kind("replicasets");
@@ -132,6 +134,7 @@ impl Cluster {
         let succeeded = |k: &&Key| self.pods.get(*k).is_some_and(|p| p.phase == "Succeeded");
         let seen = keys.into_iter().flatten().filter(succeeded).count();
         let known = object["status"]["succeeded"].as_u64().unwrap_or(0);
+        // Pods that succeeded may be removed with their node; what was counted stays.
         let done = known.max(seen as u64);
         if done != known {
             self.count("jobs", &key, "succeeded", usize::try_from(done).unwrap_or(0));
@@ -190,6 +193,7 @@ impl Cluster {
         match self.store.create(kind("pods"), &key.namespace, pod) {
             // The pod counts before the log shows it.
             Ok(made) => self.pod_changed(&made, false),
+            // The namespace may not be there yet.
             Err(_) => self.after(std::time::Duration::from_secs(5), Due::Look),
         }
     }

@@ -22,7 +22,7 @@ impl Candidate {
     }
 }
 
-/// One image a set of requirements: the newest that is not deprecated, all newest first.
+/// One image per set of requirements: the newest that is not deprecated, all newest first.
 ///
 /// Images of an architecture that Kubernetes has no name for are left out.
 pub(super) fn choose(
@@ -35,6 +35,7 @@ pub(super) fn choose(
         let Some(arch) = arch_of(&image) else { continue };
         let id = image.image_id().unwrap_or_default();
         let variants = known.get(id).map_or_else(
+            // An image found by tags, name or id suits every machine of its architecture.
             || vec![Vec::new()],
             |list| list.iter().map(|v| v.requirements()).collect(),
         );
@@ -62,6 +63,7 @@ fn candidate(
         operator: Operator::In,
         values: vec![arch.to_owned()],
     });
+    // A fixed order, in which equal sets compare equal.
     requirements.sort_by(|a, b| a.key.len().cmp(&b.key.len()).then_with(|| a.key.cmp(&b.key)));
     Candidate {
         ami: Ami {

@@ -54,6 +54,7 @@ pub fn ssm_parameters(
     version: &str,
 ) -> Vec<(Parameter, Vec<Variant>)> {
     let kind =
+        // Windows parameters name no release: AWS moves them like those of `latest`.
         if version == "latest" || family.is_windows() { Kind::Mutable } else { Kind::Immutable };
     paths(family, kubernetes, version)
         .into_iter()
@@ -66,6 +67,8 @@ fn paths(family: AmiFamily, kubernetes: &str, version: &str) -> Vec<(String, Vec
     let latest = version == "latest";
     let eks = format!("/aws/service/eks/optimized-ami/{kubernetes}");
     match family {
+        // One parameter for both kinds of accelerators: the GPU image of AL2 has the drivers of
+        // NVIDIA and Neuron.
         AmiFamily::Al2 => [
             ("amazon-linux-2", "node", vec![Standard]),
             ("amazon-linux-2-arm64", "arm64-node", vec![Standard]),
@@ -99,6 +102,7 @@ fn paths(family: AmiFamily, kubernetes: &str, version: &str) -> Vec<(String, Vec
         })
         .collect(),
         AmiFamily::Bottlerocket => {
+            // Bottlerocket's releases are known as `v1.20.1`, but the parameters leave the `v` out.
             let release = version.trim_start_matches('v');
             [
                 ("", "x86_64", vec![Standard, Neuron]),
@@ -113,6 +117,7 @@ fn paths(family: AmiFamily, kubernetes: &str, version: &str) -> Vec<(String, Vec
             })
             .collect()
         }
+        // Only the latest Windows image has a public parameter. The CRD refuses other versions.
         AmiFamily::Windows2019 | AmiFamily::Windows2022 | AmiFamily::Windows2025 => {
             let year = &family.as_str()["Windows".len()..];
             vec![(

@@ -31,9 +31,11 @@ impl Provider {
         for refused in answer.errors.iter() {
             self.learn(attempt, answer, refused);
         }
+        // After learning: a fleet that got its instance still names the pools that were refused.
         if let Some(placed) = &answer.placed {
             return Ok(self.launched(attempt, placed));
         }
+        // EC2 repeats the same error for each override.
         let texts: BTreeSet<String> = answer.errors.iter().map(ToString::to_string).collect();
         let text = texts.into_iter().collect::<Vec<_>>().join("; ");
         let message = format!("with fleet error(s), {text}");
@@ -71,6 +73,7 @@ impl Provider {
             let code = format!("{:?}", errors::SPOT_ROLE_MISSING);
             self.report(attempt.claim, Report::SpotRoleMissing { code: &code });
         }
+        // Without a pool, or for a fault of the request itself, no offering is to blame.
         if refused.place.is_none() || !errors::is_unfulfillable(&refused.code) {
             return;
         }
@@ -105,7 +108,8 @@ impl Provider {
         }
     }
 
-    /// A reservation that is refused is full; its type and zone may well be had otherwise.
+    /// A reservation that is refused is full. Its type and zone may well be available outside of
+    /// it.
     fn reservation_refused(&self, attempt: &Attempt<'_>, refused: &Refused) {
         let Some(place) = refused.place.as_ref() else { return };
         if refused.message.contains(SPREAD_LIMIT) {
@@ -130,7 +134,7 @@ impl Provider {
         }
     }
 
-    /// The instance as the fleet told of it: it runs no command yet that would tell more.
+    /// The instance, as far as the fleet's answer describes it.
     fn launched(&self, attempt: &Attempt<'_>, placed: &Placed) -> Instance {
         let place = &placed.place;
         let kind = attempt.types.iter().find(|t| *t.name == *place.instance_type);
@@ -148,6 +152,7 @@ impl Provider {
             .iter()
             .find(|t| t.instance_types.iter().any(|i| *i.name == *place.instance_type));
         let image = Some(place.image.clone()).filter(|i| !i.is_empty());
+        // The launch template has adapters only in these cases, whatever the type could have.
         let wants_efa = attempt.wants(EFA)
             || attempt.has_own_interfaces()
             || wants_network_devices(attempt.claim);

@@ -34,6 +34,7 @@ async fn describe_some(
         .ec2
         .describe_instances()
         .set_instance_ids(Some(ids))
+        // EC2 shows terminated instances for about an hour.
         .filters(filter("instance-state-name", LIVE.map(str::to_owned).into()))
         .send()
         .await
@@ -42,7 +43,7 @@ async fn describe_some(
     Ok(found.map(|i| Instance::of_ec2(i, reserved_capacity)).map(|i| (i.id.clone(), i)).collect())
 }
 
-/// Describes instances; those that the common call does not tell are asked for one by one.
+/// Describes instances; those missing in the common answer are asked for one by one.
 pub(super) async fn describe(
     clients: Clients,
     reserved_capacity: bool,
@@ -57,6 +58,7 @@ pub(super) async fn describe(
         }
         Err(_) => HashMap::new(),
     };
+    // One unknown id fails the whole call, so each is asked for by itself then.
     let missing: Vec<String> =
         wanted.iter().filter(|id| !found.contains_key(*id)).cloned().collect();
     if wanted.len() > 1 {
@@ -92,6 +94,7 @@ pub(super) async fn terminate(clients: Clients, ids: Vec<String>) -> Vec<Result<
         return ids.iter().map(|_| Err(error.clone())).collect();
     }
     let ended = ended.unwrap_or_default();
+    // One instance that cannot be terminated fails the call for all of them.
     let missing = wanted.iter().filter(|id| !ended.contains(*id));
     let single = missing.map(|id| async {
         let outcome = terminate_some(&clients, vec![id.clone()]).await;
@@ -110,6 +113,7 @@ pub(super) async fn tag(clients: Clients, batch: Vec<Tag>) -> Vec<Result<(), Aws
     let ids: Vec<String> = batch.iter().map(|t| t.id.clone()).collect();
     let all = send(unique(&ids)).await.map(drop).map_err(|e| AwsError::new("CreateTags", &e));
     match all {
+        // Other errors, such as a missing permission, concern all of them alike.
         Err(error) if error.is_not_found() && ids.len() > 1 => {
             let single = ids.iter().map(|id| async {
                 send(vec![id.clone()]).await.map(drop).map_err(|e| AwsError::new("CreateTags", &e))

@@ -25,7 +25,7 @@ use crate::scheduling::requirements::{Requirement, Requirements};
 
 /// Most overrides that EC2 takes in one request.
 const MAX_OVERRIDES: usize = 300;
-/// The error of a request that got less than it asked for, without a word why.
+/// The error of a request that got fewer instances than it asked for, when EC2 gives no reason.
 const TOO_FEW: &str = "too few instances returned";
 
 /// What a fleet is asked for: requests of equal content are made together.
@@ -52,7 +52,7 @@ pub enum Market {
 }
 
 impl Market {
-    /// The capacity type's market; `templates` tell what kind of reservation it is.
+    /// The capacity type's market; `templates` have the kind of the reservation.
     #[must_use]
     pub fn of(capacity_type: &str, templates: &[LaunchTemplate]) -> Self {
         let reservation = templates.iter().find_map(|t| t.reservation.as_ref());
@@ -126,6 +126,8 @@ pub fn configs(
     let mut prices: Vec<f64> = list.iter().flat_map(|c| &c.overrides).map(|o| o.priority).collect();
     if prices.len() > MAX_OVERRIDES {
         prices.sort_by(f64::total_cmp);
+        // The price alone does not cut exactly: several overrides may have the price of the last
+        // that fits. `left` keeps the first of those.
         let limit = prices[MAX_OVERRIDES - 1];
         let mut left = MAX_OVERRIDES;
         for config in &mut list {
@@ -155,6 +157,7 @@ fn overrides(
         for offering in kind.compatible_offerings(&requirements) {
             let zone = offering.zone();
             let Some(choice) = subnets.get(zone) else { continue };
+            // EC2 refuses two overrides of the same type and zone.
             if list[from..].iter().any(|o| o.zone == zone) {
                 continue;
             }
@@ -180,7 +183,7 @@ pub struct Ask {
 /// What came of a launch.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// Nothing when there is no instance.
+    /// `None` when there is no instance.
     pub fleet: Option<String>,
     pub placed: Option<Placed>,
     /// Refusals of the whole fleet, also when there is an instance.
@@ -189,7 +192,7 @@ pub struct Answer {
     pub request_id: String,
 }
 
-/// A launched instance, as the fleet tells of it.
+/// A launched instance, as the fleet's answer describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Placed {
     pub id: String,
@@ -210,7 +213,7 @@ pub struct Place {
 pub struct Refused {
     pub code: String,
     pub message: String,
-    /// Nothing when EC2 does not say which pool.
+    /// `None` when EC2 does not say which pool.
     pub place: Option<Place>,
 }
 
@@ -238,6 +241,7 @@ pub async fn create(clients: Clients, asks: Vec<Ask>) -> Vec<Result<Answer, AwsE
     let Some(first) = asks.first() else { return Vec::new() };
     let content = Arc::clone(&first.content);
     let mut members: Vec<Member> = asks.iter().map(|a| a.member.clone()).collect();
+    // Token and tags depend on the order, and a retry collects the same launches in another one.
     members.sort();
     match send(&clients, &content, &members).await {
         Err(error) => asks.iter().map(|_| Err(error.clone())).collect(),
@@ -274,6 +278,7 @@ fn deal(
             ids.map(move |id| Placed { id: id.clone(), place: place.clone() })
         })
         .collect();
+    // EC2 gives no order, and a repeated call may return another one.
     launched.sort_by(|a, b| a.id.cmp(&b.id));
     let mut errors: Vec<Refused> = output.errors().iter().map(refused).collect();
     if launched.len() < members.len() && errors.is_empty() {
@@ -376,6 +381,7 @@ fn config(config: &Config) -> FleetLaunchTemplateConfigRequest {
         .launch_template_specification(
             FleetLaunchTemplateSpecificationRequest::builder()
                 .launch_template_name(&config.template)
+                // A template only ever has one version: its name is a hash of its content.
                 .version("$Latest")
                 .build(),
         )

@@ -82,9 +82,9 @@ pub fn is_for(instance: &Instance, name: &str, uid: &str) -> bool {
 
 /// The claim's instance among those that live.
 ///
-/// An instance that carries the claim's name is its own. Of a fleet for several claims, those
-/// instances that no claim has yet go to those members that have none, both in their order:
-/// whoever asks, and whenever, the answer fits the others'.
+/// An instance that carries the claim's name is its own. The instances of a fleet for several
+/// claims that no claim has yet go to those members that have none, both in their order. So all
+/// members agree on who gets which, whenever they ask.
 #[must_use]
 pub fn find<'a>(
     name: &str,
@@ -176,8 +176,8 @@ mod tests {
     }
 
     proptest! {
-        /// However many instances a fleet got, and whoever has found his already, nobody gets
-        /// another's and nobody gets none while there is one.
+        /// Whatever number of instances a fleet got, and whichever claims found theirs already: no
+        /// claim gets an instance of another, and none goes without while one is left.
         #[test]
         fn a_fleets_instances_go_to_its_members_one_each(
             members in 2_usize..12,

@@ -127,6 +127,7 @@ impl Provider {
         let tags = tags::of(class, claim, &self.cluster)
             .map_err(|e| Error::NodeClassNotReady(e.to_string()))?;
         let mut outcome = self.attempt(class, claim, types, &tags, &mut tried).await;
+        // Once only: somebody who keeps removing templates must not keep this loop going.
         if matches!(outcome, Err(Failure::TemplateGone)) {
             outcome = self.attempt(class, claim, types, &tags, &mut tried).await;
         }
@@ -140,6 +141,7 @@ impl Provider {
             outcome = self.attempt(class, claim, types, &tags, &mut tried).await;
         }
         match &outcome {
+            // After insufficient capacity the NodeClaim is deleted, so there is no next attempt.
             Ok(_) | Err(Failure::Other(Error::InsufficientCapacity(_))) => self.forget(&uid),
             Err(_) => self.remember(&uid, &tried),
         }
@@ -238,6 +240,7 @@ impl Provider {
                 message: "getting subnets, no subnets matched selector".into(),
             });
         }
+        // Before the subnets are chosen: addresses that are booked would stay so when this fails.
         let templates = self.templates.ensure_all(&wanted).await.map_err(template_error)?;
         let subnets = self.subnets.zonal_subnets_for_launch(class, &types, capacity_type);
         requirements.add(Requirement::is(labels::CAPACITY_TYPE, capacity_type));
@@ -262,7 +265,7 @@ impl Provider {
             return known.clone();
         }
         let made = claim.metadata.creation_timestamp.as_ref().map(|t| t.0);
-        // API servers tell whole seconds.
+        // API servers keep whole seconds.
         let unsure = made.is_none_or(|made| made <= self.started);
         Tried { generation: 0, unsure, at: self.clock.now() }
     }
@@ -270,6 +273,7 @@ impl Provider {
     fn remember(&self, uid: &str, tried: &Tried) {
         let now = self.clock.now();
         let mut tries = self.tries.lock();
+        // Claims that are deleted while a launch fails are never forgotten otherwise.
         if tries.len() > 1000 {
             tries.retain(|_, t| now.duration_since(t.at).unsigned_abs() < FORGET);
         }
@@ -303,7 +307,7 @@ impl Provider {
         Ok(found)
     }
 
-    /// One list for everybody who looks for his instance at the same time.
+    /// One list for all claims that look for their instance at the same time.
     async fn lately_listed(&self) -> Result<Arc<[Instance]>, Error> {
         self.listed.get(&(), || async { Ok(self.list().await?.into()) }).await
     }

@@ -13,7 +13,7 @@ pub struct Instance {
     pub id: String,
     pub instance_type: String,
     pub zone: String,
-    /// Zone id, where EC2 tells it.
+    /// Zone id, where EC2's answer has it.
     pub zone_id: Option<String>,
     pub capacity_type: String,
     pub image_id: String,
@@ -43,7 +43,7 @@ impl Instance {
         format!("aws:///{}/{}", self.zone, self.id)
     }
 
-    /// True when it is on its way out.
+    /// True when it is shutting down or terminated.
     #[must_use]
     pub fn terminating(&self) -> bool {
         matches!(self.state.as_str(), "shutting-down" | "terminated")
@@ -104,7 +104,8 @@ impl Instance {
     }
 }
 
-/// The reservation that an instance was launched into, rather than happened to match.
+/// The reservation that an instance was launched into. An open reservation also covers on-demand
+/// instances that happen to match it; those are not reserved capacity for Karpenter.
 fn reservation_of(instance: &Ec2Instance) -> Option<String> {
     let id = instance.capacity_reservation_id().filter(|id| !id.is_empty())?;
     let preference =

@@ -246,7 +246,7 @@ pub(super) fn claim(clock: &Clock, capacity_types: &[&str]) -> NodeClaim {
     .unwrap()
 }
 
-/// A type that can be had everywhere, also reserved in zone a.
+/// A type that is available everywhere, also reserved in zone a.
 pub(super) fn kind(name: &str) -> Arc<InstanceType> {
     let offering = |capacity_type: &str, zone: &str, price: f64| Offering {
         requirements: [

@@ -13,9 +13,9 @@ use crate::scheduling::resources::{Name, ResourceList};
 
 const MIB: i64 = 1 << 20;
 const GIB: i64 = 1 << 30;
-/// Ephemeral storage of an image whose volumes nobody tells.
+/// Ephemeral storage where neither the node class nor its AMI family names a volume.
 const DEFAULT_STORAGE: i64 = 20 * GIB;
-/// Pods of families that do not count network addresses.
+/// Pods on families that do not count network addresses; the kubelet's own default.
 const DEFAULT_PODS: i64 = 110;
 /// Interface of a node class that carries fabric traffic alone.
 const EFA_ONLY: &str = "efa-only";
@@ -55,6 +55,7 @@ pub(super) fn of(
     let pods = subject.pods()?;
     let mut capacity = subject.capacity(pods);
     let overhead = subject.overhead(&capacity, pods);
+    // After the overhead, as in Karpenter: eviction thresholds stay shares of the published memory.
     if let Some(memory) = discovered_memory {
         capacity.set(Name::Memory, memory);
     }
@@ -107,6 +108,8 @@ impl Subject<'_> {
             let all = info.gpu_info.iter().flat_map(|g| &g.gpus);
             all.filter(|g| g.manufacturer == manufacturer).map(|g| g.count).sum()
         };
+        // The resources have the names under which the vendors' device plugins, and for interfaces
+        // the VPC resource controller, register them.
         let neuron: &[Device] = info.neuron_info.as_ref().map_or(&[], |n| &n.neuron_devices);
         for (name, amount) in [
             ("nvidia.com/gpu", gpus("NVIDIA")),
@@ -138,7 +141,8 @@ impl Subject<'_> {
         }
     }
 
-    /// Memory in bytes, less what the hypervisor keeps; Graviton keeps 64 MiB more.
+    /// Memory in bytes, less what the hypervisor keeps. Graviton's kernel reserves 64 MiB more
+    /// (CMA). In whole MiB, as Karpenter rounds.
     fn memory(&self) -> i64 {
         let mut mib = self.info.memory_info.mib;
         if self.info.first_architecture() == "arm64" {
@@ -155,6 +159,7 @@ impl Subject<'_> {
             && let Some(gb) =
                 self.info.instance_storage_info.as_ref().and_then(|s| s.total_size_in_gb)
         {
+            // EC2 gives disks in decimal gigabytes.
             return gb * 1_000_000_000;
         }
         let size = |mapping: &crate::api::v1::BlockDeviceMapping| {
@@ -167,6 +172,7 @@ impl Subject<'_> {
             return bytes;
         }
         if self.family == AmiFamily::Custom {
+            // Which device a custom image keeps pods on is unknown; Karpenter takes the last one.
             return mappings.last().and_then(size).unwrap_or(DEFAULT_STORAGE);
         }
         let defaults = self.family.default_block_devices();
@@ -232,6 +238,8 @@ impl Subject<'_> {
         };
         let variables = self.options.kubelet_expressions.then(|| self.variables(pods));
         let mut kube_reserved: ResourceList = [
+            // The formula of the EKS optimized AMIs' bootstrap script: 255 MiB and 11 MiB for each
+            // pod that the network interfaces allow.
             (Name::Memory, (11 * counted + 255) * MIB),
             (Name::EphemeralStorage, GIB),
             (Name::Cpu, reserved_cpu(capacity.get(&Name::Cpu))),
@@ -269,6 +277,8 @@ fn count(n: usize) -> i64 {
 }
 
 /// Shares of each band of cores that the kubelet keeps, in millionths.
+// 6 % of the first core, 1 % of the second, 0.5 % of the next two, 0.25 % of the rest: what the EKS
+// optimized AMIs reserve.
 const CPU_BANDS: &[(i64, i64, i64)] =
     &[(0, 1000, 60_000), (1000, 2000, 10_000), (2000, 4000, 5_000), (4000, i64::MAX, 2_500)];
 

@@ -24,6 +24,7 @@ pub(super) fn compatible(
         && nested_ok
         && (!class.wants_enclaves() || info.nitro_enclaves_support.as_deref() == Some("supported"))
         && group.is_none_or(|g| strategies.contains(&g.strategy))
+        // EC2 has configurable connection tracking on Nitro instances only.
         && (spec.connection_tracking.is_none() || info.hypervisor.as_deref() == Some("nitro"))
         && (interfaces.is_empty()
             || info.network_info.as_ref().is_some_and(|n| has_room(n, class, interfaces)))
@@ -43,6 +44,7 @@ fn has_room(network: &Network, class: &EC2NodeClass, interfaces: &[NetworkInterf
                         && c.maximum_network_interfaces > i64::from(i.device_index)
                 })
         })
+        // A prefix takes the place of a secondary address, and the primary address stays.
         && (prefixes <= 0 || prefixes < network.ipv4_addresses_per_interface)
         && fabric as i64 <= adapters
 }

@@ -9,10 +9,7 @@ use crate::cloud::aws::clients::Clients;
 use crate::cloud::aws::errors::AwsError;
 use crate::cloud::aws::select::filter;
 
-/// Every type that runs images of today.
-///
-/// # Errors
-/// When EC2 cannot be asked.
+/// Every type that today's images run on: hardware virtualization, 64 bits.
 pub(super) async fn types(clients: &Clients) -> Result<Vec<Info>, AwsError> {
     let mut pages = clients
         .ec2

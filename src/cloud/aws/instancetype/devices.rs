@@ -15,8 +15,10 @@ use crate::scheduling::dra::device::{Binding, Device, qualified};
 const GPU: &str = "gpu.nvidia.com";
 /// The driver of network interfaces.
 pub const NETWORK: &str = "dra.net";
+// The standard attribute that matches devices of different drivers on one PCIe root.
 const PCIE_ROOT: &str = "resource.kubernetes.io/pcieRoot";
-/// Attributes that are the same on all GPUs of a node, and known only there.
+/// Attributes that are the same on all GPUs of a node, and known only once it runs: the image
+/// decides which driver is installed.
 const BOUND: [&str; 2] = ["driverVersion", "cudaDriverVersion"];
 const TABLE: &str = include_str!("../../../../data/devices.tsv");
 

@@ -21,10 +21,10 @@ pub struct Variables<'a> {
     pub max_pods: i64,
 }
 
-/// The standard library; regular expressions are left to a crate that is there anyway.
+/// The standard library, with `matches` by the regex crate, which is a dependency anyway.
 static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
     let mut env = Env::stdlib();
-    // This fails only for functions that are there already.
+    // It fails only if the function exists already.
     let _ = env.add_extension(
         |env| cel::add_member_overload!(env, fn matches: (CelString, CelString) -> Result<CelBool>),
     );
@@ -49,6 +49,7 @@ fn program(text: &str) -> Compiled {
     if let Some(known) = programs.get(text) {
         return Arc::clone(known);
     }
+    // Old expressions of node classes that changed are never removed otherwise.
     if programs.len() >= KEPT {
         programs.clear();
     }
@@ -124,7 +125,7 @@ fn context(variables: &Variables<'_>) -> Context<'static, 'static> {
         context.add_variable_from_value(name, value);
     }
     context.add_variable_from_value("instance_type", variables.instance_type.to_owned());
-    // These fail only for functions that are there already.
+    // They fail only if the functions exist already.
     let _ = context.add_function("min", |Arguments(args): Arguments| extreme(&args, f64::lt));
     let _ = context.add_function("max", |Arguments(args): Arguments| extreme(&args, f64::gt));
     context
@@ -197,7 +198,7 @@ pub fn reserved(resource: &str, text: &str, variables: &Variables<'_>) -> Result
 /// How the error of a negative amount begins.
 const NEGATIVE: &str = "negative amount";
 
-/// As [`reserved`]; what fails is left out, with a word in the log.
+/// As [`reserved`]; an expression that fails is logged and left out.
 pub fn reserved_or_nothing(
     resource: &str,
     text: &str,

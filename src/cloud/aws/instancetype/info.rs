@@ -60,7 +60,7 @@ pub struct Processor {
 pub struct Ebs {
     pub ebs_optimized_support: String,
     pub ebs_optimized_info: Option<EbsOptimized>,
-    /// How many volumes can be attached; not told for every type.
+    /// How many volumes can be attached; EC2 gives it for some types only.
     pub maximum_ebs_attachments: Option<i64>,
     /// `dedicated`, or `shared` with network interfaces and local disks.
     pub attachment_limit_type: String,
@@ -187,6 +187,7 @@ impl Info {
     #[must_use]
     pub fn default_card(&self) -> Option<&Card> {
         let network = self.network_info.as_ref()?;
+        // By position, as Karpenter reads it: EC2 lists cards by their index.
         network.network_cards.get(usize::try_from(network.default_network_card_index).ok()?)
     }
 }

@@ -37,6 +37,8 @@ impl Settings {
     /// When a field that counts has the wrong type.
     pub fn of(class: &EC2NodeClass) -> Result<Self, String> {
         let Some(map) = &class.spec.kubelet else { return Ok(Self::default()) };
+        // Other fields are not read here: a wrong one must not keep the types from being listed.
+        // The condition of the class reports it.
         let wanted = ["maxPods", "podsPerCore", "kubeReserved", "systemReserved", "evictionHard"];
         let mut known = Map::new();
         for key in wanted {
@@ -79,6 +81,7 @@ pub(super) fn eviction_amount(text: &str, total: i64) -> Option<i64> {
         return quantity::parse(text).ok().map(quantity::Quantity::value);
     };
     let percent: f64 = percent.parse().ok()?;
+    // The kubelet takes 100 % for "no threshold".
     if percent >= 100.0 {
         return Some(0);
     }

@@ -36,7 +36,7 @@ fn limits(info: &Info) -> Limits {
     LIMITS.get(info.instance_type.as_str()).copied().unwrap_or_default()
 }
 
-/// Names and numbers of a file with a heading; `data/README.md` tells where it comes from.
+/// Names and numbers of a file with a heading; `data/README.md` says where it comes from.
 fn table(text: &'static str) -> HashMap<&'static str, Option<i64>> {
     text.lines()
         .skip(1)
@@ -45,7 +45,7 @@ fn table(text: &'static str) -> HashMap<&'static str, Option<i64>> {
         .collect()
 }
 
-/// Baseline bandwidth in Mbit/s; nothing where EC2 has only a word such as "Moderate".
+/// Baseline bandwidth in Mbit/s; `None` where EC2 has only a word such as "Moderate".
 #[must_use]
 pub fn bandwidth(info: &Info) -> Option<i64> {
     if let Some(known) = BANDWIDTHS.get(info.instance_type.as_str()) {
@@ -54,6 +54,7 @@ pub fn bandwidth(info: &Info) -> Option<i64> {
     let network = info.network_info.as_ref()?;
     let advertised = gigabits(&network.network_performance)?;
     let gbps = match network.network_cards.as_slice() {
+        // With several cards, EC2 gives the baseline of each; what is advertised is their sum.
         [] | [_] => info.default_card()?.baseline_bandwidth_in_gbps,
         _ => advertised,
     };
@@ -78,6 +79,8 @@ pub fn eni_limited_pods(info: &Info, taken: i64) -> i64 {
         return 0;
     }
     let addresses = info.network_info.as_ref().map_or(0, |n| n.ipv4_addresses_per_interface);
+    // Each interface keeps one address for itself. Two pods, the VPC CNI's and kube-proxy's, use
+    // the host's network and need none.
     usable * (addresses - 1) + 2
 }
 

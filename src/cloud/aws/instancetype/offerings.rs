@@ -1,4 +1,4 @@
-//! Where a type can be had, for what price, and whether it can be had now.
+//! Where a type is offered, for what price, and whether it is available now.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -149,6 +149,8 @@ impl<'a> Market<'a> {
                 };
                 list.push(Offering {
                     requirements: requirements.clone(),
+                    // Offerings that are unavailable stay in the list, so that explanations and
+                    // overlays see them.
                     price: price.map_or(0.0, |p| p.0),
                     price_estimated: price.is_some_and(|p| p.1),
                     available: price.is_some() && in_zone(&zone.name) && !refused(),
@@ -159,7 +161,7 @@ impl<'a> Market<'a> {
         list
     }
 
-    /// One offering a reservation of this type; a full one is known by its count.
+    /// One offering per reservation of this type; a full one is known by its count.
     fn reserved(&self, info: &Info, in_zone: &dyn Fn(&str) -> bool) -> Vec<Offering> {
         let name = info.instance_type.as_str();
         let own = self.reservations.iter().filter(|(r, _)| r.instance_type == name);
@@ -193,7 +195,8 @@ impl<'a> Market<'a> {
         .collect()
     }
 
-    /// The type's requirements and offerings in a placement group: one a partition, if it has any.
+    /// The type's requirements and offerings in a placement group: one per partition, if it has
+    /// any.
     fn in_group(
         &self,
         group: &PlacementGroup,
@@ -204,6 +207,8 @@ impl<'a> Market<'a> {
         if group.strategy != "partition" || group.partition_count <= 0 {
             return list;
         }
+        // One offering per partition, so that pods can ask for a partition, or be spread over them,
+        // by the label.
         let partitions: Vec<String> = (1..=group.partition_count).map(|n| n.to_string()).collect();
         requirements.replace(Requirement::new(
             labels::PLACEMENT_GROUP_PARTITION,

@@ -34,6 +34,7 @@ pub(super) fn of(
     capacity_types(&mut all, info, class);
     processor(&mut all, info);
     devices(&mut all, info);
+    // Every type can be launched either way; the launch decides.
     all.add(Requirement::new(labels::INSTANCE_TENANCY, Operator::In, ["default", "dedicated"]));
     all
 }
@@ -41,6 +42,7 @@ pub(super) fn of(
 fn set(all: &mut Requirements, key: &str, value: Option<String>) {
     all.add(match value {
         Some(value) => Requirement::is(key, &value),
+        // Stated, so that `DoesNotExist` and `NotIn` match the type and `In` does not.
         None => Requirement::new::<&str>(key, Operator::DoesNotExist, []),
     });
 }
@@ -114,6 +116,8 @@ fn capacity_types(all: &mut Requirements, info: &Info, class: &EC2NodeClass) {
     if !reservations.is_empty() {
         kinds.push(labels::CAPACITY_RESERVED);
     }
+    // Without reservations the lists below are empty, and `In` without values is the same as
+    // `DoesNotExist`: a type without a reservation does not match pods that ask for one.
     all.add(Requirement::new(labels::CAPACITY_TYPE, Operator::In, kinds));
     all.add(Requirement::new(
         labels::CAPACITY_RESERVATION_ID,
@@ -184,7 +188,7 @@ fn only(devices: Option<&[Device]>) -> Option<&Device> {
     }
 }
 
-/// The one kind of accelerator, and its manufacturer; EC2 does not tell that of Neuron devices.
+/// The one kind of accelerator, and its manufacturer; EC2 does not name that of Neuron devices.
 fn accelerator(info: &Info) -> (Option<&Device>, Option<String>) {
     if let Some(neuron) = &info.neuron_info {
         return (only(Some(neuron.neuron_devices.as_slice())), Some("aws".to_owned()));
@@ -193,7 +197,7 @@ fn accelerator(info: &Info) -> (Option<&Device>, Option<String>) {
     (device, device.map(|d| kebab(&d.manufacturer)))
 }
 
-/// Whether instances of the class can be of this type, as far as its name tells.
+/// Whether instances of the class can be of this type, judging by its name.
 #[must_use]
 pub fn compatible_with_class(name: &str, class: &EC2NodeClass) -> bool {
     // AL2023 does not boot on the first Graviton.

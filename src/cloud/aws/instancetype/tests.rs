@@ -677,7 +677,7 @@ fn reservations_are_offered_while_they_last() {
 }
 
 #[test]
-fn memory_that_nodes_have_is_believed_once_types_are_worked_out_anew() {
+fn memory_that_nodes_have_is_believed_once_types_are_worked_out_again() {
     let clock = Clock::manual(Timestamp::UNIX_EPOCH);
     let provider = provider_with(options(), &clock);
     let class = family("AL2023");

@@ -1,7 +1,7 @@
 //! How many EBS volumes pods can have on an instance.
 //!
 //! The figures are EC2's published ones ("Amazon EBS volume limits for Amazon EC2 instances"), and
-//! what is taken off them is what the EBS CSI driver takes off before it tells the kubelet.
+//! what is taken off them is what the EBS CSI driver takes off before it reports a limit.
 
 use std::collections::BTreeMap;
 
@@ -20,12 +20,13 @@ const XEN: i64 = 39;
 /// What the driver will allow on instances of a type with a class's volumes of their own.
 pub(super) fn limits(info: &Info, class: &EC2NodeClass) -> BTreeMap<String, u64> {
     let ebs = info.ebs_info.as_ref();
-    let told = ebs.and_then(|e| e.maximum_ebs_attachments);
+    let known = ebs.and_then(|e| e.maximum_ebs_attachments);
     let dedicated = ebs.is_some_and(|e| e.attachment_limit_type == "dedicated");
     let xen = info.hypervisor.as_deref() == Some("xen");
-    let mut left = told.unwrap_or(if xen { XEN } else { NITRO });
+    let mut left = known.unwrap_or(if xen { XEN } else { NITRO });
     if !dedicated && !xen {
-        // The first interface; those that come later are attached when the volumes are.
+        // One for the primary interface. The CSI driver counts only what is attached when it
+        // starts, so interfaces that come later take nothing off.
         left -= 1 + local_disks(info) + accelerators(info);
     }
     left -= own_volumes(class);

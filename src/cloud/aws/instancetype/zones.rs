@@ -9,7 +9,7 @@ use crate::api::v1::{EC2NodeClass, Subnet};
 pub struct Zone {
     /// Name, such as `us-east-1a`.
     pub name: String,
-    /// Id, such as `use1-az1`, where a subnet tells it.
+    /// Id, such as `use1-az1`, where a subnet shows it.
     pub id: Option<String>,
     /// The node class's subnets in it.
     pub subnets: Vec<String>,

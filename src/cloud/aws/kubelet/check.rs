@@ -9,6 +9,7 @@ use crate::api::duration::parse_go;
 use crate::api::v1::EC2NodeClass;
 use crate::scheduling::quantity;
 
+// Eviction signals of the Kubernetes documentation on node-pressure eviction.
 const SIGNALS: &[&str] = &[
     "memory.available",
     "nodefs.available",
@@ -17,6 +18,7 @@ const SIGNALS: &[&str] = &[
     "imagefs.inodesFree",
     "pid.available",
 ];
+// What the kubelet accepts in kubeReserved and systemReserved.
 const RESERVABLE: &[&str] = &["cpu", "memory", "ephemeral-storage", "pid"];
 
 /// Everything that is wrong with a node class's kubelet settings, always in the same order.
@@ -27,6 +29,7 @@ pub fn check(class: &EC2NodeClass) -> Vec<String> {
     };
     let mut checked = settings.clone();
     if checked.get("maxPods").is_some_and(Value::is_string) {
+        // An expression; the schema knows only the kubelet's own integer.
         checked.insert("maxPods".to_owned(), 0.into());
     }
     let mut problems = match schema::check(&checked) {
@@ -91,6 +94,8 @@ fn evictions(settings: &Map<String, Value>, problems: &mut Vec<String>) {
     let keys = |key: &str| -> BTreeSet<&str> {
         entries(settings, key).into_iter().map(|(signal, _)| signal).collect()
     };
+    // The kubelet does not start with a soft threshold that has no grace period. Karpenter refuses
+    // a grace period without a threshold as well.
     let (soft, grace) = (keys("evictionSoft"), keys(GRACE));
     for signal in soft.difference(&grace) {
         problems.push(format!("spec.kubelet.evictionSoft[{signal}]: no matching entry in {GRACE}"));

@@ -179,7 +179,7 @@ const LOGGING: Kind = Object(&[
     ),
 ]);
 
-/// The fields that nobody knows, sorted.
+/// The unknown fields, sorted.
 ///
 /// # Errors
 /// The first value that is not what its field holds.
@@ -208,6 +208,7 @@ fn object(
 
 fn field(kind: Kind, at: &str, value: &Value, unknown: &mut Vec<String>) -> Result<(), String> {
     let wrong = |expected: &str| Err(format!("{at}: expected {expected}, found {value}"));
+    // As in Go's decoder, a null leaves the field unset.
     if value.is_null() {
         return Ok(());
     }

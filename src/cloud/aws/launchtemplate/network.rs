@@ -36,6 +36,8 @@ pub(super) fn interfaces(cluster: &Cluster, class: &EC2NodeClass, efa: i64) -> V
             .map(|card| {
                 let request = with_groups(class)
                     .network_card_index(card)
+                    // Device index 0 is the primary interface, on the first card; EC2 wants 1 on
+                    // every other card.
                     .device_index(i32::from(card != 0))
                     .interface_type("efa");
                 addressed(request, cluster, class).build()

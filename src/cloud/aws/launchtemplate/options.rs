@@ -124,6 +124,7 @@ pub(super) fn groups<'a>(
             let settings = kubelet::resolve(cluster, launch.class, &kind);
             let text = serde_json::to_string(&settings).unwrap_or_default();
             for reservation in reservations(launch, &kind) {
+                // Everything that differs between the launch templates of one image.
                 let key = (efa, pods, text.clone(), reservation.clone());
                 let group = groups.entry(key).or_insert_with(|| Group {
                     ami,
@@ -192,12 +193,14 @@ fn ami_requirements(ami: &Ami) -> Requirements {
     ami.requirements.iter().map(|r| Requirement::new(&r.key, r.operator, &r.values)).collect()
 }
 
-/// What the user data of a group tells the node.
+/// What the user data of a group passes to the node.
 pub(super) fn bootstrap(cluster: &Cluster, launch: &Launch<'_>, group: &Group<'_>) -> Bootstrap {
     let (class, claim) = (launch.class, launch.claim);
     let family = AmiFamily::of(class);
     let mut node_labels = claim.metadata.labels.clone().unwrap_or_default();
     node_labels.insert(labels::CAPACITY_TYPE.to_owned(), launch.capacity_type.to_owned());
+    // The user data below registers the node with its taints, so Karpenter need not add them. What
+    // custom user data does is unknown.
     if family != AmiFamily::Custom {
         node_labels.insert(labels::DO_NOT_SYNC_TAINTS.to_owned(), "true".to_owned());
     }

@@ -80,6 +80,7 @@ pub(super) fn data(
             LaunchTemplateEnclaveOptionsRequest::builder().enabled(launch.enclave()).build(),
         )
         .tag_specifications(tags(ResourceType::NetworkInterface, launch.tags));
+    // EC2 refuses tags for a resource that the launch does not create.
     if launch.capacity_type == labels::CAPACITY_SPOT {
         data = data.tag_specifications(tags(ResourceType::SpotInstancesRequest, launch.tags));
     }
@@ -166,6 +167,7 @@ fn block_devices(class: &EC2NodeClass) -> Option<Vec<LaunchTemplateBlockDeviceMa
 }
 
 fn volume(ebs: &BlockDevice) -> LaunchTemplateEbsBlockDeviceRequest {
+    // EC2 refuses 0; in manifests it means "not set".
     let non_zero = |n: Option<i64>| n.filter(|n| *n != 0).and_then(|n| i32::try_from(n).ok());
     LaunchTemplateEbsBlockDeviceRequest::builder()
         .set_delete_on_termination(ebs.delete_on_termination)
@@ -209,6 +211,8 @@ fn metadata_options(
             options.http_put_response_hop_limit.and_then(|n| i32::try_from(n).ok()),
         )
         .set_http_tokens(options.http_tokens.as_deref().map(LaunchTemplateHttpTokensState::from))
+        // Set explicitly, because the account's default may be on: tags in the metadata allow no
+        // `/` in keys, so that every launch with Karpenter's tags would fail.
         .instance_metadata_tags(LaunchTemplateInstanceMetadataTagsState::Disabled)
         .build()
 }

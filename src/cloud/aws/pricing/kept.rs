@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use super::{Known, Provider};
 use crate::operator::config_map::{Store, is_own};
 
+// The ConfigMap's keys. Administrators write them too, so that they cannot change.
 const REGION: &str = "region";
 const ON_DEMAND: &str = "on-demand.json";
 const SPOT: &str = "spot.json";
-/// Set where `on-demand.json` has nothing but what AWS told; earlier releases kept estimates, too.
+/// Set where `on-demand.json` has published prices only; earlier releases kept estimates, too.
 const SOURCE: &str = "source";
 const PRICE_LIST: &str = "price-list";
 /// Reads and writes the ConfigMap.
@@ -27,6 +28,8 @@ impl Keeper {
         match self.0.read().await {
             Ok(Some(map)) => {
                 let mut data = map.data.unwrap_or_default();
+                // Estimates of an earlier release would pass for published prices. What an
+                // administrator wrote into a map of their own counts as it is.
                 if is_own(&map.metadata) && data.get(SOURCE).is_none_or(|s| s != PRICE_LIST) {
                     data.remove(ON_DEMAND);
                 }
@@ -47,7 +50,7 @@ impl Keeper {
                 }
             }
             Ok(None) => {}
-            Err(error) => self.say("reading", &error),
+            Err(error) => self.log_failure("reading", &error),
         }
     }
 
@@ -55,11 +58,11 @@ impl Keeper {
     pub async fn keep(&self, provider: &Provider) {
         let data = write(&provider.known(), provider.region());
         if let Err(error) = self.0.write(data).await {
-            self.say("writing", &error);
+            self.log_failure("writing", &error);
         }
     }
 
-    fn say(&self, what: &str, error: &kube::Error) {
+    fn log_failure(&self, what: &str, error: &kube::Error) {
         tracing::debug!(
             "config-map" = self.0.name(),
             "error" = %error,

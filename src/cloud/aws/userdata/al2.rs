@@ -31,12 +31,14 @@ fn script(bootstrap: &Bootstrap) -> String {
         bootstrap.cluster_name, bootstrap.cluster_endpoint
     )];
     if let Some(ip) = dns_ip(bootstrap) {
+        // The bootstrap script assumes IPv4 unless an argument says otherwise.
         if ip.parse::<std::net::Ipv4Addr>().is_err() {
             call.push("--ip-family ipv6".to_owned());
         }
         call.push(format!("--dns-cluster-ip '{ip}'"));
     }
     if bootstrap.kubelet.get("maxPods").is_some() {
+        // Otherwise the script would set its own limit beside the one in the kubelet's arguments.
         call.push("--use-max-pods false".to_owned());
     }
     call.push(format!("--kubelet-extra-args '{}'", kubelet_args(bootstrap)));

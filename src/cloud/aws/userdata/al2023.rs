@@ -17,6 +17,7 @@ fn custom_parts(custom: &str) -> Result<Vec<Part>, UserDataError> {
         return Ok(Vec::new());
     }
     if mime::is_archive(custom) {
+        // As Karpenter does: nodeadm needs no other header.
         let keep = |h: &String| h.to_ascii_lowercase().starts_with("content-type:");
         let mut parts = mime::read(custom, Ending::Optional)?;
         for part in &mut parts {
@@ -63,6 +64,8 @@ fn broken(error: &impl std::fmt::Display) -> UserDataError {
 
 fn node_config(bootstrap: &Bootstrap) -> Result<String, UserDataError> {
     use base64::Engine as _;
+    // Unlike AL2's bootstrap script, nodeadm discovers nothing about the cluster, and requires the
+    // service CIDR in its configuration.
     let cidr = bootstrap.cluster_cidr.as_deref().ok_or_else(|| {
         UserDataError::NotReady("resolving cluster CIDR, the service CIDR is not known".to_owned())
     })?;
@@ -72,6 +75,7 @@ fn node_config(bootstrap: &Bootstrap) -> Result<String, UserDataError> {
         "name": bootstrap.cluster_name,
     });
     if !bootstrap.ca_bundle.is_empty() {
+        // Checked here, because nodeadm would fail on the instance, where nobody sees why.
         base64::engine::general_purpose::STANDARD
             .decode(&bootstrap.ca_bundle)
             .map_err(|e| UserDataError::NotReady(format!("decoding CABundle, {e}")))?;
@@ -118,6 +122,7 @@ fn write_block(text: &mut String, value: &Value, indent: usize) {
     let pad = " ".repeat(indent);
     match value {
         Value::Object(map) => {
+            // The launch template's name is a hash of this text, so it must not vary.
             let sorted: std::collections::BTreeMap<_, _> = map.iter().collect();
             for (key, value) in sorted {
                 write_entry(text, &format!("{pad}{}:", plain(key)), value, indent + 2, indent);

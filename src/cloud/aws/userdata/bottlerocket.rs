@@ -76,6 +76,7 @@ fn apply_cluster(bootstrap: &Bootstrap, kubernetes: &mut Table) {
     kubernetes.insert("cluster-name".into(), text(&bootstrap.cluster_name));
     kubernetes.insert("api-server".into(), text(&bootstrap.cluster_endpoint));
     if bootstrap.ca_bundle.is_empty() {
+        // The user's may belong to another cluster.
         kubernetes.remove("cluster-certificate");
     } else {
         kubernetes.insert("cluster-certificate".into(), text(&bootstrap.ca_bundle));
@@ -120,6 +121,7 @@ fn apply_kubelet(bootstrap: &Bootstrap, kubernetes: &mut Table) {
         ("imageGCLowThresholdPercent", "image-gc-low-threshold-percent"),
     ] {
         if let Some(n) = number(ours) {
+            // Bottlerocket's API takes these two as text.
             kubernetes.insert(theirs.into(), Value::String(n.to_string()));
         }
     }
@@ -162,7 +164,7 @@ fn mount(binds_by_itself: bool) -> Table {
     mount
 }
 
-/// True when the images of a class are known to bind their directories without being told which.
+/// True when the images of a class are known to bind their directories without a list of them.
 #[must_use]
 pub fn binds_by_itself(class: &EC2NodeClass) -> bool {
     let Some(version) = version(class) else { return false };
@@ -176,7 +178,7 @@ pub fn binds_by_itself(class: &EC2NodeClass) -> bool {
     }
 }
 
-/// The release of the images, as far as the selectors or the names of what they found tell.
+/// The release of the images, as far as the selectors or the names of the images show it.
 fn version(class: &EC2NodeClass) -> Option<String> {
     let terms = &class.spec.ami_selector_terms;
     let alias = terms.iter().find_map(|t| {

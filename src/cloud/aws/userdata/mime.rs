@@ -6,6 +6,7 @@ use super::UserDataError;
 pub const SHELL_SCRIPT: &str = "text/x-shellscript; charset=\"us-ascii\"";
 /// Content type of a nodeadm configuration.
 pub const NODE_CONFIG: &str = "application/node.eks.aws";
+// As short as Karpenter's; EC2 counts each byte of user data.
 const BOUNDARY: &str = "//";
 
 /// One part: its header lines and its body.
@@ -49,6 +50,7 @@ pub fn write(parts: &[Part]) -> String {
         text.push_str(&format!("--{BOUNDARY}\n{}\n\n{}\n", part.headers.join("\n"), part.body));
     }
     text.push_str(&format!("--{BOUNDARY}--\n"));
+    // A shell does not run scripts with carriage returns.
     text.replace('\r', "")
 }
 

@@ -1,4 +1,4 @@
-//! Claims and classes, parsed, and what pods refer to.
+//! ResourceClaims and DeviceClasses, parsed, and the claims that pods refer to.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::{ClaimKey, DeviceId};
 pub struct PodClaim {
     /// The entry's name.
     pub name: Arc<str>,
-    /// Which claim it stands for.
+    /// The claim that it stands for.
     pub source: ClaimSource,
 }
 
@@ -29,7 +29,7 @@ pub enum ClaimSource {
     Claim(Arc<str>),
     /// A claim that is still to be made from a template of that name.
     Template(Arc<str>),
-    /// None: there is nothing to allocate.
+    /// None: the claim controller decided that the entry needs no claim.
     Nothing,
 }
 
@@ -55,7 +55,8 @@ pub fn pod_claims(spec: &PodSpec, status: Option<&PodStatus>) -> Vec<PodClaim> {
     entries.map(|e| PodClaim { name: Arc::from(e.name.as_str()), source: source(e) }).collect()
 }
 
-/// The name that a claim made from a template gets here while the real one is not there yet.
+/// The name used here for a claim that is still to be created from a template. The real name ends
+/// in a random suffix, and so is not known yet.
 #[must_use]
 pub fn generated_name(pod: &str, entry: &str) -> String {
     format!("{pod}-{entry}")
@@ -81,7 +82,8 @@ pub struct Choice {
     pub selectors: Vec<Arc<str>>,
     /// How many devices.
     pub mode: Mode,
-    /// Devices that are in use will do, and are not taken.
+    /// `adminAccess`: devices in use are allowed, and taking them does not make them unavailable to
+    /// others.
     pub admin: bool,
     /// Device taints that do not matter.
     pub tolerations: Vec<Toleration>,
@@ -89,7 +91,7 @@ pub struct Choice {
     pub capacity: Vec<(Arc<str>, Amount)>,
 }
 
-/// A request of a claim: the first choice that can be had counts.
+/// A request of a claim: the first choice that can be satisfied is taken.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
     /// Its name.
@@ -120,11 +122,11 @@ impl Match {
 pub struct Held {
     /// Which one.
     pub device: DeviceId,
-    /// Parts of its capacity, when it is shared.
+    /// The capacity that the claim consumes, when the device is shared.
     pub consumed: Vec<(Arc<str>, Amount)>,
     /// The share's id, when it is shared.
     pub share: Option<Arc<str>>,
-    /// It is looked at rather than used.
+    /// Held with `adminAccess`, which leaves the device to others.
     pub admin: bool,
 }
 
@@ -133,7 +135,7 @@ pub struct Held {
 pub struct Allocation {
     /// Its devices.
     pub devices: Vec<Held>,
-    /// Nodes from which they can be reached; nothing for all.
+    /// The nodes that can reach them; `None` for all.
     pub nodes: Option<Arc<[Term]>>,
 }
 
@@ -188,6 +190,8 @@ impl Claim {
         Self {
             allocation: status.and_then(|s| s.allocation.as_ref()).map(allocation),
             pods: users.iter().filter(is_pod).map(User::new).collect(),
+            // The API allows users other than pods. Nothing is known of them, so that their claim's
+            // devices are never considered free.
             other_users: users.iter().any(|u| !is_pod(&u)),
             ..Self::from_spec(key, &object.spec)
         }
@@ -269,7 +273,7 @@ fn constraint(constraint: &DeviceConstraint) -> Result<Match, String> {
     })
 }
 
-/// The parts that requests and their alternatives have in common.
+/// The fields that requests and sub-requests (`firstAvailable`) have in common.
 struct Parts<'a> {
     name: String,
     class: &'a str,
@@ -302,6 +306,7 @@ fn request(request: &DeviceRequest) -> Result<Request, String> {
             selectors: sub.selectors.as_deref(),
             mode: sub.allocation_mode.as_deref(),
             count: sub.count,
+            // Sub-requests have no `adminAccess` in the API.
             admin: false,
             tolerations: sub.tolerations.as_deref(),
             capacity: sub.capacity.as_ref(),
@@ -317,6 +322,7 @@ fn request(request: &DeviceRequest) -> Result<Request, String> {
 fn choice(parts: &Parts<'_>) -> Result<Choice, String> {
     let mode = match parts.mode.unwrap_or("ExactCount") {
         "ExactCount" | "" => {
+            // The API server's default.
             let count = parts.count.unwrap_or(1);
             let count = usize::try_from(count).ok().filter(|c| *c > 0);
             Mode::Count(count.ok_or_else(|| {
@@ -375,7 +381,7 @@ impl Class {
     }
 }
 
-/// Amounts by domain and name, given names that may be bare.
+/// Amounts by qualified name. A name without a domain belongs to the driver.
 pub(super) fn by_name(list: &[(Arc<str>, Amount)], driver: &str) -> BTreeMap<Qualified, Amount> {
     list.iter().map(|(name, value)| (qualified(name, driver), *value)).collect()
 }

@@ -1,4 +1,4 @@
-//! Devices and the slices that publish them, parsed.
+//! Devices and the ResourceSlices that publish them, parsed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,10 +13,11 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use crate::api::quantity;
 use crate::scheduling::requirements::{Requirement, Requirements};
 
-/// An amount in billionths of its unit.
+/// An amount in billionths of its unit, the finest that a Kubernetes quantity can express. 128 bits
+/// hold any quantity at that scale.
 pub type Amount = i128;
 
-/// Reads a quantity; one that cannot be read is nothing.
+/// Reads a quantity; one that cannot be read counts as zero.
 pub(super) fn amount(quantity: &ApiQuantity) -> Amount {
     quantity::parse(&quantity.0).map_or(0, |q| q.nanos)
 }
@@ -28,11 +29,11 @@ pub struct Term {
     pub labels: Requirements,
     /// On the node's name.
     pub name: Option<Requirement>,
-    /// Asks for nothing, which selects no node.
+    /// An empty term. In Kubernetes it selects no node.
     pub empty: bool,
 }
 
-/// The field that a node selector may name.
+/// The only field that a node selector may match.
 const NAME_FIELD: &str = "metadata.name";
 
 impl Term {
@@ -53,7 +54,7 @@ impl Term {
     }
 }
 
-/// From where devices can be reached.
+/// Which nodes can reach devices.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Placement {
     /// From every node.
@@ -62,7 +63,8 @@ pub enum Placement {
     Node(Arc<str>),
     /// From nodes that one of these selects.
     Selected(Arc<[Term]>),
-    /// Each device says for itself; a slice that only has counters says nothing.
+    /// Each device has its own placement (`perDeviceNodeSelection`). A slice that only has counters
+    /// has none.
     Unsaid,
 }
 
@@ -77,7 +79,8 @@ impl Placement {
     }
 }
 
-/// The value of an attribute; a list holds several.
+/// The value of an attribute. The flag tells a list from a single value: selectors see the two as
+/// different types.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Attribute {
     /// Numbers.
@@ -114,7 +117,8 @@ impl Attribute {
         })
     }
 
-    /// The values that both have; nothing when there is none.
+    /// The values that both have; `None` when there is none. Single values count as lists of one,
+    /// so that a constraint can compare the two.
     #[must_use]
     pub fn common(&self, other: &Self) -> Option<Self> {
         fn both<T: PartialEq + Clone>(a: &[T], b: &[T]) -> Option<Vec<T>> {
@@ -133,7 +137,7 @@ impl Attribute {
     }
 }
 
-/// How much of a capacity a request takes.
+/// The amounts of a shared capacity that a request may consume.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policy {
     /// What is taken when nothing is asked for.
@@ -147,6 +151,7 @@ pub struct Policy {
 impl Policy {
     fn new(policy: &CapacityRequestPolicy) -> Self {
         let mut values: Vec<Amount> = policy.valid_values.iter().flatten().map(amount).collect();
+        // Sorted, so that the first one that is large enough is the smallest.
         values.sort_unstable();
         Self {
             default: policy.default.as_ref().map(amount),
@@ -179,7 +184,8 @@ impl Capacity {
         }
     }
 
-    /// What a request takes, rounded up as the policy says; nothing when it cannot be had.
+    /// What a request consumes, rounded up as the policy says; `None` when the device cannot
+    /// provide it.
     #[must_use]
     pub fn consumed(&self, asked: Option<Amount>) -> Option<Amount> {
         let Some(policy) = &self.policy else {
@@ -229,7 +235,7 @@ pub struct Device {
     pub consumes: Vec<(Arc<str>, Arc<str>, Amount)>,
     /// Taints that keep requests off.
     pub taints: Vec<Taint>,
-    /// From where it can be reached, when its slice leaves that to it.
+    /// Which nodes can reach it, when its slice leaves that to the device.
     pub place: Placement,
 }
 
@@ -274,6 +280,7 @@ impl Device {
                 .taints
                 .iter()
                 .flatten()
+                // The effect `None` is informational, and keeps nothing off.
                 .filter(|t| matches!(t.effect.as_str(), "NoSchedule" | "NoExecute"))
                 .map(taint)
                 .collect(),
@@ -301,14 +308,14 @@ pub fn counters<'a>(sets: impl IntoIterator<Item = &'a CounterSet>) -> Counters 
     sets.into_iter().flat_map(one).collect()
 }
 
-/// A part of a pool of devices.
+/// A ResourceSlice: a part of a pool of devices.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Slice {
     /// The driver that publishes it.
     pub driver: Arc<str>,
     /// The pool's name.
     pub pool: Arc<str>,
-    /// Only slices of the highest generation count.
+    /// The pool's generation; only slices of the highest one count.
     pub generation: i64,
     /// How many slices the pool has.
     pub count: i64,
@@ -356,7 +363,7 @@ impl Slice {
         }
     }
 
-    /// The node that the slice is about, by name or by owner.
+    /// The node whose devices the slice publishes, by name or by owner.
     #[must_use]
     pub fn node(&self) -> Option<&str> {
         match &self.place {
@@ -366,7 +373,8 @@ impl Slice {
     }
 }
 
-/// Devices that a provider says every instance of a type will have.
+/// Devices that every instance of a type will have, according to the provider. Nodes publish their
+/// own once they run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TypePool {
     /// The driver that will publish them.
@@ -377,7 +385,7 @@ pub struct TypePool {
     pub devices: Vec<Arc<Device>>,
     /// Counters that they draw on.
     pub counters: Counters,
-    /// Devices that will have the same value of an attribute, which nobody knows yet.
+    /// Devices that will have the same value of an attribute, while nobody knows the value yet.
     pub bindings: Vec<Binding>,
 }
 

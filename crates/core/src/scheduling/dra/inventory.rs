@@ -1,4 +1,4 @@
-//! The devices of a round, numbered, and what its pods ask for.
+//! The devices of a round, numbered, and the claims of its pods.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -16,11 +16,11 @@ use crate::scheduling::pod::{PodInfo, PodKey};
 
 /// Index of a device.
 pub type DevId = u32;
-/// Index of an amount that uses of devices draw on: a counter, or a capacity of a shared device.
+/// Index of an amount that allocations draw on: a counter, or a capacity of a shared device.
 pub type SlotId = u32;
 /// Index of a claim.
 pub type ClaimId = u32;
-/// Index of what a provider says about the devices of instance types; 0 is nothing.
+/// Index of the devices that a provider gives instance types; 0 for types without any.
 pub type SetId = u32;
 
 /// A device with its place in the round.
@@ -29,7 +29,7 @@ pub(super) struct Dev {
     pub(super) device: Arc<Device>,
     pub(super) pool: u32,
     pub(super) place: Placement,
-    /// A device that an instance will have, rather than one that is there.
+    /// A device that an instance will have, rather than one that is published.
     pub(super) template: bool,
     pub(super) counters: Vec<(SlotId, Amount)>,
     /// Capacities by name, when the device is shared.
@@ -59,7 +59,8 @@ pub(super) struct ChoiceInfo {
 #[derive(Debug)]
 pub(super) struct ClaimInfo {
     pub(super) claim: Arc<Claim>,
-    /// It holds devices, and so stays where these are: alternatives, if it is bound to nodes.
+    /// Set when it holds devices, and so stays where these are: the node selector's terms, if it
+    /// has one.
     pub(super) fixed: Option<Option<Arc<[Term]>>>,
     /// Choices of each request, best first.
     pub(super) requests: Vec<(Arc<str>, Vec<ChoiceInfo>)>,
@@ -95,7 +96,7 @@ pub struct Inventory {
     bindings: u32,
 }
 
-/// Pods by unique id; by name those that have none, as in a scenario.
+/// Pods by uid; by name those without one, as in a scenario file.
 #[derive(Default)]
 struct Pods<'a> {
     ids: HashSet<&'a str>,
@@ -120,7 +121,7 @@ impl<'a> Pods<'a> {
     }
 }
 
-/// Who counts as alive, and who is about to be placed anew.
+/// The pods that count as alive, and those that this round places.
 struct Users<'a> {
     alive: Pods<'a>,
     batch: Pods<'a>,
@@ -129,7 +130,9 @@ struct Users<'a> {
 }
 
 impl Users<'_> {
-    /// Whether a claim's devices stay with it.
+    /// Whether a claim keeps its devices. It does while a pod that stays uses it. When this round
+    /// moves all of its pods, the devices are free to be chosen again; and a claim that waits for
+    /// its first pod keeps what it was allocated.
     fn keep(&self, claim: &Claim) -> bool {
         let namespace = &*claim.key.namespace;
         let stays = |user: &User| {
@@ -141,8 +144,8 @@ impl Users<'_> {
     }
 }
 
-/// The claims that a pod refers to, by name; those that are still to be made have the name that
-/// they are given here.
+/// The claims that a pod refers to, by name; those still to be created have the name of
+/// [`generated_name`].
 pub(crate) fn claim_keys(pod: &PodInfo) -> impl Iterator<Item = ClaimKey> {
     pod.device_claims().iter().filter_map(|entry| match &entry.source {
         ClaimSource::Claim(name) => Some(ClaimKey::new(&pod.key.namespace, name)),
@@ -155,8 +158,8 @@ pub(crate) fn claim_keys(pod: &PodInfo) -> impl Iterator<Item = ClaimKey> {
 }
 
 impl Inventory {
-    /// The devices that are there for pods to be placed beside these nodes, and those that
-    /// instances of these types will have.
+    /// The devices of these nodes and of the network, and those that instances of these types will
+    /// have.
     #[must_use]
     pub fn new<'a>(
         objects: &Objects,
@@ -185,7 +188,7 @@ impl Inventory {
         inventory
     }
 
-    /// The claims of a pod; nothing when it has none.
+    /// The claims of a pod; `None` when it has none.
     ///
     /// # Errors
     /// When one of them is not there.
@@ -205,13 +208,13 @@ impl Inventory {
         self.pods.get(key).is_some_and(|claims| claims.as_ref().map_or(true, |c| !c.is_empty()))
     }
 
-    /// The number of what a provider says about a type.
+    /// The index of a type's devices.
     #[must_use]
     pub fn set_of(&self, pools: &Arc<[TypePool]>) -> SetId {
         self.set_index.get(&address(pools)).copied().unwrap_or(0)
     }
 
-    /// Whether providers say anything about types' devices.
+    /// Whether any instance type comes with devices.
     #[must_use]
     pub fn has_type_devices(&self) -> bool {
         self.sets.len() > 1
@@ -224,6 +227,8 @@ impl Inventory {
     fn add_cluster(&mut self, objects: &Objects, nodes: &[StateNode]) {
         let there: FxHashSet<&str> = nodes
             .iter()
+            // As in Karpenter: until a node is initialized its drivers may have published only some
+            // devices, so that the type's own list counts instead.
             .filter(|n| n.initialized() && !n.deleting())
             .filter_map(|n| n.node.as_ref()?.metadata.name.as_deref())
             .collect();
@@ -267,6 +272,7 @@ impl Inventory {
             }
             let start = self.devices.len() as DevId;
             for device in &found.devices {
+                // Everywhere, since the caller looks into these pools only for nodes of the type.
                 self.add_device(device, Placement::Everywhere, true, &slots);
             }
             let devices = start..self.devices.len() as DevId;
@@ -312,7 +318,8 @@ impl Inventory {
         });
     }
 
-    /// Numbers the sets of a pool's devices that will agree; sets that overlap are one.
+    /// Numbers the sets of a pool's devices that will agree in an attribute. Sets that overlap are
+    /// joined: agreeing is transitive.
     fn bind(&mut self, pool: &TypePool, devices: Range<DevId>) {
         let mut sets: Vec<(&Qualified, Vec<&Arc<str>>)> = Vec::new();
         for binding in &pool.bindings {
@@ -339,7 +346,7 @@ impl Inventory {
         }
     }
 
-    /// Notes what an allocated claim holds.
+    /// Books what an allocated claim holds. Devices held with `adminAccess` stay available.
     fn hold(&mut self, claim: &Claim) {
         let Some(allocation) = &claim.allocation else { return };
         for held in allocation.devices.iter().filter(|h| !h.admin) {
@@ -352,6 +359,8 @@ impl Inventory {
             let named = |id: &DevId| self.devices[*id as usize].device.name == held.device.device;
             let Some(id) = pool.devices.clone().find(named) else { continue };
             let dev = &self.devices[id as usize];
+            // Counters belong to the device, and are drawn on once however many claims share it;
+            // capacity is drawn on by each of them.
             if self.used.insert(id) {
                 for (slot, value) in &dev.counters {
                     *self.drawn.entry(*slot).or_insert(0) += value;

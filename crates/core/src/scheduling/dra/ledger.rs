@@ -1,4 +1,4 @@
-//! What a round has decided about devices so far, and what it could decide next.
+//! The devices that a round has booked so far, and the search for more.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +21,9 @@ pub enum Site {
     Claim(usize),
 }
 
-/// Instance types of a planned node that have the same devices, and what is booked for them.
+/// Instance types of a planned node that come with the same devices, and what is booked if the node
+/// becomes one of them. The type is open until the launch, so that each group has bookings of its
+/// own.
 #[derive(Clone, Debug, Default)]
 pub struct TypeGroup {
     /// The types, by their number.
@@ -32,25 +34,25 @@ pub struct TypeGroup {
 }
 
 impl TypeGroup {
-    /// Types with the same devices, nothing of which is booked.
+    /// Types with the same devices, without any booking.
     #[must_use]
     pub fn new(types: FixedBitSet, set: SetId) -> Self {
         Self { types, set, booked: Vec::new() }
     }
 }
 
-/// What an existing node would give to a pod.
+/// The devices that an existing node would give to a pod.
 #[derive(Clone, Debug, Default)]
 pub struct NodePlan {
     pub(super) given: Given,
 }
 
-/// What a planned node would become with a pod.
+/// How a planned node would change if it took a pod.
 #[derive(Clone, Debug, Default)]
 pub struct ClaimPlan {
     /// The types that can serve the pod, with all that is booked for them.
     pub groups: Vec<TypeGroup>,
-    /// What the devices ask of the node, its host name apart.
+    /// The requirements that the devices put on the node, its host name left out.
     pub requirements: Requirements,
     new: Vec<ClaimId>,
 }
@@ -68,11 +70,11 @@ impl ClaimPlan {
     }
 }
 
-/// Where a claim was given devices in this round.
+/// Where a claim got its devices in this round.
 #[derive(Clone, Debug)]
 struct Decided {
     site: Site,
-    /// Its devices can be reached from there only.
+    /// Only that node can reach its devices.
     bound: bool,
     requirements: Requirements,
 }
@@ -90,16 +92,16 @@ impl Decided {
     }
 }
 
-/// The devices of a planned node, as people read them.
+/// The devices of a planned node, as text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Booked {
-    /// What the node is called until it has a name.
+    /// The node's stand-in name, until the API server gives it one.
     pub id: String,
     /// The drivers, sorted.
     pub drivers: Vec<String>,
     /// Devices by claim.
     pub by_claim: BTreeMap<String, Vec<String>>,
-    /// Devices that were booked for types which the node lost, by type.
+    /// Devices that were booked for types which the node lost later, by type.
     pub released: BTreeMap<String, Vec<String>>,
     lost: Vec<(usize, Vec<String>)>,
 }
@@ -133,7 +135,7 @@ pub struct NodeSite<'a> {
     pub name: &'a str,
     /// Its labels.
     pub labels: Requirements,
-    /// What its type's devices are, while it has not published them itself.
+    /// The devices of its type, while the node has not published its own.
     pub set: SetId,
 }
 
@@ -142,7 +144,7 @@ pub struct NodeSite<'a> {
 pub struct ClaimSite<'a> {
     /// Its number, once it is planned.
     pub claim: Option<usize>,
-    /// What it is so far, a stand-in for its host name included.
+    /// Its requirements so far, with a stand-in for its host name.
     pub requirements: Requirements,
     /// Labels that it may lack.
     pub allow: Allow<'a>,
@@ -183,6 +185,8 @@ impl Ledger {
         if open.is_empty() {
             return Ok(NodePlan::default());
         }
+        // What others took is added up for each question instead of kept, because bookings of a
+        // planned node shrink when it loses types.
         let mut taken = self.taken_elsewhere(own);
         for (_, picks) in self.nodes.get(&site.node).into_iter().flatten() {
             taken.add(&inventory, picks);
@@ -201,8 +205,8 @@ impl Ledger {
 
     /// Which types of a planned node can serve a pod's claims, and what they ask of it.
     ///
-    /// Types are tried in their order; each narrows the node for those after it, so that all that
-    /// are left agree.
+    /// Groups are tried in order. Each one narrows the node for those after it, so that the node's
+    /// requirements hold for every type that is left.
     ///
     /// # Errors
     /// Why none can.
@@ -215,8 +219,11 @@ impl Ledger {
         let inventory = Arc::clone(&self.inventory);
         let nothing = Ok(Vec::new());
         let claims = inventory.pod(pod).unwrap_or(&nothing).as_ref().map_err(Clone::clone)?;
-        // A number that no planned node has yet.
+        // A node that is not planned yet has no number: one that no planned node uses stands for
+        // it.
         let own = Site::Claim(site.claim.unwrap_or(usize::MAX));
+        // Claims that hold devices already do not depend on the type, so that they are settled once
+        // for all groups.
         let place = self.place(None, site.allow, 0);
         let mut node = site.requirements.clone();
         let open = self.open(claims, own, &place, &mut node)?;
@@ -262,13 +269,13 @@ impl Ledger {
         self.claims.insert(claim, plan.groups);
     }
 
-    /// The types of a planned node with what is booked for them; nothing when nothing is.
+    /// The types of a planned node with what is booked for them; `None` when nothing is.
     #[must_use]
     pub fn groups(&self, claim: usize) -> Option<&[TypeGroup]> {
         self.claims.get(&claim).map(Vec::as_slice)
     }
 
-    /// Lets go of what is booked for types that a planned node no longer has.
+    /// Releases what is booked for types that a planned node no longer has.
     pub fn keep(&mut self, claim: usize, types: &FixedBitSet) {
         let Some(groups) = self.claims.get_mut(&claim) else { return };
         for group in groups.iter_mut() {
@@ -286,7 +293,7 @@ impl Ledger {
         groups.retain(|g| !g.types.is_clear());
     }
 
-    /// The devices of a planned node; nothing when it has none.
+    /// The devices of a planned node; `None` when it has none.
     #[must_use]
     pub fn booked(&self, claim: usize) -> Option<Booked> {
         let groups = self.claims.get(&claim)?;
@@ -312,7 +319,8 @@ impl Ledger {
         Place { node, allow, pools: pools.collect() }
     }
 
-    /// The claims that still need devices; those that have some narrow the node.
+    /// The claims that still need devices. Those that have some narrow the node to where these can
+    /// be reached.
     fn open(
         &self,
         claims: &[ClaimId],
@@ -328,6 +336,8 @@ impl Ledger {
                 if decided.site == own {
                     continue;
                 }
+                // A claim shared by pods is allocated once: pods on another node cannot use devices
+                // that only the first one reaches.
                 if decided.bound {
                     return Err(Error::BoundElsewhere);
                 }
@@ -339,6 +349,7 @@ impl Ledger {
                 let Some(terms) = fixed else { continue };
                 let term = terms.iter().find(|t| place.selected(t, node));
                 let term = term.ok_or_else(|| Error::AllocatedElsewhere(key()))?;
+                // An existing node has its labels, and nothing to narrow.
                 if place.node.is_none() {
                     node.merge(&term.labels);
                 }
@@ -349,10 +360,11 @@ impl Ledger {
         Ok(open)
     }
 
-    /// What all other places have taken: of a planned node, the most that any of its types needs.
+    /// What all other nodes have taken. A planned node becomes only one of its types but nobody
+    /// knows which, so that the most that any of them needs counts.
     fn taken_elsewhere(&self, own: Site) -> Taken {
         let inventory = &self.inventory;
-        // Devices that an instance will have are its own.
+        // Devices that an instance will have are not shared with other nodes.
         let there = |p: &&Pick| !inventory.devices[p.device as usize].template;
         let mut taken = Taken::default();
         let mut nodes: Vec<&usize> = self.nodes.keys().collect();

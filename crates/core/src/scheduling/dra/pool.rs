@@ -1,4 +1,4 @@
-//! Whether what drivers publish is whole.
+//! Checks whether the pools that drivers publish are complete and consistent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ pub enum Flaw {
 }
 
 impl Flaw {
-    /// The word for it.
+    /// As messages name it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -25,10 +25,11 @@ impl Flaw {
     }
 }
 
-/// A driver's pool: the slices of its highest generation, in order.
+/// Pools by driver and name: the slices of the highest generation, in order.
 pub type Pools<'a> = BTreeMap<(Arc<str>, Arc<str>), Vec<&'a Arc<Slice>>>;
 
-/// Slices by pool; those of older generations are left out.
+/// Slices by pool. A driver raises the generation when it replaces a pool's slices, so that those
+/// of older ones are on their way out.
 #[must_use]
 pub fn pools<'a>(slices: impl IntoIterator<Item = &'a Arc<Slice>>) -> Pools<'a> {
     let mut pools: Pools<'a> = BTreeMap::new();
@@ -60,7 +61,7 @@ pub fn flaw(slices: &[&Arc<Slice>]) -> Option<Flaw> {
     contradiction(slices.iter().flat_map(|s| &s.devices), &counters).then_some(Flaw::Invalid)
 }
 
-/// Whether names come twice, or counters are drawn on that are not there.
+/// Whether device names occur twice, or devices draw on counters that do not exist.
 pub(super) fn contradiction<'a>(
     devices: impl IntoIterator<Item = &'a Arc<Device>>,
     counters: &Counters,
@@ -77,8 +78,7 @@ pub(super) fn contradiction<'a>(
 
 /// The first of these drivers that has not published a whole pool for a node.
 ///
-/// A driver whose devices are reached over the network only, so that no node publishes any, has
-/// nothing to publish for this one either.
+/// A driver of network devices publishes none per node, so that nothing is missing for this one.
 #[must_use]
 pub fn unpublished<'d>(
     drivers: impl IntoIterator<Item = &'d str>,

@@ -1,5 +1,4 @@
-//! The search for devices: depth first through claims, requests and devices, taking back what does
-//! not lead to an answer.
+//! The search for devices: depth first through claims, requests and devices, with backtracking.
 
 use std::sync::Arc;
 
@@ -25,11 +24,12 @@ pub struct Pick {
     pub device: DevId,
     /// The request's choice that it is for.
     pub request: Arc<str>,
-    /// What it takes of slots, counters apart.
+    /// What it takes of slots, except for the device's counters, which only its first user draws
+    /// on.
     pub(super) taken: Vec<(SlotId, Amount)>,
-    /// It is looked at rather than used.
+    /// Taken with `adminAccess`, which leaves it to others.
     pub(super) admin: bool,
-    /// What it asks of the node.
+    /// The requirements that it puts on the node.
     pub(super) nodes: Option<Requirements>,
     /// No other node can reach it.
     pub(super) bound: bool,
@@ -38,7 +38,7 @@ pub struct Pick {
 /// What a claim was given.
 pub(super) type Given = Vec<(ClaimId, Vec<Pick>)>;
 
-/// What is taken already, besides what claims of the cluster hold.
+/// What this round has taken, besides what claims of the cluster hold.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Taken {
     pub(super) devices: FxHashSet<DevId>,
@@ -54,6 +54,7 @@ impl Taken {
     ) {
         for pick in picks.into_iter().filter(|p| !p.admin) {
             let dev = &inventory.devices[pick.device as usize];
+            // A shared device draws on its counters once, whoever used it first.
             if !inventory.used.contains(&pick.device) && self.devices.insert(pick.device) {
                 for (slot, value) in &dev.counters {
                     *self.slots.entry(*slot).or_insert(0) += value;
@@ -85,30 +86,31 @@ impl Place<'_> {
         let named = match (&term.name, self.node) {
             (None, _) => true,
             (Some(wanted), Some(name)) => wanted.has(name),
+            // A node without a name yet can only meet a term that excludes some names.
             (Some(wanted), None) => wanted.is_complement(),
         };
         named && node.compatible(&term.labels, self.allow).is_ok()
     }
 }
 
-/// What devices of a claim have in common so far.
+/// What the devices of a claim have in common so far, for one of its `matchAttribute` constraints.
 #[derive(Clone, Debug, PartialEq)]
 enum Common {
     Open,
     Values(Attribute),
-    /// The set of devices that will agree.
+    /// The set of devices that will agree in a value nobody knows yet.
     Set(u32),
 }
 
 /// How a node reaches a device.
 struct Reach<'a> {
-    /// What it must be for that.
+    /// The requirements that this puts on the node.
     labels: Option<&'a Requirements>,
     /// No other node does.
     bound: bool,
 }
 
-/// What taking a device changed.
+/// What [`Search::take`] changed, for taking it back.
 struct Undo {
     node: Requirements,
     common: Vec<Common>,
@@ -124,15 +126,17 @@ pub(super) struct Search<'a> {
     /// What the node is so far.
     pub(super) node: Requirements,
     pub(super) claims: &'a [ClaimId],
-    /// What the node was at the start.
+    /// The node's requirements at the start.
     start: Requirements,
-    /// Devices that choices may take, by claim, request and choice.
+    /// Devices that choices may take, by claim, request and choice. The search comes back to a
+    /// choice many times, while its list depends on the start only.
     lists: FxHashMap<(usize, usize, usize), Arc<[DevId]>>,
     found: Given,
-    /// What each constraint of the claim at hand has found in common, claim by claim.
+    /// What the devices have in common by each constraint, claim by claim.
     common: Vec<Vec<Common>>,
     steps: u64,
-    /// How far the search came: the claim and the request where it ended.
+    /// The furthest that the search came: the claim and request that could not be satisfied, for
+    /// the error.
     deepest: (usize, usize),
 }
 
@@ -221,7 +225,8 @@ impl<'a> Search<'a> {
         Ok(false)
     }
 
-    /// Devices that a choice may take, in order, given what the node was at the start.
+    /// Devices that a choice may take, in order. It is a superset: reach is checked for the node as
+    /// it was at the start, and again when a device is taken.
     fn candidates(
         &mut self,
         choice: &Choice,
@@ -239,6 +244,8 @@ impl<'a> Search<'a> {
                 continue;
             }
             if let Some(flaw) = pool.flaw {
+                // All devices of a pool that is not whole cannot be known. A request for a number
+                // of devices may find them in other pools.
                 if choice.mode == Mode::All {
                     let info = &inventory.claims[self.claims[at] as usize];
                     return Err(Error::Pool(
@@ -264,6 +271,8 @@ impl<'a> Search<'a> {
 
     fn matches(&mut self, selectors: &[u32], id: DevId) -> Result<bool, Error> {
         for selector in selectors {
+            // Evaluating CEL is by far the slowest step, and its result depends on nothing but
+            // selector and device: it is kept for the whole round.
             let verdict = match self.verdicts.get(&(*selector, id)) {
                 Some(known) => known.clone(),
                 None => {
@@ -291,7 +300,7 @@ impl<'a> Search<'a> {
         })
     }
 
-    /// How a node reaches a device: nothing when it cannot.
+    /// How a node reaches a device: `None` when it cannot.
     fn reach(&self, id: DevId, node: &Requirements) -> Option<Reach<'a>> {
         let inventory = self.inventory;
         let dev = &inventory.devices[id as usize];
@@ -308,8 +317,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// So many devices out of a list. The order in which they are taken makes no difference, so
-    /// that only later ones are tried after each.
+    /// Takes a number of devices out of a list. Their order makes no difference, so that after each
+    /// one only later ones are tried.
     fn count(
         &mut self,
         at: usize,
@@ -334,7 +343,8 @@ impl<'a> Search<'a> {
         Ok(false)
     }
 
-    /// All devices of a list that the node will reach.
+    /// Takes all devices of a list that the node can reach. There is one way to do so, and no
+    /// backtracking within it.
     fn all(
         &mut self,
         at: usize,
@@ -345,7 +355,7 @@ impl<'a> Search<'a> {
         let mut undo = Vec::new();
         let mut complete = true;
         for id in list {
-            // One that earlier ones put out of the node's reach is not among the node's.
+            // A device that the earlier ones put out of reach is not one of the node's.
             if self.reach(*id, &self.node).is_none() {
                 continue;
             }
@@ -357,6 +367,7 @@ impl<'a> Search<'a> {
                 }
             }
         }
+        // A request for all devices needs at least one.
         if complete && !undo.is_empty() && self.request(at, request + 1)? {
             return Ok(true);
         }
@@ -382,6 +393,7 @@ impl<'a> Search<'a> {
         }
         let dev = &inventory.devices[id as usize];
         let picks = &self.found[at].1;
+        // A claim cannot hold one device twice, even if it is shared.
         if picks.len() >= MOST_DEVICES || picks.iter().any(|p| p.device == id) {
             return Ok(None);
         }
@@ -391,6 +403,7 @@ impl<'a> Search<'a> {
         }
         let Some(reach) = self.reach(id, &self.node) else { return Ok(None) };
         let Some(taken) = self.capacity(choice, id) else { return Ok(None) };
+        // A shared device in use has drawn on its counters already.
         let counts = !choice.admin && !in_use;
         let enough = |slot: &SlotId, value: &Amount| {
             let drawn =
@@ -443,7 +456,7 @@ impl<'a> Search<'a> {
         self.common[at] = undo.common;
     }
 
-    /// What a choice takes of a device's capacities; nothing when they do not suffice.
+    /// What a choice takes of a device's capacities; `None` when they do not suffice.
     fn capacity(&self, choice: &Choice, id: DevId) -> Option<Vec<(SlotId, Amount)>> {
         let dev = &self.inventory.devices[id as usize];
         let asked = by_name(&choice.capacity, self.inventory.driver(id));
@@ -452,7 +465,7 @@ impl<'a> Search<'a> {
             return None;
         }
         if !dev.device.shared {
-            // The device is taken as a whole: it only has to be large enough.
+            // A device that is not shared is taken as a whole, and only has to be large enough.
             let enough =
                 asked.iter().all(|(name, value)| known[name].consumed(Some(*value)).is_some());
             return enough.then(Vec::new);
@@ -466,7 +479,8 @@ impl<'a> Search<'a> {
             .collect()
     }
 
-    /// What the claim's devices have in common with this one; nothing when a constraint breaks.
+    /// What the claim's devices have in common once this one is added; `None` when a constraint is
+    /// violated.
     fn joined(&self, at: usize, request: &str, choice: &Choice, id: DevId) -> Option<Vec<Common>> {
         let claim = &self.inventory.claims[self.claims[at] as usize].claim;
         let dev = &self.inventory.devices[id as usize];
@@ -477,6 +491,8 @@ impl<'a> Search<'a> {
             }
             let value = dev.device.attributes.get(&constraint.attribute);
             let set = dev.bindings.iter().find(|(name, _)| *name == constraint.attribute);
+            // A known value and a set of devices that will agree cannot be compared, so that one
+            // constraint never mixes the two. Nor does a device satisfy it that has neither.
             *known = match (&*known, value, set) {
                 (Common::Open, Some(value), _) => Common::Values(value.clone()),
                 (Common::Values(before), Some(value), _) => Common::Values(before.common(value)?),
@@ -489,7 +505,7 @@ impl<'a> Search<'a> {
     }
 }
 
-/// The host name of a node that is only planned: no selector may ask for it by name.
+/// Drops the host name: a planned node has a stand-in only, by which no selector may ask for it.
 pub(super) fn without_host(requirements: &Requirements) -> Requirements {
     let mut rest = requirements.clone();
     rest.remove(labels::HOSTNAME);

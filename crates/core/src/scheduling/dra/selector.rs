@@ -1,4 +1,5 @@
-//! CEL selectors of devices, with the functions that Kubernetes adds: quantities, versions, `cel.bind`.
+//! CEL selectors of devices, with the functions that Kubernetes adds for quantities and versions,
+//! and the macro `cel.bind`.
 //!
 //! The variable `device` has `driver`, `attributes` and `capacity` by domain and name, and
 //! `allowMultipleAllocations`. A domain that a device has nothing of reads as an empty one.
@@ -20,6 +21,7 @@ use cel::{Context, Env, ExecutionError, IdedExpr, ParseError, Program, Value};
 use super::device::{Amount, Attribute, Device};
 use crate::api::quantity;
 
+/// One unit, as an [`Amount`] counts in billionths.
 const ONE: Amount = 1_000_000_000;
 
 static QUANTITY: Type = Type::new_unspecified_type("kubernetes.Quantity");
@@ -67,6 +69,7 @@ impl Val for CelVersion {
     }
 
     fn equals(&self, other: &dyn Val) -> bool {
+        // Build metadata is no part of a version's precedence (semver.org, 10).
         other.downcast_ref::<Self>().is_some_and(|o| o.0.cmp_precedence(&self.0).is_eq())
     }
 
@@ -81,7 +84,8 @@ impl Val for CelVersion {
 
 impl StaticVal for CelVersion {}
 
-/// Values by domain; a domain that is not there is empty.
+/// Values by domain. A missing domain reads as an empty map, as in Kubernetes, so that selectors
+/// can test for an attribute without testing for its domain first.
 #[derive(Clone, Debug, Default)]
 struct Domains {
     known: HashMap<String, CelMap<'static>>,
@@ -151,7 +155,7 @@ fn text(value: &dyn Val) -> Option<&str> {
 
 static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
     let mut env = Env::stdlib();
-    // These fail only for functions that are there already.
+    // These fail only when a function of the same name exists, which the tests would show.
     let _ = env.add_extension(cel::extensions::strings);
     let _ = env.add_extension(quantities);
     let _ = env.add_extension(versions);
@@ -263,7 +267,8 @@ fn sign(order: Ordering) -> CelInt {
     (order as i64).into()
 }
 
-/// `cel.bind(name, value, expression)`: a loop that never turns, whose result sees the name.
+/// `cel.bind(name, value, expression)`, built as cel-go does it: a loop over an empty list whose
+/// accumulator has the name and value, and whose result is the expression.
 fn bind(
     helper: &mut MacroExprHelper<'_>,
     target: &mut Option<IdedExpr>,

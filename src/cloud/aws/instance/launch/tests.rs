@@ -98,8 +98,8 @@ async fn each_refusal_of_a_request_is_reported_and_marks_nothing() {
         assert_eq!((call.code.as_str(), call.status), (*code, *status));
         let Error::Create { reason, condition, .. } = error else { panic!("{code}: {error:?}") };
         assert_eq!(reason, *want, "{code}: {message}");
-        let told = errors::launch_failure(&format!("{code}: {message}")).1;
-        assert_eq!(condition, format!("Error creating fleet request: {told}"));
+        let detail = errors::launch_failure(&format!("{code}: {message}")).1;
+        assert_eq!(condition, format!("Error creating fleet request: {detail}"));
         assert_eq!(world.unavailable.version(), 0, "{code}");
         // The next try gets its instance. Only where EC2 may have done what it was asked is it the
         // same request once more, after a look for what came of the first.
@@ -123,7 +123,7 @@ async fn what_is_launched_is_known() {
 }
 
 #[tokio::test]
-async fn a_launch_template_that_is_gone_is_made_anew_once() {
+async fn a_launch_template_that_is_gone_is_created_again_once() {
     let code = "InvalidLaunchTemplateName.NotFoundException";
     let world = World::new().await;
     world.stub.fail("CreateFleet", 400, code, "gone");

@@ -98,7 +98,7 @@ const KUBERNETES: &[(&str, Kind)] = &[
 /// Settings of one of `settings.bootstrap-commands`.
 const COMMAND: &[(&str, Kind)] = &[("commands", Any), ("mode", Text), ("essential", Boolean)];
 
-/// The settings of Kubernetes that are passed on; others are dropped, with a word in the log.
+/// The settings of Kubernetes that are passed on; others are logged and dropped.
 pub(super) fn known(table: Table) -> Result<Table, UserDataError> {
     let unknown: Vec<&str> = table
         .keys()
