@@ -44,7 +44,7 @@ pub struct World {
     pub left_out: Vec<(String, String)>,
 }
 
-const GATES: [&str; 9] = [
+pub(super) const GATES: [&str; 9] = [
     "NodeRepair",
     "ReservedCapacity",
     "SpotToSpotConsolidation",
