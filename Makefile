@@ -10,7 +10,7 @@ MOTO_PYTHON ?= $(firstword $(wildcard $(CACHE)/venv-*/bin/python))
 .PHONY: help build build-arm64 matrix demo test test-all storm storm-check fuzz bench compare data lint fmt crds deny docs charts chart-packages page-test images images-check image-push notice sbom alerts-test \
 	archive release-check release-notes release-assets
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
 build: ## the release binary, target/release/karpenter
 	$(CARGO) build --release --locked
