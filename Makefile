@@ -7,9 +7,10 @@ export KARPENTER_CACHE := $(CACHE)
 # The Python that has moto: the local world's.
 MOTO_PYTHON ?= $(firstword $(wildcard $(CACHE)/venv-*/bin/python))
 
-.PHONY: help build build-arm64 matrix demo test test-all storm storm-check fuzz bench compare data lint fmt crds deny docs charts chart-packages page-test images images-check notice sbom alerts-test
+.PHONY: help build build-arm64 matrix demo test test-all storm storm-check fuzz bench compare data lint fmt crds deny docs charts chart-packages page-test images images-check image-push notice sbom alerts-test \
+	archive release-check release-notes release-assets
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
 build: ## the release binary, target/release/karpenter
 	$(CARGO) build --release --locked
@@ -111,7 +112,7 @@ MDBOOK := $(CACHE)/bin/mdbook
 $(MDBOOK):
 	$(CARGO) install --quiet --locked --root $(CACHE) --no-default-features --debug mdbook@0.5.4
 
-docs: $(MDBOOK) ## the book, in target/book, its links, and the chart's page
+docs: $(MDBOOK) ## the book, in target/book, its links and the permissions it explains, and the chart's page
 	python3 -B docs/check.py
 	python3 -B charts/readme.py --check
 	$(MDBOOK) build docs
@@ -120,10 +121,13 @@ charts: ## helm lint of both charts
 	tests/env/world helm >/dev/null
 	set -e; for chart in charts/*/; do $$(tests/env/world helm) lint --quiet $$chart --set settings.clusterName=lint; done
 
-chart-packages: ## both charts as archives in target/charts, to push to an OCI registry
+chart-packages: ## both charts as archives in target/charts, to push to an OCI registry; REPOSITORY is where the image is
 	tests/env/world helm >/dev/null
+	rm -rf target/charts target/chart-sources
 	mkdir -p target/charts
-	set -e; for chart in charts/*/; do $$(tests/env/world helm) package $$chart --destination target/charts; done
+	cp -rL charts target/chart-sources
+	$(if $(REPOSITORY),sed -i.bak 's|repository: karpenter/controller$$|repository: $(REPOSITORY)|' target/chart-sources/karpenter/values.yaml && rm target/chart-sources/karpenter/values.yaml.bak)
+	set -e; for chart in target/chart-sources/*/; do $$(tests/env/world helm) package $$chart --destination target/charts; done
 
 # Chromium drives the page; playwright-core comes from the npm registry, Chromium from the system.
 CHROMIUM ?= $(firstword $(wildcard /usr/bin/chromium /usr/bin/chromium-browser /usr/bin/google-chrome))
@@ -151,7 +155,30 @@ images-check: images ## build it again, compare digests, unpack it and run it as
 	rm -r target/image-again
 	$(IMAGE) check --layout target/image
 
+image-push: ## copy target/image with its bill of materials and provenance; TO=REGISTRY/REPOSITORY, needs oras
+	oras cp -r --from-oci-layout target/image:$(VERSION) $(TO):$(VERSION)
+
+# Releases. The version is Cargo.toml's.
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+RELEASE := python3 -B deploy/release/release.py
+
+release-check: ## whether TAG=vX.Y.Z is the version of Cargo.toml, the charts and the changelog
+	$(RELEASE) check $(TAG)
+
+archive: ## the release binary of this machine as target/dist/karpenter-OS-ARCH.tar.gz, with its checksum; BINARY=FILE
+	$(RELEASE) archive $(BINARY)
+
+release-notes: ## the version's section of the changelog
+	@$(RELEASE) notes
+
+release-assets: sbom ## target/dist, which has the archives of all platforms, with bill of materials, plugin manifest and checksums
+	mkdir -p target/dist
+	cp target/sbom.json target/dist/karpenter-$(VERSION).cdx.json
+	$(RELEASE) krew > target/dist/karpenter-krew.yaml
+	$(RELEASE) checksums
+
 sbom: ## bill of materials of the binary, CycloneDX JSON, to target/sbom.json
+	mkdir -p target
 	python3 -B deploy/image/dependencies.py sbom > target/sbom.json
 
 notice: ## NOTICE anew from the dependencies' licences; CHECK=1 only says whether it is stale

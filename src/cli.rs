@@ -119,6 +119,19 @@ mod tests {
     use super::Cli;
 
     #[test]
+    fn the_reference_page_lists_every_command() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/src/reference/commands.md");
+        let text = std::fs::read_to_string(page).unwrap();
+        let rows = text.lines().filter_map(|l| l.strip_prefix("| `karpenter "));
+        let listed: std::collections::BTreeSet<&str> =
+            rows.filter_map(|row| row.split([' ', '`']).next()).collect();
+        let command = Cli::command();
+        let known: std::collections::BTreeSet<&str> =
+            command.get_subcommands().map(clap::Command::get_name).collect();
+        assert_eq!(listed, known);
+    }
+
+    #[test]
     fn short_and_long_help_list_the_settings() {
         let short = Cli::command().render_help().to_string();
         let long = Cli::command().render_long_help().to_string();

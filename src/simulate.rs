@@ -13,7 +13,7 @@ pub mod change;
 mod check;
 pub mod disrupt;
 pub mod ec2;
-mod expected;
+pub(crate) mod expected;
 mod objects;
 pub(crate) mod read;
 pub mod record;

@@ -380,6 +380,21 @@ impl Daily {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simulate::expected::assert_documented;
+
+    #[test]
+    fn the_reference_page_lists_every_field_of_a_workload() {
+        const PAGE: &str = "workloads.md";
+        assert_documented::<Workloads>(PAGE, "Workload file");
+        assert_documented::<Daemon>(PAGE, "DaemonSet");
+        assert_documented::<Workload>(PAGE, "Workload");
+        assert_documented::<Curve>(PAGE, "Replicas");
+        assert_documented::<Step>(PAGE, "Step");
+        assert_documented::<Daily>(PAGE, "Daily");
+        assert_documented::<Burst>(PAGE, "Burst");
+        assert_documented::<Budget>(PAGE, "Budget");
+        assert_documented::<Runs>(PAGE, "Runs");
+    }
 
     fn wrong(text: &str) -> String {
         Workloads::parse(text).unwrap_err().to_string()

@@ -9,14 +9,14 @@ use serde::{Deserialize, forward_to_deserialize_any};
 
 /// One step of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(crate) enum Step {
     Field(String),
     Item,
 }
 
 /// The fields that a `T` may have at the end of the path; `None` when that is no object of fixed
 /// fields.
-pub(super) fn fields<'de, T: Deserialize<'de>>(path: &[Step]) -> Option<&'static [&'static str]> {
+pub(crate) fn fields<'de, T: Deserialize<'de>>(path: &[Step]) -> Option<&'static [&'static str]> {
     let found = RefCell::new(None);
     // The walk always ends in an error: there is no document behind it.
     let walk = &mut <dyn erased_serde::Deserializer>::erase(Walk { path, found: &found });
@@ -118,4 +118,21 @@ impl<'de> MapAccess<'de> for Walk<'_> {
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Stop> {
         seed.deserialize(Walk { path: &self.path[1..], found: self.found })
     }
+}
+
+/// Fails unless the table of a reference page whose first heading is `heading` lists the fields of a
+/// `T`, each in code quotes, and nothing else.
+#[cfg(test)]
+pub(crate) fn assert_documented<'de, T: Deserialize<'de>>(page: &str, heading: &str) {
+    let path = format!("{}/docs/src/reference/{page}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let start = format!("| {heading} | Content |");
+    let rows = text.lines().skip_while(|l| *l != start).skip(2).take_while(|l| l.starts_with('|'));
+    let first = rows.filter_map(|row| row.split('|').nth(1));
+    let mut listed: Vec<&str> = first.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    let mut known = fields::<T>(&[]).unwrap_or_default().to_vec();
+    listed.sort_unstable();
+    known.sort_unstable();
+    assert!(!known.is_empty(), "{heading} has no fields");
+    assert_eq!(listed, known, "{page}, {heading}");
 }

@@ -384,3 +384,48 @@ impl<'de, T: Items> Deserialize<'de> for Stream<T> {
         deserializer.deserialize_any(Reader(PhantomData))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::build::GATES;
+    use super::super::expected::assert_documented;
+    use super::*;
+
+    const PAGE: &str = "scenarios.md";
+
+    #[test]
+    fn the_reference_page_lists_every_field_of_a_scenario() {
+        assert_documented::<Scenario>(PAGE, "Scenario");
+        assert_documented::<ScenarioOptions>(PAGE, "Options");
+        assert_documented::<InstanceTypeSpec>(PAGE, "Instance type");
+        assert_documented::<RequirementSpec>(PAGE, "Requirement");
+        assert_documented::<OfferingSpec>(PAGE, "Offering");
+        assert_documented::<TypeSliceSpec>(PAGE, "Slice");
+        assert_documented::<BindingSpec>(PAGE, "Binding");
+        assert_documented::<RawNode>(PAGE, "Node");
+    }
+
+    #[test]
+    fn the_reference_page_names_every_gate_and_every_kind_of_object() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/src/reference/scenarios.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let section = |heading: &str| {
+            let all = text.split_once(&format!("\n## {heading}\n")).unwrap().1;
+            all.split_once("\n## ").map_or(all, |(section, _)| section).to_owned()
+        };
+        let options = section("Options");
+        for gate in GATES {
+            assert!(options.contains(&format!("`{gate}`")), "{gate}");
+        }
+        // The arms of the match by kind.
+        let arms = include_str!("objects.rs").lines().filter_map(|line| {
+            line.trim_start().strip_prefix('"')?.split_once("\" =>").map(|(kind, _)| kind)
+        });
+        let kinds: Vec<&str> = arms.collect();
+        assert!(kinds.len() > 12, "{kinds:?}");
+        let objects = section("Objects");
+        for kind in kinds {
+            assert!(objects.contains(&format!("`{kind}`")), "{kind}");
+        }
+    }
+}

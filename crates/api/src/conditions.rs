@@ -200,7 +200,41 @@ pub fn sort(conditions: &mut [Condition]) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    /// What the reference page lists in the cells of its tables that name conditions.
+    fn documented() -> BTreeSet<String> {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/src/reference/conditions.md");
+        let text = std::fs::read_to_string(page).unwrap();
+        let (mut column, mut found) = (None, BTreeSet::new());
+        for line in text.lines() {
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            match column {
+                _ if cells.len() < 3 => column = None,
+                None => column = cells.iter().position(|c| *c == "Condition").or(Some(0)),
+                Some(at) => {
+                    let quoted = cells[at].split('`').skip(1).step_by(2);
+                    found.extend(quoted.map(str::to_owned));
+                }
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn the_reference_page_lists_every_condition() {
+        // The constants before the first reason are the types.
+        let source = include_str!("conditions.rs").split("pub const AWAITING").next().unwrap();
+        let constants = source.lines().filter(|l| l.starts_with("pub const "));
+        let mut known: BTreeSet<String> =
+            constants.filter_map(|l| l.split('"').nth(1)).map(str::to_owned).collect();
+        assert!(known.len() > 20, "{known:?}");
+        // Those of CapacityBuffers are the cluster autoscalers' common API.
+        known.extend(["ReadyForProvisioning", "Provisioning"].map(str::to_owned));
+        assert_eq!(documented(), known);
+    }
 
     #[test]
     fn the_transition_time_moves_with_the_status_only() {

@@ -217,6 +217,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_reference_page_lists_every_key() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/src/reference/labels.md");
+        let text = std::fs::read_to_string(page).unwrap();
+        let files = [
+            include_str!("labels.rs"),
+            include_str!("annotations.rs"),
+            include_str!("taints.rs"),
+            include_str!("finalizers.rs"),
+            include_str!("conversion.rs"),
+        ];
+        let constants = files.iter().flat_map(|file| file.split("\npub const ").skip(1));
+        let values = constants.filter_map(|c| c.split(';').next()?.split('"').nth(1));
+        // Paths of the webhook begin with the slash that keys have within.
+        let keys: Vec<&str> = values.filter(|v| v.find('/').is_some_and(|at| at > 0)).collect();
+        assert!(keys.len() > 75, "{}", keys.len());
+        for key in keys {
+            let named = [format!("`{key}`"), format!("`{key}:")];
+            assert!(named.iter().any(|n| text.contains(n)), "{key} is not on the page");
+        }
+    }
+
+    #[test]
     fn deprecated_keys_count_as_todays() {
         for key in [ZONE, REGION, ARCH, OS, INSTANCE_TYPE] {
             for old in deprecated(key) {

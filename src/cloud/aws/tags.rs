@@ -66,7 +66,20 @@ pub fn specification(kind: ResourceType, tags: &BTreeMap<String, String>) -> Tag
 
 #[cfg(test)]
 mod tests {
+    use super::super::instance::identity::LAUNCHED_FOR;
     use super::*;
+
+    #[test]
+    fn the_reference_page_lists_every_tag() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/src/reference/labels.md");
+        let text = std::fs::read_to_string(page).unwrap();
+        let section = text.split("\n## Tags of AWS resources\n").nth(1).unwrap();
+        let class = EC2NodeClass::new("c", Default::default());
+        let tags = of(&class, &NodeClaim::default(), "NAME").unwrap();
+        for tag in tags.keys().map(String::as_str).chain([NODECLAIM, LAUNCHED_FOR, "Name"]) {
+            assert!(section.contains(&format!("| `{tag}` |")), "{tag}");
+        }
+    }
 
     #[test]
     fn karpenters_own_tags_are_refused() {

@@ -219,6 +219,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_reference_page_lists_the_metrics_of_each_level() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/src/reference/metrics.md");
+        let text = std::fs::read_to_string(page).unwrap();
+        for (start, names) in [
+            ("These are served at every level:\n\n", MINIMAL),
+            ("These are served at `full` only:\n\n", FULL),
+        ] {
+            let list = text.split(start).nth(1).unwrap().split("\n\n").next().unwrap();
+            let items = list.lines().filter_map(|l| l.strip_prefix("- `")?.strip_suffix('`'));
+            assert_eq!(items.collect::<Vec<_>>(), names, "{start}");
+        }
+    }
+
+    #[test]
+    fn every_metric_that_a_level_names_is_there() {
+        let catalog = super::super::catalog();
+        for name in MINIMAL.iter().chain(FULL) {
+            assert!(catalog.iter().any(|d| d.name == *name), "no metric {name}");
+        }
+    }
+
+    #[test]
     fn a_star_stands_for_any_characters() {
         assert!(matches("karpenter_pods_state", "karpenter_pods_state"));
         assert!(!matches("karpenter_pods", "karpenter_pods_state"));
