@@ -68,8 +68,9 @@ fn convert_all(args: &Args) -> anyhow::Result<bool> {
     let pools = expiry_of_pools(&read);
     let mut report = String::new();
     let mut fine = true;
+    let mut touched = Vec::new();
     for manifest in &mut read {
-        let mut touched = false;
+        let mut changed_any = false;
         let name = manifest.name.clone();
         for document in &mut manifest.documents {
             let mut changed = false;
@@ -105,10 +106,14 @@ fn convert_all(args: &Args) -> anyhow::Result<bool> {
                 } else {
                     serde_saphyr::to_string(&document.value)?
                 };
-                touched = true;
+                changed_any = true;
             }
         }
-        if let (true, true, Some(path)) = (args.in_place, touched, &manifest.path) {
+        touched.push(changed_any);
+    }
+    // Only once all are converted: a file that cannot be leaves the others as they were.
+    for (manifest, _) in read.iter().zip(touched).filter(|(_, touched)| args.in_place && *touched) {
+        if let Some(path) = &manifest.path {
             let text = stream(std::slice::from_ref(manifest));
             std::fs::write(path, text).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
         }
@@ -221,6 +226,25 @@ mod tests {
         assert_eq!(pool["spec"]["disruption"]["budgets"], json!([{"nodes": "10%"}]));
         let again = convert_all(&args).unwrap();
         assert!(again && std::fs::read_to_string(&path).unwrap() == text);
+    }
+
+    #[test]
+    fn one_file_that_cannot_be_converted_leaves_all_as_they_were() {
+        let folder = tempfile::tempdir().unwrap();
+        let pool = |name: &str, requirements: &str| {
+            format!(
+                "apiVersion: karpenter.sh/v1beta1\nkind: NodePool\nmetadata: {{name: {name}}}\nspec:\n  template:\n    spec:\n      nodeClassRef: {{name: c}}\n      requirements: {requirements}\n"
+            )
+        };
+        let files = [("a.yaml", pool("a", "[]")), ("b.yaml", pool("b", "seven"))];
+        for (name, text) in &files {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let args = Args { files: vec![folder.path().to_owned()], to: Version::V1, in_place: true };
+        assert!(convert_all(&args).is_err(), "the second is no NodePool");
+        for (name, text) in &files {
+            assert_eq!(&std::fs::read_to_string(folder.path().join(name)).unwrap(), text);
+        }
     }
 
     #[test]

@@ -395,7 +395,6 @@ async fn endpoint(settings: &Settings, clients: &Clients) -> Result<String, Erro
     let endpoint = answer.cluster().and_then(|c| c.endpoint()).ok_or_else(|| {
         Error::Other("failed detecting cluster endpoint, EKS tells none".to_owned())
     })?;
-    tracing::debug!("cluster-endpoint" = endpoint, "discovered cluster endpoint");
     Ok(endpoint.to_owned())
 }
 
@@ -442,9 +441,10 @@ impl CloudProvider for AwsProvider {
             message: format!("resolving instance types, {e}").into(),
         })?;
         let types = self.overlaid(claim, types)?;
+        let sent = self.clock.now();
         let instance = self.instances.launch(&class, claim, &types).await?;
         if let Some(id) = &instance.reservation_id {
-            self.capacity_reservations.mark_launched(id);
+            self.capacity_reservations.mark_launched(id, sent);
         }
         let mut created = self.claim_of(&instance, Some(&class));
         created.metadata.annotations = Some(

@@ -234,6 +234,10 @@ impl State {
             _ => true,
         };
         if moved {
+            // A pod of the same name on another node: its predecessor went while no watch ran.
+            if let Some(left) = before.and_then(|b| b.node_name.as_ref()).filter(|n| **n != node) {
+                self.tell(Change::Bound(left.to_string()));
+            }
             self.tell(Change::Bound(node.to_string()));
         }
     }

@@ -169,13 +169,15 @@ impl Recorder {
     /// Publishes an event unless an equal one was published lately.
     pub fn publish(&self, event: Event) {
         let key = format!("{}-{}", event.reason.to_lowercase(), event.dedupe);
-        if !self.seen.lock().admit(key, &event, self.clock.now()) {
+        if !self.seen.lock().admit(key.clone(), &event, self.clock.now()) {
             return;
         }
         // Never waits: a reconcile must not be held up by an API server that is slow to take
         // events.
         if self.queue.try_send(event).is_err() {
             tracing::debug!("dropped an event, too many are waiting");
+            // Nobody saw it: an equal one may be published at once.
+            self.seen.lock().until.remove(&key);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -58,13 +58,20 @@ pub fn crds_are_served(client: kube::Client) -> Check {
 /// Time limit for asking which kinds the API server has.
 const DISCOVERY: Duration = Duration::from_secs(10);
 
-fn everywhere(port: u16) -> SocketAddr {
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)
+/// Takes a port of all addresses. Pods of a cluster have addresses of IPv4 or of IPv6, and a socket of
+/// IPv6 takes both; only where the kernel has no IPv6 one of IPv4 is left.
+async fn everywhere(port: u16) -> std::io::Result<TcpListener> {
+    match TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await {
+        Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => {
+            TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await
+        }
+        bound => bound,
+    }
 }
 
 /// Takes a port of this machine; `setting` is the flag that names it.
 async fn bind(port: u16, setting: &str) -> std::io::Result<TcpListener> {
-    TcpListener::bind(everywhere(port)).await.map_err(|error| {
+    everywhere(port).await.map_err(|error| {
         let text = format!("listening on port {port} (--{setting}), {error}");
         std::io::Error::new(error.kind(), text)
     })
@@ -264,7 +271,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_in_use_is_named_with_its_setting() {
-        let taken = TcpListener::bind(everywhere(0)).await.unwrap();
+        let taken = everywhere(0).await.unwrap();
         let port = taken.local_addr().unwrap().port();
         let mut background = JoinSet::new();
         let metrics = serve_metrics(port, &mut background).await.unwrap_err().to_string();
@@ -273,6 +280,22 @@ mod tests {
         let health = serve_health(port, Vec::new(), &mut background).await.unwrap_err();
         let health = health.to_string();
         assert!(health.contains("(--health-probe-port)"), "{health}");
+    }
+
+    #[tokio::test]
+    async fn a_port_is_taken_of_both_families_of_addresses() {
+        let port = everywhere(0).await.unwrap().local_addr().unwrap().port();
+        let taken = everywhere(port).await.unwrap();
+        let mut addresses = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))];
+        // A machine may have no address of IPv6, then there is nothing to reach.
+        if TcpListener::bind(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))).await.is_ok() {
+            addresses.push(SocketAddr::from((Ipv6Addr::LOCALHOST, port)));
+        }
+        for address in addresses {
+            let (asked, taken) =
+                tokio::join!(tokio::net::TcpStream::connect(address), taken.accept());
+            assert!(asked.is_ok() && taken.is_ok(), "{address}");
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]

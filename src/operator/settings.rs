@@ -222,6 +222,11 @@ impl Settings {
                 self.vm_memory_overhead_percent < 0.0,
                 "vm-memory-overhead-percent cannot be negative".to_owned(),
             ),
+            (
+                // Written so that it holds for what is no number, too.
+                !(self.vm_memory_overhead_percent < 1.0),
+                "vm-memory-overhead-percent must be less than 1, as it is a share".to_owned(),
+            ),
             (self.reserved_enis < 0, "reserved-enis cannot be negative".to_owned()),
             (self.cluster_name.is_empty(), "missing field, cluster-name".to_owned()),
             (

@@ -26,7 +26,8 @@ struct Player<'a> {
     variant: &'a Variant,
     world: World,
     random: fastrand::Rng,
-    weekday: u32,
+    /// Time of the start since a Monday's midnight.
+    since_monday: Duration,
     jobs: Vec<usize>,
     outcome: Outcome,
 }
@@ -42,15 +43,15 @@ impl<'a> Player<'a> {
         if let Some(start) = workloads.start {
             options.start = start;
         }
-        let days = options.start.as_second().div_euclid(86_400);
         // The first of January 1970 was a Thursday.
-        let weekday = u32::try_from((days + 3).rem_euclid(7)).unwrap_or(0);
+        let since = (options.start.as_second() + 3 * 86_400).rem_euclid(7 * 86_400);
+        let since_monday = Duration::from_secs(since.unsigned_abs());
         Self {
             workloads,
             variant,
             world: World::new(options),
             random: fastrand::Rng::with_seed(workloads.seed),
-            weekday,
+            since_monday,
             jobs: vec![0; workloads.workloads.len()],
             outcome: Outcome { name: variant.name.clone(), ..Outcome::default() },
         }
@@ -64,7 +65,7 @@ impl<'a> Player<'a> {
             self.world.apply(daemon.object());
         }
         for workload in &self.workloads.workloads {
-            for object in workload.objects() {
+            for object in workload.objects(self.since_monday) {
                 self.world.apply(object);
             }
         }
@@ -92,7 +93,7 @@ impl<'a> Player<'a> {
     fn follow(&mut self, at: usize, time: Duration) {
         let workload: &Workload = &self.workloads.workloads[at];
         if let Some(curve) = &workload.replicas {
-            let wanted = curve.at(time, self.weekday);
+            let wanted = curve.at(time, self.since_monday);
             let known = self.world.get("deployments", &workload.name);
             if known.is_some_and(|d| d["spec"]["replicas"] != wanted) {
                 self.world.scale(&workload.name, wanted);

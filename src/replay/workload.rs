@@ -260,14 +260,14 @@ impl Workload {
         template
     }
 
-    /// The objects that are there from the start.
+    /// The objects that are there from the start, which is so long after a Monday's midnight.
     #[must_use]
-    pub fn objects(&self) -> Vec<Value> {
+    pub fn objects(&self, start: Duration) -> Vec<Value> {
         let Some(curve) = &self.replicas else { return Vec::new() };
         let selector = json!({ "matchLabels": { "app": self.name } });
         let mut all = vec![json!({
             "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": self.name },
-            "spec": { "replicas": curve.at(Duration::ZERO, 0), "selector": selector,
+            "spec": { "replicas": curve.at(Duration::ZERO, start), "selector": selector,
                 "template": self.template() },
         })];
         if let Some(budget) = &self.disruption_budget {
@@ -350,27 +350,27 @@ impl Curve {
         }
     }
 
-    /// Replicas after some time, where day 0 is the weekday of the start (Monday is 0).
+    /// Replicas after some time since the start, which is so long after a Monday's midnight.
     #[must_use]
-    pub fn at(&self, time: Duration, first_weekday: u32) -> u32 {
+    pub fn at(&self, time: Duration, start: Duration) -> u32 {
         let base = match (&self.constant, &self.daily) {
             (Some(constant), _) => *constant,
-            (None, Some(daily)) => daily.at(time, first_weekday),
+            (None, Some(daily)) => daily.at(start + time),
             _ => self.steps.iter().rev().find(|s| s.at.0 <= time).map_or(0, |s| s.replicas),
         };
-        let more = self.bursts.iter().filter(|b| b.at.0 <= time && time < b.at.0 + b.length.0);
-        base + more.map(|b| b.replicas).sum::<u32>()
+        let more = self.bursts.iter().filter(|b| b.at.0 <= time && time - b.at.0 < b.length.0);
+        more.fold(base, |sum, b| sum.saturating_add(b.replicas))
     }
 }
 
 impl Daily {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between two u32")]
-    fn at(&self, time: Duration, first_weekday: u32) -> u32 {
-        let seconds = time.as_secs_f64();
+    fn at(&self, since_monday: Duration) -> u32 {
+        let seconds = since_monday.as_secs_f64();
         // A cosine with its high at the peak and its low twelve hours later.
         let phase = (seconds - self.peak.0.as_secs_f64()) / DAY * std::f64::consts::TAU;
         let share = f64::midpoint(phase.cos(), 1.0);
-        let day = u64::from(first_weekday) + time.as_secs() / 86_400;
+        let day = since_monday.as_secs() / 86_400;
         let most = if day % 7 >= 5 { self.weekend.unwrap_or(1.0) } else { 1.0 };
         let (low, high) = (f64::from(self.low), most * f64::from(self.high));
         (low + (high - low).max(0.0) * share).round() as u32
@@ -406,9 +406,13 @@ mod tests {
     fn a_daily_curve_is_low_at_night_and_lower_at_weekends() {
         let text = format!("{WEB}{{daily: {{low: 2, high: 10, peak: 14h, weekend: 0.5}}}}");
         let curve = Workloads::parse(&text).unwrap().workloads[0].replicas.clone().unwrap();
-        let hours = |h: u64| curve.at(Duration::from_secs(h * 3600), 0);
-        assert_eq!((hours(2), hours(14), hours(20)), (2, 10, 6));
-        assert_eq!(hours(5 * 24 + 14), 5);
+        let hours = |h: u64| Duration::from_secs(h * 3600);
+        let after = |h: u64| curve.at(hours(h), Duration::ZERO);
+        assert_eq!((after(2), after(14), after(20)), (2, 10, 6));
+        assert_eq!(after(5 * 24 + 14), 5);
+        // What begins on a Saturday at noon has its high two hours later.
+        let saturday = hours(5 * 24 + 12);
+        assert_eq!((curve.at(hours(2), saturday), curve.at(hours(2 * 24 + 2), saturday)), (5, 10));
     }
 
     #[test]
@@ -417,7 +421,7 @@ mod tests {
             "{WEB}{{steps: [{{at: 1h, replicas: 3}}, {{at: 1d2h30m, replicas: 1}}], bursts: [{{at: 2h, for: 30m, replicas: 7}}]}}"
         );
         let curve = Workloads::parse(&text).unwrap().workloads[0].replicas.clone().unwrap();
-        let at = |m: u64| curve.at(Duration::from_secs(m * 60), 0);
+        let at = |m: u64| curve.at(Duration::from_secs(m * 60), Duration::ZERO);
         assert_eq!((at(0), at(60), at(120), at(150), at(26 * 60 + 30)), (0, 3, 10, 3, 1));
     }
 

@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::cloud::aws::ami::AmiFamily;
 use crate::cloud::aws::clients::{self, Clients};
 use crate::cloud::aws::instancetype::{self, Options, Parts, info};
+use crate::cloud::aws::offered::region_of;
 use crate::cloud::aws::{nodeclass, pricing};
 use crate::operator::settings::AwsFeatureGates;
 
@@ -172,7 +173,7 @@ pub fn from_answer(text: &str, classes: &Classes) -> Result<Vec<TypeEntry>, Stri
     let types = info::parse(text)?;
     let region = std::env::var("AWS_REGION").unwrap_or_else(|_| {
         let zone = classes.zones(DEFAULT_REGION).into_iter().next().unwrap_or_default();
-        zone.trim_end_matches(|c: char| c.is_ascii_lowercase()).to_owned()
+        region_of(&zone)
     });
     let zones = classes.zones(&region);
     let zones_of: HashMap<String, BTreeSet<String>> =

@@ -64,6 +64,9 @@ where
 }
 
 /// Kinds that a cluster need not know; none of them when it does not.
+///
+/// # Errors
+/// When the cluster cannot be asked whether it knows them: that is no answer.
 async fn list_if_known(
     client: &Client,
     group: &str,
@@ -72,7 +75,12 @@ async fn list_if_known(
 ) -> Result<Vec<Value>, RecordError> {
     let gvk = GroupVersionKind::gvk(group, version, kind);
     let found = kube::discovery::oneshot::pinned_kind(client, &gvk).await;
-    let Ok((resource, _)) = found else { return Ok(Vec::new()) };
+    let resource = match found {
+        Ok((resource, _)) => resource,
+        Err(kube::Error::Discovery(_)) => return Ok(Vec::new()),
+        Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Vec::new()),
+        Err(error) => return Err(RecordError { what: kind.to_owned(), source: Box::new(error) }),
+    };
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
     let items = pages(&api, kind).await?;
     Ok(items.into_iter().map(|o| custom(object(&o))).collect())

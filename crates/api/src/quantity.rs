@@ -130,9 +130,11 @@ fn parse_suffix(suffix: &str) -> Option<(Format, Scale)> {
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
-    let value: i32 = exponent.parse().ok()?;
+    // However small it is, an amount that is not zero counts as the smallest, 1n.
+    let value: i32 =
+        exponent.parse().ok().or_else(|| exponent.starts_with('-').then_some(-1000))?;
     // Beyond this, powers of ten no longer fit into the 128 bits below.
-    (-40..=30).contains(&value).then_some((Format::Exponent, Scale::Decimal(value)))
+    (value <= 30).then_some((Format::Exponent, Scale::Decimal(value.max(-1000))))
 }
 
 fn div_ceil_pow10(value: i128, power: i32) -> i128 {
@@ -226,6 +228,15 @@ pub fn format_count(count: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_amount_too_small_to_show_counts_as_the_smallest() {
+        for text in ["1e-50", "1e-2000", "1E-99999999999"] {
+            assert_eq!(parse(text).unwrap().nanos, 1, "{text}");
+        }
+        assert_eq!(parse("0e-50").unwrap().nanos, 0);
+        assert!(matches!(parse("1e31"), Err(QuantityError::TooLarge(_))));
+    }
 
     #[test]
     fn a_quantity_that_is_too_large_is_said_to_be() {

@@ -56,7 +56,13 @@ impl Writer {
     /// What a node class cannot do without.
     pub fn write(&mut self, group: &mut Group) -> Result<Vec<Value>, String> {
         let spec = class_spec(group)?;
-        let name = self.name(&group.name);
+        let minimum = |suffix: &str| format!("{suffix}-minimum");
+        let endings: Vec<String> = shares(group)
+            .iter()
+            .flat_map(|s| [Some(s.suffix.to_owned()), self.keep_minimum.then(|| minimum(s.suffix))])
+            .flatten()
+            .collect();
+        let name = self.name(&group.name, &endings);
         let mut manifests = Vec::new();
         let class = self.classes.iter().find(|(_, other)| *other == spec).map(|(n, _)| n.clone());
         let class = class.unwrap_or_else(|| {
@@ -90,7 +96,9 @@ impl Writer {
     }
 
     /// A name for the objects of a group that no other has.
-    fn name(&mut self, group: &str) -> String {
+    ///
+    /// `endings` are what the names of its NodePools have behind it.
+    fn name(&mut self, group: &str, endings: &[String]) -> String {
         let lower = group.to_ascii_lowercase();
         let plain: String =
             lower.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
@@ -99,11 +107,16 @@ impl Writer {
         let plain = if plain.is_empty() { "group" } else { plain };
         let mut name = plain.to_owned();
         let mut count = 1;
-        while !self.names.insert(name.clone()) {
+        loop {
+            let mut all: Vec<String> = endings.iter().map(|e| format!("{name}{e}")).collect();
+            all.push(name.clone());
+            if !all.iter().any(|n| self.names.contains(n)) {
+                self.names.extend(all);
+                return name;
+            }
             count += 1;
             name = format!("{plain}-{count}");
         }
-        name
     }
 
     fn notes(&self, group: &mut Group) {

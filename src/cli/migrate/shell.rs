@@ -13,6 +13,15 @@ pub fn arguments(text: &str) -> Option<Vec<String>> {
     cut(text, false)
 }
 
+/// A word as a shell reads it, whatever it holds.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
 fn cut(text: &str, operators: bool) -> Option<Vec<String>> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
@@ -39,7 +48,19 @@ fn cut(text: &str, operators: bool) -> Option<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::words;
+    use super::{quoted, words};
+
+    #[test]
+    fn a_quoted_word_is_read_back_as_it_was() {
+        assert_eq!(quoted("web-1.example/x"), "web-1.example/x");
+        for word in ["", "two words", "it's", "$(rm)", "a;b"] {
+            let read = std::process::Command::new("sh")
+                .args(["-c", &format!("printf %s {}", quoted(word))])
+                .output()
+                .unwrap();
+            assert_eq!(String::from_utf8(read.stdout).unwrap(), word);
+        }
+    }
 
     #[test]
     fn quotes_hold_words_together() {

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::group::{Group, Kind};
+use super::shell::quoted;
 
 /// Commands that save the answers which `-f` reads.
 pub fn saving(cluster: Option<&str>) -> String {
@@ -38,7 +39,7 @@ pub fn order(groups: &[Group], cluster: Option<&str>) -> String {
 6. For each group, one after the other: let it launch nothing more, then move its pods.\n",
     );
     for group in groups {
-        for source in &group.sources {
+        for source in group.sources.iter().map(|source| quoted(source)) {
             let lines = match group.kind {
                 // All nodes are cordoned before the first one is drained, or its pods would move to
                 // the others.
@@ -51,9 +52,11 @@ pub fn order(groups: &[Group], cluster: Option<&str>) -> String {
                 Kind::AutoScalingGroup => format!(
                     "   aws autoscaling update-auto-scaling-group --auto-scaling-group-name {source} --min-size 0
    aws autoscaling suspend-processes --auto-scaling-group-name {source} --scaling-processes Launch
-   for id in $(aws autoscaling describe-auto-scaling-groups --auto-scaling-group-names {source} --query 'AutoScalingGroups[].Instances[].InstanceId' --output text); do
-     kubectl drain --ignore-daemonsets --delete-emptydir-data \"$(kubectl get nodes -o json | jq -r --arg id \"$id\" '.items[] | select(.spec.providerID | endswith($id)) | .metadata.name')\"
-   done
+   nodes=$(for id in $(aws autoscaling describe-auto-scaling-groups --auto-scaling-group-names {source} --query 'AutoScalingGroups[].Instances[].InstanceId' --output text); do
+     kubectl get nodes -o json | jq -r --arg id \"$id\" '.items[] | select(.spec.providerID // \"\" | endswith($id)) | .metadata.name'
+   done)
+   kubectl cordon $nodes   # all of them first: no pod moves to a node that is drained next
+   for node in $nodes; do kubectl drain --ignore-daemonsets --delete-emptydir-data \"$node\"; done
    aws autoscaling update-auto-scaling-group --auto-scaling-group-name {source} --desired-capacity 0"
                 ),
             };

@@ -181,6 +181,34 @@ fn answers_that_a_loop_appends_to_a_file_are_read() {
 }
 
 #[test]
+fn pools_of_different_groups_never_share_a_name() {
+    let mut writer = pools::Writer::new(false);
+    let mut names = std::collections::BTreeSet::new();
+    let mixed = run_case("mixed-share", &[]);
+    let [first, ..] = objects(&mixed).try_into().unwrap_or_else(|all: Vec<_>| [all[0].clone()]);
+    let base = first["metadata"]["name"].as_str().unwrap().to_owned();
+    let read = |name: &str, case_name: &str| {
+        let answers = case(case_name);
+        let mut group = read_groups(&answers, &args(&[]), &mut String::new())
+            .into_iter()
+            .find_map(|(_, group)| group.ok())
+            .unwrap();
+        group.name = name.to_owned();
+        group
+    };
+    for (name, from) in [
+        (&*base, "mixed-share"),
+        (&format!("{base}-on-demand"), "zones"),
+        (&format!("{base}-spot"), "zones"),
+    ] {
+        for object in writer.write(&mut read(name, from)).unwrap() {
+            let of = format!("{}/{}", object["kind"], object["metadata"]["name"]);
+            assert!(names.insert(of.clone()), "{of} is there twice");
+        }
+    }
+}
+
+#[test]
 fn the_steps_name_each_group_and_the_way_back() {
     let report = run_case("managed-on-demand", &[]).report;
     for text in ["--nodegroup-name general --scaling-config minSize=0", "To go back:"] {

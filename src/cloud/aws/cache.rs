@@ -39,6 +39,15 @@ impl<K: Hash + Eq + Clone, V: Clone> TtlCache<K, V> {
         entries.insert(key, (now + self.ttl, value));
     }
 
+    /// Changes the live entry of a key, if there is one, and keeps it as long as a new one.
+    pub fn update(&self, key: &K, change: impl FnOnce(&mut V)) {
+        let now = self.clock.now();
+        if let Some((until, value)) = self.entries.lock().get_mut(key).filter(|(u, _)| *u > now) {
+            change(value);
+            *until = now + self.ttl;
+        }
+    }
+
     /// Drops an entry.
     pub fn remove(&self, key: &K) -> Option<V> {
         self.entries.lock().remove(key).map(|(_, v)| v)
@@ -75,5 +84,19 @@ mod tests {
         clock.advance(Duration::from_secs(1));
         assert_eq!(cache.get(&"a"), None);
         assert!(cache.entries().is_empty());
+    }
+
+    #[test]
+    fn a_changed_entry_lives_on_and_an_expired_one_stays_gone() {
+        let clock = Clock::manual(Timestamp::UNIX_EPOCH);
+        let cache = TtlCache::new(clock.clone(), Duration::from_secs(60));
+        cache.set("a", 1);
+        clock.advance(Duration::from_secs(59));
+        cache.update(&"a", |value| *value += 1);
+        clock.advance(Duration::from_secs(59));
+        assert_eq!(cache.get(&"a"), Some(2));
+        clock.advance(Duration::from_secs(1));
+        cache.update(&"a", |value| *value += 1);
+        assert_eq!(cache.get(&"a"), None);
     }
 }

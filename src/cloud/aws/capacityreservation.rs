@@ -163,12 +163,11 @@ impl Provider {
         self.left.get(&id.to_owned()).map_or(0, |a| a.count)
     }
 
-    /// Notes that an instance was launched into a reservation, unless EC2 has counted it since.
-    pub fn mark_launched(&self, id: &str) {
-        let now = self.clock.now();
-        // The count is an estimate until the next query. A launch that EC2's own figure includes
-        // already must not be subtracted again.
-        self.change(id, |a| if a.synced > now { a.count } else { (a.count - 1).max(0) });
+    /// Notes that an instance was launched into a reservation by a call that was sent at a time.
+    pub fn mark_launched(&self, id: &str, sent: Timestamp) {
+        // The count is an estimate until the next query. A figure of EC2 that was asked for after the
+        // call has the instance already, or has it with the next query: it is not subtracted again.
+        self.change(id, |a| if a.synced > sent { a.count } else { (a.count - 1).max(0) });
     }
 
     /// Notes that an instance of a reservation was terminated.
@@ -182,10 +181,8 @@ impl Provider {
     }
 
     fn change(&self, id: &str, count: impl Fn(Availability) -> i64) {
-        let id = id.to_owned();
-        if let Some(now) = self.left.get(&id) {
-            self.left.set(id, Availability { count: count(now), ..now });
-        }
+        // In one step: launches run side by side, and none of their changes may be lost.
+        self.left.update(&id.to_owned(), |left| left.count = count(*left));
     }
 }
 
@@ -264,14 +261,18 @@ mod tests {
             .build();
         let permissions = Arc::new(Permissions::new(&clock));
         let provider = Provider::new(Clients::new(&config), &clock, &permissions);
-        provider.mark_launched("cr-1");
+        let sent = clock.now();
+        provider.mark_launched("cr-1", sent);
         assert_eq!(provider.available("cr-1"), 0);
         let mut found = block(0);
         found.available_instance_count = Some(1);
+        clock.advance(Duration::from_secs(1));
         provider.sync(&[found]);
+        provider.mark_launched("cr-1", sent);
         assert_eq!(provider.available("cr-1"), 1);
-        provider.mark_launched("cr-1");
-        provider.mark_launched("cr-1");
+        clock.advance(Duration::from_secs(1));
+        provider.mark_launched("cr-1", clock.now());
+        provider.mark_launched("cr-1", clock.now());
         assert_eq!(provider.available("cr-1"), 0);
         provider.mark_terminated("cr-1");
         provider.mark_terminated("cr-1");

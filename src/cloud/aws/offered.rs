@@ -122,7 +122,7 @@ fn arch(name: &str) -> &'static str {
 }
 
 /// The region of a zone: `us-west-2` of `us-west-2b` and of `us-west-2-lax-1a`.
-fn region_of(zone: &str) -> String {
+pub(crate) fn region_of(zone: &str) -> String {
     let mut parts = Vec::new();
     for part in zone.split('-') {
         let number = part.trim_end_matches(|c: char| c.is_ascii_lowercase());

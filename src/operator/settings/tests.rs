@@ -113,6 +113,12 @@ fn everything_wrong_is_told_at_once() {
          subnet-refresh-interval must be at least 1m; \
          security-group-refresh-interval must be at least 1m"
     );
+    for share in ["1", "7.5", "NaN", "inf"] {
+        let error = error(&["--vm-memory-overhead-percent", share], &[NAMED]);
+        assert!(
+            error.ends_with("vm-memory-overhead-percent must be less than 1, as it is a share")
+        );
+    }
     for good in ["https://a.example", "https://[::1]:6443", "http://127.0.0.1:8080/x"] {
         assert!(parse(&["--cluster-endpoint", good], &[NAMED]).is_ok(), "{good}");
     }
