@@ -265,6 +265,24 @@ fn every_value_has_its_effect() {
 }
 
 #[test]
+fn services_may_be_read_where_default_spread_constraints_need_them() {
+    let readable = |more: &[&str]| {
+        let objects = render("karpenter", &[&["--set", "settings.clusterName=c"], more].concat());
+        let roles = objects.iter().filter(|o| o["kind"] == "ClusterRole");
+        let rules: Vec<&Value> = roles.filter_map(|r| r["rules"].as_array()).flatten().collect();
+        rules.iter().any(|r| {
+            r["resources"].as_array().is_some_and(|list| list.contains(&json!("services")))
+        })
+    };
+    assert!(!readable(&[]));
+    let set = [
+        "--set",
+        "controller.env[0].name=SCHEDULER_CONFIG,controller.env[0].value=defaultConstraints",
+    ];
+    assert!(readable(&set));
+}
+
+#[test]
 fn old_values_render_and_missing_ones_are_named() {
     let objects = render("karpenter", &["-f", &file("0.37.yaml")]);
     let env = environment(&container(&objects, "karpenter"));

@@ -184,9 +184,8 @@ fn answers_that_a_loop_appends_to_a_file_are_read() {
 fn pools_of_different_groups_never_share_a_name() {
     let mut writer = pools::Writer::new(false);
     let mut names = std::collections::BTreeSet::new();
-    let mixed = run_case("mixed-share", &[]);
-    let [first, ..] = objects(&mixed).try_into().unwrap_or_else(|all: Vec<_>| [all[0].clone()]);
-    let base = first["metadata"]["name"].as_str().unwrap().to_owned();
+    let base = objects(&run_case("mixed-share", &[]))[0]["metadata"]["name"].clone();
+    let base = base.as_str().unwrap();
     let read = |name: &str, case_name: &str| {
         let answers = case(case_name);
         let mut group = read_groups(&answers, &args(&[]), &mut String::new())

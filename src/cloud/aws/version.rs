@@ -9,7 +9,7 @@ use super::errors::AwsError;
 use crate::cloud::Error;
 
 /// Minor versions of Kubernetes 1 that this release is made for.
-const SUPPORTED: RangeInclusive<u32> = 26..=36;
+const SUPPORTED: RangeInclusive<u32> = 26..=37;
 
 /// Knows the version.
 pub struct Provider {
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn versions_have_a_range() {
         for (version, want) in
-            [("1.25", false), ("1.26", true), ("1.36", true), ("1.37", false), ("2.30", false)]
+            [("1.25", false), ("1.26", true), ("1.37", true), ("1.38", false), ("2.30", false)]
         {
             assert_eq!(is_supported(version), want, "{version}");
         }
