@@ -231,17 +231,18 @@ mod tests {
     #[test]
     fn one_file_that_cannot_be_converted_leaves_all_as_they_were() {
         let folder = tempfile::tempdir().unwrap();
-        let pool = |name: &str, requirements: &str| {
+        let pool = |name: &str, kubelet: &str| {
             format!(
-                "apiVersion: karpenter.sh/v1beta1\nkind: NodePool\nmetadata: {{name: {name}}}\nspec:\n  template:\n    spec:\n      nodeClassRef: {{name: c}}\n      requirements: {requirements}\n"
+                "apiVersion: karpenter.sh/v1\nkind: NodePool\nmetadata:\n  name: {name}\n  annotations: {{compatibility.karpenter.sh/v1beta1-kubelet-conversion: '{kubelet}'}}\nspec:\n  template:\n    spec:\n      nodeClassRef: {{group: karpenter.k8s.aws, kind: EC2NodeClass, name: c}}\n      requirements: []\n"
             )
         };
-        let files = [("a.yaml", pool("a", "[]")), ("b.yaml", pool("b", "seven"))];
+        let files = [("a.yaml", pool("a", "{}")), ("b.yaml", pool("b", "no JSON"))];
         for (name, text) in &files {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
-        let args = Args { files: vec![folder.path().to_owned()], to: Version::V1, in_place: true };
-        assert!(convert_all(&args).is_err(), "the second is no NodePool");
+        let files_of = vec![folder.path().to_owned()];
+        let args = Args { files: files_of, to: Version::V1beta1, in_place: true };
+        assert!(convert_all(&args).is_err(), "the annotation of the second cannot be read");
         for (name, text) in &files {
             assert_eq!(&std::fs::read_to_string(folder.path().join(name)).unwrap(), text);
         }

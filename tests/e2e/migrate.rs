@@ -78,7 +78,7 @@ async fn groups_are_read_from_aws_itself() {
     let words = ["migrate", FLAG, "--from-aws", "--cluster-name", "weasel-eks"];
     let (code, manifests, report) = run(env!("CARGO_BIN_EXE_karpenter"), &words);
     assert_eq!(code, Some(0), "{report}");
-    for expected in ["# from blue", "m5.large", "# from green", "c5.xlarge", "nodes: 7"] {
+    for expected in ["# from blue", "m5.large", "# from green", "c5.xlarge", "nodes: \"7\""] {
         assert!(manifests.contains(expected), "{expected}: {manifests}");
     }
     let checked = karpenter(&["validate", "-f", "-"], &manifests);
