@@ -16,8 +16,9 @@ LOOSE_CASES = [(100, True), (500, False), (1000, False), (2000, False)]
 SIMULATIONS, REST_SECONDS = 12, 1800
 
 
-def price(instance_type):
-    return min(o["price"] for o in instance_type["offerings"] if o["capacityType"] == "on-demand")
+def on_demand(instance_type):
+    """Prices by zone."""
+    return {o["zone"]: o["price"] for o in instance_type["offerings"] if o["capacityType"] == "on-demand"}
 
 
 def label(instance_type, key):
@@ -31,12 +32,11 @@ def node_types(types):
     for one in types:
         room = catalog.allocatable(one)
         if (label(one, ARCH) == "amd64" and label(one, AWS + "instance-category") in ("c", "m", "r")
-                and int(label(one, AWS + "instance-generation") or 0) > 4 and "metal" not in one["name"]
-                and len({o["zone"] for o in one["offerings"] if o["capacityType"] == "on-demand"}) == 3):
-            usable.append((one, room, price(one)))
+                and int(label(one, AWS + "instance-generation") or 0) > 4 and on_demand(one)):
+            usable.append((one, room, min(on_demand(one).values())))
     large = lambda other, room: other[1]["cpu"] >= 0.93 * room["cpu"] and other[1]["memory"] >= 0.93 * room["memory"]
-    return [(one, room) for one, room, cost in usable if 4 <= room["cpu"] + 0.5 <= 34
-            and not any(other[2] < cost - 1e-9 and large(other, room) for other in usable)]
+    return [(one, room) for one, room, cost in usable
+            if 4 <= room["cpu"] + 0.5 <= 34 and len(on_demand(one)) == 3 and "metal" not in one["name"] and not any(other[2] < cost - 1e-9 and large(other, room) for other in usable)]
 
 
 def cluster(nodes, fill):
@@ -78,7 +78,7 @@ class Case:
         self.name, self.nodes, self.pods = scenario["name"], nodes, sum(len(e["pods"]) for e in scenario["nodes"])
         path = pathlib.Path(options.work) / f"{self.name}.json"
         scenarios.write(scenario, path)
-        self.ours = run.disruption(options.karpenter, path)
+        self.ours = run.disruption(options.karpenter, path, fill == LOOSE)
         self.peer = None
         if with_peer:
             rest = f"{REST_SECONDS if fill == LOOSE else 0}s"
