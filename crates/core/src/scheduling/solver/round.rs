@@ -104,11 +104,11 @@ pub(super) struct Round<'p, 'a> {
     of_shape: List<ShapeId, FixedBitSet>,
     live: Vec<ShapeId>,
     /// Nodes that may have room for a need.
-    need_nodes: List<NeedId, Option<FixedBitSet>>,
+    need_nodes: FxHashMap<NeedId, FixedBitSet>,
     /// Claims that will never take a need.
-    need_out: List<NeedId, FixedBitSet>,
+    need_out: FxHashMap<NeedId, FixedBitSet>,
     /// Claims that will never take a class.
-    class_out: List<ClassId, FixedBitSet>,
+    class_out: FxHashMap<ClassId, FixedBitSet>,
     /// Claims that will never take a kind at a stage.
     kind_out: FxHashMap<(KindId, ClassId), FixedBitSet>,
     /// Rows that limits leave, where that was looked at; nothing within when there are none.
@@ -116,7 +116,7 @@ pub(super) struct Round<'p, 'a> {
     charges: FxHashMap<(ShapeId, NeedId), ResourceList>,
     /// Grows with every placement.
     pub(super) version: u64,
-    failed_at: List<KindId, u64>,
+    failed_at: FxHashMap<KindId, u64>,
     pub(super) places: List<PodId, Place>,
     /// The stage at which each pod was placed.
     pub(super) placed_as: List<PodId, ClassId>,
@@ -145,8 +145,6 @@ impl Drop for Round<'_, '_> {
 
 impl<'p, 'a> Round<'p, 'a> {
     pub(super) fn new(world: &'p mut Prepared<'a>) -> Self {
-        let classes = world.classes.classes.len();
-        let needs = world.classes.needs.len();
         let mark = world.plan.mark();
         Self {
             mark,
@@ -154,14 +152,14 @@ impl<'p, 'a> Round<'p, 'a> {
             by_count: Some(ByCount::new(world.choices.turns)),
             of_shape: List::default(),
             live: Vec::new(),
-            need_nodes: List::of(None, needs),
-            need_out: List::of(FixedBitSet::new(), needs),
-            class_out: List::of(FixedBitSet::new(), classes),
+            need_nodes: FxHashMap::default(),
+            need_out: FxHashMap::default(),
+            class_out: FxHashMap::default(),
             kind_out: FxHashMap::default(),
             limit_masks: List::of(None, world.stock.templates.len()),
             charges: FxHashMap::default(),
             version: 1,
-            failed_at: List::of(0, world.classes.kinds.len()),
+            failed_at: FxHashMap::default(),
             places: List::of(Place::Nowhere, world.waiting.len()),
             placed_as: List::of(ClassId::NONE, world.waiting.len()),
             failed: Vec::new(),
@@ -237,7 +235,7 @@ impl<'p, 'a> Round<'p, 'a> {
     /// Tries a pod as it is, then with one preference less each time.
     fn place(&mut self, pod: PodId) -> Result<Place, ()> {
         let kind = self.world.waiting[pod].kind;
-        if self.failed_at[kind] == self.version {
+        if self.failed_at.get(&kind) == Some(&self.version) {
             return Err(());
         }
         let (dynamic, need, stages) = {
@@ -258,7 +256,7 @@ impl<'p, 'a> Round<'p, 'a> {
         }
         // Volumes are a pod's own, so that another of its kind may still be placed.
         if self.world.snapshot.pod_volumes.is_empty() {
-            self.failed_at[kind] = self.version;
+            self.failed_at.insert(kind, self.version);
         }
         Err(())
     }
@@ -315,8 +313,6 @@ impl<'p, 'a> Round<'p, 'a> {
         let needs = &mut self.world.classes.needs;
         let all: Amounts = needs[need].iter().map(|n| n.saturating_mul(count)).collect();
         let found = needs.position(|n| *n == all).unwrap_or_else(|| needs.push(all));
-        self.need_nodes.grow(needs.len(), None);
-        self.need_out.grow(needs.len(), FixedBitSet::new());
         Some(found)
     }
 }

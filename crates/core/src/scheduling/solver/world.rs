@@ -13,11 +13,12 @@ use std::sync::Arc;
 use fixedbitset::FixedBitSet;
 use rustc_hash::FxHashMap;
 
+use super::amounts::{Amounts, fits};
 use super::choices;
 use super::existing::{Alike, charged};
 use super::finish::Written;
 use super::prepare::{Counting, Prepared, Source, Waiting};
-use super::{amounts::fits, outcome, solve};
+use super::{outcome, solve};
 use crate::scheduling::pod::PodInfo;
 use crate::scheduling::resources::ResourceList;
 use crate::scheduling::results::Results;
@@ -33,8 +34,8 @@ pub(super) struct Memo {
     pub(super) merged: List<ClassId, List<ShapeId, Option<Option<SetId>>>>,
     /// Nodes whose taints and labels suit a class.
     pub(super) class_nodes: List<ClassId, Option<FixedBitSet>>,
-    /// Nodes that have room for a need before anything is placed.
-    need_nodes: List<NeedId, Option<FixedBitSet>>,
+    /// Nodes that have room for some amounts before anything is placed.
+    roomy: FxHashMap<Amounts, FixedBitSet>,
     pub(super) written: Written,
 }
 
@@ -51,13 +52,14 @@ pub(super) struct Shared {
 }
 
 impl<'a> Prepared<'a> {
-    /// Nodes with room for a need before anything is placed.
+    /// Nodes that may have room for a need before anything is placed: those with room for amounts
+    /// that are hardly less, of which there are few however many needs there are.
     pub(super) fn nodes_with_room(&mut self, need: NeedId) -> &FixedBitSet {
-        self.memo.need_nodes.grow(need.at() + 1, None);
-        let (nodes, amounts) = (&self.existing.nodes, &self.classes.needs[need]);
-        self.memo.need_nodes[need].get_or_insert_with(|| {
+        let least: Amounts = self.classes.needs[need].iter().map(|n| round_down(*n)).collect();
+        let nodes = &self.existing.nodes;
+        self.memo.roomy.entry(least).or_insert_with_key(|least| {
             let mut found = FixedBitSet::with_capacity(nodes.len());
-            found.extend((0..nodes.len()).filter(|n| fits(amounts, &nodes[*n].room)));
+            found.extend((0..nodes.len()).filter(|n| fits(least, &nodes[*n].room)));
             found
         })
     }
@@ -145,6 +147,12 @@ impl<'a> Prepared<'a> {
             }
         }
     }
+}
+
+/// An amount without all but its three leading bits.
+fn round_down(amount: i64) -> i64 {
+    let spare = amount.checked_ilog2().unwrap_or(0).saturating_sub(2);
+    amount >> spare << spare
 }
 
 /// What of a node's capacity its pool's limits name.

@@ -27,12 +27,12 @@ impl Round<'_, '_> {
         mask.clear();
         mask.resize(words, 0);
         self.shapes_that_suit(class, &mut mask);
-        for out in [&self.need_out[room], &self.class_out[class]] {
-            take_out(&mut mask, out);
-        }
-        if let Some(out) = self.kind_out.get(&(kind, class)) {
-            take_out(&mut mask, out);
-        }
+        let out = [
+            self.need_out.get(&room),
+            self.class_out.get(&class),
+            self.kind_out.get(&(kind, class)),
+        ];
+        out.into_iter().flatten().for_each(|out| take_out(&mut mask, out));
         if mask.iter().any(|w| *w != 0) {
             let first = self.world.first_claim_host;
             self.rule_out(class, first, &mut mask);
@@ -144,13 +144,13 @@ impl Round<'_, '_> {
         let shape = of.shape;
         let amounts = &self.world.classes.needs[need];
         if !self.world.stock.shapes[shape].holds(&of.requests, amounts) {
-            self.need_out[need].grow_and_insert(claim);
+            self.need_out.entry(need).or_default().grow_and_insert(claim);
             return None;
         }
         let wanted = &self.world.classes.classes[class];
         let ports = &wanted.constraints.host_ports;
         if !ports.is_empty() && of.ports.iter().any(|q| ports.iter().any(|p| p.conflicts(q))) {
-            self.class_out[class].grow_and_insert(claim);
+            self.class_out.entry(class).or_default().grow_and_insert(claim);
             return None;
         }
         let fixed = !wanted.zonal && wanted.volumes.is_empty();

@@ -1,5 +1,7 @@
 //! Nodes that exist: the first that takes a pod.
 
+use std::collections::hash_map::Entry;
+
 use fixedbitset::FixedBitSet;
 
 use super::{Round, Spot, WORD, take_out};
@@ -61,9 +63,9 @@ impl Round<'_, '_> {
         mask.clear();
         let world = &mut *self.world;
         mask.extend_from_slice(world.memo.class_nodes[class].as_ref()?.as_slice());
-        let roomy = match &self.need_nodes[room] {
-            Some(left) => left,
-            None => {
+        let roomy = match self.need_nodes.entry(room) {
+            Entry::Occupied(left) => left.into_mut(),
+            Entry::Vacant(place) => {
                 let all = if world.shared.is_some() {
                     world.nodes_with_room(room).clone()
                 } else {
@@ -71,7 +73,7 @@ impl Round<'_, '_> {
                     all.insert_range(..);
                     all
                 };
-                self.need_nodes[room].insert(all)
+                place.insert(all)
             }
         };
         mask.iter_mut().zip(roomy.as_slice()).for_each(|(m, r)| *m &= r);
@@ -127,7 +129,7 @@ impl Round<'_, '_> {
                 word &= word - 1;
                 let room = self.world.plan.room(node);
                 if !fits(&self.world.classes.needs[need], room) {
-                    if let Some(nodes) = &mut self.need_nodes[need] {
+                    if let Some(nodes) = self.need_nodes.get_mut(&need) {
                         nodes.set(node, false);
                     }
                     continue;
