@@ -44,12 +44,8 @@ pub struct World {
     pub left_out: Vec<(String, String)>,
 }
 
-<<<<<<< HEAD
 // Gates that change a decision; the others of the controller have nothing to act on here.
-const GATES: [&str; 9] = [
-=======
 pub(super) const GATES: [&str; 9] = [
->>>>>>> book
     "NodeRepair",
     "ReservedCapacity",
     "SpotToSpotConsolidation",
