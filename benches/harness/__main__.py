@@ -6,7 +6,7 @@ import math
 import pathlib
 import time
 
-from . import run, scenarios, table
+from . import consolidation, run, scenarios, table
 from .bound import bound
 
 # Kind and sizes, and whether the peer runs on it by default; BENCH=full runs everything with the peer.
@@ -75,8 +75,10 @@ def bench(options):
         results.append(Result(path, options, when != "alone" or options.full))
     with open(work / "results.json", "w", encoding="utf-8") as file:
         json.dump([r.record() for r in results], file, indent=1)
-    say(f"\nTime and memory\n\n{table.speed(results)}\n\nNodes and prices\n\n{table.quality(results)}\n")
-    say(growth(results))
+    if results:
+        say(f"\nTime and memory\n\n{table.speed(results)}\n\nNodes and prices\n\n{table.quality(results)}\n")
+        say(growth(results))
+    consolidation.bench(options, say)
 
 
 def growth(results):
@@ -104,7 +106,7 @@ def main():
     one.add_argument("--peer", required=True)
     one.add_argument("--work", required=True, help="folder for scenarios and results")
     one.add_argument("--full", action="store_true", help="all sizes, each with the peer: hours")
-    one.add_argument("--only", nargs="*", help="names such as diverse-1000")
+    one.add_argument("--only", nargs="*", help="names such as diverse-1000, full-2000 or loose-100")
     one.add_argument("--repeat", type=int, default=3, help="our runs a scenario")
     one.add_argument("--peer-repeat", type=int, default=2, help="the peer's runs a scenario")
     one.add_argument("--limit", type=int, default=3600, help="seconds after which the peer gives up")

@@ -55,6 +55,16 @@ def ours(binary, scenario, repeat=3):
     return best
 
 
+def disruption(binary, scenario, to_rest):
+    """What a pass of disruption does to a cluster, or all passes until at rest; the fastest of three runs with the same answer."""
+    command = [binary, "simulate", "--disrupt", "--scenario", scenario, "--output", "json"] + (["--all"] if to_rest else [])
+    answers = [json.loads(process(command)[0]) for _ in range(3)]
+    texts = [json.dumps({k: v for k, v in a.items() if k != "solveSeconds"}) for a in answers]
+    if len(set(texts)) != 1:
+        raise SystemExit(f"{scenario}: two runs gave two answers")
+    return min(answers, key=lambda a: a["solveSeconds"])
+
+
 def peers(binary, scenario, repeat, limit):
     """The peer at its best: the fastest run and the lowest price; memory is the whole process's peak, as for us.
 

@@ -44,6 +44,7 @@ type cluster struct {
 	reader      *reader
 	state       *state.Cluster
 	provisioner *provisioning.Provisioner
+	cloud       *fake.CloudProvider
 	options     *options.Options
 }
 
@@ -87,6 +88,7 @@ func newCluster(s *scenario, workers int) (*cluster, error) {
 	c := &cluster{reader: newReader(fakeclient.NewFakeClient()), options: o}
 	c.ctx = options.ToContext(injection.WithControllerName(context.Background(), "provisioner"), o)
 	cloud := fake.NewCloudProvider()
+	c.cloud = cloud
 	c.addPools(s, cloud)
 	cloud.InstanceTypesForNodePool = s.typesByPool()
 	for i, pod := range s.DaemonSetPods {

@@ -129,7 +129,10 @@ fn decide(args: &Args) -> Result<(), Failure> {
     }
     if args.disrupt {
         let world = World::for_disruption(scenario)?;
-        let plan = if args.all { disrupt::all(world, now) } else { disrupt::disrupt(world, now) };
+        let start = Instant::now();
+        let mut plan =
+            if args.all { disrupt::all(world, now) } else { disrupt::disrupt(world, now) };
+        plan.solve_seconds = Some(start.elapsed().as_secs_f64());
         return print(args.output, &plan);
     }
     let world = World::new(scenario)?;

@@ -36,9 +36,14 @@ pub struct DisruptReport {
     pub unschedulable: usize,
     /// What the scenario leaves open, and how it was taken.
     pub assumed: Vec<String>,
+    /// How often scheduling was simulated.
+    pub simulations: usize,
     /// The whole plan in figures; only where all commands are asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<Plan>,
+    /// How long the decisions took, where that was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub solve_seconds: Option<f64>,
 }
 
 /// Nodes to remove, and what comes first.
@@ -123,6 +128,7 @@ pub fn disrupt(mut world: World, now: Timestamp) -> DisruptReport {
     let mut queued: HashSet<String> = HashSet::new();
     for method in Method::ALL {
         let decision = decide(&world, &queued, method, now);
+        report.simulations += decision.simulations;
         budgets(&mut report, method, &decision);
         verdicts.add(method, &decision);
         for command in &decision.commands {
@@ -175,6 +181,7 @@ fn carry_out(world: &mut World, mut report: DisruptReport, now: Timestamp) -> Di
         let mut verdicts = Verdicts::default();
         for method in Method::ALL {
             let decision = decide(world, &none, method, now);
+            report.simulations += decision.simulations;
             // Budgets are reported as they are at the beginning, so only in the first pass.
             if report.commands.is_empty() {
                 budgets(&mut report, method, &decision);

@@ -7,7 +7,8 @@
 //! Nodes are well filled, so that every candidate is tried and none can go. The table shows the time
 //! to prepare one world, the time for each question to it, and that of a whole pass of every method,
 //! candidates, budgets and preparations included; with `--fresh` also what solving a snapshot made for
-//! one question takes.
+//! one question takes. With `--distinct` no two pods request the same, as where each was sized by
+//! itself.
 
 #![allow(clippy::disallowed_methods, reason = "real time is what is measured")]
 
@@ -39,6 +40,7 @@ const SIZES: [i64; 9] = [1, 2, 4, 8, 16, 32, 48, 64, 96];
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|w| w != "--bench").collect();
     let fresh = words.iter().any(|w| w == "--fresh");
+    let distinct = words.iter().any(|w| w == "--distinct");
     let mut sizes: Vec<usize> = words.iter().filter_map(|w| w.parse().ok()).collect();
     if sizes.is_empty() {
         sizes = vec![500, 1000, 2000, 5000, 10_000];
@@ -47,7 +49,7 @@ fn main() {
     println!("|---:|---:|---:|---:|---:|---:|---:|");
     let types = instance_types();
     for nodes in sizes {
-        let snapshot = Arc::new(cluster(nodes, &types));
+        let snapshot = Arc::new(cluster(nodes, &types, distinct));
         let pods: usize = snapshot.nodes.iter().map(|n| n.pods.len()).sum();
         let start = Instant::now();
         let mut world = World::new(Arc::clone(&snapshot), PodInfo::is_reschedulable);
@@ -161,7 +163,7 @@ fn instance_types() -> Arc<[Arc<InstanceType>]> {
 }
 
 /// Nodes of one size, filled to the last pod: 23 pods of mixed sizes on eight cores.
-fn cluster(nodes: usize, types: &Arc<[Arc<InstanceType>]>) -> Snapshot {
+fn cluster(nodes: usize, types: &Arc<[Arc<InstanceType>]>, distinct: bool) -> Snapshot {
     let mut sharing = Sharing::default();
     let apps: Vec<PodInfo> = (0..APPS).map(app).collect();
     let state = (0..nodes).map(|at| {
@@ -200,6 +202,10 @@ fn cluster(nodes: usize, types: &Arc<[Arc<InstanceType>]>) -> Snapshot {
             pod.key = PodKey::new("default", &format!("pod-{at:05}-{n:02}"));
             pod.uid = Arc::clone(&pod.key.name);
             pod.node_name = Some(Arc::from(name.as_str()));
+            if distinct {
+                let own = i64::try_from(at * PODS_PER_NODE + n).unwrap_or(0) << 10;
+                pod.requests.set(Name::Memory, (1 << 30) + own);
+            }
             Arc::new(sharing.share(pod))
         });
         StateNode::from(NodeView {

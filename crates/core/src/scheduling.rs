@@ -6,6 +6,7 @@
 pub mod buffer;
 pub mod default_spread;
 pub mod dra;
+mod ids;
 pub mod instance_type;
 pub mod node;
 pub mod overlay;

@@ -27,7 +27,7 @@ pub mod selector;
 
 pub use claim::{Claim, Class, PodClaim};
 pub use device::{Slice, TypePool};
-pub use inventory::Inventory;
+pub use inventory::{DeviceSetId, Inventory};
 pub use ledger::{ClaimPlan, Ledger, NodePlan, Site, TypeGroup};
 
 /// Namespace and name of a ResourceClaim.

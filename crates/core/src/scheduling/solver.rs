@@ -1,10 +1,16 @@
 //! The scheduler: where waiting pods go, and which nodes have to be launched for them.
 //!
 //! The snapshot is turned into numbers once ([`prepare`]): label keys and values, requirements,
-//! instance types by column, pods by class. Then pods are placed one by one ([`round`]) on nodes that
-//! exist, on nodes planned in this round, and on new ones; what was worked out for one pod of a
-//! class, or for one planned node of a shape, is not worked out again. At the end numbers become
-//! NodeClaims ([`finish`]) and reasons ([`explain`]).
+//! instance types by column, pods by class. Numbers of each kind are a type of their own ([`ids`]).
+//! Then pods are placed one by one ([`round`]) on nodes that exist, on nodes planned in this round,
+//! and on new ones; what was worked out for one pod of a class, or for one planned node of a shape,
+//! is not worked out again. At the end numbers become NodeClaims ([`finish`]) and reasons
+//! ([`explain`]).
+//!
+//! What placing pods changes is the [`plan`], and nothing else: a try marks it, changes it, is read,
+//! and is undone. That is how several choices are compared ([`choices`]), and how disruption asks
+//! what would become of a cluster without some of its nodes ([`world`]): a question costs by the pods
+//! that have to move, not by the cluster.
 
 mod amounts;
 mod attach;
@@ -17,14 +23,17 @@ mod devices;
 mod existing;
 mod explain;
 mod finish;
+mod ids;
 mod intern;
 mod ladder;
+mod plan;
 mod prepare;
 mod relax;
 mod repack;
 mod round;
 mod selector;
 mod stock;
+mod tally;
 mod tolerance;
 mod topology;
 mod world;

@@ -1,7 +1,6 @@
 //! The devices of a round, numbered, and the claims of its pods.
 
 use std::collections::HashSet;
-use std::ops::Range;
 use std::sync::Arc;
 
 use cel::Program;
@@ -11,23 +10,32 @@ use super::claim::{Choice, Claim, ClaimSource, User, generated_name};
 use super::device::{Amount, Device, Placement, Qualified, Term, TypePool};
 use super::pool::{self, Flaw};
 use super::{ClaimKey, Error, Objects};
+use crate::scheduling::ids::{Id, List, Run, ids};
 use crate::scheduling::node::StateNode;
 use crate::scheduling::pod::{PodInfo, PodKey};
 
-/// Index of a device.
-pub type DevId = u32;
-/// Index of an amount that allocations draw on: a counter, or a capacity of a shared device.
-pub type SlotId = u32;
-/// Index of a claim.
-pub type ClaimId = u32;
-/// Index of the devices that a provider gives instance types; 0 for types without any.
-pub type SetId = u32;
+ids! {
+    /// A device.
+    pub DevId,
+    /// An amount that allocations draw on: a counter, or a capacity of a shared device.
+    pub SlotId,
+    /// A claim.
+    pub ClaimId,
+    /// The devices that a provider gives instance types; the first for types without any.
+    pub DeviceSetId,
+    /// A pool of devices.
+    pub(super) PoolId,
+    /// A selector.
+    pub(super) SelectorId,
+    /// Devices of a pool that will agree in an attribute.
+    pub(super) BindingId,
+}
 
 /// A device with its place in the round.
 #[derive(Debug)]
 pub(super) struct Dev {
     pub(super) device: Arc<Device>,
-    pub(super) pool: u32,
+    pub(super) pool: PoolId,
     pub(super) place: Placement,
     /// A device that an instance will have, rather than one that is published.
     pub(super) template: bool,
@@ -35,7 +43,7 @@ pub(super) struct Dev {
     /// Capacities by name, when the device is shared.
     pub(super) shares: Vec<(Qualified, SlotId)>,
     /// Sets of devices that will agree in an attribute.
-    pub(super) bindings: Vec<(Qualified, u32)>,
+    pub(super) bindings: Vec<(Qualified, BindingId)>,
 }
 
 /// A pool of devices.
@@ -44,7 +52,7 @@ pub(super) struct Pool {
     pub(super) driver: Arc<str>,
     pub(super) name: Arc<str>,
     pub(super) flaw: Option<Flaw>,
-    pub(super) devices: Range<DevId>,
+    pub(super) devices: Run<DevId>,
 }
 
 /// A choice of a request with its selectors.
@@ -52,7 +60,7 @@ pub(super) struct Pool {
 pub(super) struct ChoiceInfo {
     pub(super) choice: Choice,
     /// The selectors of class and request; an error when the class is not there.
-    pub(super) selectors: Result<Vec<u32>, Error>,
+    pub(super) selectors: Result<Vec<SelectorId>, Error>,
 }
 
 /// A claim that pods of the round refer to.
@@ -76,24 +84,24 @@ pub(super) struct Selector {
 /// Everything about devices that does not change during a round.
 #[derive(Debug, Default)]
 pub struct Inventory {
-    pub(super) devices: Vec<Dev>,
-    pub(super) pools: Vec<Pool>,
+    pub(super) devices: List<DevId, Dev>,
+    pub(super) pools: List<PoolId, Pool>,
     /// Pools that are there.
-    pub(super) in_cluster: Range<u32>,
+    pub(super) in_cluster: Run<PoolId>,
     /// Pools of instance types, by set.
-    sets: Vec<Range<u32>>,
-    set_index: FxHashMap<usize, SetId>,
+    sets: List<DeviceSetId, Run<PoolId>>,
+    set_index: FxHashMap<usize, DeviceSetId>,
     /// What each slot holds.
-    pub(super) slots: Vec<Amount>,
+    pub(super) slots: List<SlotId, Amount>,
     /// Devices that claims hold.
     pub(super) used: FxHashSet<DevId>,
     /// What claims draw.
     pub(super) drawn: FxHashMap<SlotId, Amount>,
-    pub(super) claims: Vec<ClaimInfo>,
-    pub(super) selectors: Vec<Selector>,
-    selector_index: FxHashMap<Arc<str>, u32>,
+    pub(super) claims: List<ClaimId, ClaimInfo>,
+    pub(super) selectors: List<SelectorId, Selector>,
+    selector_index: FxHashMap<Arc<str>, SelectorId>,
     pods: FxHashMap<PodKey, Result<Vec<ClaimId>, Error>>,
-    bindings: u32,
+    bindings: usize,
 }
 
 /// Pods by uid; by name those without one, as in a scenario file.
@@ -167,7 +175,7 @@ impl Inventory {
         nodes: &[StateNode],
         types: impl IntoIterator<Item = &'a Arc<[TypePool]>>,
     ) -> Self {
-        let mut inventory = Self { sets: Vec::from([Range::default()]), ..Self::default() };
+        let mut inventory = Self { sets: vec![Run::default()].into(), ..Self::default() };
         inventory.add_cluster(objects, nodes);
         for pools in types {
             inventory.add_types(pools);
@@ -210,8 +218,8 @@ impl Inventory {
 
     /// The index of a type's devices.
     #[must_use]
-    pub fn set_of(&self, pools: &Arc<[TypePool]>) -> SetId {
-        self.set_index.get(&address(pools)).copied().unwrap_or(0)
+    pub fn set_of(&self, pools: &Arc<[TypePool]>) -> DeviceSetId {
+        self.set_index.get(&address(pools)).copied().unwrap_or(DeviceSetId::FIRST)
     }
 
     /// Whether any instance type comes with devices.
@@ -220,8 +228,8 @@ impl Inventory {
         self.sets.len() > 1
     }
 
-    pub(super) fn pools_of(&self, set: SetId) -> Range<u32> {
-        self.sets.get(set as usize).cloned().unwrap_or(0..0)
+    pub(super) fn pools_of(&self, set: DeviceSetId) -> Run<PoolId> {
+        self.sets.get(set).copied().unwrap_or_default()
     }
 
     fn add_cluster(&mut self, objects: &Objects, nodes: &[StateNode]) {
@@ -242,7 +250,7 @@ impl Inventory {
             for ((set, counter), value) in slices.iter().flat_map(|s| &s.counters) {
                 slots.insert((Arc::clone(set), Arc::clone(counter)), self.slot(*value));
             }
-            let start = self.devices.len() as DevId;
+            let start = self.devices.len();
             for slice in &slices {
                 for device in &slice.devices {
                     let place = match &slice.place {
@@ -252,17 +260,17 @@ impl Inventory {
                     self.add_device(device, place, false, &slots);
                 }
             }
-            let devices = start..self.devices.len() as DevId;
+            let devices = Run::new(start, self.devices.len());
             self.pools.push(Pool { driver, name, flaw, devices });
         }
-        self.in_cluster = 0..self.pools.len() as u32;
+        self.in_cluster = Run::new(0, self.pools.len());
     }
 
     fn add_types(&mut self, pools: &Arc<[TypePool]>) {
         if pools.is_empty() || self.set_index.contains_key(&address(pools)) {
             return;
         }
-        let first = self.pools.len() as u32;
+        let first = self.pools.len();
         for found in pools.iter() {
             let flaw =
                 pool::contradiction(&found.devices, &found.counters).then_some(Flaw::Invalid);
@@ -270,23 +278,22 @@ impl Inventory {
             for (key, value) in &found.counters {
                 slots.insert(key.clone(), self.slot(*value));
             }
-            let start = self.devices.len() as DevId;
+            let start = self.devices.len();
             for device in &found.devices {
                 // Everywhere, since the caller looks into these pools only for nodes of the type.
                 self.add_device(device, Placement::Everywhere, true, &slots);
             }
-            let devices = start..self.devices.len() as DevId;
-            self.bind(found, devices.clone());
+            let devices = Run::new(start, self.devices.len());
+            self.bind(found, devices);
             let (driver, name) = (Arc::clone(&found.driver), Arc::clone(&found.pool));
             self.pools.push(Pool { driver, name, flaw, devices });
         }
-        self.sets.push(first..self.pools.len() as u32);
-        self.set_index.insert(address(pools), self.sets.len() as SetId - 1);
+        let set = self.sets.push(Run::new(first, self.pools.len()));
+        self.set_index.insert(address(pools), set);
     }
 
     fn slot(&mut self, value: Amount) -> SlotId {
-        self.slots.push(value);
-        self.slots.len() as SlotId - 1
+        self.slots.push(value)
     }
 
     fn add_device(
@@ -309,7 +316,7 @@ impl Inventory {
         }
         self.devices.push(Dev {
             device: Arc::clone(device),
-            pool: self.pools.len() as u32,
+            pool: PoolId::new(self.pools.len()),
             place,
             template,
             counters,
@@ -320,7 +327,7 @@ impl Inventory {
 
     /// Numbers the sets of a pool's devices that will agree in an attribute. Sets that overlap are
     /// joined: agreeing is transitive.
-    fn bind(&mut self, pool: &TypePool, devices: Range<DevId>) {
+    fn bind(&mut self, pool: &TypePool, devices: Run<DevId>) {
         let mut sets: Vec<(&Qualified, Vec<&Arc<str>>)> = Vec::new();
         for binding in &pool.bindings {
             let mut joined: Vec<&Arc<str>> = binding.devices.iter().collect();
@@ -335,10 +342,10 @@ impl Inventory {
             sets.push((&binding.attribute, joined));
         }
         for (attribute, names) in sets {
-            let set = self.bindings;
+            let set = BindingId::new(self.bindings);
             self.bindings += 1;
-            for id in devices.clone() {
-                let dev = &mut self.devices[id as usize];
+            for id in devices.iter() {
+                let dev = &mut self.devices[id];
                 if names.contains(&&dev.device.name) {
                     dev.bindings.push((attribute.clone(), set));
                 }
@@ -350,15 +357,15 @@ impl Inventory {
     fn hold(&mut self, claim: &Claim) {
         let Some(allocation) = &claim.allocation else { return };
         for held in allocation.devices.iter().filter(|h| !h.admin) {
-            let pools = &self.pools[self.in_cluster.start as usize..self.in_cluster.end as usize];
+            let mut pools = self.in_cluster.iter().map(|id| &self.pools[id]);
             let Some(pool) =
-                pools.iter().find(|p| p.driver == held.device.driver && p.name == held.device.pool)
+                pools.find(|p| p.driver == held.device.driver && p.name == held.device.pool)
             else {
                 continue;
             };
-            let named = |id: &DevId| self.devices[*id as usize].device.name == held.device.device;
-            let Some(id) = pool.devices.clone().find(named) else { continue };
-            let dev = &self.devices[id as usize];
+            let named = |id: &DevId| self.devices[*id].device.name == held.device.device;
+            let Some(id) = pool.devices.iter().find(named) else { continue };
+            let dev = &self.devices[id];
             // Counters belong to the device, and are drawn on once however many claims share it;
             // capacity is drawn on by each of them.
             if self.used.insert(id) {
@@ -391,8 +398,7 @@ impl Inventory {
                         .claims
                         .get(&key)
                         .ok_or_else(|| Error::ClaimNotFound(key.clone()))?;
-                    self.add_claim(claim, objects, users);
-                    let id = self.claims.len() as ClaimId - 1;
+                    let id = self.add_claim(claim, objects, users);
                     index.insert(key, id);
                     id
                 }
@@ -404,7 +410,7 @@ impl Inventory {
         Ok(ids)
     }
 
-    fn add_claim(&mut self, claim: &Arc<Claim>, objects: &Objects, users: &Users<'_>) {
+    fn add_claim(&mut self, claim: &Arc<Claim>, objects: &Objects, users: &Users<'_>) -> ClaimId {
         let requests = claim
             .requests
             .iter()
@@ -419,7 +425,7 @@ impl Inventory {
             claim: Arc::clone(claim),
             fixed: kept.map(|a| a.nodes.clone()),
             requests,
-        });
+        })
     }
 
     fn choice(&mut self, choice: &Choice, objects: &Objects) -> ChoiceInfo {
@@ -435,26 +441,25 @@ impl Inventory {
         ChoiceInfo { choice: choice.clone(), selectors }
     }
 
-    fn selector(&mut self, text: &Arc<str>) -> u32 {
+    fn selector(&mut self, text: &Arc<str>) -> SelectorId {
         if let Some(id) = self.selector_index.get(text) {
             return *id;
         }
         let program = super::selector::compile(text);
-        self.selectors.push(Selector { text: Arc::clone(text), program });
-        let id = self.selectors.len() as u32 - 1;
+        let id = self.selectors.push(Selector { text: Arc::clone(text), program });
         self.selector_index.insert(Arc::clone(text), id);
         id
     }
 
     /// The driver of a device.
     pub(super) fn driver(&self, id: DevId) -> &Arc<str> {
-        &self.pools[self.devices[id as usize].pool as usize].driver
+        &self.pools[self.devices[id].pool].driver
     }
 
     /// A device as people read it.
     pub(super) fn shown(&self, id: DevId) -> String {
-        let dev = &self.devices[id as usize];
-        let pool = &self.pools[dev.pool as usize];
+        let dev = &self.devices[id];
+        let pool = &self.pools[dev.pool];
         format!("{}/{}/{}", pool.driver, pool.name, dev.device.name)
     }
 }

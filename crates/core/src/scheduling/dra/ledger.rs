@@ -6,7 +6,7 @@ use std::sync::Arc;
 use fixedbitset::FixedBitSet;
 use rustc_hash::FxHashMap;
 
-use super::inventory::{ClaimId, DevId, Inventory, SetId, SlotId};
+use super::inventory::{ClaimId, DevId, DeviceSetId, Inventory, SelectorId, SlotId};
 use super::search::{Given, Pick, Place, Search, Taken, without_host};
 use super::{ClaimKey, Error};
 use crate::scheduling::pod::PodKey;
@@ -29,14 +29,14 @@ pub struct TypeGroup {
     /// The types, by their number.
     pub types: FixedBitSet,
     /// What the provider says about their devices.
-    pub set: SetId,
+    pub set: DeviceSetId,
     booked: Given,
 }
 
 impl TypeGroup {
     /// Types with the same devices, without any booking.
     #[must_use]
-    pub fn new(types: FixedBitSet, set: SetId) -> Self {
+    pub fn new(types: FixedBitSet, set: DeviceSetId) -> Self {
         Self { types, set, booked: Vec::new() }
     }
 }
@@ -119,7 +119,7 @@ impl Booked {
 #[derive(Debug)]
 pub struct Ledger {
     inventory: Arc<Inventory>,
-    verdicts: FxHashMap<(u32, DevId), Result<bool, Error>>,
+    verdicts: FxHashMap<(SelectorId, DevId), Result<bool, Error>>,
     nodes: FxHashMap<usize, Given>,
     claims: BTreeMap<usize, Vec<TypeGroup>>,
     decided: FxHashMap<ClaimId, Decided>,
@@ -136,7 +136,7 @@ pub struct NodeSite<'a> {
     /// Its labels.
     pub labels: Requirements,
     /// The devices of its type, while the node has not published its own.
-    pub set: SetId,
+    pub set: DeviceSetId,
 }
 
 /// What a planned node is.
@@ -224,7 +224,7 @@ impl Ledger {
         let own = Site::Claim(site.claim.unwrap_or(usize::MAX));
         // Claims that hold devices already do not depend on the type, so that they are settled once
         // for all groups.
-        let place = self.place(None, site.allow, 0);
+        let place = self.place(None, site.allow, DeviceSetId::FIRST);
         let mut node = site.requirements.clone();
         let open = self.open(claims, own, &place, &mut node)?;
         if open.is_empty() {
@@ -299,7 +299,7 @@ impl Ledger {
         let groups = self.claims.get(&claim)?;
         let mut booked = Booked::default();
         for (id, picks) in groups.iter().flat_map(|g| &g.booked) {
-            let key: &ClaimKey = &self.inventory.claims[*id as usize].claim.key;
+            let key: &ClaimKey = &self.inventory.claims[*id].claim.key;
             let list = booked.by_claim.entry(key.to_string()).or_default();
             for pick in picks {
                 booked.drivers.push(self.inventory.driver(pick.device).to_string());
@@ -314,8 +314,8 @@ impl Ledger {
         (!booked.by_claim.is_empty()).then_some(booked)
     }
 
-    fn place<'p>(&self, node: Option<&'p str>, allow: Allow<'p>, set: SetId) -> Place<'p> {
-        let pools = self.inventory.in_cluster.clone().chain(self.inventory.pools_of(set));
+    fn place<'p>(&self, node: Option<&'p str>, allow: Allow<'p>, set: DeviceSetId) -> Place<'p> {
+        let pools = self.inventory.in_cluster.iter().chain(self.inventory.pools_of(set).iter());
         Place { node, allow, pools: pools.collect() }
     }
 
@@ -330,7 +330,7 @@ impl Ledger {
     ) -> Result<Vec<ClaimId>, Error> {
         let mut open = Vec::new();
         for id in claims {
-            let info = &self.inventory.claims[*id as usize];
+            let info = &self.inventory.claims[*id];
             let key = || info.claim.key.clone();
             if let Some(decided) = self.decided.get(id) {
                 if decided.site == own {
@@ -365,7 +365,7 @@ impl Ledger {
     fn taken_elsewhere(&self, own: Site) -> Taken {
         let inventory = &self.inventory;
         // Devices that an instance will have are not shared with other nodes.
-        let there = |p: &&Pick| !inventory.devices[p.device as usize].template;
+        let there = |p: &&Pick| !inventory.devices[p.device].template;
         let mut taken = Taken::default();
         let mut nodes: Vec<&usize> = self.nodes.keys().collect();
         nodes.sort_unstable();

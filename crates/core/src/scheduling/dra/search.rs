@@ -7,7 +7,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::Error;
 use super::claim::{Choice, Mode, by_name};
 use super::device::{Amount, Attribute, Placement, Term};
-use super::inventory::{ClaimId, DevId, Inventory, SlotId};
+use super::inventory::{BindingId, ClaimId, DevId, Inventory, PoolId, SelectorId, SlotId};
 use crate::api::labels;
 use crate::scheduling::requirements::{Allow, Requirements};
 use crate::scheduling::taints::tolerate_all;
@@ -53,7 +53,7 @@ impl Taken {
         picks: impl IntoIterator<Item = &'p Pick>,
     ) {
         for pick in picks.into_iter().filter(|p| !p.admin) {
-            let dev = &inventory.devices[pick.device as usize];
+            let dev = &inventory.devices[pick.device];
             // A shared device draws on its counters once, whoever used it first.
             if !inventory.used.contains(&pick.device) && self.devices.insert(pick.device) {
                 for (slot, value) in &dev.counters {
@@ -74,7 +74,7 @@ pub(super) struct Place<'a> {
     /// Labels that a new node may lack.
     pub(super) allow: Allow<'a>,
     /// Pools to look in, those of the cluster first.
-    pub(super) pools: Vec<u32>,
+    pub(super) pools: Vec<PoolId>,
 }
 
 impl Place<'_> {
@@ -99,7 +99,7 @@ enum Common {
     Open,
     Values(Attribute),
     /// The set of devices that will agree in a value nobody knows yet.
-    Set(u32),
+    Set(BindingId),
 }
 
 /// How a node reaches a device.
@@ -120,7 +120,7 @@ struct Undo {
 /// One search.
 pub(super) struct Search<'a> {
     pub(super) inventory: &'a Inventory,
-    pub(super) verdicts: &'a mut FxHashMap<(u32, DevId), Result<bool, Error>>,
+    pub(super) verdicts: &'a mut FxHashMap<(SelectorId, DevId), Result<bool, Error>>,
     pub(super) place: Place<'a>,
     pub(super) taken: Taken,
     /// What the node is so far.
@@ -143,7 +143,7 @@ pub(super) struct Search<'a> {
 impl<'a> Search<'a> {
     pub(super) fn new(
         inventory: &'a Inventory,
-        verdicts: &'a mut FxHashMap<(u32, DevId), Result<bool, Error>>,
+        verdicts: &'a mut FxHashMap<(SelectorId, DevId), Result<bool, Error>>,
         place: Place<'a>,
         taken: Taken,
         node: Requirements,
@@ -171,7 +171,7 @@ impl<'a> Search<'a> {
     /// When there are none, or a claim cannot be looked at.
     pub(super) fn run(mut self) -> Result<(Given, Requirements), Error> {
         for id in self.claims {
-            let claim = &self.inventory.claims[*id as usize].claim;
+            let claim = &self.inventory.claims[*id].claim;
             if let Some(why) = &claim.invalid {
                 return Err(Error::Unsupported(claim.key.clone(), why.clone()));
             }
@@ -180,14 +180,14 @@ impl<'a> Search<'a> {
             return Ok((self.found, self.node));
         }
         let (claim, request) = self.deepest;
-        let info = &self.inventory.claims[self.claims[claim] as usize];
+        let info = &self.inventory.claims[self.claims[claim]];
         let name = info.requests.get(request).map(|(name, _)| Arc::clone(name));
         Err(Error::NoDevices(info.claim.key.clone(), name.unwrap_or_default()))
     }
 
     fn claim(&mut self, at: usize) -> Result<bool, Error> {
         let Some(id) = self.claims.get(at) else { return Ok(true) };
-        let matches = self.inventory.claims[*id as usize].claim.matches.len();
+        let matches = self.inventory.claims[*id].claim.matches.len();
         self.common.push(vec![Common::Open; matches]);
         self.found.push((*id, Vec::new()));
         if self.request(at, 0)? {
@@ -200,7 +200,7 @@ impl<'a> Search<'a> {
 
     fn request(&mut self, at: usize, request: usize) -> Result<bool, Error> {
         let inventory = self.inventory;
-        let info = &inventory.claims[self.claims[at] as usize];
+        let info = &inventory.claims[self.claims[at]];
         let Some((_, choices)) = info.requests.get(request) else { return self.claim(at + 1) };
         self.deepest = self.deepest.max((at, request));
         for (number, info) in choices.iter().enumerate() {
@@ -230,16 +230,16 @@ impl<'a> Search<'a> {
     fn candidates(
         &mut self,
         choice: &Choice,
-        selectors: &[u32],
+        selectors: &[SelectorId],
         at: usize,
         request: usize,
     ) -> Result<Vec<DevId>, Error> {
         let inventory = self.inventory;
         let mut list = Vec::new();
         for pool in self.place.pools.clone() {
-            let pool = &inventory.pools[pool as usize];
+            let pool = &inventory.pools[pool];
             let reachable: Vec<DevId> =
-                pool.devices.clone().filter(|id| self.reach(*id, &self.start).is_some()).collect();
+                pool.devices.iter().filter(|id| self.reach(*id, &self.start).is_some()).collect();
             if reachable.is_empty() {
                 continue;
             }
@@ -247,7 +247,7 @@ impl<'a> Search<'a> {
                 // All devices of a pool that is not whole cannot be known. A request for a number
                 // of devices may find them in other pools.
                 if choice.mode == Mode::All {
-                    let info = &inventory.claims[self.claims[at] as usize];
+                    let info = &inventory.claims[self.claims[at]];
                     return Err(Error::Pool(
                         info.claim.key.clone(),
                         Arc::clone(&info.requests[request].0),
@@ -258,7 +258,7 @@ impl<'a> Search<'a> {
                 continue;
             }
             for id in reachable {
-                let device = &inventory.devices[id as usize].device;
+                let device = &inventory.devices[id].device;
                 if tolerate_all(&device.taints, &choice.tolerations).is_ok()
                     && self.matches(selectors, id)?
                 {
@@ -269,7 +269,7 @@ impl<'a> Search<'a> {
         Ok(list)
     }
 
-    fn matches(&mut self, selectors: &[u32], id: DevId) -> Result<bool, Error> {
+    fn matches(&mut self, selectors: &[SelectorId], id: DevId) -> Result<bool, Error> {
         for selector in selectors {
             // Evaluating CEL is by far the slowest step, and its result depends on nothing but
             // selector and device: it is kept for the whole round.
@@ -288,12 +288,12 @@ impl<'a> Search<'a> {
         Ok(true)
     }
 
-    fn evaluate(&self, selector: u32, id: DevId) -> Result<bool, Error> {
-        let selector = &self.inventory.selectors[selector as usize];
+    fn evaluate(&self, selector: SelectorId, id: DevId) -> Result<bool, Error> {
+        let selector = &self.inventory.selectors[selector];
         let program = selector.program.as_ref().map_err(|why| {
             Error::Selector(format!("selector {:?} does not compile: {why}", selector.text))
         })?;
-        let device = &self.inventory.devices[id as usize].device;
+        let device = &self.inventory.devices[id].device;
         super::selector::holds(program, device, self.inventory.driver(id)).map_err(|why| {
             let name = self.inventory.shown(id);
             Error::Selector(format!("selector {:?} on device {name}: {why}", selector.text))
@@ -303,7 +303,7 @@ impl<'a> Search<'a> {
     /// How a node reaches a device: `None` when it cannot.
     fn reach(&self, id: DevId, node: &Requirements) -> Option<Reach<'a>> {
         let inventory = self.inventory;
-        let dev = &inventory.devices[id as usize];
+        let dev = &inventory.devices[id];
         match &dev.place {
             Placement::Everywhere => Some(Reach { labels: None, bound: dev.template }),
             Placement::Node(name) => {
@@ -387,11 +387,11 @@ impl<'a> Search<'a> {
     ) -> Result<Option<Undo>, Error> {
         self.steps += 1;
         let inventory = self.inventory;
-        let info = &inventory.claims[self.claims[at] as usize];
+        let info = &inventory.claims[self.claims[at]];
         if self.steps > STEPS {
             return Err(Error::GaveUp(info.claim.key.clone()));
         }
-        let dev = &inventory.devices[id as usize];
+        let dev = &inventory.devices[id];
         let picks = &self.found[at].1;
         // A claim cannot hold one device twice, even if it is shared.
         if picks.len() >= MOST_DEVICES || picks.iter().any(|p| p.device == id) {
@@ -408,7 +408,7 @@ impl<'a> Search<'a> {
         let enough = |slot: &SlotId, value: &Amount| {
             let drawn =
                 inventory.drawn.get(slot).unwrap_or(&0) + self.taken.slots.get(slot).unwrap_or(&0);
-            drawn + value <= inventory.slots[*slot as usize]
+            drawn + value <= inventory.slots[*slot]
         };
         if !taken.iter().all(|(s, v)| enough(s, v))
             || (counts && !dev.counters.iter().all(|(s, v)| enough(s, v)))
@@ -448,7 +448,7 @@ impl<'a> Search<'a> {
             pick.taken.iter().for_each(|(slot, value)| give(*slot, *value));
         }
         if undo.new_device {
-            let counters = &self.inventory.devices[pick.device as usize].counters;
+            let counters = &self.inventory.devices[pick.device].counters;
             counters.iter().for_each(|(slot, value)| give(*slot, *value));
             self.taken.devices.remove(&pick.device);
         }
@@ -458,7 +458,7 @@ impl<'a> Search<'a> {
 
     /// What a choice takes of a device's capacities; `None` when they do not suffice.
     fn capacity(&self, choice: &Choice, id: DevId) -> Option<Vec<(SlotId, Amount)>> {
-        let dev = &self.inventory.devices[id as usize];
+        let dev = &self.inventory.devices[id];
         let asked = by_name(&choice.capacity, self.inventory.driver(id));
         let known = &dev.device.capacity;
         if asked.keys().any(|name| !known.contains_key(name)) {
@@ -482,8 +482,8 @@ impl<'a> Search<'a> {
     /// What the claim's devices have in common once this one is added; `None` when a constraint is
     /// violated.
     fn joined(&self, at: usize, request: &str, choice: &Choice, id: DevId) -> Option<Vec<Common>> {
-        let claim = &self.inventory.claims[self.claims[at] as usize].claim;
-        let dev = &self.inventory.devices[id as usize];
+        let claim = &self.inventory.claims[self.claims[at]].claim;
+        let dev = &self.inventory.devices[id];
         let mut common = self.common[at].clone();
         for (known, constraint) in common.iter_mut().zip(&claim.matches) {
             if !constraint.concerns(request, &choice.name) {

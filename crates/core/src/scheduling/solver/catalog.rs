@@ -7,10 +7,11 @@ use fixedbitset::FixedBitSet;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::amounts::Resources;
-use super::intern::{Interner, KeyId, ReqId, SetId};
+use super::intern::Interner;
 use crate::api::labels;
 use crate::scheduling::instance_type::{InstanceType, Offering};
 use crate::scheduling::resources::{Name, ResourceList};
+use crate::scheduling::solver::ids::{Id, KeyId, ReqId, SetId, ValueId};
 
 /// Offerings that differ only in price and type.
 pub(super) struct Offers {
@@ -285,7 +286,7 @@ impl Catalog {
             if !with_value.is_disjoint(rows) {
                 for value in interner.req(*req).values.iter().filter(|v| interner.has(allowed, **v))
                 {
-                    seen.grow_and_insert(*value as usize);
+                    seen.grow_and_insert(value.at());
                 }
             }
         }
@@ -299,7 +300,7 @@ impl Catalog {
         key: KeyId,
         set: SetId,
         interner: &mut Interner,
-        add: &mut dyn FnMut(u32),
+        add: &mut dyn FnMut(ValueId),
     ) {
         let mut rows = self.matching(set, interner).clone();
         rows.difference_with(&self.broken);

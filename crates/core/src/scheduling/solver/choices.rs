@@ -164,7 +164,7 @@ pub(super) fn worth_a_search(world: &Prepared<'_>) -> bool {
 /// How many choices are tried, given what came of the plain ones.
 pub(super) fn tries(plain: &Round<'_, '_>) -> u32 {
     let pods = plain.places.len();
-    let new = !plain.claims.is_empty() || !plain.failed.is_empty();
+    let new = !plain.world.plan.claims.is_empty() || !plain.failed.is_empty();
     if new && plain.reached_all() {
         (MOST_WORK / pods.max(1)).clamp(LEAST_TRIES, MOST_TRIES) as u32
     } else {

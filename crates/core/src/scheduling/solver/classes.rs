@@ -9,22 +9,19 @@ use smallvec::SmallVec;
 
 use super::amounts::{Amounts, Resources};
 use super::attach::Attachable;
-use super::intern::{EMPTY, Interner, NONE, ReqId, SetId};
+use super::intern::{EMPTY, Interner};
 use super::relax::{given_up, stages};
 use super::selector::Selector;
-use super::tolerance::{Tolerance, TolerationsId};
-use super::topology::{Filter, Group, GroupId, Kind, Topology};
+use super::tolerance::Tolerance;
+use super::topology::{ANY, Filter, Group, Kind, Topology};
 use crate::scheduling::pod::{Constraints, PodInfo};
 use crate::scheduling::resources::ResourceList;
 use crate::scheduling::snapshot::Snapshot;
+use crate::scheduling::solver::ids::{
+    ClassId, ConstraintsId, GroupId, Interned, KindId, LabelsId, List, NamespaceId, NeedId, PodId,
+    ReqId, SetId, TolerationsId,
+};
 use crate::scheduling::volumes::PodVolumes;
-
-/// Index of a class of constraints.
-pub(super) type ClassId = u32;
-/// Index of what a pod requests.
-pub(super) type NeedId = u32;
-/// Index of a kind of pod.
-pub(super) type KindId = u32;
 
 /// A topology group that has a say about a class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +38,7 @@ pub(super) struct Class {
     pub(super) constraints: Arc<Constraints>,
     /// Node requirements, the heaviest preference included.
     pub(super) set: SetId,
-    /// The requirement on the host name, or [`NONE`].
+    /// The requirement on the host name, or [`ReqId::NONE`].
     pub(super) host: ReqId,
     /// Node requirements without preferences.
     pub(super) strict: SetId,
@@ -72,9 +69,9 @@ pub(super) struct PodKind {
 /// All classes of a round.
 #[derive(Default)]
 pub(super) struct Classes {
-    pub(super) classes: Vec<Class>,
-    pub(super) kinds: Vec<PodKind>,
-    pub(super) needs: Vec<Amounts>,
+    pub(super) classes: List<ClassId, Class>,
+    pub(super) kinds: List<KindId, PodKind>,
+    pub(super) needs: List<NeedId, Amounts>,
 }
 
 type Labels = BTreeMap<String, String>;
@@ -95,29 +92,27 @@ struct BySelector {
 pub(super) struct Builder<'a> {
     snapshot: &'a Snapshot,
     tolerate_prefer: bool,
-    namespaces: Vec<Arc<str>>,
-    namespace_index: FxHashMap<Arc<str>, u32>,
-    namespace_labels: Vec<Labels>,
+    namespace_index: FxHashMap<Arc<str>, NamespaceId>,
+    namespace_labels: List<NamespaceId, Labels>,
     /// Stages by constraints.
-    constraints: Vec<Vec<Arc<Constraints>>>,
-    constraint_address: FxHashMap<usize, u32>,
-    constraint_index: FxHashMap<Arc<Constraints>, u32>,
-    labels: Vec<(u32, Arc<Labels>)>,
-    label_address: FxHashMap<(u32, usize), u32>,
-    label_index: FxHashMap<(u32, Arc<Labels>), u32>,
+    constraints: List<ConstraintsId, Vec<Arc<Constraints>>>,
+    constraint_address: FxHashMap<usize, ConstraintsId>,
+    constraint_index: FxHashMap<Arc<Constraints>, ConstraintsId>,
+    labels: Interned<LabelsId, (NamespaceId, Arc<Labels>)>,
+    label_address: FxHashMap<(NamespaceId, usize), LabelsId>,
     /// Groups that select pods with these labels: those that count, and inverse ones.
-    selected: Vec<Option<Selected>>,
+    selected: List<LabelsId, Option<Selected>>,
     lists: FxHashMap<Selected, u32>,
     /// Groups by the namespaces of the pods that they select.
-    by_selector: FxHashMap<u32, BySelector>,
+    by_selector: FxHashMap<NamespaceId, BySelector>,
 }
 
 /// What tells pods apart before groups are known.
 #[derive(Clone, Copy)]
 pub(super) struct Sort {
-    constraints: u32,
-    namespace: u32,
-    labels: u32,
+    constraints: ConstraintsId,
+    namespace: NamespaceId,
+    labels: LabelsId,
 }
 
 impl<'a> Builder<'a> {
@@ -125,31 +120,27 @@ impl<'a> Builder<'a> {
         Self {
             snapshot,
             tolerate_prefer,
-            namespaces: Vec::new(),
             namespace_index: FxHashMap::default(),
-            namespace_labels: Vec::new(),
-            constraints: Vec::new(),
+            namespace_labels: List::default(),
+            constraints: List::default(),
             constraint_address: FxHashMap::default(),
             constraint_index: FxHashMap::default(),
-            labels: Vec::new(),
+            labels: Interned::default(),
             label_address: FxHashMap::default(),
-            label_index: FxHashMap::default(),
-            selected: Vec::new(),
+            selected: List::default(),
             lists: FxHashMap::default(),
             by_selector: FxHashMap::default(),
         }
     }
 
-    fn namespace(&mut self, name: &Arc<str>) -> u32 {
+    fn namespace(&mut self, name: &Arc<str>) -> NamespaceId {
         if let Some(id) = self.namespace_index.get(name) {
             return *id;
         }
-        let id = self.namespaces.len() as u32;
-        self.namespaces.push(Arc::clone(name));
-        self.namespace_index.insert(Arc::clone(name), id);
         let mut labels = self.snapshot.namespaces.get(&**name).cloned().unwrap_or_default();
         labels.entry("kubernetes.io/metadata.name".to_owned()).or_insert_with(|| name.to_string());
-        self.namespace_labels.push(labels);
+        let id = self.namespace_labels.push(labels);
+        self.namespace_index.insert(Arc::clone(name), id);
         id
     }
 
@@ -170,8 +161,7 @@ impl<'a> Builder<'a> {
                 let id = match self.constraint_index.get(&pod.constraints) {
                     Some(id) => *id,
                     None => {
-                        let id = self.constraints.len() as u32;
-                        self.constraints.push(stages(
+                        let id = self.constraints.push(stages(
                             &pod.constraints,
                             self.tolerate_prefer,
                             self.snapshot.options.respect_preferences,
@@ -187,21 +177,12 @@ impl<'a> Builder<'a> {
         Sort { constraints, namespace, labels: self.label_class(namespace, &pod.labels) }
     }
 
-    fn label_class(&mut self, namespace: u32, labels: &Arc<Labels>) -> u32 {
+    fn label_class(&mut self, namespace: NamespaceId, labels: &Arc<Labels>) -> LabelsId {
         let address = (namespace, Arc::as_ptr(labels) as usize);
         if let Some(id) = self.label_address.get(&address) {
             return *id;
         }
-        let key = (namespace, Arc::clone(labels));
-        let id = match self.label_index.get(&key) {
-            Some(id) => *id,
-            None => {
-                let id = self.labels.len() as u32;
-                self.labels.push(key.clone());
-                self.label_index.insert(key, id);
-                id
-            }
-        };
+        let id = self.labels.insert((namespace, Arc::clone(labels)));
         self.label_address.insert(address, id);
         id
     }
@@ -211,9 +192,9 @@ impl<'a> Builder<'a> {
     }
 
     /// Namespaces that an affinity term is about, sorted.
-    fn namespaces_of(&mut self, term: &PodAffinityTerm, own: u32) -> Arc<[u32]> {
+    fn namespaces_of(&mut self, term: &PodAffinityTerm, own: NamespaceId) -> Arc<[NamespaceId]> {
         let listed = term.namespaces.as_deref().unwrap_or_default();
-        let mut ids: Vec<u32> = Vec::new();
+        let mut ids: Vec<NamespaceId> = Vec::new();
         if listed.is_empty() && term.namespace_selector.is_none() {
             ids.push(own);
         }
@@ -223,8 +204,10 @@ impl<'a> Builder<'a> {
         if term.namespace_selector.is_some() {
             let selector = Selector::new(term.namespace_selector.as_ref());
             ids.extend(
-                (0..self.namespaces.len() as u32)
-                    .filter(|id| selector.selects(&self.namespace_labels[*id as usize])),
+                self.namespace_labels
+                    .pairs()
+                    .filter(|(_, labels)| selector.selects(labels))
+                    .map(|(id, _)| id),
             );
         }
         ids.sort_unstable();
@@ -236,7 +219,7 @@ impl<'a> Builder<'a> {
         &mut self,
         term: &PodAffinityTerm,
         kind: Kind,
-        own: u32,
+        own: NamespaceId,
         interner: &mut Interner,
     ) -> Group {
         Group {
@@ -246,7 +229,7 @@ impl<'a> Builder<'a> {
             selector: Selector::new(term.label_selector.as_ref()),
             max_skew: i64::from(i32::MAX),
             min_domains: None,
-            filter: 0,
+            filter: ANY,
         }
     }
 
@@ -257,7 +240,7 @@ impl<'a> Builder<'a> {
     fn spread_group(
         constraint: &TopologySpreadConstraint,
         (full, of): (&Constraints, &Constraints),
-        namespace: u32,
+        namespace: NamespaceId,
         labels: &Labels,
         work: &mut Work<'_>,
     ) -> Group {
@@ -272,7 +255,7 @@ impl<'a> Builder<'a> {
                 .alternatives()
                 .iter()
                 .map(|term| work.interner.intern_once(term))
-                .filter(|term| *term != (EMPTY, NONE))
+                .filter(|term| *term != (EMPTY, ReqId::NONE))
                 .collect();
             // An alternative without requirements lets every node pass.
             if filter.terms.len() < full.required_terms.len().max(1) {
@@ -304,8 +287,8 @@ impl<'a> Builder<'a> {
         let respect = self.snapshot.options.respect_preferences;
         let mut owned = SmallVec::new();
         let mut inverse = SmallVec::new();
-        let labels = Arc::clone(&self.labels[sort.labels as usize].1);
-        let full = Arc::clone(&self.constraints[sort.constraints as usize][0]);
+        let labels = Arc::clone(&self.labels[sort.labels].1);
+        let full = Arc::clone(&self.constraints[sort.constraints][0]);
         for constraint in &constraints.spread {
             if respect || constraint.when_unsatisfiable == "DoNotSchedule" {
                 let of = (&*full, constraints);
@@ -336,16 +319,16 @@ impl<'a> Builder<'a> {
     }
 
     /// What the groups of a sort depend on: pods for which this is equal own the same groups.
-    pub(super) fn group_key(&self, sort: Sort) -> (u32, u32, u32) {
-        let stages = &self.constraints[sort.constraints as usize];
+    pub(super) fn group_key(&self, sort: Sort) -> (ConstraintsId, NamespaceId, LabelsId) {
+        let stages = &self.constraints[sort.constraints];
         let own_labels = stages.iter().any(|c| Self::own_labels_matter(c));
-        let labels = if own_labels { sort.labels } else { u32::MAX };
+        let labels = if own_labels { sort.labels } else { LabelsId::NONE };
         (sort.constraints, sort.namespace, labels)
     }
 
     /// Makes the groups that pods of a sort need at any stage.
     pub(super) fn make_groups(&mut self, sort: Sort, work: &mut Work<'_>) {
-        for stage in self.constraints[sort.constraints as usize].clone() {
+        for stage in self.constraints[sort.constraints].clone() {
             self.owned(sort, &stage, work);
         }
     }
@@ -369,7 +352,7 @@ impl<'a> Builder<'a> {
 
     /// Sorts groups by what they select; after this no group may be added.
     pub(super) fn index_groups(&mut self, topology: &Topology) {
-        for (id, group) in topology.groups.iter().enumerate() {
+        for (id, group) in topology.groups.ids().zip(topology.groups.iter()) {
             for namespace in group.namespaces.iter() {
                 let index = self.by_selector.entry(*namespace).or_default();
                 let list = match group.selector.landmark() {
@@ -379,21 +362,21 @@ impl<'a> Builder<'a> {
                     }
                     None => &mut index.without_landmark,
                 };
-                list.push(id as GroupId);
+                list.push(id);
             }
         }
     }
 
     /// Groups that select pods of a labels' class: those that count them, and inverse ones.
-    fn selected(&mut self, labels: u32, topology: &Topology) -> Selected {
-        self.selected.resize(self.labels.len(), None);
-        if let Some(known) = &self.selected[labels as usize] {
+    fn selected(&mut self, labels: LabelsId, topology: &Topology) -> Selected {
+        self.selected.grow(self.labels.len(), None);
+        if let Some(known) = &self.selected[labels] {
             return known.clone();
         }
-        let (namespace, content) = self.labels[labels as usize].clone();
+        let (namespace, content) = self.labels[labels].clone();
         let (counted, inverse) = self.select(namespace, &content, topology);
         let lists: Selected = (counted[..].into(), inverse[..].into());
-        self.selected[labels as usize] = Some(lists.clone());
+        self.selected[labels] = Some(lists.clone());
         lists
     }
 
@@ -404,7 +387,12 @@ impl<'a> Builder<'a> {
     }
 
     /// Groups that select labels: those that count pods with them, and inverse ones.
-    fn select(&self, namespace: u32, labels: &Labels, topology: &Topology) -> (Groups, Groups) {
+    fn select(
+        &self,
+        namespace: NamespaceId,
+        labels: &Labels,
+        topology: &Topology,
+    ) -> (Groups, Groups) {
         let mut found = Groups::new();
         if let Some(index) = self.by_selector.get(&namespace) {
             found.extend_from_slice(&index.without_landmark);
@@ -436,13 +424,25 @@ pub(super) struct Work<'w> {
     pub(super) attachable: &'w Attachable,
 }
 
-type KindKey = (u32, u32, u32, u32, NeedId, bool, Option<u32>);
+/// What the classes of a kind depend on: constraints, namespace, what selects the pods, and where
+/// their volumes are.
+type ClassKey = (ConstraintsId, NamespaceId, Selecting, u32);
+type KindKey = (ClassKey, NeedId, bool, Option<PodId>);
+
+/// What tells apart by which groups pods are selected.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Selecting {
+    /// The lists of groups.
+    Lists(u32),
+    /// The labels themselves, where the groups that pods own depend on these.
+    Labels(LabelsId),
+}
 
 /// Finds classes that were made before.
 #[derive(Default)]
 pub(super) struct ClassIndex {
     kinds: FxHashMap<KindKey, KindId>,
-    classes: FxHashMap<(u32, u32, u32, u32), SmallVec<[ClassId; 2]>>,
+    classes: FxHashMap<ClassKey, SmallVec<[ClassId; 2]>>,
     needs: FxHashMap<Amounts, NeedId>,
     volumes: FxHashMap<Vec<(SetId, ReqId)>, u32>,
 }
@@ -455,7 +455,7 @@ impl Classes {
         pod: &PodInfo,
         sort: Sort,
         volumes: Option<&PodVolumes>,
-        own: Option<u32>,
+        own: Option<PodId>,
         index: &mut ClassIndex,
         builder: &mut Builder<'_>,
         work: &mut Work<'_>,
@@ -469,8 +469,7 @@ impl Classes {
         let need = match index.needs.get(&amounts) {
             Some(id) => *id,
             None => {
-                let id = self.needs.len() as NeedId;
-                self.needs.push(amounts.clone());
+                let id = self.needs.push(amounts.clone());
                 index.needs.insert(amounts, id);
                 id
             }
@@ -484,12 +483,12 @@ impl Classes {
         let place = *index.volumes.entry(places.clone()).or_insert(next);
         let lists = builder.selected(sort.labels, work.topology);
         let list = builder.list_id(&lists);
-        let stages = &builder.constraints[sort.constraints as usize];
+        let stages = &builder.constraints[sort.constraints];
         let own_labels = stages.iter().any(|c| Builder::own_labels_matter(c));
-        let selected = if own_labels { sort.labels | 1 << 31 } else { list };
+        let selected =
+            if own_labels { Selecting::Labels(sort.labels) } else { Selecting::Lists(list) };
         let class_key = (sort.constraints, sort.namespace, selected, place);
-        let kind_key =
-            (class_key.0, class_key.1, class_key.2, class_key.3, need, pod.dynamic_resources, own);
+        let kind_key = (class_key, need, pod.dynamic_resources, own);
         if let Some(id) = index.kinds.get(&kind_key) {
             return *id;
         }
@@ -501,8 +500,7 @@ impl Classes {
                 stages
             }
         };
-        let id = self.kinds.len() as KindId;
-        self.kinds.push(PodKind { need, stages, dynamic: pod.dynamic_resources });
+        let id = self.kinds.push(PodKind { need, stages, dynamic: pod.dynamic_resources });
         index.kinds.insert(kind_key, id);
         id
     }
@@ -517,7 +515,7 @@ impl Classes {
     ) -> SmallVec<[ClassId; 2]> {
         let respect = builder.snapshot.options.respect_preferences;
         let mut ids = SmallVec::new();
-        let stages = builder.constraints[sort.constraints as usize].clone();
+        let stages = builder.constraints[sort.constraints].clone();
         for constraints in stages.clone() {
             let (owned, inverse) = builder.owned(sort, &constraints, work);
             let hostname = work.interner.hostname;
@@ -533,8 +531,7 @@ impl Classes {
             let (set, host) = work.interner.intern_once(&constraints.requirements(respect));
             let (strict, strict_host) =
                 work.interner.intern_once(&constraints.strict_requirements());
-            ids.push(self.classes.len() as ClassId);
-            self.classes.push(Class {
+            ids.push(self.classes.push(Class {
                 set,
                 host,
                 strict,
@@ -547,7 +544,7 @@ impl Classes {
                 volumes: volumes.iter().copied().collect(),
                 given_up: given_up(&stages[0], &constraints, respect),
                 constraints,
-            });
+            }));
         }
         ids
     }

@@ -7,15 +7,15 @@
 use fixedbitset::FixedBitSet;
 use smallvec::SmallVec;
 
-use super::classes::ClassId;
 use super::prepare::Prepared;
-use super::stock::{MaskId, Stock};
-use super::topology::{GroupId, Kind};
+use super::stock::Stock;
+use super::topology::Kind;
 use crate::scheduling::node::StateNode;
 use crate::scheduling::pod::PodInfo;
+use crate::scheduling::solver::ids::{ClassId, DaemonId, GroupId, MaskId, TemplateId};
 
 /// DaemonSets by their place in the list.
-pub(super) type Daemons = SmallVec<[u32; 2]>;
+pub(super) type Daemons = SmallVec<[DaemonId; 2]>;
 
 /// Labels that tell pods of one DaemonSet apart.
 const OWN_LABELS: [&str; 2] = ["controller-revision-hash", "pod-template-generation"];
@@ -36,15 +36,15 @@ impl Stock {
     /// The mask of the rows on which one of these DaemonSets runs, or on which none does.
     fn mask_daemons(
         &mut self,
-        template: u32,
+        template: TemplateId,
         mask: MaskId,
-        daemons: &[u32],
+        daemons: &[DaemonId],
         wanted: bool,
     ) -> MaskId {
         let mut rows = self.mask_rows(template, mask);
         let before = rows.count_ones(..);
-        for group in &self.templates[template as usize].groups {
-            let runs = group.members.iter().any(|m| daemons.contains(&(*m as u32)));
+        for group in &self.templates[template].groups {
+            let runs = group.members.iter().any(|m| daemons.contains(m));
             if runs != wanted {
                 rows.difference_with(&group.rows);
             }
@@ -53,12 +53,11 @@ impl Stock {
     }
 
     /// Whether one of these DaemonSets runs on every type of a template.
-    pub(super) fn run_everywhere(&self, template: u32, daemons: &[u32]) -> bool {
+    pub(super) fn run_everywhere(&self, template: TemplateId, daemons: &[DaemonId]) -> bool {
         let without = |rows: &FixedBitSet| !rows.is_clear();
         !daemons.is_empty()
-            && !self.templates[template as usize].groups.iter().any(|group| {
-                without(&group.rows)
-                    && !group.members.iter().any(|m| daemons.contains(&(*m as u32)))
+            && !self.templates[template].groups.iter().any(|group| {
+                without(&group.rows) && !group.members.iter().any(|m| daemons.contains(m))
             })
     }
 }
@@ -69,7 +68,7 @@ impl Prepared<'_> {
     pub(super) fn mask_of_daemons(
         &mut self,
         class: ClassId,
-        template: u32,
+        template: TemplateId,
         mask: MaskId,
         met: &dyn Fn(&Self, GroupId, bool) -> bool,
     ) -> MaskId {
@@ -77,7 +76,7 @@ impl Prepared<'_> {
             return mask;
         }
         let mut mask = mask;
-        for say in self.classes.classes[class as usize].says.clone() {
+        for say in self.classes.classes[class].says.clone() {
             let daemons = Daemons::from_slice(self.topology.daemons(say.group));
             if daemons.is_empty() {
                 continue;
@@ -99,11 +98,11 @@ impl Prepared<'_> {
     pub(super) fn mask_of_daemons_alone(
         &mut self,
         class: ClassId,
-        template: u32,
+        template: TemplateId,
         mask: MaskId,
     ) -> MaskId {
         self.mask_of_daemons(class, template, mask, &|world, group, own| {
-            world.topology.takes_new_host(group, own, false)
+            world.plan.tally.takes_new_host(&world.topology, group, own, false)
         })
     }
 }

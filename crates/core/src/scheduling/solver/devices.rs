@@ -10,17 +10,17 @@ use fixedbitset::FixedBitSet;
 use smallvec::SmallVec;
 
 use super::amounts::{Amounts, add};
-use super::classes::{ClassId, NeedId};
-use super::intern::{NONE, SetId};
 use super::round::{Claim, Fit, Opened, Refusal, Round};
-use super::stock::{MaskId, ShapeId};
 use crate::api::labels;
 use crate::scheduling::dra::ledger::{Booked, ClaimSite, NodeSite};
-use crate::scheduling::dra::{ClaimPlan, Error, Inventory, Ledger, NodePlan, TypeGroup};
+use crate::scheduling::dra::{
+    ClaimPlan, DeviceSetId, Error, Inventory, Ledger, NodePlan, TypeGroup,
+};
 use crate::scheduling::node::StateNode;
 use crate::scheduling::pod::PodInfo;
 use crate::scheduling::requirements::{Allow, Requirement, Requirements};
 use crate::scheduling::snapshot::Snapshot;
+use crate::scheduling::solver::ids::{ClassId, MaskId, NeedId, PodId, SetId, ShapeId, TemplateId};
 
 /// What a round has decided about devices.
 pub(super) struct Devices {
@@ -34,6 +34,11 @@ pub(super) struct Devices {
 impl Devices {
     pub(super) fn new(inventory: &Arc<Inventory>) -> Self {
         Self { ledger: Ledger::new(Arc::clone(inventory)), on_node: None, on_claim: None }
+    }
+
+    /// Forgets what was decided.
+    pub(super) fn forget(&mut self) {
+        *self = Self::new(self.ledger.inventory());
     }
 }
 
@@ -56,30 +61,30 @@ struct Narrowed {
 
 impl Round<'_, '_> {
     /// Whether devices have a say about where a pod goes.
-    pub(super) fn has_device_claims(&self, pod: u32) -> bool {
-        let Some(devices) = &self.devices else { return false };
-        devices.ledger.inventory().concerns(&self.world.waiting[pod as usize].pod.key)
+    pub(super) fn has_device_claims(&self, pod: PodId) -> bool {
+        let Some(devices) = &self.world.plan.devices else { return false };
+        devices.ledger.inventory().concerns(&self.world.waiting[pod].pod.key)
     }
 
     /// Whether a pod with claims on devices fits nowhere from the start.
-    pub(super) fn cannot_have_devices(&self, pod: u32) -> bool {
+    pub(super) fn cannot_have_devices(&self, pod: PodId) -> bool {
         self.world.snapshot.options.ignore_dynamic_resources || self.unresolved(pod).is_some()
     }
 
     /// Why a pod's claims cannot be looked at, if so.
-    pub(super) fn unresolved(&self, pod: u32) -> Option<&Error> {
-        let inventory = self.devices.as_ref()?.ledger.inventory();
-        inventory.unresolved(&self.world.waiting[pod as usize].pod.key)
+    pub(super) fn unresolved(&self, pod: PodId) -> Option<&Error> {
+        let inventory = self.world.plan.devices.as_ref()?.ledger.inventory();
+        inventory.unresolved(&self.world.waiting[pod].pod.key)
     }
 
     // ---- nodes that exist
 
     /// Whether an existing node has devices for a pod; what it would give is kept for
     /// [`Self::take_devices_of_node`].
-    pub(super) fn devices_suit_node(&mut self, pod: u32, node: usize) -> bool {
-        let Some(devices) = &mut self.devices else { return true };
+    pub(super) fn devices_suit_node(&mut self, pod: PodId, node: usize) -> bool {
+        let Some(devices) = &mut self.world.plan.devices else { return true };
         devices.on_node = None;
-        let key = &self.world.waiting[pod as usize].pod.key;
+        let key = &self.world.waiting[pod].pod.key;
         if !devices.ledger.inventory().concerns(key) {
             return true;
         }
@@ -109,7 +114,7 @@ impl Round<'_, '_> {
 
     /// Books what the existing node at hand gives.
     pub(super) fn take_devices_of_node(&mut self, node: usize) {
-        if let Some(devices) = &mut self.devices
+        if let Some(devices) = &mut self.world.plan.devices
             && let Some(plan) = devices.on_node.take()
         {
             devices.ledger.commit_node(node, plan);
@@ -121,7 +126,7 @@ impl Round<'_, '_> {
     /// The first planned node of a mask that takes a pod with claims, those with the fewest pods first.
     pub(super) fn first_claim_with_devices(
         &mut self,
-        pod: u32,
+        pod: PodId,
         class: ClassId,
         need: NeedId,
         mask: &[usize],
@@ -134,9 +139,9 @@ impl Round<'_, '_> {
             });
         }
         order.into_iter().find_map(|claim| {
-            let of = &self.claims[claim];
+            let of = &self.world.plan.claims[claim];
             let (shape, requests, held) = (of.shape, of.requests.clone(), of.reserved.clone());
-            let ports = &self.world.classes.classes[class as usize].constraints.host_ports;
+            let ports = &self.world.classes.classes[class].constraints.host_ports;
             if ports.iter().any(|p| of.ports.iter().any(|q| p.conflicts(q))) {
                 return None;
             }
@@ -148,7 +153,7 @@ impl Round<'_, '_> {
 
     /// Tries the templates for a pod with claims, heaviest pool first; of pools of equal weight the
     /// cheapest.
-    pub(super) fn open_with_devices(&mut self, pod: u32, class: ClassId, need: NeedId) -> Opened {
+    pub(super) fn open_with_devices(&mut self, pod: PodId, class: ClassId, need: NeedId) -> Opened {
         self.open_cheapest(need, |round, template| {
             round.open_one_with_devices(pod, template, class, need)
         })
@@ -156,32 +161,32 @@ impl Round<'_, '_> {
 
     /// Puts down what the planned node at hand gives; returns what was there.
     pub(super) fn replace_device_plan(&mut self, plan: Option<ClaimPlan>) -> Option<ClaimPlan> {
-        let devices = self.devices.as_mut()?;
+        let devices = self.world.plan.devices.as_mut()?;
         std::mem::replace(&mut devices.on_claim, plan)
     }
 
     fn open_one_with_devices(
         &mut self,
-        pod: u32,
-        template: u32,
+        pod: PodId,
+        template: TemplateId,
         class: ClassId,
         need: NeedId,
     ) -> Result<Claim, Refusal> {
         let mask = self.limit_mask(template).ok_or(Refusal::Lasting)?;
-        let wanted = &self.world.classes.classes[class as usize];
+        let wanted = &self.world.classes.classes[class];
         let named =
-            wanted.strict_host == NONE || self.world.interner.req(wanted.strict_host).complement;
-        let topology = &self.world.topology;
+            wanted.strict_host.is_none() || self.world.interner.req(wanted.strict_host).complement;
+        let (topology, tally) = (&self.world.topology, &self.world.plan.tally);
         if wanted
             .says
             .iter()
             .filter(|s| s.host)
-            .any(|s| !named || !topology.takes_new_host(s.group, s.own, false))
+            .any(|s| !named || !tally.takes_new_host(topology, s.group, s.own, false))
         {
             return Err(Refusal::Passing);
         }
         let world = &mut *self.world;
-        let of = &world.stock.templates[template as usize];
+        let of = &world.stock.templates[template];
         let (set, lowered) = (of.set, of.min_values_relaxed);
         let shape = world.stock.shape(template, set, mask, &mut world.interner);
         let requests = world.resources.zero();
@@ -200,16 +205,16 @@ impl Round<'_, '_> {
     /// What a planned node, or a new one, becomes with a pod that has claims on devices.
     fn fit_with_devices(
         &mut self,
-        pod: u32,
+        pod: PodId,
         claim: Option<usize>,
         shape: ShapeId,
         requests: &[i64],
         (class, need): (ClassId, NeedId),
         held: &[Arc<str>],
     ) -> Result<Fit, Refusal> {
-        let of = &self.world.stock.shapes[shape as usize];
+        let of = &self.world.stock.shapes[shape];
         let (template, mask) = (of.template, of.mask);
-        if !of.holds(requests, &self.world.classes.needs[need as usize]) {
+        if !of.holds(requests, &self.world.classes.needs[need]) {
             return Err(Refusal::Lasting);
         }
         let relax = claim.is_none() && self.world.snapshot.options.best_effort_min_values;
@@ -220,7 +225,7 @@ impl Round<'_, '_> {
                 continue;
             };
             let mut set = narrowed.set;
-            if self.world.classes.classes[class as usize].zonal {
+            if self.world.classes.classes[class].zonal {
                 match self.zones(class, set, Some((template, narrowed.mask))) {
                     Some(left) => set = left,
                     None => continue,
@@ -230,7 +235,7 @@ impl Round<'_, '_> {
             let shape = world.stock.shape(template, set, narrowed.mask, &mut world.interner);
             match self.fit(shape, set, requests, class, need, held, relax) {
                 Ok(fit) => {
-                    if let Some(devices) = &mut self.devices {
+                    if let Some(devices) = &mut self.world.plan.devices {
                         devices.on_claim = Some(narrowed.plan);
                     }
                     return Ok(fit);
@@ -244,18 +249,18 @@ impl Round<'_, '_> {
     /// What devices leave of a planned node.
     fn narrow_to_devices(
         &mut self,
-        pod: u32,
+        pod: PodId,
         claim: Option<usize>,
-        template: u32,
+        template: TemplateId,
         mask: MaskId,
         set: SetId,
     ) -> Result<Narrowed, Error> {
         let world = &mut *self.world;
-        let Some(devices) = &mut self.devices else {
+        let Some(devices) = &mut world.plan.devices else {
             return Ok(Narrowed { plan: ClaimPlan::default(), set, mask });
         };
         let shape = world.stock.shape(template, set, mask, &mut world.interner);
-        let rows = world.stock.shapes[shape as usize].rows.clone();
+        let rows = world.stock.shapes[shape].rows.clone();
         let catalog = world.stock.catalog(template);
         let mut types = FixedBitSet::with_capacity(catalog.types.len());
         for row in rows.ones() {
@@ -275,7 +280,7 @@ impl Round<'_, '_> {
                 by_devices(&types, |t| devices.ledger.inventory().set_of(&catalog.types[t].devices))
             }
         };
-        let number = claim.unwrap_or(self.claims.len()) + 1;
+        let number = claim.unwrap_or(world.plan.claims.len()) + 1;
         let host = format!("hostname-placeholder-{number:04}");
         let mut requirements = world.interner.requirements(set);
         requirements.add(Requirement::is(labels::HOSTNAME, &host));
@@ -284,7 +289,7 @@ impl Round<'_, '_> {
             requirements,
             allow: Allow::WellKnownAnd(&world.snapshot.well_known),
         };
-        let key = &world.waiting[pod as usize].pod.key;
+        let key = &world.waiting[pod].pod.key;
         let plan = devices.ledger.on_claim(key, &site, &groups)?;
         let (set, _) = world.interner.intern_all(&plan.requirements);
         let left = plan.types();
@@ -297,7 +302,7 @@ impl Round<'_, '_> {
         rows.intersect_with(&before);
         // Rows that do not suit for other reasons need no mask of their own.
         let shape = world.stock.shape(template, set, mask, &mut world.interner);
-        let mask = if world.stock.shapes[shape as usize].rows.is_subset(&rows) {
+        let mask = if world.stock.shapes[shape].rows.is_subset(&rows) {
             mask
         } else {
             world.stock.mask(rows)
@@ -308,17 +313,17 @@ impl Round<'_, '_> {
     /// Books what the planned node at hand gives, and lets go of what was booked for types that it
     /// no longer has.
     pub(super) fn take_devices_of_claim(&mut self, claim: usize) {
-        let Some(devices) = &mut self.devices else { return };
+        let Some(devices) = &mut self.world.plan.devices else { return };
         if let Some(plan) = devices.on_claim.take() {
             devices.ledger.commit_claim(claim, plan);
         }
         if devices.ledger.groups(claim).is_none() {
             return;
         }
-        let of = &self.claims[claim];
+        let of = &self.world.plan.claims[claim];
         let stock = &mut self.world.stock;
         let rows = stock.rows_for(of.shape, &of.requests);
-        let template = stock.shapes[of.shape as usize].template;
+        let template = stock.shapes[of.shape].template;
         let catalog = stock.catalog(template);
         let mut types = FixedBitSet::with_capacity(catalog.types.len());
         for row in rows.ones() {
@@ -329,12 +334,12 @@ impl Round<'_, '_> {
 
     /// Notes on each planned node the devices that its pods were given.
     pub(super) fn tell_devices(&mut self) {
-        let Some(devices) = &self.devices else { return };
-        for (at, claim) in self.claims.iter_mut().enumerate() {
+        let Some(devices) = &self.world.plan.devices else { return };
+        for (at, claim) in self.world.plan.claims.iter_mut().enumerate() {
             let Some(mut booked) = devices.ledger.booked(at) else { continue };
             booked.id = format!("hostname-placeholder-{:04}", at + 1);
-            let template = self.world.stock.shapes[claim.shape as usize].template;
-            let catalog = self.world.stock.templates[template as usize].catalog;
+            let template = self.world.stock.shapes[claim.shape].template;
+            let catalog = self.world.stock.templates[template].catalog;
             let types = &self.world.stock.catalogs[catalog].types;
             booked.name_types(|t| types[t].name.to_string());
             claim.devices = Some(Arc::<Booked>::new(booked));
@@ -349,8 +354,8 @@ impl Round<'_, '_> {
     /// Why they leave nothing.
     pub(super) fn device_reason(
         &mut self,
-        pod: u32,
-        template: u32,
+        pod: PodId,
+        template: TemplateId,
         mask: MaskId,
         set: SetId,
     ) -> Result<(SetId, MaskId), Error> {
@@ -361,7 +366,7 @@ impl Round<'_, '_> {
     /// Whether any type of a template is large enough for a pod, devices apart.
     pub(super) fn fits_without_devices(
         &mut self,
-        template: u32,
+        template: TemplateId,
         mask: MaskId,
         set: SetId,
         amounts: &Amounts,
@@ -375,7 +380,7 @@ impl Round<'_, '_> {
 }
 
 /// Types in order of what the provider says about their devices.
-fn by_devices(types: &FixedBitSet, set_of: impl Fn(usize) -> u32) -> Vec<TypeGroup> {
+fn by_devices(types: &FixedBitSet, set_of: impl Fn(usize) -> DeviceSetId) -> Vec<TypeGroup> {
     let mut groups: Vec<TypeGroup> = Vec::new();
     for at in types.ones() {
         let set = set_of(at);
@@ -392,16 +397,16 @@ fn by_devices(types: &FixedBitSet, set_of: impl Fn(usize) -> u32) -> Vec<TypeGro
 }
 
 /// What devices a node that is not ready yet will have, as its type says; 0 for nothing.
-fn expected_devices(snapshot: &Snapshot, state: &StateNode, inventory: &Inventory) -> u32 {
+fn expected_devices(snapshot: &Snapshot, state: &StateNode, inventory: &Inventory) -> DeviceSetId {
     if state.initialized() || !inventory.has_type_devices() {
-        return 0;
+        return DeviceSetId::FIRST;
     }
     let of = |key: &str| state.labels().get(key).map(String::as_str);
     let (Some(pool), Some(name)) = (of(labels::NODEPOOL), of(labels::INSTANCE_TYPE)) else {
-        return 0;
+        return DeviceSetId::FIRST;
     };
     let input =
         snapshot.node_pools.iter().find(|p| p.node_pool.metadata.name.as_deref() == Some(pool));
     let kind = input.and_then(|p| p.instance_types.iter().find(|t| &*t.name == name));
-    kind.map_or(0, |t| inventory.set_of(&t.devices))
+    kind.map_or(DeviceSetId::FIRST, |t| inventory.set_of(&t.devices))
 }

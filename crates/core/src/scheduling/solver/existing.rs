@@ -10,14 +10,17 @@ use smallvec::SmallVec;
 use super::amounts::{Amounts, Resources, subtract};
 use super::bound::Bound;
 use super::daemons::{Daemons, is_there};
-use super::intern::{Interner, KeyId, NONE, ReqId, SetId, ValueId};
-use super::tolerance::{TaintsId, Tolerance};
+use super::intern::Interner;
+use super::tolerance::Tolerance;
 use crate::api::labels;
 use crate::scheduling::node::StateNode;
 use crate::scheduling::pod::{HostPort, PodInfo, PodKey};
 use crate::scheduling::requirements::Requirements;
 use crate::scheduling::resources::{Name, ResourceList};
 use crate::scheduling::snapshot::NodePoolInput;
+use crate::scheduling::solver::ids::{
+    DaemonId, Id, KeyId, List, ReqId, SetId, SortId, TaintsId, TolerationsId, ValueId,
+};
 use crate::scheduling::taints::prefer_no_schedule;
 
 /// A host port and the pod that has it.
@@ -29,7 +32,7 @@ pub(super) struct ExistingNode {
     /// Index in the snapshot.
     pub(super) index: usize,
     /// Which nodes it is like.
-    pub(super) alike: u32,
+    pub(super) alike: SortId,
     /// Its host name.
     pub(super) host: ValueId,
     /// What is free once its daemons run.
@@ -50,7 +53,7 @@ pub(super) struct Alike {
 #[derive(Default)]
 pub(super) struct Existing {
     pub(super) nodes: Vec<ExistingNode>,
-    pub(super) alike: Vec<Alike>,
+    pub(super) alike: List<SortId, Alike>,
     /// Node by name in the snapshot's order.
     pub(super) by_index: FxHashMap<usize, usize>,
     /// What the nodes of each pool have, where a pool is limited.
@@ -91,7 +94,7 @@ impl Existing {
         let names: Vec<Arc<str>> =
             setting.keys.iter().map(|k| Arc::clone(setting.interner.key_name(*k))).collect();
         let mut existing = Self::default();
-        let mut index: FxHashMap<(SetId, TaintsId), u32> = FxHashMap::default();
+        let mut index: FxHashMap<(SetId, TaintsId), SortId> = FxHashMap::default();
         let mut daemons = DaemonNeeds::new(setting);
         for (_, name, at) in order {
             let state = &nodes[at];
@@ -103,11 +106,10 @@ impl Existing {
             }
             let (set, taints) = signature(state, &names, setting);
             let alike = *index.entry((set, taints)).or_insert_with(|| {
-                existing.alike.push(Alike { set, taints, nodes: FixedBitSet::new() });
-                existing.alike.len() as u32 - 1
+                existing.alike.push(Alike { set, taints, nodes: FixedBitSet::new() })
             });
             let position = existing.nodes.len();
-            existing.alike[alike as usize].nodes.grow_and_insert(position);
+            existing.alike[alike].nodes.grow_and_insert(position);
             let hostname = state.labels().get(labels::HOSTNAME).map_or(name, String::as_str);
             let host_key = setting.interner.hostname;
             let host = setting.interner.value(host_key, hostname);
@@ -169,16 +171,16 @@ pub(super) fn signature(
 /// Daemons that a node is going to run, by signature.
 struct DaemonNeeds {
     /// Requirements and tolerations of each daemon.
-    wants: Vec<(SetId, ReqId, u32)>,
-    amounts: Vec<Amounts>,
+    wants: List<DaemonId, (SetId, ReqId, TolerationsId)>,
+    amounts: List<DaemonId, Amounts>,
     by_host: bool,
     known: FxHashMap<(SetId, TaintsId), Amounts>,
 }
 
 impl DaemonNeeds {
     fn new(setting: &mut Setting<'_>) -> Self {
-        let mut wants = Vec::new();
-        let mut amounts = Vec::new();
+        let mut wants = List::default();
+        let mut amounts = List::default();
         for daemon in setting.daemons {
             let mut tolerations = daemon.constraints.tolerations.clone();
             tolerations.push(prefer_no_schedule());
@@ -187,20 +189,20 @@ impl DaemonNeeds {
             wants.push((set, host, setting.tolerance.tolerations(&tolerations)));
             amounts.push(setting.resources.vector(&daemon.requests));
         }
-        let by_host = wants.iter().any(|(_, host, _)| *host != NONE);
+        let by_host = wants.iter().any(|(_, host, _)| !host.is_none());
         Self { wants, amounts, by_host, known: FxHashMap::default() }
     }
 
     fn belongs(
         &self,
-        daemon: usize,
+        daemon: DaemonId,
         (set, taints, host): (SetId, TaintsId, ValueId),
         setting: &mut Setting<'_>,
     ) -> bool {
         let (wanted, host_req, tolerations) = self.wants[daemon];
         setting.tolerance.tolerates(tolerations, taints)
             && setting.interner.compatible(set, wanted, false)
-            && (host_req == NONE || setting.interner.has(host_req, host))
+            && (host_req.is_none() || setting.interner.has(host_req, host))
     }
 
     /// Daemons that belong on a node and are not there yet.
@@ -210,9 +212,9 @@ impl DaemonNeeds {
         state: &StateNode,
         setting: &mut Setting<'_>,
     ) -> Daemons {
-        let belongs = |at: &u32| self.belongs(*at as usize, node, setting);
-        let mut found: Daemons = (0..self.wants.len() as u32).filter(belongs).collect();
-        found.retain(|at| !is_there(&setting.daemons[*at as usize], state));
+        let belongs = |at: &DaemonId| self.belongs(*at, node, setting);
+        let mut found: Daemons = self.wants.ids().filter(belongs).collect();
+        found.retain(|at| !is_there(&setting.daemons[at.at()], state));
         found
     }
 
@@ -228,7 +230,7 @@ impl DaemonNeeds {
             return known.clone();
         }
         let mut total = setting.resources.zero();
-        for at in 0..self.wants.len() {
+        for at in self.wants.ids() {
             if self.belongs(at, (set, taints, host), setting) {
                 super::amounts::add(&mut total, &self.amounts[at]);
             }
@@ -302,10 +304,29 @@ impl Volumes {
         })
     }
 
-    /// Attaches volumes.
-    pub(super) fn add(&mut self, more: &[(Arc<str>, Arc<str>)]) {
+    /// Attaches volumes; returns those that were not attached before.
+    pub(super) fn add(&mut self, more: &[(Arc<str>, Arc<str>)]) -> Vec<(Arc<str>, Arc<str>)> {
+        let mut new = Vec::new();
         for (driver, claim) in more {
-            self.attached.entry(Arc::clone(driver)).or_default().insert(Arc::clone(claim));
+            if self.attached.entry(Arc::clone(driver)).or_default().insert(Arc::clone(claim)) {
+                new.push((Arc::clone(driver), Arc::clone(claim)));
+            }
+        }
+        new
+    }
+
+    /// How many are attached.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.attached.values().map(FxHashSet::len).sum()
+    }
+
+    /// Detaches volumes.
+    pub(super) fn remove(&mut self, gone: &[(Arc<str>, Arc<str>)]) {
+        for (driver, claim) in gone {
+            if let Some(attached) = self.attached.get_mut(driver) {
+                attached.remove(claim);
+            }
         }
     }
 }

@@ -6,17 +6,20 @@
 use fixedbitset::FixedBitSet;
 use rustc_hash::FxHashMap;
 
-use super::classes::{ClassId, KindId, NeedId, Say};
-use super::intern::{NONE, ReqId, SetId};
+use super::classes::Say;
 use super::prepare::serves;
 use super::round::{Round, merge_class};
-use super::stock::{ShapeId, Template, min_values_text};
-use super::topology::Question;
+use super::stock::{Template, min_values_text};
+use super::tally::Question;
 use crate::api::labels;
 use crate::scheduling::pod::PodKey;
 use crate::scheduling::requirements::{Allow, Requirement, Requirements};
 use crate::scheduling::resources::{Name, ResourceList};
 use crate::scheduling::results::{FilterError, PodError, Reason};
+use crate::scheduling::solver::ids::{
+    ClassId, GroupId, HostId, Id, KindId, MaskId, NeedId, PodId, ReqId, SetId, ShapeId, TemplateId,
+    ValueId,
+};
 use crate::scheduling::taints::tolerate_all;
 
 /// The message for reserved capacity that is taken.
@@ -33,7 +36,7 @@ impl Round<'_, '_> {
         let failed = std::mem::take(&mut self.failed);
         let mut errors = Vec::with_capacity(failed.len());
         for pod in failed {
-            let waiting = &self.world.waiting[pod as usize];
+            let waiting = &self.world.waiting[pod];
             let (key, kind) = (waiting.pod.key.clone(), waiting.kind);
             let error = match known.get(&kind) {
                 Some(error) => error.clone(),
@@ -48,15 +51,15 @@ impl Round<'_, '_> {
         errors
     }
 
-    fn explain_kind(&mut self, pod: u32, kind: KindId) -> PodError {
-        let of = &self.world.classes.kinds[kind as usize];
+    fn explain_kind(&mut self, pod: PodId, kind: KindId) -> PodError {
+        let of = &self.world.classes.kinds[kind];
         if of.dynamic && self.world.snapshot.options.ignore_dynamic_resources {
             return PodError::DynamicResources;
         }
         if let Some(error) = self.unresolved(pod) {
             return PodError::Claims(error.to_string());
         }
-        let of = &self.world.classes.kinds[kind as usize];
+        let of = &self.world.classes.kinds[kind];
         if self.world.stock.templates.is_empty() {
             let any = self.world.snapshot.node_pools.iter().any(serves);
             return if any { PodError::NoTemplates } else { PodError::NoPools };
@@ -77,10 +80,10 @@ impl Round<'_, '_> {
         PodError::NoTemplates
     }
 
-    fn reasons(&mut self, pod: u32, class: ClassId, need: NeedId) -> Vec<(String, Reason)> {
+    fn reasons(&mut self, pod: PodId, class: ClassId, need: NeedId) -> Vec<(String, Reason)> {
         let mut reasons = Vec::new();
-        for template in 0..self.world.stock.templates.len() as u32 {
-            let name = self.world.stock.templates[template as usize].name.to_string();
+        for template in self.world.stock.templates.ids() {
+            let name = self.world.stock.templates[template].name.to_string();
             let reason = self.reason(pod, template, class, need);
             let stop = matches!(reason, Reason::Reserved(_));
             reasons.push((name, reason));
@@ -92,14 +95,14 @@ impl Round<'_, '_> {
     }
 
     /// What a template has against a pod.
-    fn reason(&mut self, pod: u32, template: u32, class: ClassId, need: NeedId) -> Reason {
-        let name = self.world.stock.templates[template as usize].name.to_string();
-        if self.remaining[template as usize].as_ref().is_some_and(Template::node_limit_reached) {
+    fn reason(&mut self, pod: PodId, template: TemplateId, class: ClassId, need: NeedId) -> Reason {
+        let name = self.world.stock.templates[template].name.to_string();
+        if self.world.plan.limit(template).is_some_and(Template::node_limit_reached) {
             return Reason::NodeLimit(name);
         }
         let Some(mask) = self.limit_mask(template) else { return Reason::Limits(name) };
-        let mould = &self.world.stock.templates[template as usize];
-        let wanted = &self.world.classes.classes[class as usize];
+        let mould = &self.world.stock.templates[template];
+        let wanted = &self.world.classes.classes[class];
         if let Err(error) = tolerate_all(&mould.taints, &wanted.constraints.tolerations) {
             return Reason::Taint(error);
         }
@@ -108,7 +111,7 @@ impl Round<'_, '_> {
             wanted.constraints.requirements(self.world.snapshot.options.respect_preferences);
         let allow = Allow::WellKnownAnd(&self.world.snapshot.well_known);
         let mut own = self.world.interner.requirements(set);
-        let host = format!("hostname-placeholder-{:04}", self.claims.len() + 1);
+        let host = format!("hostname-placeholder-{:04}", self.world.plan.claims.len() + 1);
         own.add(Requirement::is(labels::HOSTNAME, &host));
         if let Err(error) = own.compatible(&asked, allow) {
             return Reason::Requirements(error);
@@ -116,7 +119,7 @@ impl Round<'_, '_> {
         let Some(base) = merge_class(self.world, class, template, set) else {
             return Reason::Resources;
         };
-        let volumes = self.world.classes.classes[class as usize].volumes.clone();
+        let volumes = self.world.classes.classes[class].volumes.clone();
         if volumes.is_empty() {
             return self.reason_of_set(pod, template, mask, base, class, need, &host);
         }
@@ -124,7 +127,7 @@ impl Round<'_, '_> {
             .world
             .snapshot
             .pod_volumes
-            .get(&self.world.waiting[pod as usize].pod.key)
+            .get(&self.world.waiting[pod].pod.key)
             .map(|v| v.alternatives.clone())
             .unwrap_or_default();
         let mut reason = Reason::Resources;
@@ -146,9 +149,9 @@ impl Round<'_, '_> {
     #[expect(clippy::too_many_arguments, reason = "each is a part of the one question")]
     fn reason_of_set(
         &mut self,
-        pod: u32,
-        template: u32,
-        mask: u32,
+        pod: PodId,
+        template: TemplateId,
+        mask: MaskId,
         set: SetId,
         class: ClassId,
         need: NeedId,
@@ -165,17 +168,17 @@ impl Round<'_, '_> {
             return Reason::Topology(text);
         }
         let before = set;
-        let zonal = self.world.classes.classes[class as usize].zonal;
+        let zonal = self.world.classes.classes[class].zonal;
         let narrowed =
             if zonal { self.zones(class, set, Some((template, mask))) } else { Some(set) };
         let Some(set) = narrowed else {
             return Reason::Topology(self.exclusion(class, set));
         };
-        let ports = self.world.classes.classes[class as usize].constraints.host_ports.clone();
+        let ports = self.world.classes.classes[class].constraints.host_ports.clone();
         let narrowed_by_devices = mask != whole;
         let mask = self.world.stock.mask_ports(template, mask, &ports);
         let shape = self.world.stock.shape(template, set, mask, &mut self.world.interner);
-        let amounts = self.world.classes.needs[need as usize].clone();
+        let amounts = self.world.classes.needs[need].clone();
         let rows = self.world.stock.rows_for(shape, &amounts);
         if rows.is_clear() && set != before && self.zonal_rules(class).count() > 1 {
             let shape = self.world.stock.shape(template, before, mask, &mut self.world.interner);
@@ -193,7 +196,7 @@ impl Round<'_, '_> {
             return self.filter_reason(pod, shape, Some(text));
         }
         if self.world.attachable.is_used() {
-            let requests = self.world.waiting[pod as usize].pod.requests.clone();
+            let requests = self.world.waiting[pod].pod.requests.clone();
             let without = self.world.resources.vector(&requests);
             if !self.world.stock.rows_for(shape, &without).is_clear() {
                 return Reason::VolumeLimits;
@@ -209,10 +212,10 @@ impl Round<'_, '_> {
     }
 
     /// Which checks instance types passed.
-    fn filter_reason(&mut self, pod: u32, shape: ShapeId, min_values: Option<String>) -> Reason {
-        let requests = self.world.waiting[pod as usize].pod.requests.clone();
+    fn filter_reason(&mut self, pod: PodId, shape: ShapeId, min_values: Option<String>) -> Reason {
+        let requests = self.world.waiting[pod].pod.requests.clone();
         let world = &mut *self.world;
-        let of = &world.stock.shapes[shape as usize];
+        let of = &world.stock.shapes[shape];
         let (template, set, mask) = (of.template, of.set, of.mask);
         let evaluated = world.stock.mask_rows(template, mask);
         let catalog = world.stock.catalog(template);
@@ -227,7 +230,7 @@ impl Round<'_, '_> {
             ..FilterError::default()
         };
         let full = world.stock.catalog(template).reserved_elsewhere(set, &mut world.interner);
-        let mould = &world.stock.templates[template as usize];
+        let mould = &world.stock.templates[template];
         let holds = |row: usize| {
             let room = &mould.net[row * width..(row + 1) * width];
             matching.contains(row) && super::amounts::fits(&amounts, room)
@@ -255,32 +258,37 @@ impl Round<'_, '_> {
     /// The message of the first topology group that leaves no domain.
     fn topology_reason(
         &mut self,
-        template: u32,
+        template: TemplateId,
         set: SetId,
         class: ClassId,
         host: &str,
     ) -> Option<String> {
-        let wanted = &self.world.classes.classes[class as usize];
+        let wanted = &self.world.classes.classes[class];
         let (says, strict, strict_host) = (wanted.says.clone(), wanted.strict, wanted.strict_host);
         for say in says {
             let world = &mut *self.world;
             let key = world.topology.get(say.group).key;
             let (pod, node) = if say.host {
-                ((strict_host != NONE).then_some(strict_host), None)
+                ((!strict_host.is_none()).then_some(strict_host), None)
             } else {
                 (world.interner.get(strict, key), world.interner.get(set, key))
             };
             let daemons = world.topology.daemons(say.group);
             let kind = world.topology.get(say.group).kind;
             let satisfied = if say.host {
-                world.topology.takes_new_host(say.group, say.own, false) || !daemons.is_empty()
+                world.plan.tally.takes_new_host(&world.topology, say.group, say.own, false)
+                    || !daemons.is_empty()
             } else if kind.anti() && world.interner.lacks(node, world.interner.well_known(key)) {
                 true
             } else {
                 let daemon = world.stock.run_everywhere(template, daemons);
-                let mut rank = |_: &mut super::intern::Interner, _: u32| 0.0;
+                let mut rank = |_: &mut super::intern::Interner, _: ValueId| 0.0;
                 let mut question = Question { pod, node, own: say.own, daemon, rank: &mut rank };
-                world.topology.domains(say.group, &mut question, &mut world.interner).is_some()
+                world
+                    .plan
+                    .tally
+                    .domains(&world.topology, say.group, &mut question, &mut world.interner)
+                    .is_some()
             };
             if satisfied {
                 continue;
@@ -299,7 +307,7 @@ impl Round<'_, '_> {
         let counts: Vec<String> = if say.host {
             self.host_counts(say.group)
         } else {
-            let listed = world.topology.listed(say.group, &world.interner);
+            let listed = world.plan.tally.listed(&world.topology, say.group, &world.interner);
             listed.into_iter().map(|(domain, count)| format!("{domain}: {count}")).collect()
         };
         let shown = counts.len().min(LISTED_DOMAINS);
@@ -318,13 +326,13 @@ impl Round<'_, '_> {
 
     /// The rules of a class about domains other than hosts.
     fn zonal_rules(&self, class: ClassId) -> impl Iterator<Item = Say> {
-        let says = self.world.classes.classes[class as usize].says.clone();
+        let says = self.world.classes.classes[class].says.clone();
         says.into_iter().filter(|say| !say.host)
     }
 
     /// The message of rules each of which leaves a domain, but which leave none together.
     fn exclusion(&self, class: ClassId, set: SetId) -> String {
-        let strict = self.world.classes.classes[class as usize].strict;
+        let strict = self.world.classes.classes[class].strict;
         let interner = &self.world.interner;
         let rules = self.zonal_rules(class).map(|say| {
             let key = self.world.topology.get(say.group).key;
@@ -339,17 +347,17 @@ impl Round<'_, '_> {
         )
     }
 
-    fn host_counts(&self, group: u32) -> Vec<String> {
+    fn host_counts(&self, group: GroupId) -> Vec<String> {
         let mut list: Vec<(String, u32)> = Vec::new();
-        let away = |at: usize| self.world.shared.as_ref().is_some_and(|s| s.away.contains(at));
+        let away = |at: usize| self.world.plan.away.contains(at);
         for (at, node) in self.world.existing.nodes.iter().enumerate().filter(|(at, _)| !away(*at))
         {
             let name = self.world.interner.value_name(self.world.interner.hostname, node.host);
-            list.push((name.to_string(), self.world.topology.on_host(group, at as u32)));
+            list.push((name.to_string(), self.world.plan.tally.on_host(group, HostId::new(at))));
         }
-        for at in 0..self.claims.len() {
-            let host = self.world.first_claim_host + at as u32;
-            let count = self.world.topology.on_host(group, host);
+        for at in 0..self.world.plan.claims.len() {
+            let host = self.world.host_of_claim(at);
+            let count = self.world.plan.tally.on_host(group, host);
             list.push((format!("hostname-placeholder-{:04}", at + 1), count));
         }
         list.sort();

@@ -1,12 +1,11 @@
 //! From numbers back to NodeClaims to create and reasons to tell.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use fixedbitset::FixedBitSet;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::classes::{ClassId, KindId};
-use super::intern::SetId;
 use super::relax::reasons;
 use super::round::{Place, Round};
 use super::stock::min_values_text;
@@ -18,13 +17,14 @@ use crate::scheduling::resources::ResourceList;
 use crate::scheduling::results::{
     LimitedPool, MAX_INSTANCE_TYPES, PlannedClaim, PodError, Results, TypeList,
 };
+use crate::scheduling::solver::ids::{ClassId, KindId, PodId, SetId, TemplateId};
 
 /// What claims have in common once they are written out.
 #[derive(Default)]
 pub(super) struct Written {
     /// Rows of a template with these requirements, cheapest first.
-    order: FxHashMap<(u32, SetId), Arc<[u32]>>,
-    lists: FxHashMap<(u32, SetId, FixedBitSet), TypeList>,
+    order: FxHashMap<(TemplateId, SetId), Arc<[u32]>>,
+    lists: FxHashMap<(TemplateId, SetId, FixedBitSet), TypeList>,
     requirements: FxHashMap<SetId, Requirements>,
 }
 
@@ -32,11 +32,10 @@ impl Round<'_, '_> {
     /// The outcome of the round.
     pub(super) fn finish(mut self) -> Results {
         let mut results = Results::default();
-        let key_of = |round: &Self, pod: u32| round.world.waiting[pod as usize].pod.key.clone();
-        self.touched.sort_unstable();
-        self.touched.dedup();
-        for node in self.touched.iter().map(|n| *n as usize) {
-            let keys = self.node_pods[node].iter().map(|p| key_of(&self, *p)).collect();
+        let key_of = |round: &Self, pod: PodId| round.world.waiting[pod].pod.key.clone();
+        let touched: BTreeSet<usize> = self.world.plan.placed_since(self.mark).collect();
+        for node in touched {
+            let keys = self.world.plan.pods_on(node).iter().map(|p| key_of(&self, *p)).collect();
             results.existing.push((self.world.existing.nodes[node].name.clone(), keys));
         }
         if self.world.snapshot.options.tell_relaxations {
@@ -49,9 +48,9 @@ impl Round<'_, '_> {
             self.move_pods();
         }
         let mut shared = std::mem::take(&mut self.world.memo.written);
-        for index in 0..self.claims.len() {
-            let (mut planned, unmet) = self.plan(index, &mut shared);
-            planned.devices = self.claims[index].devices.take();
+        for index in 0..self.world.plan.claims.len() {
+            let (mut planned, unmet) = self.render(index, &mut shared);
+            planned.devices = self.world.plan.claims[index].devices.take();
             match unmet {
                 None => results.new_claims.push(planned),
                 Some(text) => {
@@ -70,7 +69,7 @@ impl Round<'_, '_> {
 
     /// Pools whose limits left out types at the last look.
     fn limited_pools(&self) -> Vec<LimitedPool> {
-        let name = |t: &u32| self.world.stock.templates[*t as usize].name.to_string();
+        let name = |t: &TemplateId| self.world.stock.templates[*t].name.to_string();
         let limited = self.limited.iter().filter(|(_, (excluded, _))| *excluded > 0);
         limited
             .map(|(t, (excluded, total))| LimitedPool {
@@ -82,10 +81,9 @@ impl Round<'_, '_> {
     }
 
     /// Notes how many of a template's types these rows leave out.
-    pub(super) fn note_limited(&mut self, template: u32, rows: &FixedBitSet) {
-        let base = &self.world.stock.templates[template as usize].base;
-        let catalog =
-            &self.world.stock.catalogs[self.world.stock.templates[template as usize].catalog];
+    pub(super) fn note_limited(&mut self, template: TemplateId, rows: &FixedBitSet) {
+        let base = &self.world.stock.templates[template].base;
+        let catalog = &self.world.stock.catalogs[self.world.stock.templates[template].catalog];
         let types = |rows: &FixedBitSet| -> usize {
             let mut seen = FixedBitSet::with_capacity(catalog.types.len());
             rows.ones().for_each(|row| seen.insert(catalog.row_type[row] as usize));
@@ -99,10 +97,10 @@ impl Round<'_, '_> {
     fn relaxed(&self) -> Vec<(PodKey, Arc<[String]>)> {
         let mut known: FxHashMap<(KindId, ClassId), Arc<[String]>> = FxHashMap::default();
         let mut list = Vec::new();
-        let failed: FxHashSet<u32> = self.failed.iter().copied().collect();
-        for (at, waiting) in self.world.waiting.iter().enumerate() {
-            let stages = &self.world.classes.kinds[waiting.kind as usize].stages;
-            let last = if failed.contains(&(at as u32)) {
+        let failed: FxHashSet<PodId> = self.failed.iter().copied().collect();
+        for (at, waiting) in self.world.waiting.pairs() {
+            let stages = &self.world.classes.kinds[waiting.kind].stages;
+            let last = if failed.contains(&at) {
                 stages.last().copied()
             } else if self.places[at] == Place::Nowhere {
                 None
@@ -113,7 +111,7 @@ impl Round<'_, '_> {
             if first == last {
                 continue;
             }
-            let of = |class: ClassId| &*self.world.classes.classes[class as usize].constraints;
+            let of = |class: ClassId| &*self.world.classes.classes[class].constraints;
             let steps = known
                 .entry((waiting.kind, last))
                 .or_insert_with(|| reasons(of(first), of(last), self.world.tolerate_prefer).into());
@@ -123,17 +121,17 @@ impl Round<'_, '_> {
     }
 
     /// A claim as it is to be created, and whether cutting its list of types broke minValues.
-    fn plan(&mut self, index: usize, shared: &mut Written) -> (PlannedClaim, Option<String>) {
-        let claim = &self.claims[index];
+    fn render(&mut self, index: usize, shared: &mut Written) -> (PlannedClaim, Option<String>) {
         let world = &mut *self.world;
-        let shape = &world.stock.shapes[claim.shape as usize];
+        let claim = &world.plan.claims[index];
+        let shape = &world.stock.shapes[claim.shape];
         let (template, set) = (shape.template, shape.set);
         let rows = world.stock.rows_for(claim.shape, &claim.requests);
         let mut requests = ResourceList::new();
         for pod in &claim.pods {
-            requests.add(&world.waiting[*pod as usize].pod.requests);
+            requests.add(&world.waiting[*pod].pod.requests);
         }
-        let mould = &world.stock.templates[template as usize];
+        let mould = &world.stock.templates[template];
         requests.add(&mould.overhead(&rows));
         let requirements = shared
             .requirements
@@ -148,7 +146,7 @@ impl Round<'_, '_> {
             taints,
             requests,
             instance_types: TypeList::default(),
-            pods: claim.pods.iter().map(|p| world.waiting[*p as usize].pod.key.clone()).collect(),
+            pods: claim.pods.iter().map(|p| world.waiting[*p].pod.key.clone()).collect(),
             min_values_relaxed: claim.min_values_relaxed,
             devices: None,
         };
@@ -164,13 +162,13 @@ impl Round<'_, '_> {
     fn types(
         &mut self,
         index: usize,
-        template: u32,
+        template: TemplateId,
         set: SetId,
         rows: FixedBitSet,
         shared: &mut Written,
     ) -> (TypeList, Option<String>) {
-        let claim = &self.claims[index];
         let world = &mut *self.world;
+        let claim = &world.plan.claims[index];
         let order = match shared.order.get(&(template, set)) {
             Some(order) => Arc::clone(order),
             None => {
@@ -194,7 +192,7 @@ impl Round<'_, '_> {
         let mut kept = rows.clone();
         let mut unmet = None;
         let strict = !world.snapshot.options.best_effort_min_values;
-        let wanted = !world.stock.shapes[claim.shape as usize].min_values.is_empty();
+        let wanted = !world.stock.shapes[claim.shape].min_values.is_empty();
         let list = if let Some(list) = shared.lists.get(&(template, set, rows.clone())) {
             list.clone()
         } else {

@@ -6,34 +6,21 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use indexmap::IndexSet;
-use rustc_hash::{FxBuildHasher, FxHashMap};
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use crate::api::labels;
 use crate::scheduling::requirements::{Requirement, Requirements};
+use crate::scheduling::solver::ids::{Interned, KeyId, List, ReqId, SetId, ValueId};
 
-/// A label key.
-pub(super) type KeyId = u32;
-/// A value of one key.
-pub(super) type ValueId = u32;
-/// A requirement on one key.
-pub(super) type ReqId = u32;
-/// A set of requirements, the host name left out.
-pub(super) type SetId = u32;
-
-type Index<T> = IndexSet<T, FxBuildHasher>;
-
-/// A number that stands for nothing.
-pub(super) const NONE: u32 = u32::MAX;
 /// The set without requirements.
-pub(super) const EMPTY: SetId = 0;
+pub(super) const EMPTY: SetId = SetId::FIRST;
 
 struct Key {
     name: Arc<str>,
     well_known: bool,
-    values: Index<Arc<str>>,
-    numbers: Vec<Option<i64>>,
+    values: Interned<ValueId, Arc<str>>,
+    numbers: List<ValueId, Option<i64>>,
 }
 
 /// A requirement over interned values.
@@ -68,10 +55,10 @@ fn minimum(a: Option<i64>, b: Option<i64>) -> Option<i64> {
 
 /// All that is known about labels in one scheduling round.
 pub(super) struct Interner {
-    keys: Vec<Key>,
+    keys: List<KeyId, Key>,
     key_index: FxHashMap<Arc<str>, KeyId>,
-    reqs: Index<Req>,
-    sets: Index<Box<[(KeyId, ReqId)]>>,
+    reqs: Interned<ReqId, Req>,
+    sets: Interned<SetId, Box<[(KeyId, ReqId)]>>,
     /// Sets by the address of the requirements they come from, which are kept alive with them.
     addresses: FxHashMap<usize, (Requirements, SetId, ReqId)>,
     intersections: FxHashMap<(ReqId, ReqId), ReqId>,
@@ -86,15 +73,15 @@ impl Interner {
     /// An interner for which these keys are well known besides the usual ones.
     pub(super) fn new(more_well_known: &BTreeSet<String>) -> Self {
         let mut interner = Self {
-            keys: Vec::new(),
+            keys: List::default(),
             key_index: FxHashMap::default(),
-            reqs: Index::default(),
-            sets: Index::default(),
+            reqs: Interned::default(),
+            sets: Interned::default(),
             addresses: FxHashMap::default(),
             intersections: FxHashMap::default(),
             merged: FxHashMap::default(),
             compatible: FxHashMap::default(),
-            hostname: 0,
+            hostname: KeyId::FIRST,
             more_well_known: more_well_known.clone(),
         };
         interner.hostname = interner.key(labels::HOSTNAME);
@@ -107,11 +94,16 @@ impl Interner {
         if let Some(id) = self.key_index.get(name) {
             return *id;
         }
-        let id = self.keys.len() as KeyId;
         let name: Arc<str> = Arc::from(name);
         let well_known = labels::is_well_known(&name) || self.more_well_known.contains(&*name);
-        self.key_index.insert(Arc::clone(&name), id);
-        self.keys.push(Key { name, well_known, values: Index::default(), numbers: Vec::new() });
+        let own = Arc::clone(&name);
+        let id = self.keys.push(Key {
+            name,
+            well_known,
+            values: Interned::default(),
+            numbers: List::default(),
+        });
+        self.key_index.insert(own, id);
         id
     }
 
@@ -122,52 +114,49 @@ impl Interner {
 
     /// The text of a key.
     pub(super) fn key_name(&self, key: KeyId) -> &Arc<str> {
-        &self.keys[key as usize].name
+        &self.keys[key].name
     }
 
     /// True for keys that a new node may lack.
     pub(super) fn well_known(&self, key: KeyId) -> bool {
-        self.keys[key as usize].well_known
+        self.keys[key].well_known
     }
 
     /// The number of a value of a key.
     pub(super) fn value(&mut self, key: KeyId, text: &str) -> ValueId {
-        let key = &mut self.keys[key as usize];
-        if let Some(id) = key.values.get_index_of(text) {
-            return id as ValueId;
+        let key = &mut self.keys[key];
+        if let Some(id) = key.values.find(text) {
+            return id;
         }
         key.numbers.push(text.parse().ok());
-        key.values.insert_full(Arc::from(text)).0 as ValueId
+        key.values.insert(Arc::from(text))
     }
 
     /// How many values of a key were seen.
     pub(super) fn value_count(&self, key: KeyId) -> usize {
-        self.keys[key as usize].values.len()
+        self.keys[key].values.len()
     }
 
     /// The text of a value.
     pub(super) fn value_name(&self, key: KeyId, value: ValueId) -> &Arc<str> {
-        &self.keys[key as usize].values[value as usize]
+        &self.keys[key].values[value]
     }
 
     /// How many values of the key come before a value by name.
     pub(super) fn rank_of_value(&self, key: KeyId, value: ValueId) -> usize {
         let text = self.value_name(key, value);
-        self.keys[key as usize].values.iter().filter(|other| *other < text).count()
+        self.keys[key].values.iter().filter(|other| *other < text).count()
     }
 
     /// The requirement behind a number.
     pub(super) fn req(&self, id: ReqId) -> &Req {
-        &self.reqs[id as usize]
+        &self.reqs[id]
     }
 
     fn add_req(&mut self, mut req: Req) -> ReqId {
         req.values.sort_unstable();
         req.values.dedup();
-        match self.reqs.get_index_of(&req) {
-            Some(id) => id as ReqId,
-            None => self.reqs.insert_full(req).0 as ReqId,
-        }
+        self.reqs.insert(req)
     }
 
     /// The number of a requirement.
@@ -204,10 +193,10 @@ impl Interner {
         self.add_req(req)
     }
 
-    /// The number of a set of requirements, and of its requirement on the host name or [`NONE`].
+    /// The number of a set of requirements, and of its requirement on the host name or [`ReqId::NONE`].
     pub(super) fn intern_all(&mut self, requirements: &Requirements) -> (SetId, ReqId) {
         if requirements.is_empty() {
-            return (EMPTY, NONE);
+            return (EMPTY, ReqId::NONE);
         }
         let address = requirements.address();
         if let Some((_, set, host)) = self.addresses.get(&address) {
@@ -220,7 +209,7 @@ impl Interner {
 
     /// As [`Interner::intern_all`], for requirements that will not be asked for again.
     pub(super) fn intern_once(&mut self, requirements: &Requirements) -> (SetId, ReqId) {
-        let mut host = NONE;
+        let mut host = ReqId::NONE;
         let mut list: SmallVec<[(KeyId, ReqId); 8]> = SmallVec::new();
         for requirement in requirements.iter() {
             let id = self.intern(requirement);
@@ -236,21 +225,21 @@ impl Interner {
 
     fn add_set(&mut self, mut list: SmallVec<[(KeyId, ReqId); 8]>) -> SetId {
         list.sort_unstable();
-        match self.sets.get_index_of(&list[..]) {
-            Some(id) => id as SetId,
-            None => self.sets.insert_full(list.into_vec().into_boxed_slice()).0 as SetId,
+        match self.sets.find(&list[..]) {
+            Some(id) => id,
+            None => self.sets.insert(list.into_vec().into_boxed_slice()),
         }
     }
 
     /// A set from requirements of distinct keys.
     pub(super) fn set_of(&mut self, reqs: impl IntoIterator<Item = ReqId>) -> SetId {
-        let list = reqs.into_iter().map(|id| (self.reqs[id as usize].key, id)).collect();
+        let list = reqs.into_iter().map(|id| (self.reqs[id].key, id)).collect();
         self.add_set(list)
     }
 
     /// Keys and requirements of a set.
     pub(super) fn set(&self, id: SetId) -> &[(KeyId, ReqId)] {
-        &self.sets[id as usize]
+        &self.sets[id]
     }
 
     /// The requirement of a set on a key.
@@ -282,7 +271,7 @@ impl Interner {
         if gte.is_none() && lte.is_none() {
             return true;
         }
-        self.keys[key as usize].numbers[value as usize]
+        self.keys[key].numbers[value]
             .is_some_and(|n| gte.is_none_or(|g| n >= g) && lte.is_none_or(|l| n <= l))
     }
 

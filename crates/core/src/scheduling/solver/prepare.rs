@@ -10,19 +10,25 @@ use super::amounts::Resources;
 use super::attach::Attachable;
 use super::bound::Bound;
 use super::choices::Choices;
-use super::classes::{Builder, ClassIndex, Classes, Groups, KindId, Sort, Work};
+use super::classes::{Builder, ClassIndex, Classes, Groups, Sort, Work};
+use super::devices::Devices;
 use super::existing::{Existing, Setting, signature};
-use super::intern::{EMPTY, Interner, KeyId, NONE, SetId, ValueId};
+use super::intern::{EMPTY, Interner};
+use super::plan::{Mark, Plan};
 use super::stock::{Stock, Template, template_requirements};
-use super::tolerance::{TaintsId, Tolerance};
-use super::topology::{Counts, FilterId, GroupId, Kind, Topology};
-use super::world::{Buffers, Memo, Shared};
+use super::tolerance::Tolerance;
+use super::topology::{Kind, Topology};
+use super::world::{Memo, Shared};
 use crate::api::{labels, taints};
 use crate::scheduling::dra::Inventory;
 use crate::scheduling::pod::PodInfo;
 use crate::scheduling::resources::ResourceList;
 use crate::scheduling::results::SkippedPool;
 use crate::scheduling::snapshot::{NodePoolInput, Snapshot};
+use crate::scheduling::solver::ids::{
+    DaemonId, FilterId, GroupId, HostId, Id, KeyId, KindId, List, PodId, ReqId, SetId, TaintsId,
+    TemplateId, ValueId,
+};
 
 /// A pod to place.
 #[derive(Clone)]
@@ -56,22 +62,21 @@ pub(super) struct Prepared<'a> {
     pub(super) tolerance: Tolerance,
     pub(super) resources: Resources,
     pub(super) stock: Stock,
-    pub(super) template_taints: Vec<TaintsId>,
+    pub(super) template_taints: List<TemplateId, TaintsId>,
     pub(super) skipped: Vec<SkippedPool>,
     pub(super) topology: Topology,
     pub(super) classes: Classes,
-    pub(super) waiting: Vec<Waiting>,
+    pub(super) waiting: List<PodId, Waiting>,
     pub(super) existing: Existing,
-    /// What the pool of each template may still use: its limits less the capacity of its nodes.
-    pub(super) limits: Vec<Option<ResourceList>>,
+    /// What a try changes.
+    pub(super) plan: Plan,
     /// Hosts that stand for nodes which pods are counted on; planned nodes come after these.
-    pub(super) first_claim_host: u32,
+    pub(super) first_claim_host: HostId,
     pub(super) choices: Choices,
     /// Pods may come to tolerate PreferNoSchedule taints.
     pub(super) tolerate_prefer: bool,
     /// Answers that hold for every round.
     pub(super) memo: Memo,
-    pub(super) buffers: Option<Buffers>,
     /// What taking nodes out needs, where that is asked for.
     pub(super) shared: Option<Shared>,
     /// How many volumes nodes take.
@@ -100,6 +105,11 @@ fn usable_pools(snapshot: &Snapshot) -> Vec<&NodePoolInput> {
 }
 
 impl<'a> Prepared<'a> {
+    /// What a planned node is for groups of host names.
+    pub(super) fn host_of_claim(&self, claim: usize) -> HostId {
+        HostId::new(self.first_claim_host.at() + claim)
+    }
+
     /// Prepares a snapshot for the placing of its pods.
     pub(super) fn new(snapshot: &'a Snapshot) -> Self {
         Self::with_movable(Source::Borrowed(snapshot), &[]).0
@@ -111,7 +121,7 @@ impl<'a> Prepared<'a> {
     pub(super) fn with_movable(
         source: Source<'a>,
         movable: &[Arc<PodInfo>],
-    ) -> (Self, Counting, Vec<FixedBitSet>) {
+    ) -> (Self, Counting, List<GroupId, FixedBitSet>) {
         let own = source.clone();
         let snapshot: &Snapshot = &own;
         let pods: Vec<&Arc<PodInfo>> = snapshot.pods.iter().chain(movable).collect();
@@ -137,17 +147,16 @@ impl<'a> Prepared<'a> {
             stock: Stock::new(resources.len()),
             snapshot: source,
             tolerance: Tolerance::default(),
-            template_taints: Vec::new(),
+            template_taints: List::default(),
             skipped: Vec::new(),
             topology: Topology::default(),
             classes: Classes::default(),
-            waiting: Vec::with_capacity(pods.len()),
+            waiting: List::default(),
             existing: Existing::default(),
-            limits: Vec::new(),
-            first_claim_host: 0,
+            plan: Plan::default(),
+            first_claim_host: HostId::FIRST,
             choices: super::choices::plain(snapshot.pods.len()),
             memo: Memo::default(),
-            buffers: None,
             shared: None,
             tolerate_prefer,
             devices: super::devices::inventory(snapshot, &pods),
@@ -161,12 +170,30 @@ impl<'a> Prepared<'a> {
         }
         let counting = prepared.add_pods(tolerate_prefer, &pods, &daemons);
         let known = prepared.add_nodes(&daemons, &pools, &counting);
-        prepared.limits = prepared.limits_left();
-        prepared.topology.start_log();
+        prepared.begin();
         (prepared, counting, known)
     }
 
-    fn limits_left(&self) -> Vec<Option<ResourceList>> {
+    /// Takes back every change of the plan since a mark.
+    pub(super) fn undo(&mut self, mark: Mark) {
+        self.plan.undo(mark, &self.topology);
+    }
+
+    /// Fills in where every try begins.
+    fn begin(&mut self) {
+        let limits = self.limits_left();
+        let mut reservations: FxHashMap<Arc<str>, i64> = FxHashMap::default();
+        if self.snapshot.options.reserved_capacity {
+            for (id, left) in self.stock.catalogs.iter().flat_map(|c| &c.reservations) {
+                let least = reservations.entry(Arc::clone(id)).or_insert(*left);
+                *least = (*left).min(*least);
+            }
+        }
+        self.plan.begin(&self.existing, self.resources.len(), limits, reservations);
+        self.plan.devices = self.devices.as_ref().map(|d| Box::new(Devices::new(d)));
+    }
+
+    fn limits_left(&self) -> List<TemplateId, Option<ResourceList>> {
         let left = |t: &Template| {
             let mut left = t.limits.clone()?;
             if let Some(used) = self.existing.used.get(&*t.name) {
@@ -230,7 +257,7 @@ impl<'a> Prepared<'a> {
             counted
                 .into_iter()
                 .chain(inverse)
-                .for_each(|id| work.topology.add_daemon(id, at as u32));
+                .for_each(|id| work.topology.add_daemon(id, DaemonId::new(at)));
         }
         let mut ending: FxHashMap<usize, Groups> = FxHashMap::default();
         for (node, pod) in &bound.ending {
@@ -252,7 +279,7 @@ impl<'a> Prepared<'a> {
                 .devices
                 .as_ref()
                 .filter(|d| pod.dynamic_resources && d.concerns(&pod.key))
-                .map(|_| at as u32);
+                .map(|_| PodId::new(at));
             let kind =
                 self.classes.kind_of(pod, *sort, volumes, own, &mut index, &mut builder, &mut work);
             self.waiting.push(Waiting { pod: Arc::clone(pod), kind });
@@ -273,7 +300,7 @@ impl<'a> Prepared<'a> {
             let (set, _) = self.interner.intern_once(&daemon.constraints.strict_requirements());
             keys.extend(self.interner.set(set).iter().map(|(k, _)| *k));
         }
-        for filter in &self.topology.filters {
+        for filter in self.topology.filters.iter() {
             for (set, _) in &filter.terms {
                 keys.extend(self.interner.set(*set).iter().map(|(k, _)| *k));
             }
@@ -290,10 +317,10 @@ impl<'a> Prepared<'a> {
         daemons: &[Arc<PodInfo>],
         pools: &[&NodePoolInput],
         counting: &Counting,
-    ) -> Vec<FixedBitSet> {
-        self.topology.counts.resize(self.topology.groups.len(), Counts::default());
+    ) -> List<GroupId, FixedBitSet> {
+        self.plan.tally.grow(self.topology.groups.len());
         self.know_domains(pools);
-        let of_pools = self.topology.known();
+        let of_pools = self.plan.tally.known();
         let keys = self.keys_that_matter(daemons);
         let mut unlimited = ResourceList::new();
         self.attachable.add_unlimited(&mut unlimited);
@@ -311,7 +338,7 @@ impl<'a> Prepared<'a> {
         let limited = self.stock.templates.iter().any(|t| t.limits.is_some());
         let limited = limited.then_some(&self.snapshot.node_pools[..]);
         self.existing = Existing::new(nodes, &counting.bound, limited, &mut setting);
-        let mut host = self.existing.nodes.len() as u32;
+        let mut hosts = self.existing.nodes.len();
         if !self.topology.groups.is_empty() {
             let names: Vec<Arc<str>> =
                 keys.iter().map(|k| Arc::clone(self.interner.key_name(*k))).collect();
@@ -320,10 +347,10 @@ impl<'a> Prepared<'a> {
                 let position = self.existing.by_index.get(&index).copied();
                 let here = position.map_or_else(
                     || {
-                        host += 1;
-                        host - 1
+                        hosts += 1;
+                        HostId::new(hosts - 1)
                     },
-                    |p| p as u32,
+                    HostId::new,
                 );
                 let setting = (&keys[..], &names[..], daemons);
                 let (set, taints, name) = self.place_of(index, here, setting);
@@ -335,7 +362,7 @@ impl<'a> Prepared<'a> {
                 self.count_daemons(index, here, set, true);
             }
         }
-        self.first_claim_host = host.next_multiple_of(64);
+        self.first_claim_host = HostId::new(hosts.next_multiple_of(64));
         of_pools
     }
 
@@ -346,7 +373,7 @@ impl<'a> Prepared<'a> {
     /// so that pods wait for ever for a domain in which they can have no node.
     fn know_domains(&mut self, pools: &[&NodePoolInput]) {
         let mut known: FxHashMap<(KeyId, FilterId), FixedBitSet> = FxHashMap::default();
-        for id in 0..self.topology.groups.len() as u32 {
+        for id in self.topology.groups.ids() {
             let group = self.topology.get(id);
             let (key, filter) = (group.key, group.filter);
             if key == self.interner.hostname {
@@ -361,7 +388,7 @@ impl<'a> Prepared<'a> {
                     found
                 }
             };
-            domains.ones().for_each(|domain| self.topology.know(id, domain as ValueId));
+            domains.ones().for_each(|domain| self.plan.tally.know(id, ValueId::new(domain)));
         }
     }
 
@@ -373,7 +400,7 @@ impl<'a> Prepared<'a> {
         filter: FilterId,
         found: &mut FixedBitSet,
     ) {
-        let wanted = self.topology.filters.get_index(filter as usize).cloned().unwrap_or_default();
+        let wanted = self.topology.filters.get(filter).cloned().unwrap_or_default();
         let pool = &input.node_pool;
         let taints =
             self.tolerance.taints(pool.spec.template.spec.taints.as_deref().unwrap_or_default());
@@ -386,15 +413,15 @@ impl<'a> Prepared<'a> {
             return;
         };
         let (set, _) = self.interner.intern_once(&template_requirements(pool));
-        let anything = [(EMPTY, NONE)];
+        let anything = [(EMPTY, ReqId::NONE)];
         let terms = if wanted.terms.is_empty() { &anything[..] } else { &wanted.terms };
         for (term, host) in terms {
             // A new node's name is not known: it can only be asked not to be some other.
-            let elsewhere = *host != NONE && !self.interner.req(*host).complement;
+            let elsewhere = !host.is_none() && !self.interner.req(*host).complement;
             if !elsewhere && self.interner.compatible(set, *term, true) {
                 let set = self.interner.merge(set, *term);
                 catalog.domains(key, set, &mut self.interner, &mut |v| {
-                    found.grow_and_insert(v as usize);
+                    found.grow_and_insert(v.at());
                 });
             }
         }
@@ -404,11 +431,11 @@ impl<'a> Prepared<'a> {
     fn place_of(
         &mut self,
         index: usize,
-        host: u32,
+        host: HostId,
         (keys, names, daemons): (&[KeyId], &[Arc<str>], &[Arc<PodInfo>]),
     ) -> (SetId, TaintsId, ValueId) {
-        if let Some(node) = self.existing.nodes.get(host as usize) {
-            let alike = &self.existing.alike[node.alike as usize];
+        if let Some(node) = self.existing.nodes.get(host.at()) {
+            let alike = &self.existing.alike[node.alike];
             return (alike.set, alike.taints, node.host);
         }
         let state = &self.snapshot.nodes[index];
@@ -429,7 +456,7 @@ impl<'a> Prepared<'a> {
 
     /// Makes the domains of a node that is there known to the groups whose filter it passes.
     fn know_domains_of(&mut self, set: SetId, taints: TaintsId, name: ValueId) {
-        for id in 0..self.topology.groups.len() as u32 {
+        for id in self.topology.groups.ids() {
             let group = self.topology.get(id);
             let (key, filter) = (group.key, group.filter);
             let Some(req) = self.interner.get(set, key) else { continue };
@@ -443,18 +470,18 @@ impl<'a> Prepared<'a> {
                 &mut self.tolerance,
             );
             if pass {
-                self.topology.know(id, domain);
+                self.plan.tally.know(id, domain);
             }
         }
     }
 
     /// Counts the pods of DaemonSets that are still to come to a node, or takes them out.
-    pub(super) fn count_daemons(&mut self, index: usize, host: u32, set: SetId, come: bool) {
+    pub(super) fn count_daemons(&mut self, index: usize, host: HostId, set: SetId, come: bool) {
         let Some(missing) = self.existing.missing.get(&index) else { return };
-        for id in 0..self.topology.groups.len() as u32 {
+        for id in self.topology.groups.ids() {
             let coming = self.topology.daemons(id).iter().filter(|d| missing.contains(d)).count();
             for _ in 0..coming {
-                self.topology.change(id, set, host, &self.interner, come);
+                self.plan.tally.change(&self.topology, id, set, host, &self.interner, come);
             }
         }
     }
@@ -463,7 +490,7 @@ impl<'a> Prepared<'a> {
     pub(super) fn count_node(
         &mut self,
         index: usize,
-        host: u32,
+        host: HostId,
         (set, node_taints, host_name): (SetId, TaintsId, ValueId),
         counting: &Counting,
         come: bool,
@@ -480,13 +507,13 @@ impl<'a> Prepared<'a> {
                     &mut self.tolerance,
                 );
                 if pass {
-                    self.topology.change(*id, set, host, &self.interner, come);
+                    self.plan.tally.change(&self.topology, *id, set, host, &self.interner, come);
                 }
             }
         }
         let ending = counting.ending.get(&index).into_iter().flatten();
         for id in counting.inverse.get(&index).into_iter().flatten().chain(ending) {
-            self.topology.change(*id, set, host, &self.interner, come);
+            self.plan.tally.change(&self.topology, *id, set, host, &self.interner, come);
         }
     }
 }

@@ -21,18 +21,20 @@ mod moves;
 use std::cmp::Reverse;
 
 use fixedbitset::FixedBitSet;
-use rustc_hash::{FxBuildHasher, FxHashMap};
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::amounts::Amounts;
 use super::choices::Worth;
-use super::classes::{ClassId, NeedId};
-use super::intern::{KeyId, NONE, ReqId, SetId};
 use super::prepare::Prepared;
 use super::round::{Claim, Place, Round};
-use super::stock::{NODES, ShapeId};
-use super::topology::{GroupId, Kind};
+use super::stock::{ALL, NODES};
+use super::topology::Kind;
 use crate::scheduling::resources::ResourceList;
+use crate::scheduling::solver::ids::{
+    ClassId, GroupId, Interned, ItemId, KeyId, List, NeedId, PodId, ReqId, SetId, ShapeId, StateId,
+    TemplateId,
+};
 
 /// Types that are tried for each new node.
 const TRIES: usize = 8;
@@ -43,11 +45,11 @@ const PREFER_SPREAD: f64 = 1.5;
 /// How much a pod that asks for what the node asks for already is preferred over any other.
 const PREFER_ALIKE: f64 = 1.25;
 
-/// Requirements on topology keys that must stay as they are; [`NONE`] where there is none.
+/// Requirements on topology keys that must stay as they are; [`ReqId::NONE`] where there is none.
 type Pins = SmallVec<[(KeyId, ReqId); 2]>;
-type StateId = u32;
+
 /// Items by what each of their pods needs.
-type ByNeed = Vec<(NeedId, Vec<u32>)>;
+type ByNeed = Vec<(NeedId, Vec<ItemId>)>;
 
 /// What a new node is so far, or what an item asks of it.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -72,7 +74,7 @@ struct Item {
     rules: SmallVec<[HostRule; 2]>,
     /// Groups of host names that count it, inverse ones that it owns included.
     counted: SmallVec<[GroupId; 4]>,
-    pods: Vec<u32>,
+    pods: Vec<PodId>,
     /// How many nodes its strictest group of host names needs at least.
     spread: u32,
     worth: f64,
@@ -83,7 +85,7 @@ struct Bin {
     state: StateId,
     requests: Amounts,
     /// Items by number of pods.
-    content: Vec<(u32, u32)>,
+    content: Vec<(ItemId, u32)>,
     counts: SmallVec<[(GroupId, u32); 8]>,
     /// What pods on the node allow of a group: the most, counted.
     caps: SmallVec<[(GroupId, u32); 4]>,
@@ -93,11 +95,11 @@ struct Bin {
 /// The packing of one template's pods.
 struct Packing<'w, 'a> {
     world: &'w mut Prepared<'a>,
-    template: u32,
-    states: indexmap::IndexSet<State, FxBuildHasher>,
+    template: TemplateId,
+    states: Interned<StateId, State>,
     joined: FxHashMap<(StateId, StateId), Option<StateId>>,
     shapes: FxHashMap<StateId, ShapeId>,
-    items: Vec<Item>,
+    items: List<ItemId, Item>,
     /// Items with pods left, by state and need.
     open: Vec<(StateId, ByNeed)>,
     weights: Vec<f64>,
@@ -108,7 +110,7 @@ impl Round<'_, '_> {
     pub(super) fn worth(mut self) -> Worth {
         self.tell_devices();
         self.improve();
-        let price: f64 = (0..self.claims.len()).map(|claim| self.price_of(claim)).sum();
+        let price: f64 = (0..self.world.plan.claims.len()).map(|claim| self.price_of(claim)).sum();
         Worth {
             failed: self.failed.len(),
             by_weight: self.pods_by_weight(),
@@ -124,9 +126,9 @@ impl Round<'_, '_> {
         weights.dedup();
         let mut counts = vec![Reverse(0); weights.len().max(1)];
         // A node that exists is better than any that is launched, as the loop has it.
-        counts[0].0 += self.touched.len();
-        for (at, claim) in self.claims.iter().enumerate() {
-            let weight = self.world.stock.templates[self.template_of(at) as usize].weight;
+        counts[0].0 += self.world.plan.placed_since(self.mark).count();
+        for (at, claim) in self.world.plan.claims.iter().enumerate() {
+            let weight = self.world.stock.templates[self.template_of(at)].weight;
             if let Some(level) = weights.iter().position(|w| *w == weight) {
                 counts[level].0 += claim.pods.len();
             }
@@ -137,20 +139,22 @@ impl Round<'_, '_> {
     /// How many preferences the pods with a place were asked to give up.
     fn given_up(&self) -> u32 {
         let placed = self.places.iter().zip(&self.placed_as).filter(|(p, _)| **p != Place::Nowhere);
-        placed.map(|(_, class)| self.world.classes.classes[*class as usize].given_up).sum()
+        placed.map(|(_, class)| self.world.classes.classes[*class].given_up).sum()
     }
 
     /// Packs the planned nodes anew where that is cheaper.
     pub(super) fn improve(&mut self) {
-        if self.claims.len() < 2 && self.claims.iter().all(|c| c.pods.len() < 2) {
+        if self.world.plan.claims.len() < 2
+            && self.world.plan.claims.iter().all(|c| c.pods.len() < 2)
+        {
             return;
         }
-        let started = self.world.limits.clone();
-        for template in 0..self.world.stock.templates.len() as u32 {
-            if self.limited_rows(template) != Some(0) {
+        let started = self.limits.clone();
+        for template in self.world.stock.templates.ids() {
+            if self.limited_rows(template) != Some(ALL) {
                 continue;
             }
-            let (free, kept): (Vec<usize>, Vec<usize>) = (0..self.claims.len())
+            let (free, kept): (Vec<usize>, Vec<usize>) = (0..self.world.plan.claims.len())
                 .filter(|c| self.template_of(*c) == template)
                 .partition(|c| self.movable(*c));
             if free.is_empty() {
@@ -158,72 +162,72 @@ impl Round<'_, '_> {
             }
             let old: f64 = free.iter().map(|c| self.price_of(*c)).sum();
             let Some(new) = self.pack(template, &free, old) else { continue };
-            if self.within_limits(template, &kept, &new, started[template as usize].as_ref()) {
+            if self.within_limits(template, &kept, &new, started[template].as_ref()) {
                 self.exchange(&free, new);
             }
         }
     }
 
-    fn template_of(&self, claim: usize) -> u32 {
-        self.world.stock.shapes[self.claims[claim].shape as usize].template
+    fn template_of(&self, claim: usize) -> TemplateId {
+        self.world.stock.shapes[self.world.plan.claims[claim].shape].template
     }
 
     pub(super) fn price_of(&mut self, claim: usize) -> f64 {
-        let of = &self.claims[claim];
+        let of = &self.world.plan.claims[claim];
         self.world.stock.cheapest(of.shape, &of.requests, &mut self.world.interner)
     }
 
     /// Whether every pod of a claim may move.
     fn movable(&self, claim: usize) -> bool {
-        let of = &self.claims[claim];
-        let shape = &self.world.stock.shapes[of.shape as usize];
-        let bound = |pod: &u32| {
-            let class = &self.world.classes.classes[self.placed_as[*pod as usize] as usize];
+        let of = &self.world.plan.claims[claim];
+        let shape = &self.world.stock.shapes[of.shape];
+        let bound = |pod: &PodId| {
+            let class = &self.world.classes.classes[self.placed_as[*pod]];
             !class.volumes.is_empty() || self.must_stay(*pod)
         };
         self.may_change(claim)
             && of.ports.is_empty()
             && shape.min_values.is_empty()
-            && shape.mask == 0
+            && shape.mask == ALL
             && !of.pods.iter().any(bound)
     }
 
     /// Whether pods may come to a node and go.
     fn may_change(&self, claim: usize) -> bool {
-        let of = &self.claims[claim];
+        let of = &self.world.plan.claims[claim];
         of.reserved.is_empty() && of.devices.is_none() && !of.min_values_relaxed
     }
 
     /// Whether a pod is bound to the host that it is on.
-    fn must_stay(&self, pod: u32) -> bool {
-        let class = &self.world.classes.classes[self.placed_as[pod as usize] as usize];
+    fn must_stay(&self, pod: PodId) -> bool {
+        let class = &self.world.classes.classes[self.placed_as[pod]];
         let near = |group: GroupId| {
             let group = self.world.topology.get(group);
             group.kind == Kind::Affinity && group.key == self.world.interner.hostname
         };
-        class.host != NONE
+        !class.host.is_none()
             || class.says.iter().any(|s| near(s.group))
             || class.counted.iter().any(|g| near(*g))
     }
 
     /// A new packing of these claims' pods that costs less than `old`, if one is found.
-    fn pack(&mut self, template: u32, free: &[usize], old: f64) -> Option<Vec<Claim>> {
+    fn pack(&mut self, template: TemplateId, free: &[usize], old: f64) -> Option<Vec<Claim>> {
         let mut packing = Packing {
             template,
-            states: indexmap::IndexSet::default(),
+            states: Interned::default(),
             joined: FxHashMap::default(),
             shapes: FxHashMap::default(),
-            items: Vec::new(),
+            items: List::default(),
             open: Vec::new(),
             weights: Vec::new(),
             world: self.world,
         };
-        let mut index: FxHashMap<(NeedId, ClassId, StateId), usize> = FxHashMap::default();
+        let mut index: FxHashMap<(NeedId, ClassId, StateId), ItemId> = FxHashMap::default();
         for claim in free {
-            let claim = &self.claims[*claim];
-            let set = packing.world.stock.shapes[claim.shape as usize].set;
-            for pod in &claim.pods {
-                packing.add_pod(*pod, self.placed_as[*pod as usize], set, &mut index)?;
+            let claim = &packing.world.plan.claims[*claim];
+            let set = packing.world.stock.shapes[claim.shape].set;
+            for pod in &claim.pods.clone() {
+                packing.add_pod(*pod, self.placed_as[*pod], set, &mut index)?;
             }
         }
         packing.value_items()?;
@@ -238,7 +242,7 @@ impl Round<'_, '_> {
     /// Whether a pool's limits allow its claims, each charged with the largest type that it lists.
     fn within_limits(
         &mut self,
-        template: u32,
+        template: TemplateId,
         kept: &[usize],
         new: &[Claim],
         limits: Option<&ResourceList>,
@@ -246,7 +250,7 @@ impl Round<'_, '_> {
         let Some(limits) = limits else { return true };
         let shapes: Vec<(ShapeId, Amounts)> = kept
             .iter()
-            .map(|c| &self.claims[*c])
+            .map(|c| &self.world.plan.claims[*c])
             .chain(new)
             .map(|c| (c.shape, c.requests.clone()))
             .collect();
@@ -274,10 +278,10 @@ impl Round<'_, '_> {
 
     /// Puts new claims in the place of old ones.
     fn exchange(&mut self, free: &[usize], new: Vec<Claim>) {
-        let mut gone = FixedBitSet::with_capacity(self.claims.len());
+        let mut gone = FixedBitSet::with_capacity(self.world.plan.claims.len());
         free.iter().for_each(|c| gone.insert(*c));
-        let claims = std::mem::take(&mut self.claims);
-        self.claims = claims
+        let claims = self.world.plan.claims_mut();
+        *claims = std::mem::take(claims)
             .into_iter()
             .enumerate()
             .filter(|(at, _)| !gone.contains(*at))
@@ -289,9 +293,9 @@ impl Round<'_, '_> {
 
     /// Tells pods the numbers that their planned nodes have now.
     fn renumber(&mut self) {
-        for (at, claim) in self.claims.iter().enumerate() {
+        for (at, claim) in self.world.plan.claims.iter().enumerate() {
             for pod in &claim.pods {
-                self.places[*pod as usize] = Place::Claim(at as u32);
+                self.places[*pod] = Place::Claim(at as u32);
             }
         }
     }

@@ -18,17 +18,16 @@ pub(super) use fit::{merge_class, merge_volumes};
 use turns::ByCount;
 
 use super::amounts::Amounts;
-use super::classes::{ClassId, KindId, NeedId};
-use super::devices::Devices;
-use super::existing::{TakenPort, Volumes};
-use super::intern::{NONE, SetId, ValueId};
+use super::plan::Mark;
 use super::prepare::Prepared;
-use super::stock::{MaskId, ShapeId};
-use super::tolerance::TaintsId;
 use super::topology::Kind;
 use crate::scheduling::dra::ledger::Booked;
 use crate::scheduling::pod::HostPort;
 use crate::scheduling::resources::{Name, ResourceList};
+use crate::scheduling::solver::ids::{
+    ClassId, HostId, KindId, List, MaskId, NeedId, PodId, SetId, ShapeId, TaintsId, TemplateId,
+    ValueId,
+};
 
 const WORD: usize = usize::BITS as usize;
 
@@ -38,7 +37,7 @@ pub(super) struct Claim {
     pub(super) shape: ShapeId,
     pub(super) requests: Amounts,
     /// Pods by their place among those that wait.
-    pub(super) pods: Vec<u32>,
+    pub(super) pods: Vec<PodId>,
     pub(super) ports: Vec<HostPort>,
     pub(super) min_values_relaxed: bool,
     /// Reservations that it holds.
@@ -68,7 +67,7 @@ pub(super) enum Opened {
 struct Spot {
     set: SetId,
     taints: TaintsId,
-    host: u32,
+    host: HostId,
     /// The name of a node that exists.
     name: Option<ValueId>,
 }
@@ -95,50 +94,41 @@ pub(super) enum Refusal {
 /// The changing state of a round.
 pub(super) struct Round<'p, 'a> {
     pub(super) world: &'p mut Prepared<'a>,
-    /// What is free on each existing node, flat.
-    room: Vec<i64>,
-    pub(super) node_pods: Vec<Vec<u32>>,
-    new_ports: FxHashMap<usize, Vec<TakenPort>>,
-    volumes: FxHashMap<usize, Volumes>,
-    pub(super) claims: Vec<Claim>,
+    /// The plan as the round found it, and will leave it.
+    pub(super) mark: Mark,
+    /// What the pools might use when the round began.
+    pub(super) limits: List<TemplateId, Option<ResourceList>>,
     /// Whose turn it is; away only while it is gone through.
     pub(super) by_count: Option<ByCount>,
     /// Claims by shape.
-    of_shape: Vec<FixedBitSet>,
+    of_shape: List<ShapeId, FixedBitSet>,
     live: Vec<ShapeId>,
-    /// Nodes that got pods.
-    pub(super) touched: Vec<u32>,
-    /// The topology's log when the round began.
-    mark: usize,
     /// Nodes that may have room for a need.
-    need_nodes: Vec<Option<FixedBitSet>>,
+    need_nodes: FxHashMap<NeedId, FixedBitSet>,
     /// Claims that will never take a need.
-    need_out: Vec<FixedBitSet>,
+    need_out: FxHashMap<NeedId, FixedBitSet>,
     /// Claims that will never take a class.
-    class_out: Vec<FixedBitSet>,
+    class_out: FxHashMap<ClassId, FixedBitSet>,
     /// Claims that will never take a kind at a stage.
     kind_out: FxHashMap<(KindId, ClassId), FixedBitSet>,
-    pub(super) remaining: Vec<Option<ResourceList>>,
-    limit_masks: Vec<Option<MaskId>>,
+    /// Rows that limits leave, where that was looked at; nothing within when there are none.
+    limit_masks: List<TemplateId, Option<Option<MaskId>>>,
     charges: FxHashMap<(ShapeId, NeedId), ResourceList>,
-    pub(super) reservations: FxHashMap<Arc<str>, i64>,
     /// Grows with every placement.
     pub(super) version: u64,
-    failed_at: Vec<u64>,
-    pub(super) places: Vec<Place>,
+    failed_at: FxHashMap<KindId, u64>,
+    pub(super) places: List<PodId, Place>,
     /// The stage at which each pod was placed.
-    pub(super) placed_as: Vec<ClassId>,
-    pub(super) failed: Vec<u32>,
+    pub(super) placed_as: List<PodId, ClassId>,
+    pub(super) failed: Vec<PodId>,
     /// Each pod's place in the queue.
-    pub(super) rank: Vec<u32>,
+    pub(super) rank: List<PodId, u32>,
     mask: Vec<usize>,
     /// What shapes become with the pod at hand, with the attempt for which that holds.
-    outcomes: Vec<(u64, SmallVec<[SetId; 1]>)>,
+    outcomes: List<ShapeId, (u64, SmallVec<[SetId; 1]>)>,
     attempt: u64,
-    /// What is decided about devices, when pods have claims on some.
-    pub(super) devices: Option<Box<Devices>>,
     /// Types that limits left out when they were looked at last, and all types, by template.
-    pub(super) limited: BTreeMap<u32, (usize, usize)>,
+    pub(super) limited: BTreeMap<TemplateId, (usize, usize)>,
 }
 
 /// Leaves the nodes of a set out of a mask.
@@ -146,73 +136,38 @@ fn take_out(mask: &mut [usize], set: &FixedBitSet) {
     mask.iter_mut().zip(set.as_slice()).for_each(|(m, o)| *m &= !o);
 }
 
-/// Not worked out yet.
-const UNKNOWN: SetId = NONE - 1;
-
-/// A round leaves its world as it found it.
+/// A round leaves the plan as it found it.
 impl Drop for Round<'_, '_> {
     fn drop(&mut self) {
-        let (mut room, mut pods) =
-            (std::mem::take(&mut self.room), std::mem::take(&mut self.node_pods));
-        let width = self.world.resources.len();
-        for node in &self.touched {
-            let at = *node as usize;
-            let before = &self.world.existing.nodes[at].room;
-            room[at * width..(at + 1) * width].copy_from_slice(before);
-            pods[at].clear();
-        }
-        self.world.buffers = Some((room, pods));
-        self.world.topology.undo(self.mark);
+        self.world.undo(self.mark);
     }
 }
 
 impl<'p, 'a> Round<'p, 'a> {
     pub(super) fn new(world: &'p mut Prepared<'a>) -> Self {
-        let classes = world.classes.classes.len();
-        let needs = world.classes.needs.len();
-        let (room, node_pods) = world.free_buffers();
-        let mark = world.topology.mark();
-        let mut reservations: FxHashMap<Arc<str>, i64> = FxHashMap::default();
-        if world.snapshot.options.reserved_capacity {
-            for catalog in &world.stock.catalogs {
-                for (id, left) in &catalog.reservations {
-                    reservations
-                        .entry(Arc::clone(id))
-                        .and_modify(|c| *c = (*c).min(*left))
-                        .or_insert(*left);
-                }
-            }
-        }
+        let mark = world.plan.mark();
         Self {
-            room,
-            node_pods,
-            touched: Vec::new(),
             mark,
-            new_ports: FxHashMap::default(),
-            volumes: FxHashMap::default(),
-            claims: Vec::new(),
+            limits: world.plan.limits().clone(),
             by_count: Some(ByCount::new(world.choices.turns)),
-            of_shape: Vec::new(),
+            of_shape: List::default(),
             live: Vec::new(),
-            need_nodes: vec![None; needs],
-            need_out: vec![FixedBitSet::new(); needs],
-            class_out: vec![FixedBitSet::new(); classes],
+            need_nodes: FxHashMap::default(),
+            need_out: FxHashMap::default(),
+            class_out: FxHashMap::default(),
             kind_out: FxHashMap::default(),
-            remaining: world.limits.clone(),
-            limit_masks: vec![None; world.stock.templates.len()],
+            limit_masks: List::of(None, world.stock.templates.len()),
             charges: FxHashMap::default(),
-            reservations,
             version: 1,
-            failed_at: vec![0; world.classes.kinds.len()],
-            places: vec![Place::Nowhere; world.waiting.len()],
-            placed_as: vec![0; world.waiting.len()],
+            failed_at: FxHashMap::default(),
+            places: List::of(Place::Nowhere, world.waiting.len()),
+            placed_as: List::of(ClassId::NONE, world.waiting.len()),
             failed: Vec::new(),
-            rank: vec![0; world.waiting.len()],
+            rank: List::of(0, world.waiting.len()),
             mask: Vec::new(),
-            outcomes: Vec::new(),
+            outcomes: List::default(),
             attempt: 0,
             limited: BTreeMap::new(),
-            devices: world.devices.as_ref().map(|d| Box::new(Devices::new(d))),
             world,
         }
     }
@@ -221,9 +176,9 @@ impl<'p, 'a> Round<'p, 'a> {
     pub(super) fn run(&mut self, go_on: &dyn Fn(usize) -> bool) {
         let order = self.order();
         for (at, pod) in order.iter().enumerate() {
-            self.rank[*pod as usize] = at as u32;
+            self.rank[*pod] = at as u32;
         }
-        let mut queue: VecDeque<(u32, usize)> =
+        let mut queue: VecDeque<(PodId, usize)> =
             order.into_iter().map(|p| (p, usize::MAX)).collect();
         while let Some((pod, last_length)) = queue.pop_front() {
             if last_length == queue.len() || !go_on(queue.len() + 1) {
@@ -232,7 +187,7 @@ impl<'p, 'a> Round<'p, 'a> {
             }
             match self.place(pod) {
                 Ok(place) => {
-                    self.places[pod as usize] = place;
+                    self.places[pod] = place;
                     self.version += 1;
                 }
                 Err(()) => queue.push_back((pod, queue.len())),
@@ -250,20 +205,20 @@ impl<'p, 'a> Round<'p, 'a> {
 
     /// The queue's order: most cpu first, then most memory, then the oldest; or pods with rules about
     /// hosts before the rest.
-    fn order(&self) -> Vec<u32> {
+    fn order(&self) -> Vec<PodId> {
         let waiting = &self.world.waiting;
-        let amounts = |name: Name| -> Vec<i64> {
+        let amounts = |name: Name| -> List<PodId, i64> {
             waiting.iter().map(|w| w.pod.requests.get(&name)).collect()
         };
         let (cpu, memory) = (amounts(Name::Cpu), amounts(Name::Memory));
-        let owns = |pod: u32| {
+        let owns = |pod: PodId| {
             let classes = &self.world.classes;
-            let last = classes.kinds[waiting[pod as usize].kind as usize].stages.last();
-            last.is_some_and(|class| classes.classes[*class as usize].says.iter().any(|s| s.host))
+            let last = classes.kinds[waiting[pod].kind].stages.last();
+            last.is_some_and(|class| classes.classes[*class].says.iter().any(|s| s.host))
         };
-        let mut order: Vec<u32> = (0..waiting.len() as u32).collect();
+        let mut order: Vec<PodId> = waiting.ids().collect();
         order.sort_unstable_by(|a, b| {
-            let (i, j) = (*a as usize, *b as usize);
+            let (i, j) = (*a, *b);
             let (x, y) = (&waiting[i].pod, &waiting[j].pod);
             (cpu[j], memory[j])
                 .cmp(&(cpu[i], memory[i]))
@@ -278,13 +233,13 @@ impl<'p, 'a> Round<'p, 'a> {
     }
 
     /// Tries a pod as it is, then with one preference less each time.
-    fn place(&mut self, pod: u32) -> Result<Place, ()> {
-        let kind = self.world.waiting[pod as usize].kind;
-        if self.failed_at[kind as usize] == self.version {
+    fn place(&mut self, pod: PodId) -> Result<Place, ()> {
+        let kind = self.world.waiting[pod].kind;
+        if self.failed_at.get(&kind) == Some(&self.version) {
             return Err(());
         }
         let (dynamic, need, stages) = {
-            let kind = &self.world.classes.kinds[kind as usize];
+            let kind = &self.world.classes.kinds[kind];
             (kind.dynamic, kind.need, kind.stages.clone())
         };
         let hopeless = dynamic && self.cannot_have_devices(pod);
@@ -293,7 +248,7 @@ impl<'p, 'a> Round<'p, 'a> {
                 let room = self.room_for_all(kind, class, need).filter(|_| !dynamic);
                 for room in room.into_iter().chain([need]) {
                     if let Some(place) = self.place_as(pod, kind, class, need, room)? {
-                        self.placed_as[pod as usize] = class;
+                        self.placed_as[pod] = class;
                         return Ok(place);
                     }
                 }
@@ -301,7 +256,7 @@ impl<'p, 'a> Round<'p, 'a> {
         }
         // Volumes are a pod's own, so that another of its kind may still be placed.
         if self.world.snapshot.pod_volumes.is_empty() {
-            self.failed_at[kind as usize] = self.version;
+            self.failed_at.insert(kind, self.version);
         }
         Err(())
     }
@@ -309,7 +264,7 @@ impl<'p, 'a> Round<'p, 'a> {
     /// Places a pod at one stage where there is room for it, or for more if that is asked for.
     fn place_as(
         &mut self,
-        pod: u32,
+        pod: PodId,
         kind: KindId,
         class: ClassId,
         need: NeedId,
@@ -342,27 +297,22 @@ impl<'p, 'a> Round<'p, 'a> {
             return None;
         }
         let topology = &self.world.topology;
-        let says = &self.world.classes.classes[class as usize].says;
+        let says = &self.world.classes.classes[class].says;
         let starts = says.iter().any(|say| {
             say.host
                 && say.own
                 && topology.get(say.group).kind == Kind::Affinity
-                && topology.takes_new_host(say.group, true, false)
+                && self.world.plan.tally.takes_new_host(topology, say.group, true, false)
         });
         if !starts {
             return None;
         }
         let waits =
-            |at: &usize| self.world.waiting[*at].kind == kind && self.places[*at] == Place::Nowhere;
-        let count = (0..self.places.len()).filter(waits).count() as i64;
+            |at: &PodId| self.world.waiting[*at].kind == kind && self.places[*at] == Place::Nowhere;
+        let count = self.places.ids().filter(waits).count() as i64;
         let needs = &mut self.world.classes.needs;
-        let all: Amounts = needs[need as usize].iter().map(|n| n.saturating_mul(count)).collect();
-        let at = needs.iter().position(|n| *n == all).unwrap_or_else(|| {
-            needs.push(all);
-            needs.len() - 1
-        });
-        self.need_nodes.resize(needs.len(), None);
-        self.need_out.resize(needs.len(), FixedBitSet::new());
-        Some(at as NeedId)
+        let all: Amounts = needs[need].iter().map(|n| n.saturating_mul(count)).collect();
+        let found = needs.position(|n| *n == all).unwrap_or_else(|| needs.push(all));
+        Some(found)
     }
 }

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use fixedbitset::FixedBitSet;
-use indexmap::IndexSet;
 use k8s_openapi::api::core::v1::Taint;
-use rustc_hash::{FxBuildHasher, FxHashMap};
+use rustc_hash::FxHashMap;
 
 use super::amounts::{Amounts, Resources, add, fits, sum_fits};
 use super::attach::Attachable;
 use super::catalog::Catalog;
-use super::intern::{Interner, KeyId, ReqId, SetId};
+use super::intern::Interner;
 use super::ladder::Ladder;
 use crate::api::labels;
 use crate::api::v1::NodePool;
@@ -19,12 +18,13 @@ use crate::scheduling::requirements::{Requirement, Requirements};
 use crate::scheduling::resources::{Name, ResourceList};
 use crate::scheduling::results::SkippedPool;
 use crate::scheduling::snapshot::NodePoolInput;
+use crate::scheduling::solver::ids::{
+    CatalogId, DaemonId, Id, Interned, KeyId, List, MaskId, ReqId, SetId, ShapeId, TemplateId,
+};
 use crate::scheduling::taints::{prefer_no_schedule, tolerate_all};
 
-/// Index of a shape.
-pub(super) type ShapeId = u32;
-/// Index of a set of rows that are out of the question; 0 leaves all.
-pub(super) type MaskId = u32;
+/// The mask that leaves all rows.
+pub(super) const ALL: MaskId = MaskId::FIRST;
 
 /// The limit on the number of nodes.
 pub(super) const NODES: &str = "nodes";
@@ -32,7 +32,7 @@ pub(super) const NODES: &str = "nodes";
 /// The DaemonSets that run on some of a template's instance types.
 pub(super) struct DaemonGroup {
     pub(super) rows: FixedBitSet,
-    pub(super) members: Vec<usize>,
+    pub(super) members: Vec<DaemonId>,
     pub(super) overhead: Amounts,
     pub(super) list: ResourceList,
     pub(super) ports: Vec<HostPort>,
@@ -46,7 +46,7 @@ pub(super) struct Template {
     pub(super) weight: i32,
     pub(super) set: SetId,
     pub(super) taints: Vec<Taint>,
-    pub(super) catalog: usize,
+    pub(super) catalog: CatalogId,
     /// Rows that the pool's own requirements leave.
     pub(super) base: FixedBitSet,
     pub(super) groups: Vec<DaemonGroup>,
@@ -62,7 +62,7 @@ pub(super) struct Template {
 /// A template narrowed by requirements and by rows left out: all that a planned node's instance
 /// types depend on, but for the size of its pods.
 pub(super) struct Shape {
-    pub(super) template: u32,
+    pub(super) template: TemplateId,
     pub(super) set: SetId,
     pub(super) mask: MaskId,
     /// Rows that meet the requirements and have an offering.
@@ -84,12 +84,12 @@ impl Shape {
 
 /// Catalogs, templates and shapes.
 pub(super) struct Stock {
-    pub(super) catalogs: Vec<Catalog>,
-    pub(super) templates: Vec<Template>,
-    pub(super) shapes: Vec<Shape>,
-    index: FxHashMap<(u32, SetId, MaskId), ShapeId>,
+    pub(super) catalogs: List<CatalogId, Catalog>,
+    pub(super) templates: List<TemplateId, Template>,
+    pub(super) shapes: List<ShapeId, Shape>,
+    index: FxHashMap<(TemplateId, SetId, MaskId), ShapeId>,
     /// Rows left by each mask.
-    masks: IndexSet<FixedBitSet, FxBuildHasher>,
+    masks: Interned<MaskId, FixedBitSet>,
     unit_prices: FxHashMap<ShapeId, f64>,
     /// How often each shape's price was asked for, and its ladder once that was often.
     ladders: FxHashMap<ShapeId, (u32, Option<Ladder>)>,
@@ -122,12 +122,12 @@ pub(super) fn template_requirements(pool: &NodePool) -> Requirements {
 
 impl Stock {
     pub(super) fn new(width: usize) -> Self {
-        let mut masks: IndexSet<FixedBitSet, FxBuildHasher> = IndexSet::default();
+        let mut masks = Interned::default();
         masks.insert(FixedBitSet::new());
         Self {
-            catalogs: Vec::new(),
-            templates: Vec::new(),
-            shapes: Vec::new(),
+            catalogs: List::default(),
+            templates: List::default(),
+            shapes: List::default(),
             index: FxHashMap::default(),
             masks,
             unit_prices: FxHashMap::default(),
@@ -145,14 +145,11 @@ impl Stock {
         best_effort: bool,
         interner: &mut Interner,
     ) -> Result<(), SkippedPool> {
-        let catalog =
-            match self.catalogs.iter().position(|c| Arc::ptr_eq(&c.types, &input.instance_types)) {
-                Some(at) => at,
-                None => {
-                    self.catalogs.push(Catalog::new(&input.instance_types, resources, interner));
-                    self.catalogs.len() - 1
-                }
-            };
+        let catalog = match self.catalogs.position(|c| Arc::ptr_eq(&c.types, &input.instance_types))
+        {
+            Some(id) => id,
+            None => self.catalogs.push(Catalog::new(&input.instance_types, resources, interner)),
+        };
         let pool = &input.node_pool;
         let (set, _) = interner.intern_once(&template_requirements(pool));
         let columns = &mut self.catalogs[catalog];
@@ -209,7 +206,7 @@ impl Stock {
     /// The shape of a template with these requirements and without these rows.
     pub(super) fn shape(
         &mut self,
-        template: u32,
+        template: TemplateId,
         set: SetId,
         mask: MaskId,
         interner: &mut Interner,
@@ -217,13 +214,13 @@ impl Stock {
         if let Some(id) = self.index.get(&(template, set, mask)) {
             return *id;
         }
-        let mould = &self.templates[template as usize];
+        let mould = &self.templates[template];
         let catalog = &mut self.catalogs[mould.catalog];
         let mut rows = mould.base.clone();
         rows.intersect_with(catalog.matching(set, interner));
         rows.intersect_with(catalog.offered(set, interner));
-        if mask != 0 {
-            rows.intersect_with(&self.masks[mask as usize]);
+        if mask != ALL {
+            rows.intersect_with(&self.masks[mask]);
         }
         let front = front(&rows, &mould.net, self.width);
         let min_values = interner
@@ -231,23 +228,24 @@ impl Stock {
             .iter()
             .filter_map(|(key, req)| Some((*key, interner.req(*req).min_values?)))
             .collect();
-        let id = self.shapes.len() as ShapeId;
-        self.shapes.push(Shape { template, set, mask, rows, front, min_values });
+        let id = self.shapes.push(Shape { template, set, mask, rows, front, min_values });
         self.index.insert((template, set, mask), id);
         id
     }
 
     /// The mask that leaves these rows.
     pub(super) fn mask(&mut self, rows: FixedBitSet) -> MaskId {
-        match self.masks.get_index_of(&rows) {
-            Some(id) => id as MaskId,
-            None => self.masks.insert_full(rows).0 as MaskId,
-        }
+        self.masks.insert(rows)
     }
 
     /// The mask without the rows whose daemons use these ports.
-    pub(super) fn mask_ports(&mut self, template: u32, mask: MaskId, ports: &[HostPort]) -> MaskId {
-        let mould = &self.templates[template as usize];
+    pub(super) fn mask_ports(
+        &mut self,
+        template: TemplateId,
+        mask: MaskId,
+        ports: &[HostPort],
+    ) -> MaskId {
+        let mould = &self.templates[template];
         let taken: Vec<&FixedBitSet> = mould
             .groups
             .iter()
@@ -265,18 +263,18 @@ impl Stock {
     }
 
     /// The rows that a mask leaves of a template.
-    pub(super) fn mask_rows(&self, template: u32, mask: MaskId) -> FixedBitSet {
-        let mut rows = self.templates[template as usize].base.clone();
-        if mask != 0 {
-            rows.intersect_with(&self.masks[mask as usize]);
+    pub(super) fn mask_rows(&self, template: TemplateId, mask: MaskId) -> FixedBitSet {
+        let mut rows = self.templates[template].base.clone();
+        if mask != ALL {
+            rows.intersect_with(&self.masks[mask]);
         }
         rows
     }
 
     /// Rows of a shape that hold these amounts.
     pub(super) fn rows_for(&self, shape: ShapeId, requests: &[i64]) -> FixedBitSet {
-        let shape = &self.shapes[shape as usize];
-        let net = &self.templates[shape.template as usize].net;
+        let shape = &self.shapes[shape];
+        let net = &self.templates[shape.template].net;
         let mut rows = FixedBitSet::with_capacity(shape.rows.len());
         for row in shape.rows.ones() {
             if fits(requests, &net[row * self.width..(row + 1) * self.width]) {
@@ -293,25 +291,23 @@ impl Stock {
         rows: &FixedBitSet,
         interner: &mut Interner,
     ) -> Vec<(KeyId, i64)> {
-        let shape = &self.shapes[shape as usize];
-        let catalog = self.templates[shape.template as usize].catalog;
+        let shape = &self.shapes[shape];
+        let catalog = self.templates[shape.template].catalog;
         unmet(&mut self.catalogs[catalog], shape.set, rows, interner)
     }
 
     /// The catalog of a template.
-    pub(super) fn catalog(&mut self, template: u32) -> &mut Catalog {
-        &mut self.catalogs[self.templates[template as usize].catalog]
+    pub(super) fn catalog(&mut self, template: TemplateId) -> &mut Catalog {
+        &mut self.catalogs[self.templates[template].catalog]
     }
 
     /// The most that any type of a template has of a resource.
-    pub(super) fn most(&mut self, template: u32, name: &Name) -> i64 {
-        if let Some((_, most)) =
-            self.templates[template as usize].most.iter().find(|(n, _)| n == name)
-        {
+    pub(super) fn most(&mut self, template: TemplateId, name: &Name) -> i64 {
+        if let Some((_, most)) = self.templates[template].most.iter().find(|(n, _)| n == name) {
             return *most;
         }
         let capacity = self.catalog(template).capacity(name);
-        let mould = &mut self.templates[template as usize];
+        let mould = &mut self.templates[template];
         let most = mould.base.ones().map(|row| capacity[row]).max().unwrap_or(0);
         mould.most.push((name.clone(), most));
         most
@@ -323,8 +319,8 @@ impl Stock {
         if let Some(price) = self.unit_prices.get(&shape) {
             return *price;
         }
-        let of = &self.shapes[shape as usize];
-        let catalog = self.templates[of.template as usize].catalog;
+        let of = &self.shapes[shape];
+        let catalog = self.templates[of.template].catalog;
         let columns = &mut self.catalogs[catalog];
         let prices = columns.prices(of.set, interner);
         let cpu = columns.capacity(&Name::Cpu);
@@ -345,8 +341,8 @@ impl Stock {
         interner: &mut Interner,
     ) -> f64 {
         let width = self.width;
-        let of = &self.shapes[shape as usize];
-        let mould = &self.templates[of.template as usize];
+        let of = &self.shapes[shape];
+        let mould = &self.templates[of.template];
         let (asked, ladder) = self.ladders.entry(shape).or_default();
         *asked += 1;
         if *asked > ASKED_OFTEN {
@@ -449,7 +445,7 @@ impl Template {
         catalog: &mut Catalog,
         interner: &mut Interner,
     ) {
-        let mut runs: Vec<(usize, FixedBitSet)> = Vec::new();
+        let mut runs: Vec<(DaemonId, FixedBitSet)> = Vec::new();
         for (index, daemon) in daemons.iter().enumerate() {
             let mut tolerations = daemon.constraints.tolerations.clone();
             tolerations.push(prefer_no_schedule());
@@ -460,17 +456,17 @@ impl Template {
             for wanted in daemon.constraints.alternatives() {
                 let (wanted, host) = interner.intern_once(&wanted);
                 // A host name that is asked for by name is never that of a new node.
-                let elsewhere = host != super::intern::NONE && !interner.req(host).complement;
+                let elsewhere = !host.is_none() && !interner.req(host).complement;
                 if !elsewhere && interner.compatible(self.set, wanted, true) {
                     rows.union_with(catalog.matching(wanted, interner));
                 }
             }
             rows.intersect_with(&self.base);
             if !rows.is_clear() {
-                runs.push((index, rows));
+                runs.push((DaemonId::new(index), rows));
             }
         }
-        let mut parts: Vec<(Vec<usize>, FixedBitSet)> = vec![(Vec::new(), self.base.clone())];
+        let mut parts: Vec<(Vec<DaemonId>, FixedBitSet)> = vec![(Vec::new(), self.base.clone())];
         for (index, rows) in &runs {
             let mut next = Vec::with_capacity(parts.len() + 1);
             for (members, part) in parts {
@@ -556,7 +552,7 @@ impl Template {
 impl DaemonGroup {
     fn new(
         rows: FixedBitSet,
-        members: Vec<usize>,
+        members: Vec<DaemonId>,
         daemons: &[Arc<PodInfo>],
         resources: &Resources,
     ) -> Self {
@@ -568,7 +564,7 @@ impl DaemonGroup {
             members: Vec::new(),
         };
         for member in &members {
-            let daemon = &daemons[*member];
+            let daemon = &daemons[member.at()];
             add(&mut group.overhead, &resources.vector(&daemon.requests));
             group.list.add(&daemon.requests);
             group.ports.extend(daemon.constraints.host_ports.iter().cloned());

@@ -13,33 +13,31 @@ use std::sync::Arc;
 use fixedbitset::FixedBitSet;
 use rustc_hash::FxHashMap;
 
+use super::amounts::{Amounts, fits};
 use super::choices;
-use super::classes::{KindId, NeedId};
 use super::existing::{Alike, charged};
 use super::finish::Written;
-use super::intern::{NONE, SetId, ValueId};
 use super::prepare::{Counting, Prepared, Source, Waiting};
-use super::topology::GroupId;
-use super::{amounts::fits, outcome, solve};
+use super::{outcome, solve};
 use crate::scheduling::pod::PodInfo;
 use crate::scheduling::resources::ResourceList;
 use crate::scheduling::results::Results;
 use crate::scheduling::snapshot::Snapshot;
+use crate::scheduling::solver::ids::{
+    ClassId, GroupId, HostId, Id, KindId, List, NeedId, PodId, SetId, ShapeId, SortId, ValueId,
+};
 
 /// Answers that hold for every round over a snapshot.
 #[derive(Default)]
 pub(super) struct Memo {
     /// What a shape's requirements become with a class, before topology; by class and shape.
-    pub(super) merged: Vec<Vec<SetId>>,
+    pub(super) merged: List<ClassId, List<ShapeId, Option<Option<SetId>>>>,
     /// Nodes whose taints and labels suit a class.
-    pub(super) class_nodes: Vec<Option<FixedBitSet>>,
-    /// Nodes that have room for a need before anything is placed.
-    need_nodes: Vec<Option<FixedBitSet>>,
+    pub(super) class_nodes: List<ClassId, Option<FixedBitSet>>,
+    /// Nodes that have room for some amounts before anything is placed.
+    roomy: FxHashMap<Amounts, FixedBitSet>,
     pub(super) written: Written,
 }
-
-/// What is free on each node, and what is placed there: kept from one round to the next.
-pub(super) type Buffers = (Vec<i64>, Vec<Vec<u32>>);
 
 /// What is needed to take nodes out and to put them back.
 pub(super) struct Shared {
@@ -47,62 +45,45 @@ pub(super) struct Shared {
     /// The kind of each pod that may have to move, by its address.
     kinds: FxHashMap<usize, KindId>,
     /// Pods that wait whatever is taken out.
-    waiting: Vec<Waiting>,
-    /// Groups that know a domain from nodes alone, and from how many sorts of node.
-    by_nodes: FxHashMap<(GroupId, ValueId), u32>,
-    /// Nodes with a Node of each sort.
-    joined: Vec<u32>,
-    /// Nodes that are taken out.
-    pub(super) away: FixedBitSet,
+    waiting: List<PodId, Waiting>,
     /// Nodes that take no pod that runs already, and whether that holds for the question at hand.
     pub(super) closed: FixedBitSet,
     pub(super) closing: bool,
 }
 
 impl<'a> Prepared<'a> {
-    /// Buffers for a round, filled with what is free at its beginning.
-    pub(super) fn free_buffers(&mut self) -> Buffers {
-        self.buffers.take().unwrap_or_else(|| {
-            let nodes = &self.existing.nodes;
-            let room = nodes.iter().flat_map(|node| node.room.iter().copied()).collect();
-            (room, vec![Vec::new(); nodes.len()])
-        })
-    }
-
-    /// Nodes with room for a need before anything is placed.
+    /// Nodes that may have room for a need before anything is placed: those with room for amounts
+    /// that are hardly less, of which there are few however many needs there are.
     pub(super) fn nodes_with_room(&mut self, need: NeedId) -> &FixedBitSet {
-        let at = need as usize;
-        if self.memo.need_nodes.len() <= at {
-            self.memo.need_nodes.resize(at + 1, None);
-        }
-        let (nodes, amounts) = (&self.existing.nodes, &self.classes.needs[at]);
-        self.memo.need_nodes[at].get_or_insert_with(|| {
+        let least: Amounts = self.classes.needs[need].iter().map(|n| round_down(*n)).collect();
+        let nodes = &self.existing.nodes;
+        self.memo.roomy.entry(least).or_insert_with_key(|least| {
             let mut found = FixedBitSet::with_capacity(nodes.len());
-            found.extend((0..nodes.len()).filter(|n| fits(amounts, &nodes[*n].room)));
+            found.extend((0..nodes.len()).filter(|n| fits(least, &nodes[*n].room)));
             found
         })
     }
 
     /// Makes ready for [`World::without`]; nothing where the outcome would not be the same.
-    fn share(mut self, counting: Counting, known: &[FixedBitSet]) -> Option<Self> {
+    fn share(mut self, counting: Counting, known: &List<GroupId, FixedBitSet>) -> Option<Self> {
         // Devices are searched with all pods that have claims on them at hand, and a rule about host
         // names may count one of two nodes that are otherwise alike.
-        let by_name = |f: &super::topology::Filter| f.terms.iter().any(|(_, host)| *host != NONE);
+        let by_name = |f: &super::topology::Filter| f.terms.iter().any(|(_, host)| !host.is_none());
         if self.devices.is_some() || self.topology.filters.iter().any(by_name) {
             return None;
         }
         let nodes = self.existing.nodes.len();
-        let mut joined = vec![0; self.existing.alike.len()];
+        let mut joined = List::of(0, self.existing.alike.len());
         let mut closed = FixedBitSet::with_capacity(nodes);
         for (at, node) in self.existing.nodes.iter().enumerate() {
             let state = &self.snapshot.nodes[node.index];
-            joined[node.alike as usize] += u32::from(state.node.is_some());
+            joined[node.alike] += u32::from(state.node.is_some());
             closed.set(at, state.closed);
         }
         let mut by_nodes = FxHashMap::default();
-        for at in (0..self.existing.alike.len()).filter(|at| joined[*at] > 0) {
+        for at in self.existing.alike.ids().filter(|at| joined[*at] > 0) {
             for (group, domain) in self.domains_of_sort(at) {
-                if !known[group as usize].contains(domain as usize) {
+                if !known[group].contains(domain.at()) {
                     *by_nodes.entry((group, domain)).or_insert(0) += 1;
                 }
             }
@@ -111,25 +92,16 @@ impl<'a> Prepared<'a> {
         let movable = self.waiting.split_off(split);
         let kinds = movable.iter().map(|w| (Arc::as_ptr(&w.pod).addr(), w.kind)).collect();
         let waiting = std::mem::take(&mut self.waiting);
-        let away = FixedBitSet::with_capacity(nodes);
-        self.shared = Some(Shared {
-            counting,
-            kinds,
-            waiting,
-            by_nodes,
-            joined,
-            away,
-            closed,
-            closing: false,
-        });
+        self.plan.know_nodes(joined, by_nodes);
+        self.shared = Some(Shared { counting, kinds, waiting, closed, closing: false });
         Some(self)
     }
 
     /// The domains that nodes of a sort make known, each with the group for which it counts.
-    fn domains_of_sort(&mut self, alike: usize) -> Vec<(GroupId, ValueId)> {
+    fn domains_of_sort(&mut self, alike: SortId) -> Vec<(GroupId, ValueId)> {
         let Alike { set, taints, .. } = self.existing.alike[alike];
         let mut found = Vec::new();
-        for id in 0..self.topology.groups.len() as u32 {
+        for id in self.topology.groups.ids() {
             let group = self.topology.get(id);
             let (key, filter) = (group.key, group.filter);
             if key == self.interner.hostname {
@@ -145,62 +117,42 @@ impl<'a> Prepared<'a> {
         found
     }
 
-    /// Takes a node out, with its pods and its part of the limits; the topology's log and the caller
-    /// put that back.
+    /// Takes a node out, with its pods and its part of the limits.
     fn take_out(&mut self, node: usize) {
-        let Some(mut shared) = self.shared.take() else { return };
-        if !shared.away.put(node) {
-            let of = &self.existing.nodes[node];
-            let (index, alike, name) = (of.index, of.alike as usize, of.host);
-            let Alike { set, taints, .. } = self.existing.alike[alike];
-            self.count_node(index, node as u32, (set, taints, name), &shared.counting, false);
-            self.count_daemons(index, node as u32, set, false);
-            let source = self.snapshot.clone();
-            let state = &source.nodes[index];
-            if state.node.is_some() {
-                shared.joined[alike] -= 1;
-                if shared.joined[alike] == 0 {
-                    self.forget_sort(alike, &mut shared);
-                }
-            }
-            if let Some(pool) = state.node_pool() {
-                let of_pool = |t: &super::stock::Template| &*t.name == pool;
-                for at in 0..self.stock.templates.len() {
-                    if of_pool(&self.stock.templates[at])
-                        && let Some(left) = &mut self.limits[at]
-                    {
-                        let freed = charged(state, Some(&self.snapshot.node_pools));
-                        left.add(&limited_part(left, &freed));
-                    }
-                }
-            }
+        if !self.plan.take_out(node) {
+            return;
         }
+        let Some(shared) = self.shared.take() else { return };
+        let of = &self.existing.nodes[node];
+        let (index, sort, name) = (of.index, of.alike, of.host);
+        let Alike { set, taints, .. } = self.existing.alike[sort];
+        let host = HostId::new(node);
+        self.count_node(index, host, (set, taints, name), &shared.counting, false);
+        self.count_daemons(index, host, set, false);
         self.shared = Some(shared);
-    }
-
-    fn forget_sort(&mut self, alike: usize, shared: &mut Shared) {
-        for (group, domain) in self.domains_of_sort(alike) {
-            if let Some(sorts) = shared.by_nodes.get_mut(&(group, domain)) {
-                *sorts -= 1;
-                if *sorts == 0 {
-                    self.topology.forget(group, domain);
-                }
+        let source = self.snapshot.clone();
+        let state = &source.nodes[index];
+        if state.node.is_some() && self.plan.leave(sort) {
+            for (group, domain) in self.domains_of_sort(sort) {
+                self.plan.unknow(group, domain);
+            }
+        }
+        let Some(pool) = state.node_pool() else { return };
+        for template in self.stock.templates.ids() {
+            if &*self.stock.templates[template].name == pool
+                && let Some(left) = self.plan.limit_mut(template)
+            {
+                let freed = charged(state, Some(&self.snapshot.node_pools));
+                left.add(&limited_part(left, &freed));
             }
         }
     }
+}
 
-    fn put_back(&mut self, alike: usize) {
-        let Some(mut shared) = self.shared.take() else { return };
-        if shared.joined[alike] == 0 {
-            for (group, domain) in self.domains_of_sort(alike) {
-                if let Some(sorts) = shared.by_nodes.get_mut(&(group, domain)) {
-                    *sorts += 1;
-                }
-            }
-        }
-        shared.joined[alike] += 1;
-        self.shared = Some(shared);
-    }
+/// An amount without all but its three leading bits.
+fn round_down(amount: i64) -> i64 {
+    let spare = amount.checked_ilog2().unwrap_or(0).saturating_sub(2);
+    amount >> spare << spare
 }
 
 /// What of a node's capacity its pool's limits name.
@@ -276,25 +228,14 @@ impl Prepared<'_> {
         shared.closing = closing;
         self.waiting = shared.waiting.iter().cloned().chain(more).collect();
         self.choices = choices::plain(self.waiting.len());
-        let mark = self.topology.mark();
-        let limits = self.limits.clone();
-        let out: Vec<usize> =
-            nodes.iter().filter_map(|index| self.existing.by_index.get(index).copied()).collect();
-        out.iter().for_each(|node| self.take_out(*node));
+        let mark = self.plan.mark();
+        let places = nodes.iter().filter_map(|index| self.existing.by_index.get(index).copied());
+        for node in places.collect::<Vec<usize>>() {
+            self.take_out(node);
+        }
         let mut results = outcome(self, &|_| true);
         results.skipped_pools.clone_from(&self.skipped);
-        self.topology.undo(mark);
-        self.limits = limits;
-        for node in out {
-            let (index, alike) = (self.existing.nodes[node].index, self.existing.nodes[node].alike);
-            let shared = self.shared.as_mut()?;
-            if shared.away.contains(node) {
-                shared.away.set(node, false);
-                if self.snapshot.nodes[index].node.is_some() {
-                    self.put_back(alike as usize);
-                }
-            }
-        }
+        self.undo(mark);
         Some(results)
     }
 }

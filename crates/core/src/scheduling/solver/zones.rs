@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
 
-use super::classes::{Class, KindId};
-use super::intern::{KeyId, ValueId};
+use super::classes::Class;
 use super::prepare::Prepared;
 use super::topology::Kind;
 use crate::api::labels;
+use crate::scheduling::solver::ids::{KeyId, KindId, ValueId};
 
 /// Counts the waiting pods by the zone that they, their volumes and their own topology leave.
 pub(super) fn count(world: &Prepared<'_>) -> BTreeMap<String, u32> {
@@ -18,9 +18,9 @@ pub(super) fn count(world: &Prepared<'_>) -> BTreeMap<String, u32> {
     }
     let mut counts = BTreeMap::new();
     for (kind, count) in by_kind {
-        let stages = &world.classes.kinds[kind as usize].stages;
+        let stages = &world.classes.kinds[kind].stages;
         let Some(class) = stages.first() else { continue };
-        let zone = zone_of(world, &world.classes.classes[*class as usize]);
+        let zone = zone_of(world, &world.classes.classes[*class]);
         *counts.entry(zone).or_insert(0) += count;
     }
     counts
@@ -46,7 +46,13 @@ fn zone_of(world: &Prepared<'_>, class: &Class) -> String {
     for say in class.says.iter().filter(|s| !s.host) {
         let group = world.topology.get(say.group);
         if group.key == zone && group.kind != Kind::Inverse {
-            narrow(world.topology.allowed(say.group, say.own, strict, &world.interner));
+            narrow(world.plan.tally.allowed(
+                &world.topology,
+                say.group,
+                say.own,
+                strict,
+                &world.interner,
+            ));
         }
     }
     let Some(left) = left else { return "flexible".to_owned() };

@@ -260,7 +260,7 @@ proptest! {
         let state = view.into();
         let inventory = Inventory::new(&objects, &pods, &[state], []);
         let mut ledger = Ledger::new(Arc::new(inventory));
-        let site = NodeSite { node: 0, name: "node", labels: Requirements::new(), set: 0 };
+        let site = NodeSite { node: 0, name: "node", labels: Requirements::new(), set: DeviceSetId::FIRST };
         let mut state =
             State { used: vec![false; all.len()], memory: vec![0; all.len()], counter: 0 };
         for (at, claim) in claims.iter().enumerate() {

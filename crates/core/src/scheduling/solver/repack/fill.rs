@@ -2,32 +2,31 @@
 
 use smallvec::SmallVec;
 
-use super::{Bin, Item, PREFER_ALIKE, PREFER_SPREAD, Packing, StateId, TRIES, dot};
+use super::{Bin, Item, PREFER_ALIKE, PREFER_SPREAD, Packing, TRIES, dot};
 use crate::scheduling::solver::amounts::{Amounts, add, fits};
+use crate::scheduling::solver::ids::{GroupId, ItemId, List, PodId, ShapeId, StateId};
 use crate::scheduling::solver::round::Claim;
-use crate::scheduling::solver::stock::ShapeId;
-use crate::scheduling::solver::topology::GroupId;
 
 impl Packing<'_, '_> {
     /// Fills nodes until no item is left; nothing when that cannot become cheaper than `limit`.
     pub(super) fn fill_all(&mut self, limit: f64) -> Option<Vec<(Bin, f64)>> {
         let total: f64 = self.items.iter().map(|i| i.worth * i.pods.len() as f64).sum();
-        let spread = self.items.first().map_or(0, |i| i.spread).max(1);
+        let spread = self.items.iter().next().map_or(0, |i| i.spread).max(1);
         // When pods must spread over many nodes, the others are spread over these nodes as well.
         let share = total / f64::from(spread);
-        let mut left: Vec<u32> = self.items.iter().map(|i| i.pods.len() as u32).collect();
+        let mut left: List<ItemId, u32> = self.items.iter().map(|i| i.pods.len() as u32).collect();
         let mut bins = Vec::new();
         let mut price = 0.0;
-        let mut seed = 0;
-        while seed < self.items.len() {
+        let mut seeds = self.items.ids().peekable();
+        while let Some(seed) = seeds.peek().copied() {
             if left[seed] == 0 {
-                seed += 1;
+                seeds.next();
                 continue;
             }
             let most = if self.items[seed].spread > 1 { share * 1.3 } else { f64::INFINITY };
             let (bin, cost) = self.best_bin(seed, &mut left, most)?;
             for (item, count) in &bin.content {
-                left[*item as usize] -= count;
+                left[*item] -= count;
             }
             self.forget_empty(&bin, &left);
             price += cost;
@@ -40,12 +39,12 @@ impl Packing<'_, '_> {
     }
 
     /// Takes items without pods left out of the lists that are searched.
-    fn forget_empty(&mut self, bin: &Bin, left: &[u32]) {
+    fn forget_empty(&mut self, bin: &Bin, left: &List<ItemId, u32>) {
         for (item, _) in &bin.content {
-            if left[*item as usize] > 0 {
+            if left[*item] > 0 {
                 continue;
             }
-            let (state, need) = (self.items[*item as usize].state, self.items[*item as usize].need);
+            let (state, need) = (self.items[*item].state, self.items[*item].need);
             if let Some((_, needs)) = self.open.iter_mut().find(|(s, _)| *s == state) {
                 if let Some((_, items)) = needs.iter_mut().find(|(n, _)| *n == need) {
                     items.retain(|i| i != item);
@@ -57,11 +56,16 @@ impl Packing<'_, '_> {
     }
 
     /// The best filled node for a seed: the type whose fill is worth most for its price.
-    fn best_bin(&mut self, seed: usize, left: &mut [u32], most: f64) -> Option<(Bin, f64)> {
+    fn best_bin(
+        &mut self,
+        seed: ItemId,
+        left: &mut List<ItemId, u32>,
+        most: f64,
+    ) -> Option<(Bin, f64)> {
         let state = self.items[seed].state;
         let shape = self.shape(state);
-        let set = self.states[state as usize].set;
-        let catalog = self.world.stock.templates[self.template as usize].catalog;
+        let set = self.states[state].set;
+        let catalog = self.world.stock.templates[self.template].catalog;
         let prices = self.world.stock.catalogs[catalog].prices(set, &mut self.world.interner);
         let rows = self.candidates(seed, shape, &prices, most);
         let mut best: Option<(f64, Bin, f64)> = None;
@@ -79,12 +83,12 @@ impl Packing<'_, '_> {
     }
 
     /// Rows to try for a seed: those that cost least for what they hold, of several sizes.
-    fn candidates(&self, seed: usize, shape: ShapeId, prices: &[f64], most: f64) -> Vec<usize> {
+    fn candidates(&self, seed: ItemId, shape: ShapeId, prices: &[f64], most: f64) -> Vec<usize> {
         let world = &*self.world;
         let width = world.resources.len();
-        let need = &world.classes.needs[self.items[seed].need as usize];
-        let net = &world.stock.templates[self.template as usize].net;
-        let mut list: Vec<(f64, f64, usize)> = world.stock.shapes[shape as usize]
+        let need = &world.classes.needs[self.items[seed].need];
+        let net = &world.stock.templates[self.template].net;
+        let mut list: Vec<(f64, f64, usize)> = world.stock.shapes[shape]
             .rows
             .ones()
             .filter_map(|row| {
@@ -111,11 +115,10 @@ impl Packing<'_, '_> {
     }
 
     /// Fills a node of a row, the seed first, then what uses best what is left.
-    fn fill(&mut self, seed: usize, row: usize, price: f64, left: &mut [u32]) -> Bin {
+    fn fill(&mut self, seed: ItemId, row: usize, price: f64, left: &mut List<ItemId, u32>) -> Bin {
         let width = self.world.resources.len();
-        let total: Amounts = self.world.stock.templates[self.template as usize].net
-            [row * width..(row + 1) * width]
-            .into();
+        let total: Amounts =
+            self.world.stock.templates[self.template].net[row * width..(row + 1) * width].into();
         let scale: SmallVec<[f64; 6]> =
             total.iter().map(|t| if *t > 0 { 1.0 / *t as f64 } else { 0.0 }).collect();
         let mut bin = Bin {
@@ -133,19 +136,19 @@ impl Packing<'_, '_> {
             self.put(&mut bin, item, left);
         }
         for (item, count) in &bin.content {
-            left[*item as usize] += count;
+            left[*item] += count;
         }
         bin
     }
 
-    fn put(&self, bin: &mut Bin, item: usize, left: &mut [u32]) {
+    fn put(&self, bin: &mut Bin, item: ItemId, left: &mut List<ItemId, u32>) {
         left[item] -= 1;
         let of = &self.items[item];
-        add(&mut bin.requests, &self.world.classes.needs[of.need as usize]);
+        add(&mut bin.requests, &self.world.classes.needs[of.need]);
         bin.worth += of.worth;
-        match bin.content.iter_mut().find(|(i, _)| *i == item as u32) {
+        match bin.content.iter_mut().find(|(i, _)| *i == item) {
             Some((_, count)) => *count += 1,
-            None => bin.content.push((item as u32, 1)),
+            None => bin.content.push((item, 1)),
         }
         for group in &of.counted {
             match bin.counts.iter_mut().find(|(g, _)| g == group) {
@@ -186,8 +189,8 @@ impl Packing<'_, '_> {
         price: f64,
         total: &[i64],
         scale: &[f64],
-        left: &[u32],
-    ) -> Option<(usize, StateId)> {
+        left: &List<ItemId, u32>,
+    ) -> Option<(ItemId, StateId)> {
         let slack: SmallVec<[f64; 6]> = total
             .iter()
             .zip(&bin.requests)
@@ -195,7 +198,7 @@ impl Packing<'_, '_> {
             .map(|((t, r), s)| (t - r) as f64 * s)
             .collect();
         let room: Amounts = total.iter().zip(&bin.requests).map(|(t, r)| t - r).collect();
-        let mut best: Option<(f64, usize, StateId)> = None;
+        let mut best: Option<(f64, ItemId, StateId)> = None;
         for place in 0..self.open.len() {
             let state = self.open[place].0;
             let Some(joined) = self.join(bin.state, state) else { continue };
@@ -204,7 +207,7 @@ impl Packing<'_, '_> {
             }
             let alike = if state == bin.state { PREFER_ALIKE } else { 1.0 };
             for (need, items) in &self.open[place].1 {
-                let amounts = &self.world.classes.needs[*need as usize];
+                let amounts = &self.world.classes.needs[*need];
                 if !fits(amounts, &room) {
                     continue;
                 }
@@ -221,7 +224,7 @@ impl Packing<'_, '_> {
                 }
                 let found = items
                     .iter()
-                    .map(|i| *i as usize)
+                    .copied()
                     .find(|item| left[*item] > 0 && self.hosts_allow(bin, &self.items[*item]));
                 let Some(item) = found else { continue };
                 let must_spread = self.items[item].spread > 1;
@@ -237,23 +240,23 @@ impl Packing<'_, '_> {
     /// Whether a row still costs the same with other requirements.
     fn keeps_price(&mut self, state: StateId, row: usize, price: f64) -> bool {
         let shape = self.shape(state);
-        if !self.world.stock.shapes[shape as usize].rows.contains(row) {
+        if !self.world.stock.shapes[shape].rows.contains(row) {
             return false;
         }
-        let set = self.states[state as usize].set;
-        let catalog = self.world.stock.templates[self.template as usize].catalog;
+        let set = self.states[state].set;
+        let catalog = self.world.stock.templates[self.template].catalog;
         let prices = self.world.stock.catalogs[catalog].prices(set, &mut self.world.interner);
         prices[row] <= price
     }
 
-    pub(super) fn take_out(&mut self, bin: Bin, rank: &[u32]) -> Claim {
+    pub(super) fn take_out(&mut self, bin: Bin, rank: &List<PodId, u32>) -> Claim {
         let shape = self.shape(bin.state);
         let mut pods = Vec::new();
         for (item, count) in &bin.content {
-            let from = &mut self.items[*item as usize].pods;
+            let from = &mut self.items[*item].pods;
             pods.extend(from.split_off(from.len() - *count as usize));
         }
-        pods.sort_unstable_by_key(|pod| rank[*pod as usize]);
+        pods.sort_unstable_by_key(|pod| rank[*pod]);
         Claim {
             shape,
             requests: bin.requests,

@@ -5,47 +5,45 @@ use std::cmp::Reverse;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
-use super::{HostRule, Item, Packing, Pins, State, StateId, dot};
+use super::{HostRule, Item, Packing, Pins, State, dot};
 use crate::scheduling::solver::amounts::Amounts;
-use crate::scheduling::solver::classes::{ClassId, NeedId};
-use crate::scheduling::solver::intern::{Interner, KeyId, NONE, ReqId, SetId};
+use crate::scheduling::solver::ids::{
+    ClassId, GroupId, ItemId, KeyId, NeedId, PodId, ReqId, SetId, ShapeId, StateId,
+};
+use crate::scheduling::solver::intern::Interner;
 use crate::scheduling::solver::prepare::Prepared;
 use crate::scheduling::solver::round::merge_class;
-use crate::scheduling::solver::stock::ShapeId;
-use crate::scheduling::solver::topology::{GroupId, Kind};
+use crate::scheduling::solver::stock::ALL;
+use crate::scheduling::solver::topology::Kind;
 use crate::scheduling::solver::worth::{Machine, worth};
 
 impl Packing<'_, '_> {
     /// Adds a pod that is on a claim with these requirements; nothing when it may not move.
     pub(super) fn add_pod(
         &mut self,
-        pod: u32,
+        pod: PodId,
         class: ClassId,
         set: SetId,
-        index: &mut FxHashMap<(NeedId, ClassId, StateId), usize>,
+        index: &mut FxHashMap<(NeedId, ClassId, StateId), ItemId>,
     ) -> Option<()> {
         let world = &mut *self.world;
-        let kind = world.waiting[pod as usize].kind;
-        let need = world.classes.kinds[kind as usize].need;
+        let kind = world.waiting[pod].kind;
+        let need = world.classes.kinds[kind].need;
         let pins = pins(world, class, set);
-        let base = merge_class(
-            world,
-            class,
-            self.template,
-            world.stock.templates[self.template as usize].set,
-        )?;
+        let base =
+            merge_class(world, class, self.template, world.stock.templates[self.template].set)?;
         let mut own = base;
-        for (_, req) in pins.iter().filter(|(_, r)| *r != NONE) {
+        for (_, req) in pins.iter().filter(|(_, r)| !r.is_none()) {
             own = world.interner.narrow(own, *req);
         }
-        let state = self.states.insert_full(State { set: own, pins }).0 as StateId;
+        let state = self.states.insert(State { set: own, pins });
         let at = match index.get(&(need, class, state)) {
             Some(at) => *at,
             None => {
                 let item = self.new_item(need, class, state);
-                self.items.push(item);
-                index.insert((need, class, state), self.items.len() - 1);
-                self.items.len() - 1
+                let id = self.items.push(item);
+                index.insert((need, class, state), id);
+                id
             }
         };
         self.items[at].pods.push(pod);
@@ -54,7 +52,7 @@ impl Packing<'_, '_> {
 
     fn new_item(&self, need: NeedId, class: ClassId, state: StateId) -> Item {
         let world = &*self.world;
-        let of = &world.classes.classes[class as usize];
+        let of = &world.classes.classes[class];
         let hostname = world.interner.hostname;
         let rules = of
             .says
@@ -92,8 +90,8 @@ impl Packing<'_, '_> {
         let mut demand: FxHashMap<SetId, Amounts> = FxHashMap::default();
         let mut total = self.world.resources.zero();
         for item in &self.items {
-            let amounts = &self.world.classes.needs[item.need as usize];
-            let set = self.states[item.state as usize].set;
+            let amounts = &self.world.classes.needs[item.need];
+            let set = self.states[item.state].set;
             let of_set = demand.entry(set).or_insert_with(|| self.world.resources.zero());
             for at in 0..width {
                 of_set[at] += amounts[at] * item.pods.len() as i64;
@@ -105,28 +103,29 @@ impl Packing<'_, '_> {
             let prices = self.worth_of(set, &total);
             values.insert(set, prices);
         }
-        for item in &mut self.items {
-            let value = &values[&self.states[item.state as usize].set];
-            let amounts = &self.world.classes.needs[item.need as usize];
+        for item in self.items.iter_mut() {
+            let value = &values[&self.states[item.state].set];
+            let amounts = &self.world.classes.needs[item.need];
             item.worth = dot(value, amounts).max(1e-12);
             item.spread = item.rules.iter().map(|r| by_group[&r.group]).max().unwrap_or(0);
         }
-        self.weights =
-            self.worth_of(self.world.stock.templates[self.template as usize].set, &total);
+        self.weights = self.worth_of(self.world.stock.templates[self.template].set, &total);
         let (settled_first, interner) = (self.world.choices.settled_first, &self.world.interner);
         let key = |item: &Item| {
-            let pod = item.pods.iter().map(|p| &self.world.waiting[*p as usize].pod.key).min();
-            let pins = &self.states[item.state as usize].pins;
+            let pod = item.pods.iter().map(|p| &self.world.waiting[*p].pod.key).min();
+            let pins = &self.states[item.state].pins;
             let settled = |req: ReqId| {
-                req != NONE && !interner.req(req).complement && interner.req(req).values.len() == 1
+                !req.is_none()
+                    && !interner.req(req).complement
+                    && interner.req(req).values.len() == 1
             };
             let open = settled_first && !pins.iter().any(|(_, req)| settled(*req));
             let (spread, worth) = (Reverse(item.spread), Reverse(item.worth.to_bits()));
             (open, spread, worth, pod.cloned())
         };
         self.items.sort_by_cached_key(key);
-        for at in 0..self.items.len() as u32 {
-            let (state, need) = (self.items[at as usize].state, self.items[at as usize].need);
+        for at in self.items.ids() {
+            let (state, need) = (self.items[at].state, self.items[at].need);
             let place = match self.open.iter().position(|(s, _)| *s == state) {
                 Some(place) => place,
                 None => {
@@ -146,12 +145,12 @@ impl Packing<'_, '_> {
     /// What resources are worth to pods with these requirements.
     fn worth_of(&mut self, set: SetId, demand: &[i64]) -> Vec<f64> {
         let world = &mut *self.world;
-        let shape = world.stock.shape(self.template, set, 0, &mut world.interner);
-        let mould = &world.stock.templates[self.template as usize];
+        let shape = world.stock.shape(self.template, set, ALL, &mut world.interner);
+        let mould = &world.stock.templates[self.template];
         let catalog = mould.catalog;
         let prices = world.stock.catalogs[catalog].prices(set, &mut world.interner);
         let width = demand.len();
-        let machines: Vec<Machine<'_>> = world.stock.shapes[shape as usize]
+        let machines: Vec<Machine<'_>> = world.stock.shapes[shape]
             .rows
             .ones()
             .map(|row| Machine {
@@ -166,8 +165,8 @@ impl Packing<'_, '_> {
         if let Some(shape) = self.shapes.get(&state) {
             return *shape;
         }
-        let set = self.states[state as usize].set;
-        let shape = self.world.stock.shape(self.template, set, 0, &mut self.world.interner);
+        let set = self.states[state].set;
+        let shape = self.world.stock.shape(self.template, set, ALL, &mut self.world.interner);
         self.shapes.insert(state, shape);
         shape
     }
@@ -180,9 +179,9 @@ impl Packing<'_, '_> {
         if let Some(known) = self.joined.get(&(bin, item)) {
             return *known;
         }
-        let (a, b) = (self.states[bin as usize].clone(), self.states[item as usize].clone());
-        let joined = joined(&mut self.world.interner, &a, &b)
-            .map(|state| self.states.insert_full(state).0 as StateId);
+        let (a, b) = (self.states[bin].clone(), self.states[item].clone());
+        let joined =
+            joined(&mut self.world.interner, &a, &b).map(|state| self.states.insert(state));
         self.joined.insert((bin, item), joined);
         joined
     }
@@ -201,14 +200,14 @@ fn joined(interner: &mut Interner, a: &State, b: &State) -> Option<State> {
         }
     }
     pins.sort_unstable();
-    let held = pins.iter().all(|(key, req)| interner.get(set, *key).unwrap_or(NONE) == *req);
+    let held = pins.iter().all(|(key, req)| interner.get(set, *key).unwrap_or(ReqId::NONE) == *req);
     held.then_some(State { set, pins })
 }
 
 /// What a pod's node must keep: its requirement on every topology key that matters to the pod, and
 /// on every key that decides whether the node counts for a group that counts the pod.
 pub(super) fn pins(world: &Prepared<'_>, class: ClassId, set: SetId) -> Pins {
-    let of = &world.classes.classes[class as usize];
+    let of = &world.classes.classes[class];
     let hostname = world.interner.hostname;
     let mut keys: SmallVec<[KeyId; 4]> = SmallVec::new();
     let groups = of.says.iter().map(|s| s.group).chain(of.counted.iter().copied());
@@ -217,12 +216,12 @@ pub(super) fn pins(world: &Prepared<'_>, class: ClassId, set: SetId) -> Pins {
         if group.key != hostname {
             keys.push(group.key);
         }
-        let filter = world.topology.filters.get_index(group.filter as usize);
+        let filter = world.topology.filters.get(group.filter);
         for (term, _) in filter.iter().flat_map(|f| &f.terms) {
             keys.extend(world.interner.set(*term).iter().map(|(key, _)| *key));
         }
     }
     keys.sort_unstable();
     keys.dedup();
-    keys.iter().map(|key| (*key, world.interner.get(set, *key).unwrap_or(NONE))).collect()
+    keys.iter().map(|key| (*key, world.interner.get(set, *key).unwrap_or(ReqId::NONE))).collect()
 }

@@ -11,10 +11,9 @@ use super::Pins;
 use super::items::pins;
 use crate::scheduling::resources::ResourceList;
 use crate::scheduling::solver::amounts::add;
-use crate::scheduling::solver::intern::NONE;
+use crate::scheduling::solver::ids::{GroupId, List, MaskId, PodId, ReqId, TemplateId};
 use crate::scheduling::solver::round::{Claim, Round, merge_class, merge_volumes};
-use crate::scheduling::solver::stock::MaskId;
-use crate::scheduling::solver::topology::{GroupId, Kind};
+use crate::scheduling::solver::topology::Kind;
 
 /// Up to this many nodes, and pods times nodes, moves are tried.
 const MOST_CLAIMS: usize = 48;
@@ -28,7 +27,7 @@ const SAVING: f64 = 1e-7;
 type Priced = (Claim, f64);
 
 /// What becomes of the nodes of one pool when one of them gives pods to others.
-struct Plan {
+struct Move {
     /// The node that gives, unless nothing is left on it.
     from: Option<Priced>,
     changed: Vec<(usize, Priced)>,
@@ -39,26 +38,28 @@ struct Plan {
 impl Round<'_, '_> {
     /// Moves pods between planned nodes where that is cheaper.
     pub(in crate::scheduling::solver) fn move_pods(&mut self) {
-        let pods: usize = self.claims.iter().map(|c| c.pods.len()).sum();
-        if self.claims.len() > MOST_CLAIMS || pods * self.claims.len() > MOST_PAIRS {
+        let pods: usize = self.world.plan.claims.iter().map(|c| c.pods.len()).sum();
+        if self.world.plan.claims.len() > MOST_CLAIMS
+            || pods * self.world.plan.claims.len() > MOST_PAIRS
+        {
             return;
         }
-        let mut kept: FxHashMap<u32, Pins> = FxHashMap::default();
-        for claim in &self.claims {
-            let set = self.world.stock.shapes[claim.shape as usize].set;
+        let mut kept: FxHashMap<PodId, Pins> = FxHashMap::default();
+        for claim in &self.world.plan.claims {
+            let set = self.world.stock.shapes[claim.shape].set;
             for pod in &claim.pods {
-                kept.insert(*pod, pins(self.world, self.placed_as[*pod as usize], set));
+                kept.insert(*pod, pins(self.world, self.placed_as[*pod], set));
             }
         }
-        let limits = self.world.limits.clone();
+        let limits = self.limits.clone();
         for _ in 0..ROUNDS {
             let mut better = false;
             let mut at = 0;
-            while at < self.claims.len() {
-                match self.plan_of(at, &kept) {
-                    Some(plan) if self.is_within(at, &plan, &limits) => {
+            while at < self.world.plan.claims.len() {
+                match self.best_move(at, &kept) {
+                    Some(found) if self.is_within(at, &found, &limits) => {
                         better = true;
-                        self.follow(at, plan);
+                        self.follow(at, found);
                     }
                     _ => at += 1,
                 }
@@ -71,16 +72,20 @@ impl Round<'_, '_> {
     }
 
     /// The best way found to take pods off a node, if one saves something.
-    fn plan_of(&mut self, from: usize, kept: &FxHashMap<u32, Pins>) -> Option<Plan> {
+    fn best_move(&mut self, from: usize, kept: &FxHashMap<PodId, Pins>) -> Option<Move> {
         if !self.may_change(from) {
             return None;
         }
-        let mut order: Vec<u32> =
-            self.claims[from].pods.iter().copied().filter(|pod| !self.must_stay(*pod)).collect();
-        order.sort_unstable_by_key(|pod| self.rank[*pod as usize]);
-        let large_first = self.plan_in(from, &order, kept);
+        let mut order: Vec<PodId> = self.world.plan.claims[from]
+            .pods
+            .iter()
+            .copied()
+            .filter(|pod| !self.must_stay(*pod))
+            .collect();
+        order.sort_unstable_by_key(|pod| self.rank[*pod]);
+        let large_first = self.move_in(from, &order, kept);
         order.reverse();
-        let small_first = self.plan_in(from, &order, kept);
+        let small_first = self.move_in(from, &order, kept);
         [large_first, small_first]
             .into_iter()
             .flatten()
@@ -88,14 +93,19 @@ impl Round<'_, '_> {
     }
 
     /// Takes pods off a node in this order, each to where it adds least to the price.
-    fn plan_in(&mut self, from: usize, order: &[u32], kept: &FxHashMap<u32, Pins>) -> Option<Plan> {
+    fn move_in(
+        &mut self,
+        from: usize,
+        order: &[PodId],
+        kept: &FxHashMap<PodId, Pins>,
+    ) -> Option<Move> {
         let before = self.price_of(from);
         let template = self.template_of(from);
-        let mask = self.world.stock.shapes[self.claims[from].shape as usize].mask;
-        let mut left = self.claims[from].pods.clone();
+        let mask = self.world.stock.shapes[self.world.plan.claims[from].shape].mask;
+        let mut left = self.world.plan.claims[from].pods.clone();
         let (mut changed, mut new) = (FxHashMap::<usize, Priced>::default(), Vec::new());
         let mut added = 0.0;
-        let mut best: Option<Plan> = None;
+        let mut best: Option<Move> = None;
         for pod in order {
             let Some((to, priced, more)) = self.cheapest_place(*pod, from, &changed, &new, kept)
             else {
@@ -106,10 +116,10 @@ impl Round<'_, '_> {
                 break;
             }
             match to {
-                Some(to) if to < self.claims.len() => {
+                Some(to) if to < self.world.plan.claims.len() => {
                     changed.insert(to, priced);
                 }
-                Some(to) => new[to - self.claims.len()] = priced,
+                Some(to) => new[to - self.world.plan.claims.len()] = priced,
                 None => new.push(priced),
             }
             left.retain(|p| p != pod);
@@ -124,7 +134,7 @@ impl Round<'_, '_> {
                 let mut changed: Vec<(usize, Priced)> =
                     changed.iter().map(|(at, priced)| (*at, priced.clone())).collect();
                 changed.sort_unstable_by_key(|(at, _)| *at);
-                best = Some(Plan { from: rest, changed, new: new.clone(), saved });
+                best = Some(Move { from: rest, changed, new: new.clone(), saved });
             }
         }
         best
@@ -134,31 +144,31 @@ impl Round<'_, '_> {
     /// others, or one of its own.
     fn cheapest_place(
         &mut self,
-        pod: u32,
+        pod: PodId,
         from: usize,
         changed: &FxHashMap<usize, Priced>,
         new: &[Priced],
-        kept: &FxHashMap<u32, Pins>,
+        kept: &FxHashMap<PodId, Pins>,
     ) -> Option<(Option<usize>, Priced, f64)> {
         let template = self.template_of(from);
         let mut best: Option<(Option<usize>, Priced, f64)> = None;
-        let number = self.claims.len();
+        let number = self.world.plan.claims.len();
         for to in (0..number + new.len()).filter(|to| *to != from) {
             let planned = if to < number { changed.get(&to) } else { new.get(to - number) };
             if to < number && (self.template_of(to) != template || !self.may_change(to)) {
                 continue;
             }
-            let of = planned.map_or_else(|| &self.claims[to], |(claim, _)| claim);
-            let kind = self.world.waiting[pod as usize].kind as usize;
-            let need = &self.world.classes.needs[self.world.classes.kinds[kind].need as usize];
-            let shape = &self.world.stock.shapes[of.shape as usize];
+            let of = planned.map_or_else(|| &self.world.plan.claims[to], |(claim, _)| claim);
+            let kind = self.world.waiting[pod].kind;
+            let need = &self.world.classes.needs[self.world.classes.kinds[kind].need];
+            let shape = &self.world.stock.shapes[of.shape];
             if !shape.holds(&of.requests, need) || !self.hosts_let_in(&of.pods, pod) {
                 continue;
             }
             let mask = shape.mask;
             let mut pods = of.pods.clone();
             pods.push(pod);
-            pods.sort_unstable_by_key(|pod| self.rank[*pod as usize]);
+            pods.sort_unstable_by_key(|pod| self.rank[*pod]);
             let before = match planned {
                 Some((_, price)) => *price,
                 None => self.price_of(to),
@@ -182,23 +192,23 @@ impl Round<'_, '_> {
     /// A node of a template with just these pods, each in the domains that it is kept in.
     fn node_with(
         &mut self,
-        template: u32,
+        template: TemplateId,
         mask: MaskId,
-        pods: &[u32],
-        kept: &FxHashMap<u32, Pins>,
+        pods: &[PodId],
+        kept: &FxHashMap<PodId, Pins>,
     ) -> Option<Priced> {
         let world = &mut *self.world;
-        let mut set = world.stock.templates[template as usize].set;
+        let mut set = world.stock.templates[template].set;
         let mut mask = mask;
         let mut requests = world.resources.zero();
         let mut ports = Vec::new();
         for pod in pods {
-            let class = self.placed_as[*pod as usize];
+            let class = self.placed_as[*pod];
             set = merge_class(world, class, template, set)?;
-            for (_, req) in kept[pod].iter().filter(|(_, req)| *req != NONE) {
+            for (_, req) in kept[pod].iter().filter(|(_, req)| !req.is_none()) {
                 set = world.interner.narrow(set, *req);
             }
-            let of = &world.classes.classes[class as usize];
+            let of = &world.classes.classes[class];
             let own = &of.constraints.host_ports;
             if own.iter().any(|p| ports.iter().any(|q| p.conflicts(q))) {
                 return None;
@@ -208,22 +218,24 @@ impl Round<'_, '_> {
                 mask = world.stock.mask_ports(template, mask, own);
             }
             mask = world.mask_of_daemons_alone(class, template, mask);
-            let of = &world.classes.classes[class as usize];
+            let of = &world.classes.classes[class];
             if !of.volumes.is_empty() {
                 let volumes = of.volumes.clone();
                 set = *merge_volumes(&volumes, set, world).first()?;
             }
-            let kind = world.waiting[*pod as usize].kind as usize;
-            add(&mut requests, &world.classes.needs[world.classes.kinds[kind].need as usize]);
+            let kind = world.waiting[*pod].kind;
+            add(&mut requests, &world.classes.needs[world.classes.kinds[kind].need]);
         }
-        let stays = |pod: &u32| {
-            kept[pod].iter().all(|(key, req)| world.interner.get(set, *key).unwrap_or(NONE) == *req)
+        let stays = |pod: &PodId| {
+            kept[pod]
+                .iter()
+                .all(|(key, req)| world.interner.get(set, *key).unwrap_or(ReqId::NONE) == *req)
         };
         if !pods.iter().all(stays) {
             return None;
         }
         let shape = world.stock.shape(template, set, mask, &mut world.interner);
-        if !world.stock.shapes[shape as usize].min_values.is_empty() {
+        if !world.stock.shapes[shape].min_values.is_empty() {
             let rows = world.stock.rows_for(shape, &requests);
             if !world.stock.unmet(shape, &rows, &mut world.interner).is_empty() {
                 return None;
@@ -243,9 +255,9 @@ impl Round<'_, '_> {
     }
 
     /// Whether groups of host names let a pod to these others, and these let it in.
-    fn hosts_let_in(&self, pods: &[u32], pod: u32) -> bool {
-        let class = |pod: u32| &self.world.classes.classes[self.placed_as[pod as usize] as usize];
-        let counts = |pod: u32, group: GroupId| {
+    fn hosts_let_in(&self, pods: &[PodId], pod: PodId) -> bool {
+        let class = |pod: PodId| &self.world.classes.classes[self.placed_as[pod]];
+        let counts = |pod: PodId, group: GroupId| {
             class(pod).counted.contains(&group) || class(pod).inverse.contains(&group)
         };
         let here = |group: GroupId| pods.iter().filter(|p| counts(**p, group)).count() as i64;
@@ -267,30 +279,36 @@ impl Round<'_, '_> {
         })
     }
 
-    /// Whether the pool's limits allow a plan.
-    fn is_within(&mut self, from: usize, plan: &Plan, limits: &[Option<ResourceList>]) -> bool {
+    /// Whether the pool's limits allow a move.
+    fn is_within(
+        &mut self,
+        from: usize,
+        found: &Move,
+        limits: &List<TemplateId, Option<ResourceList>>,
+    ) -> bool {
         let template = self.template_of(from);
-        let Some(limits) = &limits[template as usize] else { return true };
-        let kept: Vec<usize> = (0..self.claims.len())
-            .filter(|at| *at != from && !plan.changed.iter().any(|(to, _)| to == at))
+        let Some(limits) = &limits[template] else { return true };
+        let kept: Vec<usize> = (0..self.world.plan.claims.len())
+            .filter(|at| *at != from && !found.changed.iter().any(|(to, _)| to == at))
             .filter(|at| self.template_of(*at) == template)
             .collect();
-        let changed = plan.changed.iter().map(|(_, priced)| priced);
+        let changed = found.changed.iter().map(|(_, priced)| priced);
         let new: Vec<Claim> =
-            plan.from.iter().chain(changed).chain(&plan.new).map(|(c, _)| c.clone()).collect();
+            found.from.iter().chain(changed).chain(&found.new).map(|(c, _)| c.clone()).collect();
         self.within_limits(template, &kept, &new, Some(limits))
     }
 
-    /// Puts a plan for a node into effect.
-    fn follow(&mut self, from: usize, plan: Plan) {
-        for (to, (claim, _)) in plan.changed {
-            self.claims[to] = claim;
+    /// Puts a move into effect.
+    fn follow(&mut self, from: usize, found: Move) {
+        let claims = self.world.plan.claims_mut();
+        for (to, (claim, _)) in found.changed {
+            claims[to] = claim;
         }
-        self.claims.extend(plan.new.into_iter().map(|(claim, _)| claim));
-        match plan.from {
-            Some((claim, _)) => self.claims[from] = claim,
+        claims.extend(found.new.into_iter().map(|(claim, _)| claim));
+        match found.from {
+            Some((claim, _)) => claims[from] = claim,
             None => {
-                self.claims.remove(from);
+                claims.remove(from);
             }
         }
     }

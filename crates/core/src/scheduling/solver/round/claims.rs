@@ -7,36 +7,34 @@ use smallvec::SmallVec;
 
 use super::{Fit, Opened, Refusal, Round, WORD, take_out};
 use crate::scheduling::solver::amounts::{Amounts, add};
-use crate::scheduling::solver::classes::{ClassId, KindId, NeedId};
-use crate::scheduling::solver::intern::{NONE, SetId};
-use crate::scheduling::solver::stock::ShapeId;
+use crate::scheduling::solver::ids::{ClassId, Id, KindId, NeedId, PodId, SetId, ShapeId};
 
 impl Round<'_, '_> {
     /// The first planned node that takes the pod, those with the fewest pods first.
     pub(super) fn try_claims(
         &mut self,
-        pod: u32,
+        pod: PodId,
         kind: KindId,
         class: ClassId,
         need: NeedId,
         room: NeedId,
     ) -> Option<u32> {
-        if self.claims.is_empty() {
+        if self.world.plan.claims.is_empty() {
             return None;
         }
-        let words = self.claims.len().div_ceil(WORD);
+        let words = self.world.plan.claims.len().div_ceil(WORD);
         let mut mask = std::mem::take(&mut self.mask);
         mask.clear();
         mask.resize(words, 0);
         self.shapes_that_suit(class, &mut mask);
-        for out in [&self.need_out[room as usize], &self.class_out[class as usize]] {
-            take_out(&mut mask, out);
-        }
-        if let Some(out) = self.kind_out.get(&(kind, class)) {
-            take_out(&mut mask, out);
-        }
+        let out = [
+            self.need_out.get(&room),
+            self.class_out.get(&class),
+            self.kind_out.get(&(kind, class)),
+        ];
+        out.into_iter().flatten().for_each(|out| take_out(&mut mask, out));
         if mask.iter().any(|w| *w != 0) {
-            let first = self.world.first_claim_host as usize;
+            let first = self.world.first_claim_host;
             self.rule_out(class, first, &mut mask);
         }
         let mut found = None;
@@ -57,8 +55,8 @@ impl Round<'_, '_> {
     fn shapes_that_suit(&mut self, class: ClassId, mask: &mut [usize]) {
         for at in 0..self.live.len() {
             let shape = self.live[at];
-            if self.merge_shape(class, shape) != NONE {
-                let of = self.of_shape[shape as usize].as_slice();
+            if self.merge_shape(class, shape).is_some() {
+                let of = self.of_shape[shape].as_slice();
                 mask.iter_mut().zip(of).for_each(|(m, o)| *m |= o);
             }
         }
@@ -66,20 +64,17 @@ impl Round<'_, '_> {
 
     /// What a shape that suits a class becomes with it; worked out once an attempt.
     fn outcome(&mut self, class: ClassId, shape: ShapeId) -> &SmallVec<[SetId; 1]> {
-        let at = shape as usize;
-        if self.outcomes.len() <= at {
-            self.outcomes.resize(at + 1, (0, SmallVec::new()));
-        }
-        if self.outcomes[at].0 != self.attempt {
+        self.outcomes.grow(shape.at() + 1, (0, SmallVec::new()));
+        if self.outcomes[shape].0 != self.attempt {
             let mut sets = self.merged_sets(class, shape);
-            if self.world.classes.classes[class as usize].zonal {
-                let of = &self.world.stock.shapes[at];
+            if self.world.classes.classes[class].zonal {
+                let of = &self.world.stock.shapes[shape];
                 let new = Some((of.template, of.mask));
                 sets = sets.into_iter().filter_map(|set| self.zones(class, set, new)).collect();
             }
-            self.outcomes[at] = (self.attempt, sets);
+            self.outcomes[shape] = (self.attempt, sets);
         }
-        &self.outcomes[at].1
+        &self.outcomes[shape].1
     }
 
     fn first_claim(
@@ -93,9 +88,9 @@ impl Round<'_, '_> {
         let by_count = self.by_count.take()?;
         let mut found = None;
         by_count.visit(self.version, mask, |claim, mask| {
-            let shape = self.claims[claim].shape;
+            let shape = self.world.plan.claims[claim].shape;
             if self.outcome(class, shape).is_empty() {
-                take_out(mask, &self.of_shape[shape as usize]);
+                take_out(mask, &self.of_shape[shape]);
             } else if let Some(fit) = self.check_claim(claim, kind, class, need)
                 && !(self.world.choices.careful && self.is_dear(claim, &fit, class, need))
             {
@@ -111,18 +106,19 @@ impl Round<'_, '_> {
     /// Whether a claim would cost more with a pod than it and a new one for the pod.
     fn is_dear(&mut self, claim: usize, fit: &Fit, class: ClassId, need: NeedId) -> bool {
         let before = self.price_of(claim);
-        let after = self.price_with(fit.shape, self.claims[claim].requests.clone(), need);
+        let after =
+            self.price_with(fit.shape, self.world.plan.claims[claim].requests.clone(), need);
         if after <= before {
             return false;
         }
         let weight = |round: &Self, shape: ShapeId| {
             let stock = &round.world.stock;
-            stock.templates[stock.shapes[shape as usize].template as usize].weight
+            stock.templates[stock.shapes[shape].template].weight
         };
         match self.open(class, need) {
             // A lighter pool is no way out: weights come before prices.
             Opened::Claim(new)
-                if weight(self, new.shape) < weight(self, self.claims[claim].shape) =>
+                if weight(self, new.shape) < weight(self, self.world.plan.claims[claim].shape) =>
             {
                 false
             }
@@ -132,7 +128,7 @@ impl Round<'_, '_> {
     }
 
     fn price_with(&mut self, shape: ShapeId, mut requests: Amounts, need: NeedId) -> f64 {
-        add(&mut requests, &self.world.classes.needs[need as usize]);
+        add(&mut requests, &self.world.classes.needs[need]);
         self.world.stock.cheapest(shape, &requests, &mut self.world.interner)
     }
 
@@ -144,32 +140,32 @@ impl Round<'_, '_> {
         class: ClassId,
         need: NeedId,
     ) -> Option<Fit> {
-        let of = &self.claims[claim];
+        let of = &self.world.plan.claims[claim];
         let shape = of.shape;
-        let amounts = &self.world.classes.needs[need as usize];
-        if !self.world.stock.shapes[shape as usize].holds(&of.requests, amounts) {
-            self.need_out[need as usize].grow_and_insert(claim);
+        let amounts = &self.world.classes.needs[need];
+        if !self.world.stock.shapes[shape].holds(&of.requests, amounts) {
+            self.need_out.entry(need).or_default().grow_and_insert(claim);
             return None;
         }
-        let wanted = &self.world.classes.classes[class as usize];
+        let wanted = &self.world.classes.classes[class];
         let ports = &wanted.constraints.host_ports;
         if !ports.is_empty() && of.ports.iter().any(|q| ports.iter().any(|p| p.conflicts(q))) {
-            self.class_out[class as usize].grow_and_insert(claim);
+            self.class_out.entry(class).or_default().grow_and_insert(claim);
             return None;
         }
         let fixed = !wanted.zonal && wanted.volumes.is_empty();
         let held = of.reserved.clone();
-        let sets = self.outcomes[shape as usize].1.clone();
+        let sets = self.outcomes[shape].1.clone();
         let shape = self.shape_with_daemons(claim, shape, class);
         let mut lasting = fixed;
         for set in sets {
-            let requests = &self.claims[claim].requests.clone();
+            let requests = &self.world.plan.claims[claim].requests.clone();
             match self.fit(shape, set, requests, class, need, &held, false) {
                 Ok(fit) => return Some(fit),
                 Err(refusal) => lasting &= refusal == Refusal::Lasting,
             }
         }
-        if lasting && self.world.classes.kinds[kind as usize].need == need {
+        if lasting && self.world.classes.kinds[kind].need == need {
             self.kind_out.entry((kind, class)).or_default().grow_and_insert(claim);
         }
         None
@@ -181,33 +177,33 @@ impl Round<'_, '_> {
         if !world.topology.counts_daemons() {
             return shape;
         }
-        let of = &world.stock.shapes[shape as usize];
+        let of = &world.stock.shapes[shape];
         let (template, set, mask) = (of.template, of.set, of.mask);
-        let host = world.first_claim_host + claim as u32;
+        let host = world.host_of_claim(claim);
         let mask = world.mask_of_daemons(class, template, mask, &|world, group, own| {
-            world.topology.on_host(group, host) > 0
-                || world.topology.takes_new_host(group, own, false)
+            world.plan.tally.on_host(group, host) > 0
+                || world.plan.tally.takes_new_host(&world.topology, group, own, false)
         });
         world.stock.shape(template, set, mask, &mut world.interner)
     }
 
-    fn put_on_claim(&mut self, claim: usize, fit: Fit, pod: u32, class: ClassId, need: NeedId) {
-        let before = std::mem::take(&mut self.claims[claim].reserved);
-        self.hold(&before, &fit.reserved);
-        let before = self.world.stock.shapes[self.claims[claim].shape as usize].set;
+    fn put_on_claim(&mut self, claim: usize, fit: Fit, pod: PodId, class: ClassId, need: NeedId) {
+        let before = self.world.plan.claims[claim].reserved.clone();
+        self.world.plan.hold(&before, &fit.reserved);
+        let before = self.world.stock.shapes[self.world.plan.claims[claim].shape].set;
         self.recount(claim, before, fit.set);
-        let of = &mut self.claims[claim];
+        let of = self.world.plan.claim_mut(claim);
         of.reserved = fit.reserved;
         of.min_values_relaxed |= fit.relaxed;
         let count = of.pods.len() as u32;
         of.pods.push(pod);
-        add(&mut of.requests, &self.world.classes.needs[need as usize]);
-        let ports = &self.world.classes.classes[class as usize].constraints.host_ports;
+        add(&mut of.requests, &self.world.classes.needs[need]);
+        let ports = &self.world.classes.classes[class].constraints.host_ports;
         of.ports.extend(ports.iter().cloned());
         let old = std::mem::replace(&mut of.shape, fit.shape);
         if old != fit.shape {
-            self.of_shape[old as usize].set(claim, false);
-            if self.of_shape[old as usize].is_clear() {
+            self.of_shape[old].set(claim, false);
+            if self.of_shape[old].is_clear() {
                 self.live.retain(|s| *s != old);
             }
             self.enter_shape(claim, fit.shape);
@@ -220,13 +216,10 @@ impl Round<'_, '_> {
     }
 
     pub(super) fn enter_shape(&mut self, claim: usize, shape: ShapeId) {
-        let at = shape as usize;
-        if self.of_shape.len() <= at {
-            self.of_shape.resize(at + 1, FixedBitSet::new());
-        }
-        if self.of_shape[at].is_clear() {
+        self.of_shape.grow(shape.at() + 1, FixedBitSet::new());
+        if self.of_shape[shape].is_clear() {
             self.live.push(shape);
         }
-        self.of_shape[at].grow_and_insert(claim);
+        self.of_shape[shape].grow_and_insert(claim);
     }
 }

@@ -1,10 +1,10 @@
 //! Topology during a round: which domains it leaves a pod, and counting the pods that were placed.
 
 use super::{Round, Spot};
-use crate::scheduling::solver::classes::ClassId;
-use crate::scheduling::solver::intern::{Interner, NONE, SetId, ValueId};
-use crate::scheduling::solver::stock::MaskId;
-use crate::scheduling::solver::topology::{Kind, Question, Topology};
+use crate::scheduling::solver::ids::{ClassId, HostId, Id, MaskId, SetId, TemplateId, ValueId};
+use crate::scheduling::solver::intern::Interner;
+use crate::scheduling::solver::tally::{Question, Tally};
+use crate::scheduling::solver::topology::Kind;
 
 impl Round<'_, '_> {
     /// A candidate's requirements narrowed to the domains that topology leaves, if it leaves some.
@@ -13,12 +13,13 @@ impl Round<'_, '_> {
         &mut self,
         class: ClassId,
         set: SetId,
-        new: Option<(u32, MaskId)>,
+        new: Option<(TemplateId, MaskId)>,
     ) -> Option<SetId> {
-        let says = self.world.classes.classes[class as usize].says.clone();
-        let strict = self.world.classes.classes[class as usize].strict;
+        let says = self.world.classes.classes[class].says.clone();
+        let strict = self.world.classes.classes[class].strict;
         let world = &mut *self.world;
         let (interner, topology, stock) = (&mut world.interner, &world.topology, &mut world.stock);
+        let tally = &world.plan.tally;
         let (ties, moment) = (world.choices.ties, self.version);
         let mut result = set;
         for say in says.iter().filter(|s| !s.host) {
@@ -49,7 +50,7 @@ impl Round<'_, '_> {
                 daemon,
                 rank: &mut rank,
             };
-            let domains = topology.domains(say.group, &mut question, interner)?;
+            let domains = tally.domains(topology, say.group, &mut question, interner)?;
             if node.is_none() && !new_label {
                 return None;
             }
@@ -64,18 +65,18 @@ impl Round<'_, '_> {
     }
 
     /// Takes hosts out of a mask that groups of host names rule out.
-    pub(super) fn rule_out(&mut self, class: ClassId, first: usize, mask: &mut [usize]) {
+    pub(super) fn rule_out(&mut self, class: ClassId, first: HostId, mask: &mut [usize]) {
         let world = &*self.world;
-        let wanted = &world.classes.classes[class as usize];
+        let wanted = &world.classes.classes[class];
         let strict = wanted.strict_host;
-        let name_of = |host: u32| -> Option<ValueId> {
-            world.existing.nodes.get(host as usize).map(|n| n.host)
+        let name_of = |host: HostId| -> Option<ValueId> {
+            world.existing.nodes.get(host.at()).map(|n| n.host)
         };
-        let admits = |host: u32| match name_of(host) {
+        let admits = |host: HostId| match name_of(host) {
             Some(name) => world.interner.has(strict, name),
             None => world.interner.req(strict).complement,
         };
-        let planned = first == world.first_claim_host as usize;
+        let planned = first == world.first_claim_host;
         for say in wanted.says.iter().filter(|s| s.host) {
             // Nodes on which a DaemonSet's pod is expected are told from the others by their rows.
             if planned
@@ -84,27 +85,35 @@ impl Round<'_, '_> {
             {
                 continue;
             }
-            let names: Option<&dyn Fn(u32) -> bool> =
-                if strict == NONE { None } else { Some(&admits) };
-            world.topology.rule_out_hosts(say.group, say.own, names, first, mask);
+            let names: Option<&dyn Fn(HostId) -> bool> =
+                if strict.is_none() { None } else { Some(&admits) };
+            world.plan.tally.rule_out_hosts(
+                &world.topology,
+                say.group,
+                say.own,
+                names,
+                first.at(),
+                mask,
+            );
         }
     }
 
     /// Counts a placed pod in every group that it belongs to, or with `back` takes that back.
     pub(super) fn record(&mut self, class: ClassId, at: Spot, back: bool) {
         let world = &mut *self.world;
-        let wanted = &world.classes.classes[class as usize];
+        let wanted = &world.classes.classes[class];
         let (topology, interner) = (&mut world.topology, &mut world.interner);
         let Spot { set, taints, host, name } = at;
-        let change = if back { Topology::withdraw } else { Topology::record };
+        let tally = &mut world.plan.tally;
+        let change = if back { Tally::withdraw } else { Tally::record };
         for group in wanted.counted.iter() {
             let filter = topology.get(*group).filter;
             if topology.passes(filter, set, taints, name, interner, &mut world.tolerance) {
-                change(topology, *group, set, host, interner);
+                change(tally, topology, *group, set, host, interner);
             }
         }
         for group in &wanted.inverse {
-            change(topology, *group, set, host, interner);
+            change(tally, topology, *group, set, host, interner);
         }
     }
 
@@ -114,9 +123,9 @@ impl Round<'_, '_> {
     }
 
     fn spot(&self, claim: usize, set: SetId) -> Spot {
-        let shape = &self.world.stock.shapes[self.claims[claim].shape as usize];
-        let taints = self.world.template_taints[shape.template as usize];
-        Spot { set, taints, host: self.world.first_claim_host + claim as u32, name: None }
+        let shape = &self.world.stock.shapes[self.world.plan.claims[claim].shape];
+        let taints = self.world.template_taints[shape.template];
+        Spot { set, taints, host: self.world.host_of_claim(claim), name: None }
     }
 
     /// Counts the pods of a claim anew once it asks for more than before.
@@ -129,8 +138,8 @@ impl Round<'_, '_> {
             return;
         }
         let (old, new) = (self.spot(claim, before), self.spot(claim, after));
-        for at in 0..self.claims[claim].pods.len() {
-            let pod = self.claims[claim].pods[at] as usize;
+        for at in 0..self.world.plan.claims[claim].pods.len() {
+            let pod = self.world.plan.claims[claim].pods[at];
             let class = self.placed_as[pod];
             self.record(class, old, true);
             self.record(class, new, false);

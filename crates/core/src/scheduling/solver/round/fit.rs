@@ -4,31 +4,28 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::{Fit, Refusal, Round, UNKNOWN};
+use super::{Fit, Refusal, Round};
 use crate::scheduling::solver::amounts::{Amounts, add};
-use crate::scheduling::solver::classes::{ClassId, NeedId};
-use crate::scheduling::solver::intern::{NONE, SetId};
+use crate::scheduling::solver::ids::{
+    ClassId, Id, List, NeedId, ReqId, SetId, ShapeId, TemplateId,
+};
 use crate::scheduling::solver::prepare::Prepared;
-use crate::scheduling::solver::stock::{ShapeId, lower};
+use crate::scheduling::solver::stock::lower;
 
 impl Round<'_, '_> {
-    /// What a shape's requirements become with a class, or [`NONE`].
-    pub(super) fn merge_shape(&mut self, class: ClassId, shape: ShapeId) -> SetId {
+    /// What a shape's requirements become with a class, unless they do not go together.
+    pub(super) fn merge_shape(&mut self, class: ClassId, shape: ShapeId) -> Option<SetId> {
         let world = &mut *self.world;
-        if world.memo.merged.len() <= class as usize {
-            world.memo.merged.resize(world.classes.classes.len(), Vec::new());
+        world.memo.merged.grow(world.classes.classes.len(), List::default());
+        let known = &mut world.memo.merged[class];
+        known.grow(shape.at() + 1, None);
+        if let Some(merged) = known[shape] {
+            return merged;
         }
-        let known = &mut world.memo.merged[class as usize];
-        if known.len() <= shape as usize {
-            known.resize(shape as usize + 1, UNKNOWN);
-        }
-        if known[shape as usize] != UNKNOWN {
-            return known[shape as usize];
-        }
-        let of = &world.stock.shapes[shape as usize];
+        let of = &world.stock.shapes[shape];
         let (template, set) = (of.template, of.set);
-        let merged = merge_class(world, class, template, set).unwrap_or(NONE);
-        world.memo.merged[class as usize][shape as usize] = merged;
+        let merged = merge_class(world, class, template, set);
+        world.memo.merged[class][shape] = Some(merged);
         merged
     }
 
@@ -38,12 +35,9 @@ impl Round<'_, '_> {
         class: ClassId,
         shape: ShapeId,
     ) -> SmallVec<[SetId; 1]> {
-        let base = self.merge_shape(class, shape);
-        if base == NONE {
-            return SmallVec::new();
-        }
+        let Some(base) = self.merge_shape(class, shape) else { return SmallVec::new() };
         let world = &mut *self.world;
-        let volumes = &world.classes.classes[class as usize].volumes;
+        let volumes = &world.classes.classes[class].volumes;
         if volumes.is_empty() {
             return SmallVec::from_slice(&[base]);
         }
@@ -64,21 +58,21 @@ impl Round<'_, '_> {
     ) -> Result<Fit, Refusal> {
         let world = &mut *self.world;
         let (template, mut mask) = {
-            let of = &world.stock.shapes[shape as usize];
+            let of = &world.stock.shapes[shape];
             (of.template, of.mask)
         };
-        let ports = &world.classes.classes[class as usize].constraints.host_ports;
+        let ports = &world.classes.classes[class].constraints.host_ports;
         if !ports.is_empty() {
             mask = world.stock.mask_ports(template, mask, ports);
         }
         let mut set = set;
         let mut next = world.stock.shape(template, set, mask, &mut world.interner);
-        let amounts = &world.classes.needs[need as usize];
-        if !world.stock.shapes[next as usize].holds(requests, amounts) {
+        let amounts = &world.classes.needs[need];
+        if !world.stock.shapes[next].holds(requests, amounts) {
             return Err(Refusal::Lasting);
         }
         let mut relaxed = false;
-        if !world.stock.shapes[next as usize].min_values.is_empty() {
+        if !world.stock.shapes[next].min_values.is_empty() {
             let mut total: Amounts = requests.into();
             add(&mut total, amounts);
             let rows = world.stock.rows_for(next, &total);
@@ -92,10 +86,10 @@ impl Round<'_, '_> {
                 relaxed = true;
             }
         }
-        let reserved = if self.reservations.is_empty() {
-            Vec::new()
-        } else {
+        let reserved = if world.plan.reserves() {
             self.reserve(next, requests, need, held)?
+        } else {
+            Vec::new()
         };
         Ok(Fit { shape: next, set, reserved, relaxed })
     }
@@ -113,10 +107,10 @@ impl Round<'_, '_> {
     ) -> Result<Vec<Arc<str>>, Refusal> {
         let world = &mut *self.world;
         let mut total: Amounts = requests.into();
-        add(&mut total, &world.classes.needs[need as usize]);
-        let of = &world.stock.shapes[shape as usize];
+        add(&mut total, &world.classes.needs[need]);
+        let of = &world.stock.shapes[shape];
         let (template, set) = (of.template, of.set);
-        let catalog = world.stock.templates[template as usize].catalog;
+        let catalog = world.stock.templates[template].catalog;
         if !world.stock.catalogs[catalog].offers.iter().any(|o| o.reservation.is_some()) {
             return Ok(Vec::new());
         }
@@ -129,7 +123,7 @@ impl Round<'_, '_> {
                 continue;
             }
             any = true;
-            let left = self.reservations.get(id).copied().unwrap_or(0);
+            let left = world.plan.reservation(id);
             if (held.contains(id) || left > 0) && !found.contains(id) {
                 found.push(Arc::clone(id));
             }
@@ -140,32 +134,19 @@ impl Round<'_, '_> {
         }
         Ok(found)
     }
-
-    pub(super) fn hold(&mut self, before: &[Arc<str>], after: &[Arc<str>]) {
-        for id in before.iter().filter(|id| !after.contains(id)) {
-            if let Some(left) = self.reservations.get_mut(id) {
-                *left += 1;
-            }
-        }
-        for id in after.iter().filter(|id| !before.contains(id)) {
-            if let Some(left) = self.reservations.get_mut(id) {
-                *left -= 1;
-            }
-        }
-    }
 }
 
 /// A class's requirements on top of a template's or claim's, unless they do not go together.
 pub(in crate::scheduling::solver) fn merge_class(
     world: &mut Prepared<'_>,
     class: ClassId,
-    template: u32,
+    template: TemplateId,
     set: SetId,
 ) -> Option<SetId> {
-    let wanted = &world.classes.classes[class as usize];
-    let taints = world.template_taints[template as usize];
+    let wanted = &world.classes.classes[class];
+    let taints = world.template_taints[template];
     // A new node's name is not known: it can only be asked not to be some other.
-    let elsewhere = wanted.host != NONE && !world.interner.req(wanted.host).complement;
+    let elsewhere = !wanted.host.is_none() && !world.interner.req(wanted.host).complement;
     if elsewhere
         || !world.tolerance.tolerates(wanted.tolerations, taints)
         || !world.interner.compatible(set, wanted.set, true)
@@ -177,13 +158,13 @@ pub(in crate::scheduling::solver) fn merge_class(
 
 /// Requirements with each place where the volumes can be that goes together with them.
 pub(in crate::scheduling::solver) fn merge_volumes(
-    volumes: &[(SetId, u32)],
+    volumes: &[(SetId, ReqId)],
     base: SetId,
     world: &mut Prepared<'_>,
 ) -> SmallVec<[SetId; 1]> {
     let mut sets = SmallVec::new();
     for (place, host) in volumes {
-        let elsewhere = *host != NONE && !world.interner.req(*host).complement;
+        let elsewhere = !host.is_none() && !world.interner.req(*host).complement;
         if !elsewhere && world.interner.compatible(base, *place, true) {
             sets.push(world.interner.merge(base, *place));
         }

@@ -5,9 +5,8 @@ use crate::scheduling::dra::ClaimPlan;
 use crate::scheduling::resources::{Name, ResourceList};
 use crate::scheduling::solver::amounts::add;
 use crate::scheduling::solver::choices::Pools;
-use crate::scheduling::solver::classes::{ClassId, NeedId};
-use crate::scheduling::solver::intern::NONE;
-use crate::scheduling::solver::stock::{MaskId, NODES, Template};
+use crate::scheduling::solver::ids::{ClassId, Id, MaskId, NeedId, PodId, TemplateId};
+use crate::scheduling::solver::stock::{ALL, NODES, Template};
 
 impl Round<'_, '_> {
     /// Tries the templates, heaviest pool first; of pools of equal weight the cheapest.
@@ -22,14 +21,13 @@ impl Round<'_, '_> {
     pub(in crate::scheduling::solver) fn open_cheapest(
         &mut self,
         need: NeedId,
-        mut open_one: impl FnMut(&mut Self, u32) -> Result<Claim, Refusal>,
+        mut open_one: impl FnMut(&mut Self, TemplateId) -> Result<Claim, Refusal>,
     ) -> Opened {
         let mut best: Option<(f64, Claim, Option<ClaimPlan>)> = None;
         let mut reserved = false;
-        let count = self.world.stock.templates.len();
-        for template in 0..count {
-            let last = template + 1 == count || !self.equal_weight(template, template + 1);
-            match open_one(self, template as u32) {
+        for template in self.world.stock.templates.ids() {
+            let last = !self.next_is_equal(template);
+            match open_one(self, template) {
                 Ok(claim) => {
                     if last && best.is_none() {
                         return Opened::Claim(Box::new(claim));
@@ -55,8 +53,11 @@ impl Round<'_, '_> {
         Opened::Refused
     }
 
-    fn equal_weight(&self, one: usize, other: usize) -> bool {
-        self.world.stock.templates[one].weight == self.world.stock.templates[other].weight
+    /// Whether a template is followed by one of equal weight.
+    fn next_is_equal(&self, template: TemplateId) -> bool {
+        let templates = &self.world.stock.templates;
+        let next = templates.get(TemplateId::new(template.at() + 1));
+        next.is_some_and(|next| next.weight == templates[template].weight)
     }
 
     /// What a new node costs, as far as pools are compared by it.
@@ -65,7 +66,7 @@ impl Round<'_, '_> {
         match world.choices.pools {
             Pools::ByNode => {
                 let mut requests = claim.requests.clone();
-                add(&mut requests, &world.classes.needs[need as usize]);
+                add(&mut requests, &world.classes.needs[need]);
                 world.stock.cheapest(claim.shape, &requests, &mut world.interner)
             }
             Pools::ByUnit => world.stock.unit_price(claim.shape, &mut world.interner),
@@ -73,8 +74,11 @@ impl Round<'_, '_> {
     }
 
     /// Rows of a template that its pool's limits leave; nothing when no node may be added.
-    pub(in crate::scheduling::solver) fn limit_mask(&mut self, template: u32) -> Option<MaskId> {
-        let Some(left) = &self.remaining[template as usize] else { return Some(0) };
+    pub(in crate::scheduling::solver) fn limit_mask(
+        &mut self,
+        template: TemplateId,
+    ) -> Option<MaskId> {
+        let Some(left) = self.world.plan.limit(template) else { return Some(ALL) };
         if Template::node_limit_reached(left) {
             return None;
         }
@@ -83,22 +87,25 @@ impl Round<'_, '_> {
 
     /// Rows of a template that its pool's limits leave, the number of nodes apart; nothing when
     /// there are none.
-    pub(in crate::scheduling::solver) fn limited_rows(&mut self, template: u32) -> Option<MaskId> {
-        let Some(left) = &self.remaining[template as usize] else { return Some(0) };
-        if let Some(mask) = self.limit_masks[template as usize] {
-            return (mask != NONE).then_some(mask);
+    pub(in crate::scheduling::solver) fn limited_rows(
+        &mut self,
+        template: TemplateId,
+    ) -> Option<MaskId> {
+        let Some(left) = self.world.plan.limit(template) else { return Some(ALL) };
+        if let Some(mask) = self.limit_masks[template] {
+            return mask;
         }
         let stock = &mut self.world.stock;
         let left: ResourceList =
             left.iter().filter(|(n, _)| n.as_str() != NODES).map(|(n, l)| (n.clone(), l)).collect();
         if left.iter().all(|(name, limit)| stock.most(template, name) <= limit) {
-            return Some(0);
+            return Some(ALL);
         }
-        let mut rows = stock.templates[template as usize].base.clone();
+        let mut rows = stock.templates[template].base.clone();
         let whole = rows.count_ones(..);
         for (name, limit) in left.iter() {
             let capacity = stock.catalog(template).capacity(name);
-            for row in stock.templates[template as usize].base.ones() {
+            for row in stock.templates[template].base.ones() {
                 if capacity[row] > limit {
                     rows.set(row, false);
                 }
@@ -107,27 +114,33 @@ impl Round<'_, '_> {
         self.note_limited(template, &rows);
         let stock = &mut self.world.stock;
         let mask = match rows.count_ones(..) {
-            0 => NONE,
-            n if n == whole => 0,
-            _ => stock.mask(rows),
+            0 => None,
+            n if n == whole => Some(ALL),
+            _ => Some(stock.mask(rows)),
         };
-        self.limit_masks[template as usize] = Some(mask);
-        (mask != NONE).then_some(mask)
+        self.limit_masks[template] = Some(mask);
+        mask
     }
 
-    fn open_from(&mut self, template: u32, class: ClassId, need: NeedId) -> Result<Claim, Refusal> {
+    fn open_from(
+        &mut self,
+        template: TemplateId,
+        class: ClassId,
+        need: NeedId,
+    ) -> Result<Claim, Refusal> {
         let mask = self.limit_mask(template).ok_or(Refusal::Lasting)?;
         let world = &mut *self.world;
         let mask = world.mask_of_daemons_alone(class, template, mask);
-        let set = world.stock.templates[template as usize].set;
+        let set = world.stock.templates[template].set;
         let shape = world.stock.shape(template, set, mask, &mut world.interner);
         let sets = self.merged_sets(class, shape);
-        let wanted = &self.world.classes.classes[class as usize];
+        let wanted = &self.world.classes.classes[class];
         let named =
-            wanted.strict_host == NONE || self.world.interner.req(wanted.strict_host).complement;
+            wanted.strict_host.is_none() || self.world.interner.req(wanted.strict_host).complement;
         for say in wanted.says.iter().filter(|s| s.host) {
             let topology = &self.world.topology;
-            let takes = topology.takes_new_host(say.group, say.own, false)
+            let tally = &self.world.plan.tally;
+            let takes = tally.takes_new_host(topology, say.group, say.own, false)
                 || !topology.daemons(say.group).is_empty();
             if !takes || !named {
                 return Err(Refusal::Passing);
@@ -148,7 +161,7 @@ impl Round<'_, '_> {
             };
             match self.fit(shape, set, &nothing, class, need, &[], relax) {
                 Ok(fit) => {
-                    let relaxed = self.world.stock.templates[template as usize].min_values_relaxed;
+                    let relaxed = self.world.stock.templates[template].min_values_relaxed;
                     return Ok(Claim {
                         shape: fit.shape,
                         requests: nothing,
@@ -168,25 +181,25 @@ impl Round<'_, '_> {
     pub(super) fn add_claim(
         &mut self,
         mut claim: Claim,
-        pod: u32,
+        pod: PodId,
         class: ClassId,
         need: NeedId,
     ) -> u32 {
-        let at = self.claims.len();
+        let at = self.world.plan.claims.len();
         let shape = claim.shape;
-        self.hold(&[], &claim.reserved.clone());
+        self.world.plan.hold(&[], &claim.reserved);
         claim.pods.push(pod);
-        add(&mut claim.requests, &self.world.classes.needs[need as usize]);
-        let ports = &self.world.classes.classes[class as usize].constraints.host_ports;
+        add(&mut claim.requests, &self.world.classes.needs[need]);
+        let ports = &self.world.classes.classes[class].constraints.host_ports;
         claim.ports.extend(ports.iter().cloned());
         self.charge(&claim, need);
-        self.claims.push(claim);
+        self.world.plan.claims.push(claim);
         self.enter_shape(at, shape);
         if let Some(by_count) = &mut self.by_count {
             by_count.opened(at);
         }
         self.take_devices_of_claim(at);
-        let set = self.world.stock.shapes[shape as usize].set;
+        let set = self.world.stock.shapes[shape].set;
         self.record_on_claim(at, class, set);
         at as u32
     }
@@ -194,15 +207,18 @@ impl Round<'_, '_> {
     /// Limits are charged with the largest type that the claim may become, and with one node;
     /// narrowing it later gives nothing back.
     fn charge(&mut self, claim: &Claim, need: NeedId) {
-        let template = self.world.stock.shapes[claim.shape as usize].template;
-        if self.remaining[template as usize].is_none() {
+        let template = self.world.stock.shapes[claim.shape].template;
+        if self.world.plan.limit(template).is_none() {
             return;
         }
         let key = (claim.shape, need);
         if !self.charges.contains_key(&key) {
             let stock = &mut self.world.stock;
             let rows = stock.rows_for(claim.shape, &claim.requests);
-            let limited: Vec<Name> = self.remaining[template as usize]
+            let limited: Vec<Name> = self
+                .world
+                .plan
+                .limit(template)
                 .iter()
                 .flat_map(|l| l.iter().map(|(n, _)| n.clone()))
                 .collect();
@@ -218,9 +234,9 @@ impl Round<'_, '_> {
             }
             self.charges.insert(key, largest);
         }
-        if let Some(left) = &mut self.remaining[template as usize] {
+        if let Some(left) = self.world.plan.limit_mut(template) {
             left.sub(&self.charges[&key]);
-            self.limit_masks[template as usize] = None;
+            self.limit_masks[template] = None;
         }
     }
 }
