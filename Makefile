@@ -137,9 +137,14 @@ $(PAGE)/node_modules:
 	cp tests/page/package.json $(PAGE)/
 	npm install --prefix $(PAGE) --no-fund --no-audit --ignore-scripts --silent
 
-page-test: $(PAGE)/node_modules ## the fleet's page in Chromium, by Node.js; SCREENSHOTS=DIR keeps pictures
+page-test: export PAGE_MODULES := $(PAGE)
+page-test: export CHROMIUM := $(CHROMIUM)
+page-test: export SCREENSHOTS := $(abspath $(SCREENSHOTS))
+page-test: $(PAGE)/node_modules ## the fleet's page in Chromium, by Node.js, with scenes and with the local world; SCREENSHOTS=DIR keeps pictures
 	@test -n "$(CHROMIUM)" || { echo "no Chromium found: install it, or set CHROMIUM=FILE"; exit 1; }
-	PAGE_MODULES=$(PAGE) CHROMIUM=$(CHROMIUM) SCREENSHOTS=$(abspath $(SCREENSHOTS)) $(CARGO) test --locked --test page -- --nocapture
+	$(CARGO) test --locked --test page -- --nocapture
+	tests/env/world prepare
+	$(CARGO) test --locked --test e2e -- --nocapture --ignored the_page_follows_the_local_world_in_chromium
 
 # The release binary by default; BINARY="amd64=FILE arm64=FILE" for both architectures.
 BINARY ?= target/release/karpenter
@@ -189,11 +194,12 @@ PROMTOOL := $(CACHE)/bin/promtool
 $(PROMTOOL):
 	GOBIN=$(@D) go install -tags remove_all_sd github.com/prometheus/prometheus/cmd/promtool@v0.316.0
 
-alerts-test: $(PROMTOOL) ## the chart's alerts under promtool's unit tests; every alert has some
+alerts-test: $(PROMTOOL) ## the chart's alerts under promtool's unit tests, of which every alert has some; the queries of the dashboards are read
 	$(PROMTOOL) check rules charts/karpenter/alerts/karpenter.yaml
 	@for alert in $$(sed -n 's/.*- alert: //p' charts/karpenter/alerts/karpenter.yaml); do \
 		grep -q "alertname: $$alert$$" tests/alerts/karpenter.yaml || { echo "$$alert has no test in tests/alerts"; exit 1; }; done
 	cd tests/alerts && $(PROMTOOL) test rules karpenter.yaml
+	set -o pipefail; python3 -B tests/alerts/dashboards.py charts/karpenter/dashboards | $(PROMTOOL) check rules
 
 fmt: ## format the code
 	$(CARGO) fmt --all

@@ -41,7 +41,8 @@ pub async fn serve(settings: Arc<Settings>) -> anyhow::Result<()> {
     let clock = Clock::system();
     let namespace = namespace();
     let mut background = JoinSet::new();
-    server::serve_metrics(settings.metrics_port, &mut background).await?;
+    let profiling = settings.enable_profiling;
+    server::serve_metrics(settings.metrics_port, profiling, &mut background).await?;
     let state = Arc::new(State::default());
     let wanted = Wanted {
         buffers: settings.gates.capacity_buffer,

@@ -101,8 +101,7 @@ pub mod pod_metrics;
 pub mod provisioning;
 pub mod read_live;
 pub mod runner;
-#[cfg(test)]
-mod scrape_tests;
+pub mod scrape;
 pub mod state_metrics;
 pub mod static_pool;
 pub mod unreadable;

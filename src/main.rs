@@ -2,6 +2,11 @@
 
 use std::process::ExitCode;
 
+/// The system's allocator, which samples what is allocated where `--enable-profiling` asks for it.
+#[cfg(feature = "profiling")]
+#[global_allocator]
+static ALLOCATOR: karpenter_profiling::Allocator = karpenter_profiling::allocator();
+
 fn main() -> ExitCode {
     karpenter::cli::run(std::env::args_os())
 }

@@ -12,6 +12,7 @@ pub mod rate;
 pub mod readable;
 pub mod server;
 pub mod settings;
+pub mod traces;
 pub mod webhook;
 
 /// Files that a pod's service account gives it.

@@ -7,10 +7,30 @@ use std::time::Duration;
 use crate::app;
 use crate::operator::logging;
 use crate::operator::settings::{self, Settings, SettingsError};
+use crate::operator::traces::Traces;
 
 /// Stack of worker threads: the solver recurses, async state is large in debug builds.
 const STACK: usize = 8 << 20;
 
+#[cfg(feature = "profiling")]
+use karpenter_profiling::sample_heap;
+
+/// Says that this build has no profiles.
+#[cfg(not(feature = "profiling"))]
+fn sample_heap() -> std::io::Result<()> {
+    Err(std::io::Error::other(
+        "this binary is built without profiles, as --features profiling has them",
+    ))
+}
+
+/// What sends traces, where a collector is set.
+fn start_traces(settings: &Settings) -> anyhow::Result<Option<Traces>> {
+    let endpoint = settings.otlp_endpoint.as_str();
+    let asked = (!endpoint.is_empty()).then(|| Traces::new(endpoint, &settings.cluster_name));
+    asked.transpose()
+}
+
+/// Names of the environment's variables.
 fn variables() -> impl Iterator<Item = String> {
     // `vars` panics on a variable that is not valid Unicode, whoever set it.
     std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())
@@ -33,13 +53,25 @@ pub fn run(args: &[String]) -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    // First of all: it starts the process over.
+    let unsampled = settings.enable_profiling.then(sample_heap).and_then(Result::err);
+    let traces = match start_traces(&settings) {
+        Ok(traces) => traces,
+        Err(error) => {
+            eprintln!("sending traces to {}, {error:#}", settings.otlp_endpoint);
+            return ExitCode::from(2);
+        }
+    };
     let outputs = (&settings.log_output_paths, &settings.log_error_output_paths);
-    if let Err(error) = logging::init(&settings.log_level, outputs.0, outputs.1) {
+    if let Err(error) = logging::init(&settings.log_level, outputs.0, outputs.1, traces.as_ref()) {
         eprintln!("{error}");
         return ExitCode::from(2);
     }
     // Before anything that could panic, and after the log exists.
     logging::report_panics();
+    if let Some(error) = unsampled {
+        tracing::error!("error" = %error, "the heap cannot be profiled");
+    }
     for text in settings.unknown.iter().chain(&settings::unknown_variables(variables())) {
         tracing::warn!("{text}");
     }
@@ -56,6 +88,9 @@ pub fn run(args: &[String]) -> ExitCode {
     let outcome = runtime.block_on(app::serve(Arc::new(settings)));
     // Blocking tasks, such as a scrape whose reader hangs, must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_secs(2));
+    if let Some(traces) = traces {
+        traces.stop();
+    }
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::clock::Clock;
 use crate::fleet::{Fleet, Verdict, Verdicts};
+use crate::operator::fleet_api::Saving;
 use crate::scheduling::{self, snapshot::Snapshot};
 use crate::simulate::{Scenario, World, disrupt};
 
@@ -88,6 +89,8 @@ struct Loaded {
     snapshot: Option<Snapshot>,
     /// NodePools as objects, for calendars.
     pools: Vec<std::sync::Arc<crate::api::v1::NodePool>>,
+    /// What was saved; only the controller keeps a ledger.
+    savings: Option<Vec<Saving>>,
     /// From the live cluster, not from a file.
     live: bool,
 }
@@ -113,8 +116,11 @@ fn load(source: &Source) -> Result<Loaded, Failure> {
         return Ok(compute(read_scenario(path, types)?, false)?);
     }
     if !source.without_controller {
-        match proxy::fleet() {
-            Ok((fleet, pools)) => return Ok(Loaded { fleet, snapshot: None, pools, live: true }),
+        match proxy::ask() {
+            Ok(proxy::Answer { fleet, pools, savings }) => {
+                let savings = Some(savings);
+                return Ok(Loaded { fleet, snapshot: None, pools, savings, live: true });
+            }
             // On standard error, so that the output stays readable for machines.
             Err(why) => eprintln!(
                 "karpenter: no controller answered ({why}); computing from the live cluster"
@@ -140,7 +146,7 @@ fn compute(mut scenario: Scenario, live: bool) -> Result<Loaded, Reading> {
     }
     let fleet = Fleet::new(&snapshot, &pools, &results, &verdicts, now);
     let pools = pools.into_iter().map(|p| p.node_pool).collect();
-    Ok(Loaded { fleet, pools, snapshot: Some(snapshot), live })
+    Ok(Loaded { fleet, pools, snapshot: Some(snapshot), savings: None, live })
 }
 
 /// Prints an answer in the form that was asked for.

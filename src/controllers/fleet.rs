@@ -18,7 +18,7 @@ use crate::api::v1::NodeClaim;
 use crate::api::{conditions, labels};
 use crate::disruption::candidate::Pools;
 use crate::fleet::{Fleet, Verdict, Verdicts};
-use crate::operator::fleet_api::{Decision, Source, Timeline};
+use crate::operator::fleet_api::{Decision, Saving, Source, Timeline};
 use crate::scheduling::node::StateNode;
 use crate::scheduling::{self, snapshot::Snapshot};
 
@@ -84,7 +84,16 @@ impl Source for Figures {
     }
 
     fn timeline(&self) -> Timeline {
-        self.timeline.lock().clone()
+        let savings = self.ctx.savings.totals(self.ctx.clock.now()).into_iter();
+        let savings = savings.map(|(key, total)| Saving {
+            node_pool: key.nodepool,
+            reason: key.reason,
+            per_hour: total.per_hour,
+            total: total.dollars,
+        });
+        let mut timeline = self.timeline.lock().clone();
+        timeline.savings = savings.collect();
+        timeline
     }
 }
 

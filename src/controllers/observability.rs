@@ -35,14 +35,12 @@ pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
 }
 
 /// What is known of each kind when the state has just been listed.
-#[cfg(test)]
 pub(super) fn known_now(state: &crate::cluster::State) -> Vec<(&'static Kind, Known)> {
     [&view::EC2NODECLASS, &view::NODECLAIM, &view::NODEPOOL, &view::NODE]
         .map(|kind| (kind, conditions::known_of(kind, state)))
         .into()
 }
 
-#[cfg(test)]
 pub(super) use conditions::write as write_conditions;
 
 fn spawn(

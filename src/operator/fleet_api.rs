@@ -5,7 +5,7 @@
 //! | `/` | the page |
 //! | `/v1/fleet` | the whole fleet as JSON ([`crate::fleet::Fleet`]) |
 //! | `/v1/pods/NAMESPACE/NAME`, `/v1/nodes/NAME`, `/v1/nodepools/NAME` | one row of it |
-//! | `/v1/timeline` | decisions and cost over the last day |
+//! | `/v1/timeline` | decisions and cost over the last day, and what was saved |
 //! | `/v1/stream` | server-sent events: `fleet` first, then `change` with the rows that changed |
 //!
 //! Nothing is written, no cookie is set, and neither user data nor environment variables are part of any answer.
@@ -32,7 +32,7 @@ use crate::fleet::{Fleet, NodeRow};
 
 mod timeline;
 
-pub use timeline::{Decision, Timeline};
+pub use timeline::{Decision, Saving, Timeline};
 
 /// Where the figures come from.
 pub trait Source: Send + Sync + 'static {

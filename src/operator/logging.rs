@@ -18,12 +18,13 @@ use tracing::span::{Attributes, Id};
 use tracing::{Dispatch, Event, Level, Span, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry};
+
+use super::traces::Traces;
 
 /// Marks a displayed value that is JSON already: `tracing` passes only text. No log text contains
 /// this control character.
-const JSON_MARK: char = '\u{1}';
+pub(super) const JSON_MARK: char = '\u{1}';
 
 /// A value that the log shows as JSON rather than as text.
 #[derive(Clone, Debug)]
@@ -354,16 +355,39 @@ fn open_all(paths: &str) -> Result<Vec<Output>, LogError> {
     paths.split(',').map(str::trim).filter(|p| !p.is_empty()).map(Output::open).collect()
 }
 
+/// Hands the layers of a process on: its log at a level, and its traces where there are any.
+///
+/// Without traces, what the log does not show is disabled for the whole process, and costs nothing.
+pub(super) fn with_layers(
+    level: &str,
+    log: JsonLayer,
+    traces: Option<&Traces>,
+    install: impl FnOnce(Dispatch),
+) {
+    // Of libraries only errors are shown.
+    let filter = EnvFilter::new(format!("error,karpenter={level}"));
+    let registry = tracing_subscriber::registry();
+    match traces {
+        None => install(registry.with(filter).with(log).into()),
+        Some(traces) => {
+            install(registry.with(log.with_filter(filter)).with(traces.layer()).into());
+        }
+    }
+}
+
 /// Starts logging at a level (`debug`, `info`, `error`) to comma-separated outputs; what goes wrong
-/// in writing goes to `error_paths`.
+/// in writing goes to `error_paths`. Spans go to `traces` as well.
 ///
 /// # Errors
 /// When an output cannot be opened.
-pub fn init(level: &str, paths: &str, error_paths: &str) -> Result<(), LogError> {
+pub fn init(
+    level: &str,
+    paths: &str,
+    error_paths: &str,
+    traces: Option<&Traces>,
+) -> Result<(), LogError> {
     let level = if level.is_empty() { "info" } else { level };
     let (outputs, errors) = (open_all(paths)?, open_all(error_paths)?);
-    // Of libraries only errors are shown.
-    let filter = EnvFilter::new(format!("error,karpenter={level}"));
     #[expect(clippy::disallowed_methods, reason = "lines bear the system's time")]
     let now = Timestamp::now;
     let layer = JsonLayer::new(level == "debug", now, move |line| {
@@ -375,7 +399,9 @@ pub fn init(level: &str, paths: &str, error_paths: &str) -> Result<(), LogError>
             }
         }
     });
-    let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();
+    with_layers(level, layer, traces, |dispatch| {
+        let _ = tracing::dispatcher::set_global_default(dispatch);
+    });
     if COMMIT.is_none() {
         tracing::info!("Unable to read vcs.revision from binary");
     }

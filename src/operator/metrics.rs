@@ -265,7 +265,6 @@ pub fn add_source<T: Any + Send + Sync>(
 }
 
 /// What a source writes, whole.
-#[cfg(test)]
 pub fn page_of(options: &Options, write: impl FnOnce(&mut Page<'_>)) -> String {
     let mut text = String::new();
     let mut sink = |piece: String| {

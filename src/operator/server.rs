@@ -110,15 +110,31 @@ async fn scrape() -> Response {
     ([(header::CONTENT_TYPE, kind)], Body::from_stream(body)).into_response()
 }
 
-/// Serves `/metrics`; port 0 serves nothing.
+/// The paths of profiles; this build has none, and says so where one is asked for.
+#[cfg(not(feature = "profiling"))]
+fn profiles() -> Router {
+    const WHY: &str = "this binary is built without profiles: build it with --features profiling\n";
+    Router::new()
+        .route("/debug/pprof/{*path}", get(|| async { (StatusCode::NOT_IMPLEMENTED, WHY) }))
+}
+
+#[cfg(feature = "profiling")]
+use karpenter_profiling::router as profiles;
+
+/// Serves `/metrics`, and profiles where `profiling` is set; port 0 serves nothing.
 ///
 /// # Errors
 /// When the port cannot be taken.
-pub async fn serve_metrics(port: u16, background: &mut JoinSet<()>) -> std::io::Result<()> {
+pub async fn serve_metrics(
+    port: u16,
+    profiling: bool,
+    background: &mut JoinSet<()>,
+) -> std::io::Result<()> {
     if port == 0 {
         return Ok(());
     }
     let app = Router::new().route("/metrics", get(scrape));
+    let app = if profiling { app.merge(profiles()) } else { app };
     let listener = bind(port, "metrics-port").await?;
     tracing::info!("bindAddress" = format!(":{port}"), "secure" = false, "Serving metrics server");
     serve(listener, app, background);
@@ -274,7 +290,7 @@ mod tests {
         let taken = everywhere(0).await.unwrap();
         let port = taken.local_addr().unwrap().port();
         let mut background = JoinSet::new();
-        let metrics = serve_metrics(port, &mut background).await.unwrap_err().to_string();
+        let metrics = serve_metrics(port, false, &mut background).await.unwrap_err().to_string();
         let start = format!("listening on port {port} (--metrics-port), ");
         assert!(metrics.starts_with(&start), "{metrics}");
         let health = serve_health(port, Vec::new(), &mut background).await.unwrap_err();

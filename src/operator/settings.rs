@@ -38,6 +38,10 @@ pub struct Settings {
     pub kube_client_qps: u32,
     /// Requests at once to the API server.
     pub kube_client_burst: u32,
+    /// Serve CPU and heap profiles.
+    pub enable_profiling: bool,
+    /// Base URL of a collector for traces; empty means none.
+    pub otlp_endpoint: String,
     /// Run without a Lease.
     pub disable_leader_election: bool,
     /// Publish no metrics and events of the state of pods, nodes and NodePools.
@@ -160,6 +164,8 @@ impl Settings {
             webhook_url: text("webhook-url"),
             kube_client_qps: positive(values, "kube-client-qps", 200),
             kube_client_burst: positive(values, "kube-client-burst", 300),
+            enable_profiling: values.boolean("enable-profiling"),
+            otlp_endpoint: text("otlp-endpoint"),
             disable_leader_election: values.boolean("disable-leader-election"),
             disable_cluster_state_observability: values
                 .boolean("disable-cluster-state-observability"),
@@ -219,6 +225,13 @@ impl Settings {
                 format!("cluster endpoint URL is not valid (cluster-endpoint={endpoint})"),
             ),
             (
+                !is_http(&self.otlp_endpoint),
+                format!(
+                    "otlp-endpoint {:?} is no base URL, expected one such as http://collector:4318",
+                    self.otlp_endpoint
+                ),
+            ),
+            (
                 self.vm_memory_overhead_percent < 0.0,
                 "vm-memory-overhead-percent cannot be negative".to_owned(),
             ),
@@ -266,6 +279,12 @@ impl Settings {
 fn is_url(text: &str) -> bool {
     text.parse::<Uri>()
         .is_ok_and(|uri| uri.scheme().is_some() && uri.host().is_some_and(|host| !host.is_empty()))
+}
+
+/// Nothing, or a URL that HTTP can reach.
+fn is_http(text: &str) -> bool {
+    let known = text.starts_with("http://") || text.starts_with("https://");
+    text.is_empty() || (known && is_url(text) && !text.contains(['?', '#']))
 }
 
 fn choice(values: &Values, name: &str, allowed: &[&str]) -> Result<String, SettingsError> {

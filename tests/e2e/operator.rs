@@ -8,7 +8,7 @@ use crate::chain::one_initialized;
 use crate::support::{Controller, World, until};
 
 /// Status and body of a plain HTTP request to this machine; nothing while nobody listens.
-fn get(port: u16, path: &str) -> Option<(u16, String)> {
+pub fn get(port: u16, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
     let mut text = String::new();

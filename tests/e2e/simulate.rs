@@ -150,3 +150,49 @@ async fn a_cluster_is_read_saved_and_decided_on_again() {
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused.stderr).starts_with("karpenter simulate: reading the cluster: "));
 }
+
+/// What a changed NodePool would do to a running cluster: nodes, money, moves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_node_pool_is_tried_on_the_running_cluster() {
+    let world = cluster().await;
+    let read = world.kubectl(&["get", "nodepools.v1.karpenter.sh", "default", "-o", "json"]);
+    let mut pool: Value = serde_json::from_str(&read).unwrap();
+    let file = world.dir.join("nodepool.yaml");
+    let name = file.to_str().unwrap();
+    let write = |pool: &Value| std::fs::write(&file, pool.to_string()).unwrap();
+
+    // As it is, nothing changes.
+    write(&pool);
+    let same = outcome(&world, &["--from-cluster", "-f", name], &[]);
+    assert_eq!(same["nodePools"][0]["change"], "unchanged", "{same}");
+    assert_eq!(same["withChange"], same["withoutChange"], "{same}");
+
+    // On demand instead of spot: its node is replaced, and costs more.
+    let requirements = pool["spec"]["template"]["spec"]["requirements"].as_array_mut().unwrap();
+    let capacity = requirements.iter_mut().find(|r| r["key"] == "karpenter.sh/capacity-type");
+    capacity.unwrap()["values"] = json!(["on-demand"]);
+    write(&pool);
+    let found = outcome(&world, &["--from-cluster", "-f", name], &[]);
+    let of_pool = json!({"name": "default", "change": "changed", "nodes": 1, "drifted": 1});
+    assert_eq!(found["nodePools"], json!([of_pool]), "{found}");
+    let commands = found["commands"].as_array().unwrap();
+    assert!(commands.iter().any(|c| c["reason"] == "Drifted"), "{found}");
+    let price = |figures: &str| found[figures]["price"].as_f64().unwrap();
+    assert!(price("withChange") > price("withoutChange"), "{found}");
+    assert_eq!(found["withoutChange"]["evictions"], 0, "{found}");
+    assert!(found["withChange"]["evictions"].as_u64().unwrap() >= 1, "{found}");
+    assert_eq!(found["withChange"]["unschedulable"], 1, "the huge pod: {found}");
+
+    let table = simulate(&world, &["--from-cluster", "-f", name], &[]);
+    let table = text(&table.stdout);
+    for part in ["with the change", "Drifted", "t3.medium", "The change costs "] {
+        assert!(table.contains(part), "{part}: {table}");
+    }
+    // The cluster itself stays as it was.
+    assert_eq!(world.claims().await.len(), 1);
+    let kept = world.kubectl(&["get", "nodepools.v1.karpenter.sh", "default", "-o", "json"]);
+    assert_eq!(
+        serde_json::from_str::<Value>(&kept).unwrap(),
+        serde_json::from_str::<Value>(&read).unwrap()
+    );
+}

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use karpenter::fleet::{Fleet, NodeRow, Verdict, Verdicts};
-use karpenter::operator::fleet_api::{Decision, Source, Timeline, serve};
+use karpenter::operator::fleet_api::{Decision, Saving, Source, Timeline, serve};
 use karpenter::scheduling;
 use karpenter::simulate::{World, load_file};
 
@@ -55,63 +55,124 @@ fn shop(now: Timestamp) -> Fleet {
     Fleet::new(&world.snapshot, &world.pools, &results, &verdicts, now)
 }
 
+/// So many nodes made from the scenario's one, with what nodes differ in.
+fn grown(fleet: &mut Fleet, number: usize, now: Timestamp) {
+    const TYPES: [(&str, f64); 4] = [
+        ("m7i.large", 0.1008),
+        ("c7g.2xlarge", 0.29),
+        ("r6i.4xlarge", 1.008),
+        ("m7g.xlarge", 0.1632),
+    ];
+    let first = fleet.nodes[0].clone();
+    let share =
+        |i: usize, step: usize| f64::from(u32::try_from(20 + i * step % 79).unwrap()) / 100.0;
+    fleet.nodes.extend((fleet.nodes.len()..number).map(|i| {
+        let (kind, price) = TYPES[i * 7 / 3 % TYPES.len()];
+        let capacity_type = ["on-demand", "spot", "spot", "reserved", "spot"][i % 5];
+        let name = format!("ip-10-1-{}-{}.ec2.internal", i / 250, 3 + i % 250);
+        NodeRow {
+            node_claim: Some(format!("claim-of-{name}")),
+            name,
+            node_pool: Some(["general", "batch", "general"][i % 3].to_owned()),
+            instance_type: kind.to_owned(),
+            zone: format!("us-east-1{}", ["a", "b", "c"][i % 3]),
+            price: Some(if capacity_type == "spot" { price * 0.4 } else { price }),
+            capacity_type: capacity_type.to_owned(),
+            state: ["NotReady", "Launching", "Deleting"]
+                .get(i % 97)
+                .copied()
+                .unwrap_or("Ready")
+                .to_owned(),
+            created: Some(
+                now - SignedDuration::from_mins(i64::try_from(7 + i * i % 9000).unwrap()),
+            ),
+            pods: 3 + i * 5 % 26,
+            cpu_share: share(i, 37),
+            memory_share: share(i, 53),
+            ..first.clone()
+        }
+    }));
+}
+
 /// The fleet after what the page asked for.
 fn scene(name: &str, now: Timestamp) -> Fleet {
     let mut fleet = shop(now);
     let first = fleet.nodes[0].clone();
-    let another = |name: &str, state: &str| NodeRow {
-        name: name.to_owned(),
-        node_claim: Some(format!("claim-of-{name}")),
-        state: state.to_owned(),
-        created: Some(now),
-        verdicts: Vec::new(),
-        ..first.clone()
-    };
     match name {
         "shop" | "gone" => {}
-        "launching" => fleet.nodes.push(another("ip-10-0-9-9.ec2.internal", "Launching")),
-        "many" => {
-            let types = ["m7i.large", "c7g.2xlarge", "r6i.4xlarge"];
-            fleet.nodes.extend((fleet.nodes.len()..MANY).map(|i| NodeRow {
-                node_pool: Some(["general", "batch"][i % 2].to_owned()),
-                instance_type: types[i % types.len()].to_owned(),
-                capacity_type: ["on-demand", "spot", "on-demand", "reserved"][i % 4].to_owned(),
-                cpu_share: f64::from(u32::try_from(i * 37 % 100).unwrap()) / 100.0,
-                memory_share: f64::from(u32::try_from(i * 53 % 100).unwrap()) / 100.0,
-                ..another(
-                    &format!("ip-10-1-{}-{}.ec2.internal", i / 256, i % 256),
-                    if i % 97 == 5 { "NotReady" } else { "Ready" },
-                )
-            }));
-        }
+        "launching" => fleet.nodes.push(NodeRow {
+            name: "ip-10-0-9-9.ec2.internal".to_owned(),
+            node_claim: Some("general-9x2kq".to_owned()),
+            state: "Launching".to_owned(),
+            created: Some(now),
+            verdicts: Vec::new(),
+            ..first
+        }),
+        "idle" => fleet.pods.clear(),
+        "day" => grown(&mut fleet, 46, now),
+        "many" => grown(&mut fleet, MANY, now),
         other => panic!("page.mjs asks for scene {other:?}"),
     }
     fleet.nodes.sort_by(|a, b| a.name.cmp(&b.name));
     for pool in &mut fleet.node_pools {
         let own = fleet.nodes.iter().filter(|n| n.node_pool.as_deref() == Some(&pool.name));
-        pool.nodes = own.count();
+        pool.nodes = own.clone().count();
+        pool.cost = own.filter_map(|n| n.price).sum();
     }
+    let priced = fleet.nodes.iter().filter_map(|n| Some((n.price?, n.cpu_share + n.memory_share)));
+    fleet.cost.total = priced.clone().map(|(price, _)| price).sum();
+    fleet.cost.wasted = priced.map(|(price, shares)| price * (1.0 - shares / 2.0)).sum();
     fleet
 }
 
+/// A day in which load rises and falls, with what was launched and deleted for it.
 fn timeline(now: Timestamp) -> Timeline {
     let mut timeline = Timeline::default();
-    for minutes in (0..720).rev() {
+    let decision = |time, kind, number: usize, reason: Option<&str>| Decision {
+        time,
+        kind,
+        node_claim: format!("general-{:05x}", 0x7c1d2 + number * 0x3a7f),
+        node_pool: Some(["general", "batch"][number % 2].to_owned()),
+        instance_type: Some(["m7i.large", "m7g.xlarge"][number % 2].to_owned()),
+        reason: reason.map(str::to_owned),
+        price: Some([0.1008, 0.1632][number % 2]),
+    };
+    let mut cost = 0.3024;
+    for minutes in (0..1440).rev() {
         let time = now - SignedDuration::from_mins(minutes);
-        let launched = minutes < 300;
-        if minutes == 300 {
-            timeline.add(Decision {
-                time,
-                kind: "launched",
-                node_claim: "general-7xk2p".to_owned(),
-                node_pool: Some("general".to_owned()),
-                instance_type: Some("m7i.large".to_owned()),
-                reason: None,
-                price: Some(0.1008),
-            });
+        let number = usize::try_from(minutes).unwrap() / 47;
+        match minutes {
+            0 | 300 => {}
+            m if m % 47 == 0 && (700..1150).contains(&m) => {
+                timeline.add(decision(time, "launched", number, None));
+                cost += [0.1008, 0.1632][number % 2];
+            }
+            m if m % 47 == 0 && m < 700 => {
+                let reason = ["Underutilized", "Empty", "Drifted"][number % 3];
+                timeline.add(decision(time, "deleted", number, Some(reason)));
+                cost -= [0.1008, 0.1632][number % 2] / 2.0;
+            }
+            _ => {}
         }
-        timeline.sample(time, if launched { 0.2016 } else { 0.1008 });
+        if minutes == 300 {
+            let node_claim = "general-7xk2p".to_owned();
+            timeline.add(Decision { node_claim, ..decision(time, "launched", 0, None) });
+            cost += 0.1008;
+        }
+        timeline.sample(time, cost);
     }
+    timeline.savings = [
+        ("general", "underutilized", 0.4034, 5.21),
+        ("general", "empty", 0.1008, 1.92),
+        ("batch", "packing", 0.0618, 0.74),
+    ]
+    .map(|(node_pool, reason, per_hour, total)| Saving {
+        node_pool: node_pool.to_owned(),
+        reason: reason.to_owned(),
+        per_hour,
+        total,
+    })
+    .to_vec();
     timeline
 }
 

@@ -1,36 +1,11 @@
 // Looks at the page of the fleet as people do: by roles and names, in light and dark, with the keyboard.
-// Usage: page.mjs URL, started by main.rs. PAGE_MODULES holds node_modules with playwright-core, CHROMIUM is the
-// browser, SCREENSHOTS a folder for pictures (none are taken without it).
+// Usage: page.mjs URL, started by main.rs; see browser.mjs for its environment.
 import assert from "node:assert/strict";
-import { createRequire } from "node:module";
-import path from "node:path";
+import { browser, node, openPage, picture, problems, run, scene } from "./browser.mjs";
 
-const require = createRequire(path.join(process.env.PAGE_MODULES ?? process.cwd(), "page.mjs"));
-const { chromium } = require("playwright-core");
-const url = process.argv[2];
-const scene = name => console.log("scene " + name);
 const NODE = "ip-10-0-1-10.ec2.internal";
 const NEW = "ip-10-0-9-9.ec2.internal";
-
-// Chromium on a machine without a sandbox of its own, and without calls to its maker.
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-});
-
-const problems = [];
-async function open(options = {}) {
-  const page = await browser.newPage({ viewport: { width: 1280, height: 1000 }, ...options });
-  page.on("console", message => { if (["error", "warning"].includes(message.type())) problems.push(message.text()); });
-  page.on("pageerror", error => problems.push(String(error)));
-  page.on("request", request => { if (!request.url().startsWith(url) && !request.url().startsWith("data:")) problems.push("asks " + request.url()); });
-  const answer = await page.goto(url);
-  return { page, answer };
-}
-const picture = async (page, name, options = {}) => {
-  if (process.env.SCREENSHOTS) await page.screenshot({ path: path.join(process.env.SCREENSHOTS, name + ".png"), ...options });
-};
-const node = (page, name) => page.getByRole("button", { name: new RegExp("^" + name.replaceAll(".", "\\.") + ", ") });
+const open = openPage;
 
 const tests = {
   async "nodes and NodePools are found by their names"() {
@@ -41,7 +16,8 @@ const tests = {
     await page.getByText("Live", { exact: true }).waitFor();
     await page.getByRole("img", { name: "Cost per hour over the last day" }).waitFor();
     await page.getByRole("row", { name: /launched general-7xk2p general m7i.large/ }).waitFor();
-    await picture(page, "fleet-light", { fullPage: true });
+    await page.getByRole("row", { name: /general underutilized 0.4034 5.2100/ }).waitFor();
+    assert.ok(await page.locator("#cost .up").count() > 1 && await page.locator("#cost .down").count() > 1, "dots of decisions");
     await page.close();
   },
   async "a pending pod's reasons and what would help are read"() {
@@ -85,7 +61,6 @@ const tests = {
     await dialog.waitFor();
     await dialog.getByRole("cell", { name: "can't replace with a cheaper node <b>bold</b>" }).waitFor();
     assert.equal(await page.locator("b").count(), 0, "texts are never markup");
-    await picture(page, "fleet-dark");
     await page.keyboard.press("Escape");
     await dialog.waitFor({ state: "hidden" });
     assert.match(await label(), new RegExp("^" + NODE), "focus comes back");
@@ -115,6 +90,7 @@ const tests = {
     const start = Date.now();
     await page.waitForFunction(() => document.querySelectorAll("[data-node]").length === 5000);
     const shown = Date.now() - start;
+    await page.getByRole("heading", { name: "Nodes", exact: true }).evaluate(h => scrollTo(0, h.offsetTop - 70));
     await picture(page, "fleet-5000");
     const find = page.getByRole("searchbox", { name: "Find nodes" });
     const searched = await page.evaluate(async () => {
@@ -136,6 +112,41 @@ const tests = {
     assert.ok(shown < 20000 && searched < 5000 && updated < 2000, "see the line above");
     scene("gone");
     await page.close();
+  },
+  async "a fleet without pending pods and without nodes of a NodePool says so"() {
+    scene("idle");
+    const { page } = await open();
+    await node(page, NODE).waitFor();
+    await page.getByRole("region", { name: "Pending pods" }).getByText("None", { exact: true }).waitFor();
+    await page.getByRole("region", { name: "NodePool batch" }).getByRole("heading", { name: /0 nodes/ }).waitFor();
+    scene("gone");
+    await page.close();
+  },
+  async "a narrow window needs no scrolling sideways"() {
+    scene("day");
+    const { page } = await open({ viewport: { width: 390, height: 800 } });
+    await node(page, NODE).waitFor();
+    const [inside, window] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+    assert.ok(inside <= window, inside + " of " + window);
+    await page.close();
+  },
+  async "pictures of a day's fleet"() {
+    scene("day");
+    for (const colorScheme of ["light", "dark"]) {
+      const { page } = await open({ colorScheme, deviceScaleFactor: 1.5, viewport: { width: 1280, height: 1240 } });
+      await page.waitForFunction(() => document.querySelectorAll("[data-node]").length === 46);
+      await page.getByRole("row", { name: /launched general-7xk2p/ }).waitFor();
+      await page.getByText("by decisions of the last 24 hours").waitFor();
+      await picture(page, "fleet-" + colorScheme);
+      await page.getByRole("region", { name: "Last day" }).scrollIntoViewIfNeeded();
+      if (colorScheme === "light") await picture(page.getByRole("region", { name: "Last day" }), "fleet-day");
+      await node(page, NODE).click();
+      await page.getByRole("dialog", { name: "Node " + NODE }).waitFor();
+      if (colorScheme === "dark") await picture(page.getByRole("dialog"), "fleet-node");
+      await page.keyboard.press("Escape");
+      await page.close();
+    }
+    scene("gone");
   },
   async "the policy lets nothing but the page's own script run"() {
     const { page, answer } = await open();
@@ -161,18 +172,4 @@ const tests = {
   },
 };
 
-let failed = 0;
-for (const [name, test] of Object.entries(tests)) {
-  try {
-    await test();
-    assert.deepEqual(problems, [], "errors on the console");
-    console.log("ok   " + name);
-  } catch (error) {
-    failed += 1;
-    console.log("FAIL " + name + "\n" + (error.stack ?? error));
-    scene("gone");
-    problems.length = 0;
-  }
-}
-await browser.close();
-process.exitCode = failed ? 1 : 0;
+await run(tests);

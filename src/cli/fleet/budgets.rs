@@ -53,8 +53,10 @@ fn calendar_of(args: &Args) -> Result<Calendar, Failure> {
         .iter()
         .find(|p| p.metadata.name.as_deref() == Some(&args.node_pool))
         .ok_or_else(missing)?;
-    let nodes = loaded.fleet.node_pool(&args.node_pool).map_or(0, |p| p.nodes);
-    let total = i64::try_from(nodes).unwrap_or(i64::MAX);
+    let row = loaded.fleet.node_pool(&args.node_pool);
+    let nodes = row.map_or(0, |p| p.nodes);
+    // An older controller does not say which of them count.
+    let total = row.and_then(|p| p.counted).or(nodes.try_into().ok()).unwrap_or(i64::MAX);
     let reasons = REASONS.map(|reason| {
         let windows = calendar(pool, total, reason, loaded.fleet.time, args.days)
             .map_err(|e| Failure::NotFound(format!("NodePool {:?}: {e}", args.node_pool)))?;

@@ -6,9 +6,12 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::api::ListParams;
 use kube::{Api, Client};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::api::v1::NodePool;
 use crate::fleet::{Fleet, SCHEMA};
+use crate::operator::fleet_api::Saving;
 
 /// Label that the chart puts on the controller's Service.
 const SELECTOR: &str = "app.kubernetes.io/name=karpenter";
@@ -18,11 +21,25 @@ const PORT: &str = "api";
 /// longer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What the controller answered, and the NodePools.
+pub(super) struct Answer {
+    pub(super) fleet: Fleet,
+    pub(super) pools: Vec<Arc<NodePool>>,
+    pub(super) savings: Vec<Saving>,
+}
+
+/// The part of the time line that is used here.
+#[derive(Deserialize)]
+struct Saved {
+    #[serde(default)]
+    savings: Vec<Saving>,
+}
+
 /// The controller's figures, and the NodePools.
 ///
 /// # Errors
 /// One line that says why no controller answered.
-pub(super) fn fleet() -> Result<(Fleet, Vec<Arc<NodePool>>), String> {
+pub(super) fn ask() -> Result<Answer, String> {
     block_on(async {
         let client = Client::try_default().await.map_err(|e| e.to_string())?;
         let services: Api<Service> = Api::all(client.clone());
@@ -37,21 +54,26 @@ pub(super) fn fleet() -> Result<(Fleet, Vec<Arc<NodePool>>), String> {
         let service = service.ok_or("no Service of the controller has a port named \"api\"")?;
         // Through the API server's proxy, so that access to the cluster is enough: the user needs
         // no port of the controller.
-        let path = format!(
-            "/api/v1/namespaces/{}/services/{}:{PORT}/proxy/v1/fleet",
+        let base = format!(
+            "/api/v1/namespaces/{}/services/{}:{PORT}/proxy/v1",
             service.metadata.namespace.unwrap_or_default(),
             service.metadata.name.unwrap_or_default()
         );
-        let request = axum::http::Request::get(path).body(Vec::new()).map_err(|e| e.to_string())?;
-        let fleet: Fleet = client.request(request).await.map_err(|e| e.to_string())?;
+        let fleet: Fleet = get(&client, format!("{base}/fleet")).await?;
         // A controller of another release may serve another schema.
         if fleet.schema != SCHEMA {
             return Err(format!("it answers in {:?}, expected {SCHEMA:?}", fleet.schema));
         }
+        let Saved { savings } = get(&client, format!("{base}/timeline")).await?;
         let pools: Api<NodePool> = Api::all(client);
         let pools = pools.list(&ListParams::default()).await.map_err(|e| e.to_string())?;
-        Ok((fleet, pools.items.into_iter().map(Arc::new).collect()))
+        Ok(Answer { fleet, pools: pools.items.into_iter().map(Arc::new).collect(), savings })
     })
+}
+
+async fn get<T: DeserializeOwned>(client: &Client, path: String) -> Result<T, String> {
+    let request = axum::http::Request::get(path).body(Vec::new()).map_err(|e| e.to_string())?;
+    client.request(request).await.map_err(|e| e.to_string())
 }
 
 /// The node of a pod that exists: `None` for no such pod, `Some(None)` for one without a node.

@@ -266,7 +266,6 @@ fn finalized(view: &View, finalizer: &str) -> Event {
     Report::Finalized { finalizer: &finalizer }.on(view.reference.clone())
 }
 
-#[cfg(test)]
 pub(super) fn known_of(kind: &Kind, state: &crate::cluster::State) -> Known {
     let all = (kind.all)(state).into_iter().map(|view| (view.name.clone(), Arc::new(view)));
     Arc::new(Mutex::new(all.collect()))

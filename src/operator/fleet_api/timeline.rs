@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Most decisions that are kept: a busy day's, without growing with the cluster.
 const DECISIONS: usize = 2_000;
@@ -17,6 +17,21 @@ const SAMPLE: SignedDuration = SignedDuration::from_secs(60);
 pub struct Timeline {
     decisions: VecDeque<Decision>,
     cost: VecDeque<(Timestamp, f64)>,
+    /// What was saved, by NodePool and reason.
+    pub savings: Vec<Saving>,
+}
+
+/// What the decisions for one NodePool and reason save, an estimate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Saving {
+    pub node_pool: String,
+    /// The disruption reason in small letters, or `packing`.
+    pub reason: String,
+    /// Per hour, by the decisions of the last 24 hours, in the provider's currency.
+    pub per_hour: f64,
+    /// Since the first decision that is known.
+    pub total: f64,
 }
 
 /// A NodeClaim that was launched or that goes away.

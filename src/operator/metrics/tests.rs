@@ -170,7 +170,7 @@ fn check_query(query: &str, place: &str) {
     let catalog = catalog();
     let found = metrics_of(query);
     assert!(!found.is_empty(), "{place}: {query}");
-    for name in found {
+    for name in &found {
         let known = catalog.iter().any(|d| {
             let parts: &[&str] = if matches!(d.kind, "histogram" | "summary") {
                 &["", "_bucket", "_sum", "_count"]
@@ -180,6 +180,23 @@ fn check_query(query: &str, place: &str) {
             parts.iter().any(|part| name.strip_suffix(part) == Some(&d.name))
         });
         assert!(known, "{place}: no metric {name}");
+    }
+    check_labels(query, place, &found);
+}
+
+/// Fails unless some metric of a query has each label that the query names.
+fn check_labels(query: &str, place: &str, metrics: &[&str]) {
+    let catalog = catalog();
+    let mut labels = vec!["le", "quantile"];
+    for d in catalog.iter().filter(|d| metrics.iter().any(|name| name.starts_with(&d.name))) {
+        labels.extend(d.labels.iter().map(String::as_str));
+    }
+    let matchers = regex::Regex::new(r#"(\w+)(?:=|!=|=~|!~)""#).unwrap();
+    let groups = regex::Regex::new(r"by \(([^)]*)\)").unwrap();
+    let matched = matchers.captures_iter(query).map(|c| c.get(1).unwrap().as_str());
+    let grouped = groups.captures_iter(query).map(|c| c.get(1).unwrap().as_str());
+    for label in matched.chain(grouped.flat_map(|list| list.split(", "))) {
+        assert!(labels.contains(&label), "{place}: no label {label} in {query}");
     }
 }
 
@@ -197,7 +214,13 @@ fn dashboards_ask_for_metrics_that_are_there() {
         assert!(panels.len() >= 8, "{name}");
         for panel in panels {
             for target in panel["targets"].as_array().unwrap() {
-                check_query(target["expr"].as_str().unwrap(), name);
+                let query = target["expr"].as_str().unwrap();
+                check_query(query, name);
+                // A legend shows what the query keeps apart, or nothing would be in its place.
+                let legend = target["legendFormat"].as_str().unwrap_or_default();
+                for label in legend.split("{{").skip(1).map(|l| l.split("}}").next().unwrap()) {
+                    assert!(query.contains(label), "{name}: no {label} in {query}");
+                }
             }
         }
         for variable in board["templating"]["list"].as_array().unwrap() {

@@ -132,7 +132,20 @@ const FLAGS: &[Flag] = &[
         "",
     ),
     flag("kube-client-burst", Kind::Int, "300", "requests at once to the API server", ""),
-    flag("enable-profiling", Kind::Bool, "false", "accepted, without effect", ""),
+    flag(
+        "enable-profiling",
+        Kind::Bool,
+        "false",
+        "serve CPU and heap profiles under /debug/pprof/ of the metrics port, in binaries built with --features profiling",
+        "",
+    ),
+    flag(
+        "otlp-endpoint",
+        Kind::Text,
+        "",
+        "base URL of an OpenTelemetry collector (OTLP over HTTP) for traces of reconciles and AWS calls, none when empty",
+        "settings.otlpEndpoint",
+    ),
     flag(
         "disable-controller-warmup",
         Kind::Bool,

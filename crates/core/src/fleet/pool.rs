@@ -23,6 +23,9 @@ pub struct PoolRow {
     pub weight: i64,
     /// Number of its nodes.
     pub nodes: usize,
+    /// Those of which budgets take their percentages: initialized, and managed by Karpenter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted: Option<i64>,
     /// What its nodes cost per hour, as far as their prices are known.
     pub cost: f64,
     /// `spec.limits`.
@@ -85,7 +88,11 @@ impl PoolRow {
             remaining.set(resource.clone(), (limit - capacity.get(resource)).max(0));
         }
         let reasons = super::REASONS;
+        let pools = std::slice::from_ref(input);
+        // Every reason counts the same nodes.
+        let counted = budget::Budgets::new(pools, &snapshot.nodes, reasons[0], now).of(&name).total;
         Self {
+            counted: Some(counted),
             weight: pool.spec.weight.unwrap_or(0).into(),
             nodes: own.clone().count(),
             cost: money(own.filter_map(|r| r.price).sum()),

@@ -143,7 +143,7 @@ fn limits_show_what_is_left() {
     let row = fleet.node_pool("general").unwrap();
     assert_eq!(row.used["cpu"].0, "2");
     assert_eq!(row.remaining["cpu"].0, "1");
-    assert_eq!((row.nodes, row.cost), (1, 0.1));
+    assert_eq!((row.nodes, row.counted, row.cost), (1, Some(1), 0.1));
     assert_eq!(row.budgets[0].allowed, Some(1));
 }
 

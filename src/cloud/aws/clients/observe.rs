@@ -1,4 +1,4 @@
-//! Looks at every call of the SDK: counts it, says what failed, and gives each API its own budget.
+//! Looks at every call of the SDK: counts and traces it, says what failed, and gives each API its own budget.
 
 use aws_smithy_runtime::client::retries::RetryPartition;
 use aws_smithy_runtime_api::box_error::BoxError;
@@ -11,8 +11,9 @@ use aws_smithy_runtime_api::client::orchestrator::Metadata;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::{ConfigBag, Storable, StoreReplace};
 use tokio::time::Instant;
+use tracing::Span;
 
-use crate::operator::metrics;
+use crate::operator::{metrics, traces};
 
 /// The interceptor.
 #[derive(Debug, Default)]
@@ -24,6 +25,8 @@ struct Call {
     start: Instant,
     attempt: Instant,
     attempts: u32,
+    /// Disabled where no traces are sent.
+    span: Span,
 }
 
 impl Storable for Call {
@@ -56,7 +59,8 @@ impl Intercept for Observer {
         let partition = RetryPartition::new(format!("{service}/{action}"));
         let state = cfg.interceptor_state();
         state.store_put(partition);
-        state.store_put(Call { start: now, attempt: now, attempts: 0 });
+        let span = traces::call(&service, &action);
+        state.store_put(Call { start: now, attempt: now, attempts: 0, span });
         Ok(())
     }
 
@@ -67,8 +71,15 @@ impl Intercept for Observer {
         cfg: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let now = Instant::now();
-        let (start, attempts) = cfg.load::<Call>().map_or((now, 0), |c| (c.start, c.attempts));
-        let call = Call { start, attempt: now, attempts: attempts + 1 };
+        let call = match cfg.load::<Call>() {
+            Some(c) => Call {
+                start: c.start,
+                attempt: now,
+                attempts: c.attempts + 1,
+                span: c.span.clone(),
+            },
+            None => Call { start: now, attempt: now, attempts: 1, span: Span::none() },
+        };
         cfg.interceptor_state().store_put(call);
         Ok(())
     }
@@ -102,6 +113,8 @@ impl Intercept for Observer {
         metrics::AWS_REQUESTS.with_label_values(&labels).inc();
         if let Some(call) = cfg.load::<Call>() {
             let retries = call.attempts.saturating_sub(1);
+            let failed = context.output_or_error().is_none_or(|o| o.is_err());
+            traces::called(&call.span, &code, retries, failed);
             metrics::AWS_REQUEST_RETRIES.with_label_values(&labels).observe(f64::from(retries));
             let time = call.start.elapsed().as_secs_f64();
             metrics::AWS_REQUEST_DURATION.with_label_values(&labels).observe(time);
