@@ -145,6 +145,7 @@ fn the_state_only_moves_forward() {
 #[test]
 fn what_this_process_wrote_wakes_controllers_once() {
     let state = State::default();
+    state.list_everything();
     let mut changes = state.subscribe();
     let at = |version: &str| -> NodeClaim {
         serde_json::from_value(json!({"metadata": {"name": "c", "resourceVersion": version},

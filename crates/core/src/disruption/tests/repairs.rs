@@ -33,12 +33,10 @@ fn nodes_that_are_not_ready_use_up_every_budget_but_that_for_unhealthy_nodes() {
 #[test]
 fn a_sick_node_without_a_pool_stays_and_says_so() {
     let mut bad = broken(node("bad", "small", "2", &[], &[]));
-    for labels in [
-        Arc::make_mut(bad.node.as_mut().unwrap()).metadata.labels.as_mut(),
-        Arc::make_mut(bad.node_claim.as_mut().unwrap()).metadata.labels.as_mut(),
-    ] {
-        labels.unwrap().remove(labels::NODEPOOL);
-    }
+    let joined = &mut Arc::make_mut(bad.node.as_mut().unwrap()).metadata;
+    joined.labels.as_mut().unwrap().remove(labels::NODEPOOL);
+    let claim = &mut Arc::make_mut(bad.node_claim.as_mut().unwrap()).metadata;
+    claim.labels.as_mut().unwrap().remove(labels::NODEPOOL);
     let decision = repaired(&snapshot(json!({}), vec![bad]), Gates::default());
     assert_eq!(why(&decision, "bad"), &Rejection::NoPool);
     assert_eq!(Rejection::NoPool.event(Method::Repair), Some(EventKind::DisruptionBlocked));
