@@ -98,8 +98,12 @@ async fn a_sick_node_is_replaced_within_its_budget_replacement_first_and_a_prote
     }
     assert!(both, "both nodes were there for a while");
     running(&world, 2).await;
-    let line = &controller.logged("disrupting node(s)")[0];
-    assert_eq!((&line["reason"], &line["decision"]), (&json!("unhealthy"), &json!("replace")));
+    assert_eq!(controller.logged("disrupting node(s)")[0]["decision"], "replace");
+    let line = &controller.logged("selected repair policy")[0];
+    assert_eq!(
+        (&line["condition"], &line["action"]),
+        (&json!("KernelReady"), &json!("ReplaceNode"))
+    );
     let labels = ["condition=\"kernel_ready\"", "nodepool=\"default\"", "image_id=\"ami-"];
     let name = "karpenter_nodeclaims_unhealthy_disrupted_total";
     assert_eq!(metric(&controller, name, &labels).await, Some(1.0));
