@@ -205,4 +205,4 @@ fmt: ## format the code
 	$(CARGO) fmt --all
 
 data: ## make the data files anew from published packages (data/README.md)
-	cd data/refresh && $(MOTO_PYTHON) -B refresh.py && $(MOTO_PYTHON) -B catalog.py
+	cd data/refresh && $(MOTO_PYTHON) -B refresh.py && $(MOTO_PYTHON) -B devices.py && $(MOTO_PYTHON) -B catalog.py

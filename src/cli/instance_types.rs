@@ -164,6 +164,7 @@ fn provider(
         reserved_capacity: true,
         kubelet_expressions: args.node_class_cel,
         devices: AwsFeatureGates::default(),
+        volume_limits: false,
     };
     let parts = instancetype::Parts::of_prices(&clients, &clock, &pricing);
     (instancetype::Provider::new(parts, options), pricing)

@@ -13,6 +13,7 @@ use crate::cloud::aws::ami::AmiFamily;
 use crate::cloud::aws::instancetype::requirements::compatible_with_class;
 use crate::cloud::aws::launchtemplate::{self, Launch, Spec, USER_DATA_LIMIT, body};
 use crate::cloud::aws::{nodeclass, tags};
+use crate::operator::settings::AwsFeatureGates;
 use crate::scheduling::instance_type::InstanceType;
 use crate::scheduling::requirements::Requirements;
 
@@ -167,8 +168,8 @@ fn misfits(
 
 /// What the controller would refuse the class for, whatever AWS says.
 fn check(class: &EC2NodeClass, expressions: bool) -> Result<(), InputError> {
-    nodeclass::failure(class, expressions)
-        .map_or(Ok(()), |(_, text)| Err(InputError::new("", text)))
+    let gates = AwsFeatureGates { node_class_cel: expressions, ..AwsFeatureGates::ALL };
+    nodeclass::failure(class, gates).map_or(Ok(()), |(_, text)| Err(InputError::new("", text)))
 }
 
 /// A claim as the scheduler would make it from the pool.

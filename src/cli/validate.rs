@@ -12,6 +12,7 @@ use crate::api::checks::{self, Finding, identity};
 use crate::api::conversion;
 use crate::api::v1::{EC2NodeClass, NodePool};
 use crate::cloud::aws::{nodeclass, offered};
+use crate::operator::settings::AwsFeatureGates;
 
 /// What to check.
 #[derive(Debug, clap::Args)]
@@ -105,7 +106,7 @@ pub(super) fn of_controllers(stored: &Value) -> Vec<Finding> {
         && let Ok(class) = serde_json::from_value::<EC2NodeClass>(stored.clone())
     {
         // Whether expressions are allowed is the controller's setting, not the class's.
-        findings.extend(nodeclass::findings(&class, true));
+        findings.extend(nodeclass::findings(&class, AwsFeatureGates::ALL));
     }
     if stored["kind"] == "NodePool"
         && let Ok(pool) = serde_json::from_value::<NodePool>(stored.clone())

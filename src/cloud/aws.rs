@@ -131,6 +131,7 @@ impl AwsProvider {
             reserved_capacity: settings.gates.reserved_capacity,
             kubelet_expressions: cluster.kubelet_expressions,
             devices: settings.aws_gates,
+            volume_limits: settings.instance_type_volume_limits,
         };
         let name = &settings.cluster_name;
         let subnets = Arc::new(subnet::Provider::new(
@@ -551,6 +552,7 @@ impl CloudProvider for AwsProvider {
                 "provider id does not match known format (provider-id={provider_id})"
             ))
         })?;
+        self.instances.may_reboot(id).await?;
         let call = self.instances.reboot(id, request);
         let failed = |error: errors::AwsError| {
             if error.is_not_found() {

@@ -106,17 +106,8 @@ impl State {
         }
     }
 
-    /// Takes in what this process just wrote, if the claim is still known.
-    pub fn apply_claim_if_known(&self, claim: NodeClaim) {
-        let name = claim.metadata.name.clone().unwrap_or_default();
-        let mut inner = self.inner.write();
-        if inner.claims.contains_key(&name) {
-            inner.forward_claim(&name, claim);
-        }
-    }
-
-    /// Takes in what this process just wrote, if the claim is still known, for controllers other than
-    /// the one that wrote it: the watch brings nothing newer that would wake them.
+    /// Takes in what this process just wrote, if the claim is still known. Controllers are woken here:
+    /// the watch brings the same version, which is no change any more.
     pub fn announce_claim(&self, claim: NodeClaim) {
         let name = claim.metadata.name.clone().unwrap_or_default();
         let kept = {

@@ -101,7 +101,7 @@ async fn reconcile(ctx: Arc<Context>, decisions: Arc<Decisions>, name: String) -
     if !held.iter().any(|f| f == finalizers::TERMINATION) {
         held.push(finalizers::TERMINATION.to_owned());
         if let Some(written) = patch::merge(&api, &before, &claim).await? {
-            ctx.cluster.apply_claim_if_known(written);
+            ctx.cluster.announce_claim(written);
         }
         return Ok(Some(Duration::ZERO));
     }
@@ -118,7 +118,7 @@ async fn reconcile(ctx: Arc<Context>, decisions: Arc<Decisions>, name: String) -
     note(liveness::run(&ctx, &api, &claim).await);
     set_ready(&mut claim, ctx.clock.now());
     if let Some(written) = patch::merge(&api, &before, &claim).await? {
-        ctx.cluster.apply_claim_if_known(written);
+        ctx.cluster.announce_claim(written);
     }
     Error::all(errors)?;
     Ok(again)

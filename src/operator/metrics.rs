@@ -26,6 +26,7 @@ pub mod page;
 mod process;
 mod scraped;
 pub mod series;
+mod stage;
 pub mod status;
 mod summary;
 
@@ -34,6 +35,7 @@ pub use list::*;
 pub use options::{Level, Options, Release};
 use page::{Family, Page, Sink};
 pub use scraped::*;
+pub use stage::Stage;
 pub use summary::SummaryVec;
 
 /// One metric of the list.
@@ -47,6 +49,8 @@ pub struct Definition {
     pub labels: Vec<String>,
     /// What it shows.
     pub help: String,
+    /// How stable Karpenter says that it is.
+    pub stage: Option<Stage>,
 }
 
 /// Filled by each metric when it is first used; `touch_all` makes sure that all of them were.
@@ -69,7 +73,8 @@ fn touch_all() {
 
 fn define(name: &str, kind: &'static str, help: &str, labels: &[&str]) {
     let labels = labels.iter().map(|l| (*l).to_owned()).collect();
-    let definition = Definition { name: name.to_owned(), kind, labels, help: help.to_owned() };
+    let (stage, help) = (Stage::of(name), help.to_owned());
+    let definition = Definition { name: name.to_owned(), kind, labels, help, stage };
     CATALOG.lock().push(definition);
 }
 

@@ -104,6 +104,8 @@ pub struct Settings {
     pub subnet_refresh_interval: Duration,
     /// How long found security groups are kept.
     pub security_group_refresh_interval: Duration,
+    /// New nodes are given no more volumes than EC2 says their type can attach.
+    pub instance_type_volume_limits: bool,
     /// ConfigMap that keeps the last known prices; empty keeps none.
     pub price_config_map: String,
     /// Serve what nodes cost and what was saved.
@@ -205,6 +207,7 @@ impl Settings {
             ami_refresh_interval: values.time("ami-refresh-interval"),
             subnet_refresh_interval: values.time("subnet-refresh-interval"),
             security_group_refresh_interval: values.time("security-group-refresh-interval"),
+            instance_type_volume_limits: values.boolean("instance-type-volume-limits"),
             cost_metrics: values.boolean("cost-metrics"),
             savings_config_map: text("savings-config-map"),
             price_config_map: text("price-config-map"),

@@ -71,7 +71,7 @@ impl Classes {
             let class: EC2NodeClass = serde_json::from_value(to_v1(object, &path)?)
                 .map_err(|e| ScenarioError::new(&path, e))?;
             // The controller would not launch from such a class either.
-            let findings = nodeclass::findings(&class, true);
+            let findings = nodeclass::findings(&class, AwsFeatureGates::ALL);
             if let Some(first) = findings.into_iter().find(Finding::is_error) {
                 return Err(ScenarioError::new(format!("{path}.{}", first.path), first.message));
             }
@@ -159,6 +159,7 @@ fn provider(config: &SdkConfig) -> (Arc<pricing::Provider>, instancetype::Provid
         reserved_capacity: true,
         kubelet_expressions: false,
         devices: AwsFeatureGates::default(),
+        volume_limits: false,
     };
     let parts = Parts::of_prices(&clients, &clock, &pricing);
     (pricing, instancetype::Provider::new(parts, options))

@@ -11,6 +11,8 @@ use crate::chain::one_initialized;
 use crate::support::world::root;
 use crate::support::{Controller, World, until};
 
+mod release;
+
 /// The helm binary, built where it is missing.
 fn helm() -> PathBuf {
     static HELM: OnceLock<PathBuf> = OnceLock::new();
@@ -637,7 +639,13 @@ async fn helm_installs_and_upgrades_both_charts() {
     let data = world.kubectl(&[&["get"], &secret[..], &["-o", "jsonpath={.data}"]].concat());
     assert!(data.contains("ca-cert.pem"), "{data}");
 
-    // With every value set the API server takes it, too.
+    // A file of 1.15 with every value set installs.
+    let values = file("1.15.yaml");
+    helm(&["upgrade", "karpenter", "charts/karpenter", "--skip-crds", "-f", &values]);
+    let deployment = ["get", "deployment", "node-launcher", "-n", "karpenter", "-o", "name"];
+    assert_eq!(world.kubectl(&deployment).trim(), "deployment.apps/node-launcher");
+
+    // With every value of ours set the API server takes it, too.
     let everything = file("everything.yaml");
     let rendered =
         run_helm(&["template", "all", "charts/karpenter", "-n", "karpenter", "-f", &everything]);

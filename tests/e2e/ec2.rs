@@ -102,36 +102,6 @@ async fn an_impaired_instance_is_replaced() {
     assert!(!world.events("InstanceUnhealthy").await.is_empty());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_does_not_recover_is_repaired() {
-    let world = World::up().await;
-    let controller = Controller::with(&world, &[("FEATURE_GATES", "NodeRepair=true")]);
-    let pool = node_pool(&["t3.medium"], &["on-demand"]);
-    apply(&world, &[node_class("default", json!({})), pool, spread("web", 1)]).await;
-    let claim = one_initialized(&world).await;
-    running(&world, 1).await;
-    let before = instance_ids(&world).await;
-    let node = claim.status.unwrap().node_name.unwrap();
-    let broken = json!({"status": {"conditions": [{"type": "KernelReady", "status": "False",
-        "reason": "Deadlock", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
-    let patch = broken.to_string();
-    world.kubectl(&[
-        "patch",
-        "node",
-        &node,
-        "--subresource=status",
-        "--type=strategic",
-        "-p",
-        &patch,
-    ]);
-    replaced(&world, &before).await;
-    running(&world, 1).await;
-    controller.says(&["deleting unhealthy node"]).await;
-    let labels = ["condition=\"kernel_ready\"", "nodepool=\"default\"", "image_id=\"ami-"];
-    let name = "karpenter_nodeclaims_unhealthy_disrupted_total";
-    assert_eq!(metric(&controller, name, &labels).await, Some(1.0));
-}
-
 /// EC2 chooses the partition; the Node has its label from the moment that it counts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_registers_with_its_partition() {

@@ -25,6 +25,7 @@ mod model;
 mod nodeclass;
 mod operator;
 mod policy;
+mod repair;
 mod simulate;
 mod timing;
 mod traces;

@@ -155,3 +155,26 @@ fn a_buffer_stays_within_the_limits_of_the_pool() {
         always(w, 10 * MINUTE, "within the limit", |w| cores(w) <= 4).await;
     });
 }
+
+#[test]
+fn a_buffer_follows_its_workload_at_once() {
+    let half = buffer(
+        "half",
+        json!({ "percentage": 100,
+        "scalableRef": { "apiGroup": "apps", "kind": "Deployment", "name": "web" } }),
+    );
+    gated(GATE, async |w| {
+        w.apply(calm("default", |_| ()));
+        w.start();
+        w.apply(deployment("web", 2, "1", |_| ()));
+        runs(w, "web", 2).await;
+        w.apply(half);
+        let replicas = |w: &World| w.all("capacitybuffers")[0]["status"]["replicas"].as_i64();
+        until(w, MINUTE, "a buffer of two", |w| replicas(w) == Some(2)).await;
+        // It would be looked at again after half a minute anyway.
+        w.pass(std::time::Duration::from_secs(5)).await;
+        w.scale("web", 5);
+        let soon = std::time::Duration::from_secs(3);
+        until(w, soon, "a buffer of five", |w| replicas(w) == Some(5)).await;
+    });
+}

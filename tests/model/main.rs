@@ -14,6 +14,7 @@ mod limits;
 mod overlays;
 mod pod_budgets;
 mod provisioning;
+mod reboots;
 mod repair;
 mod replacement;
 mod replay;

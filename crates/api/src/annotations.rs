@@ -25,6 +25,9 @@ pub const DISRUPTION_METHOD: &str = "karpenter.rs/disruption-method";
 /// Beside [`REPLACES`], for a repair: the type of the Node's condition, and after a slash how many
 /// seconds the drain may take, where that is bounded.
 pub const REPAIRS: &str = "karpenter.rs/repairs";
+/// On EC2NodeClasses: how NVIDIA's DRA driver lets claims share a GPU (`disabled`, `memory`,
+/// `unlimited` or a number of shares).
+pub const NVIDIA_CONSUMABLE_CAPACITY: &str = "karpenter.k8s.aws/nvidia-consumable-capacity";
 /// Hash of a NodePool's static template fields.
 pub const NODEPOOL_HASH: &str = "karpenter.sh/nodepool-hash";
 /// Version of the algorithm behind [`NODEPOOL_HASH`].

@@ -313,6 +313,19 @@ impl Provider {
         }
     }
 
+    /// Whether an instance may be rebooted now.
+    ///
+    /// # Errors
+    /// [`Error::NodeClaimNotFound`] when it is gone; an error that is tried again while work is kept away
+    /// from its zone: what goes down there may not come back.
+    pub async fn may_reboot(&self, id: &str) -> Result<(), Error> {
+        let instance = self.get(id).await?;
+        if self.in_shifted_zone(&instance) {
+            return Err(self.shifted(&instance, "reboot"));
+        }
+        Ok(())
+    }
+
     /// Reboots an instance, once for each `request`: EC2 takes no token for it.
     ///
     /// # Errors

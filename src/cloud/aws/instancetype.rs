@@ -4,7 +4,7 @@
 //! minutes. Offerings are rebuilt only for types about which something changed since: as long as
 //! nothing did, every caller gets the same list.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use parking_lot::{Mutex, RwLock};
 use self::capacity::Subject;
 use self::info::Info;
 use self::offerings::Market;
+use self::sharing::Sharing;
 use self::zones::Zones;
 use super::ami::AmiFamily;
 use super::cache::TtlCache;
@@ -25,6 +26,7 @@ use super::placementgroup;
 use super::pricing;
 use super::unavailable::UnavailableOfferings;
 use super::zonalshift;
+use crate::api::annotations;
 use crate::api::v1::EC2NodeClass;
 use crate::clock::Clock;
 use crate::operator::metrics;
@@ -42,6 +44,7 @@ pub mod kubelet;
 mod network;
 mod offerings;
 pub mod requirements;
+pub mod sharing;
 mod volumes;
 pub mod zones;
 
@@ -64,6 +67,8 @@ pub struct Options {
     pub kubelet_expressions: bool,
     /// Which drivers' devices are known before a node publishes them.
     pub devices: AwsFeatureGates,
+    /// How many volumes can be attached is known before a node says it.
+    pub volume_limits: bool,
 }
 
 /// All types of the region, and the zones that they are offered in.
@@ -356,8 +361,17 @@ impl Provider {
             requirements: requirements::of(info, class, &self.options, zones, &available),
             capacity,
             overhead,
-            volume_limits: volumes::limits(info, class),
-            devices: devices::of(name, self.options.devices),
+            volume_limits: if self.options.volume_limits {
+                volumes::limits(info, class)
+            } else {
+                BTreeMap::new()
+            },
+            // One that cannot be read is on the class's condition, and nothing is launched of it.
+            devices: devices::of(
+                name,
+                self.options.devices,
+                Sharing::of(class).unwrap_or_default(),
+            ),
             ..InstanceType::default()
         };
         Ok(Shape { info: Arc::clone(info), kind })
@@ -406,9 +420,11 @@ fn shape_key(class: &EC2NodeClass, zones: &Zones) -> String {
         .map(|r| (&r.id, &r.instance_type, &r.reservation_type, r.interruptible))
         .collect();
     let family = AmiFamily::of(class).as_str();
+    let said = class.metadata.annotations.as_ref();
+    let sharing = said.and_then(|all| all.get(annotations::NVIDIA_CONSUMABLE_CAPACITY));
     let parts = (
         (images_key(class), in_use, &spec.kubelet, &spec.block_device_mappings),
-        (reservations, &spec.network_interfaces, &spec.instance_store_policy, family),
+        (reservations, &spec.network_interfaces, &spec.instance_store_policy, family, sharing),
     );
     serde_json::to_string(&parts).unwrap_or_default()
 }

@@ -205,6 +205,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_policy_of_1_15_allows_reboots_of_what_may_be_terminated_and_of_nothing_else() {
+        let statements = |text: &str| -> Vec<serde_json::Value> {
+            let policy: serde_json::Value = serde_json::from_str(text).unwrap();
+            policy["Statement"].as_array().unwrap().clone()
+        };
+        let allows = |statement: &serde_json::Value, action: &str| {
+            statement["Action"].as_array().is_some_and(|all| all.iter().any(|a| a == action))
+        };
+        let of_1_15 = statements(include_str!("../../../deploy/iam/controller-policy-1.15.json"));
+        let found: Vec<_> = of_1_15.iter().filter(|s| allows(s, "ec2:RebootInstances")).collect();
+        let [scoped] = found[..] else { panic!("{found:?}") };
+        assert_eq!(scoped["Sid"], "AllowScopedDeletion");
+        assert!(allows(scoped, "ec2:TerminateInstances"));
+        assert!(scoped["Condition"]["StringEquals"].is_object(), "{scoped}");
+        let of_1_14 = statements(include_str!("../../../deploy/iam/controller-policy-1.14.json"));
+        assert!(!of_1_14.iter().any(|s| allows(s, "ec2:RebootInstances")));
+    }
+
+    #[test]
     fn a_refusal_turns_a_feature_off_for_a_while() {
         let clock = Clock::manual(Timestamp::UNIX_EPOCH);
         let permissions = Permissions::new(&clock);

@@ -71,7 +71,7 @@ impl Provider {
     }
 
     /// An answer without any shift ends them all; otherwise what it says is added.
-    fn note(&self, none: bool, found: BTreeMap<String, Timestamp>) {
+    pub(super) fn note(&self, none: bool, found: BTreeMap<String, Timestamp>) {
         let mut shifts = self.shifts.lock();
         if none {
             shifts.clear();

@@ -131,7 +131,7 @@ fn the_state_only_moves_forward() {
     state.apply_claim(at("10", json!({"karpenter.sh/nodepool": "b"})));
     assert_eq!(shown(), "10", "versions are numbers");
     state.apply_claim(at("9", json!({"karpenter.sh/nodepool": "a"})));
-    state.apply_claim_if_known(at("8", json!({})));
+    state.announce_claim(at("8", json!({})));
     assert_eq!(shown(), "10");
     assert_eq!(state.claims_of_pool("b").len(), 1);
     assert!(state.claims_of_pool("a").is_empty());
@@ -140,6 +140,26 @@ fn the_state_only_moves_forward() {
     state.delete_claim("c");
     state.apply_claim(at("3", json!({})));
     assert_eq!(shown(), "3", "another object of the name may begin anywhere");
+}
+
+#[test]
+fn what_this_process_wrote_wakes_controllers_once() {
+    let state = State::default();
+    state.list_everything();
+    let mut changes = state.subscribe();
+    let at = |version: &str| -> NodeClaim {
+        serde_json::from_value(json!({"metadata": {"name": "c", "resourceVersion": version},
+            "spec": {}}))
+        .unwrap()
+    };
+    state.announce_claim(at("1"));
+    assert!(changes.try_recv().is_err(), "a claim that is not known stays so");
+    state.apply_claim(at("1"));
+    assert!(changes.try_recv().is_ok());
+    state.announce_claim(at("2"));
+    assert!(matches!(changes.try_recv(), Ok(Change::NodeClaim(name)) if name == "c"));
+    state.apply_claim(at("2"));
+    assert!(changes.try_recv().is_err(), "what the watch brings of it is no change any more");
 }
 
 #[test]

@@ -64,7 +64,7 @@ pub(super) async fn commit(
         "NodeClaim" = %logging::obj(candidate.claim_name()),
         "condition" = repair.condition,
         "reason" = repair.reason,
-        "rebooting node"
+        "committed node reboot"
     );
     Ok(true)
 }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use crate::api::v1::ConsolidationPolicy;
 use crate::controllers::Context;
+use crate::disruption::repair::Action;
 use crate::disruption::score::{K, Score, THRESHOLD};
-use crate::disruption::{Command, Decision, Method};
-use crate::operator::metrics;
+use crate::disruption::{Candidate, Command, Decision, Method};
+use crate::operator::{logging, metrics};
 
 /// The policy's name as in the API.
 fn policy_name(policy: ConsolidationPolicy) -> &'static str {
@@ -112,8 +113,30 @@ pub(super) fn failed_validation(command: &Command) {
         .inc_by(number(command.candidates.len()));
 }
 
+/// Logs by which policy a node is repaired.
+fn selected(candidate: &Candidate) {
+    let Some(due) = &candidate.repair else { return };
+    let policy = &due.policy;
+    tracing::info!(
+        "Node" = %logging::obj(candidate.node.name()),
+        "condition" = policy.condition,
+        "status" = policy.status,
+        "reason" = due.reason,
+        "reason-regex" = policy.reason,
+        "fallback" = policy.reason.is_empty(),
+        "action" = match policy.action {
+            Action::Reboot => "RebootNode",
+            Action::Replace => "ReplaceNode",
+        },
+        "eligible-at" = %due.since,
+        "termination-grace-period" = policy.drain.map(logging::go_duration),
+        "selected repair policy"
+    );
+}
+
 /// A command that was started.
 pub(super) fn started(command: &Command) {
+    command.candidates.iter().for_each(selected);
     let (reason, kind) = (command.reason().label(), command.method.consolidation_type());
     let decision = command.decision();
     metrics::DISRUPTION_DECISIONS.with_label_values(&[decision, reason, kind]).inc();

@@ -316,6 +316,27 @@ mod tests {
         Entry { uid: "u".into(), node: None, deadline, attempts: 0, evicted: false }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_eviction_of_a_pod_without_a_node_waits_quietly() {
+        let asked = crate::controllers::tests::Asked::default();
+        let client = {
+            let asked = Arc::clone(&asked);
+            let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+                asked.lock().push(request.uri().path().to_owned());
+                let refusal = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+                    "reason": "TooManyRequests", "code": 429, "message": "a budget"});
+                let body = kube::client::Body::from(refusal.to_string().into_bytes());
+                let answer = http::Response::builder().status(429).body(body).unwrap();
+                async move { Ok::<_, std::convert::Infallible>(answer) }
+            });
+            kube::Client::new(service, "default")
+        };
+        let ctx = crate::controllers::tests::context(&client);
+        assert!(matches!(evict(&ctx, &pod("u", json!({}))).await, Answer::Wait));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(*asked.lock(), ["/api/v1/namespaces/n/pods/p/eviction"], "and no event");
+    }
+
     #[test]
     fn a_deadline_is_never_loosened() {
         let mut entries = HashMap::new();

@@ -48,7 +48,8 @@ const REBOOTING: &str = "Rebooting";
 
 struct Controller {
     evictions: Evictions,
-    /// Since when the cloud has been asked for the reboot of a claim, by its UID.
+    /// Since when the cloud has been asked for the reboot of a claim, by its name; only of claims that
+    /// are rebooting.
     asked: Mutex<HashMap<String, Timestamp>>,
 }
 
@@ -68,15 +69,17 @@ fn all(ctx: &Context) -> Vec<String> {
 
 fn concerned(ctx: &Context, change: &Change) -> Vec<String> {
     let claim = match change {
-        Change::NodeClaim(name) => ctx.cluster.claim(name),
+        // Also one that is not rebooting any more, so that what is known of its reboot is forgotten.
+        Change::NodeClaim(name) => ctx.cluster.claim(name).filter(|c| condition(c).is_some()),
         Change::Node(name) | Change::Bound(name) => ctx
             .cluster
             .node(name)
             .and_then(|n| n.spec.as_ref()?.provider_id.clone())
-            .and_then(|id| ctx.cluster.claim_by_provider_id(&id)),
+            .and_then(|id| ctx.cluster.claim_by_provider_id(&id))
+            .filter(|c| is_rebooting(c)),
         _ => None,
     };
-    claim.filter(|c| is_rebooting(c)).and_then(|c| c.metadata.name.clone()).into_iter().collect()
+    claim.and_then(|c| c.metadata.name.clone()).into_iter().collect()
 }
 
 fn condition(claim: &NodeClaim) -> Option<&Condition> {
@@ -127,6 +130,7 @@ fn seen_node(node: &Node) -> SeenNode<'_> {
 impl Controller {
     async fn reconcile(&self, ctx: &Context, name: &str) -> Reconciled {
         let Some(claim) = ctx.cluster.claim(name).filter(|c| is_rebooting(c)) else {
+            self.asked.lock().remove(name);
             return Ok(None);
         };
         let Some((requested, issued)) = times(&claim) else { return Ok(None) };
@@ -135,11 +139,10 @@ impl Controller {
         let now = ctx.clock.now();
         let node_name = node.as_ref().and_then(|n| n.metadata.name.clone()).unwrap_or_default();
         let plan = drain::plan(&ctx.cluster.pods_on(&node_name), None, now);
-        let uid = claim.metadata.uid.clone().unwrap_or_default();
         let seen = Seen {
             requested,
             issued,
-            asked: self.asked.lock().get(&uid).copied(),
+            asked: self.asked.lock().get(name).copied(),
             bound: bound(&claim),
             pods: plan.waiting,
             boot_id_before: mark(&claim, annotations::REBOOT_PRE_BOOT_ID),
@@ -164,7 +167,7 @@ impl Controller {
                 write(ctx, &claim, &changed).await?;
                 Ok(Some(DRAIN_POLL))
             }
-            (Step::Ask, _) => self.ask(ctx, &claim, node.as_deref(), &seen, &uid).await,
+            (Step::Ask, _) => self.ask(ctx, &claim, node.as_deref(), &seen).await,
             (Step::Issued, _) => issue(ctx, &claim).await,
             (Step::Observed, Some(node)) => {
                 taint(ctx, node, false).await?;
@@ -189,9 +192,10 @@ impl Controller {
         claim: &NodeClaim,
         node: Option<&Node>,
         seen: &Seen<'_>,
-        uid: &str,
     ) -> Reconciled {
-        self.asked.lock().entry(uid.to_owned()).or_insert_with(|| ctx.clock.now());
+        let name = claim.metadata.name.clone().unwrap_or_default();
+        let uid = claim.metadata.uid.as_deref().unwrap_or_default();
+        self.asked.lock().entry(name).or_insert_with(|| ctx.clock.now());
         let before = seen.boot_id_before.unwrap_or_default();
         let request = format!("{uid}-{}-{before}", seen.requested.as_nanosecond());
         match ctx.cloud.reboot(claim, &request).await {
@@ -227,7 +231,7 @@ impl Controller {
         } else {
             replace(ctx, claim, seen.bound).await?;
         }
-        self.asked.lock().remove(claim.metadata.uid.as_deref().unwrap_or_default());
+        self.asked.lock().remove(claim.metadata.name.as_deref().unwrap_or_default());
         tracing::info!("result" = outcome.label(), "message" = message, "reboot ended");
         if !good {
             let since = attempt(claim);
@@ -338,5 +342,41 @@ fn count(ctx: &Context, seen: &Seen<'_>, outcome: Outcome) {
     if let Some(issued) = seen.issued.filter(|_| outcome == Outcome::Succeeded) {
         let took = ctx.clock.since(issued).as_secs_f64();
         metrics::NODE_REBOOT_RECOVERY.with_label_values::<&str>(&[]).observe(took);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::controllers::tests::{Asked, api_server, context};
+
+    fn claim(version: &str, more: Value) -> NodeClaim {
+        let mut claim = json!({"metadata": {"name": "c", "uid": "u", "resourceVersion": version},
+            "spec": {"nodeClassRef": {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass",
+                "name": "d"}},
+            "status": {"conditions": [{"type": "Rebooting", "status": "True", "reason": REQUESTED,
+                "message": "", "lastTransitionTime": "1970-01-01T00:00:00Z"}]}});
+        claim["metadata"].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::from_value(claim).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_that_goes_while_the_cloud_is_asked_is_forgotten() {
+        let ctx = context(&api_server(Vec::new(), &Asked::default()));
+        let mut tasks = JoinSet::new();
+        let evictions = Evictions::start(&ctx, &mut tasks);
+        let controller = Controller { evictions, asked: Mutex::default() };
+        ctx.cluster.apply_claim(claim("1", json!({})));
+        controller.asked.lock().insert("c".to_owned(), ctx.clock.now());
+        assert_eq!(all(&ctx), ["c"]);
+        let changed = Change::NodeClaim("c".to_owned());
+        let going = json!({"deletionTimestamp": "1970-01-01T00:00:00Z", "finalizers": ["f"]});
+        ctx.cluster.apply_claim(claim("2", going));
+        assert!(all(&ctx).is_empty());
+        assert_eq!(concerned(&ctx, &changed), ["c"], "to forget it");
+        assert_eq!(controller.reconcile(&ctx, "c").await.unwrap(), None);
+        assert!(controller.asked.lock().is_empty());
     }
 }

@@ -130,3 +130,28 @@ async fn instance_gone(
     }
     Ok(gone)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::controllers::tests::{Asked, api_server};
+
+    #[tokio::test]
+    async fn a_deadline_that_is_written_only_ever_becomes_earlier() {
+        let asked = Asked::default();
+        let api = Api::<NodeClaim>::all(api_server(Vec::new(), &asked));
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let claim: NodeClaim = serde_json::from_value(json!({"metadata": {"name": "c",
+            "annotations": {annotations::TERMINATION_TIMESTAMP: "1970-01-01T00:01:00Z"}},
+            "spec": {}}))
+        .unwrap();
+        tighten_deadline(&api, &claim, at(60)).await.unwrap();
+        tighten_deadline(&api, &claim, at(3600)).await.unwrap();
+        assert!(asked.lock().is_empty());
+        // This API server has no such claim.
+        tighten_deadline(&api, &claim, at(59)).await.unwrap_err();
+        assert_eq!(asked.lock().len(), 1);
+    }
+}

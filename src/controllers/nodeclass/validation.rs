@@ -62,11 +62,9 @@ impl Controller {
             }
             return Err(Error::Other(format!("failed to detect the cluster CIDR, {error}")));
         }
-        let expressions = self.ctx.settings.aws_gates.node_class_cel;
-        if let Some((reason, message)) = nodeclass::failure(class, expressions) {
+        if let Some((reason, message)) = nodeclass::failure(class, self.ctx.settings.aws_gates) {
             self.set(class, kind, conditions::FALSE, reason, &message);
-            // Karpenter tells of this one on the condition alone.
-            if reason == nodeclass::INVALID_KUBELET {
+            if nodeclass::QUIET.contains(&reason) {
                 return Ok(None);
             }
             return Ok(self.terminal(&format!("validating spec, {message}")));

@@ -42,7 +42,7 @@ fn every_metric_of_karpenter_is_there_with_its_type_and_labels() {
 }
 
 /// Metrics that only this project has: their names must not be taken by Karpenter.
-const OWN: &[&str] = &[
+pub(super) const OWN: &[&str] = &[
     "karpenter_cloudprovider_feature_disabled",
     "karpenter_cluster_state_unreadable_objects",
     "karpenter_cost_nodes_dollars_per_hour",
@@ -280,4 +280,27 @@ fn a_source_writes_until_its_owner_is_gone_and_is_forgotten_then() {
         of_source.upgrade().is_none()
     });
     assert!(forgotten);
+}
+
+/// The table of the reference page.
+fn reference() -> String {
+    let row = |d: &Definition| {
+        let stage = d.stage.map_or_else(|| "-".to_owned(), |stage| stage.to_string());
+        format!("| `{}` | {} | {stage} | {} |\n", d.name, d.kind, d.help)
+    };
+    let rows: String = catalog().iter().map(row).collect();
+    format!("| metric | type | stage | |\n|---|---|---|---|\n{rows}")
+}
+
+/// The page is written by `UPDATE_DOCS=1 cargo test the_reference_page`.
+#[test]
+fn the_reference_page_lists_every_metric_with_its_stage() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/src/reference/metrics.md");
+    let text = std::fs::read_to_string(page).unwrap();
+    let begin = text.find("| metric | type |").unwrap();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(page, format!("{}{}", &text[..begin], reference())).unwrap();
+        return;
+    }
+    assert_eq!(&text[begin..], reference());
 }

@@ -347,6 +347,13 @@ const FLAGS: &[Flag] = &[
         "settings.awsFeatureGates",
     ),
     flag(
+        "instance-type-volume-limits",
+        Kind::Bool,
+        "false",
+        "take EC2's published limits of EBS volumes for instance types that no node is there of",
+        "settings.instanceTypeVolumeLimits",
+    ),
+    flag(
         "cost-metrics",
         Kind::Bool,
         "false",

@@ -80,6 +80,10 @@ pub struct AwsFeatureGates {
 }
 
 impl AwsFeatureGates {
+    /// Every feature that an EC2NodeClass can use is on, for who looks at a class without a controller.
+    pub const ALL: Self =
+        Self { node_class_cel: true, dra_nvidia_gpu: true, dra_efa: true, reboot_for_repair: true };
+
     /// The gates, and the names among them that no gate has; those left out keep their defaults.
     pub(super) fn parse(text: &str) -> Result<(Self, Vec<String>), SettingsError> {
         let (mut gates, mut unknown) = (Self::default(), Vec::new());

@@ -84,6 +84,17 @@ impl World {
         }
     }
 
+    /// Lets a Node have been created so many seconds earlier than it was.
+    pub fn make_older(&self, node: &str, seconds: i64) {
+        let done = Command::new(root().join("tests/env/world"))
+            .args(["age", node, &seconds.to_string(), "--dir"])
+            .arg(&self.dir)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{done:?}");
+    }
+
     /// Runs kubectl as the administrator.
     ///
     /// # Panics

@@ -1,4 +1,4 @@
-"""`world up|down|status|run`: the local world's command line."""
+"""`world up|down|status|age`: the local world's command line."""
 
 import argparse
 import json
@@ -8,7 +8,9 @@ import shutil
 import sys
 import time
 
-from . import components, processes, supervisor
+import kube
+
+from . import age, components, processes, supervisor
 
 
 def arguments():
@@ -31,7 +33,10 @@ def arguments():
     down = commands.add_parser("down", help="end everything that `up` started")
     down.add_argument("--delete", action="store_true", help="delete the folder too")
     status = commands.add_parser("status", help="what is running; exit code 0 if all is")
-    for one in (up, down, status):
+    older = commands.add_parser("age", help="make a Node older than it is")
+    older.add_argument("node", help="its name")
+    older.add_argument("seconds", type=int, help="how much older")
+    for one in (up, down, status, older):
         one.add_argument("--dir", type=pathlib.Path, required=True, help="the world's folder")
     return parser.parse_args()
 
@@ -110,6 +115,14 @@ def status(options):
     sys.exit(0 if world["state"] == "ready" and len(found) == len(world["children"]) + 1 else 1)
 
 
+def make_older(options):
+    folder = options.dir.resolve()
+    values = (read(folder) or sys.exit("no world has been here"))["env"]
+    api = kube.Api(folder / "kubeconfig")
+    age.make_older(values["WORLD_ETCD"], api, options.node, options.seconds)
+
+
 if __name__ == "__main__":
     settings = arguments()
-    {"up": up, "down": down, "status": status}[settings.command](settings)
+    commands = {"up": up, "down": down, "status": status, "age": make_older}
+    commands[settings.command](settings)

@@ -45,6 +45,7 @@ class World:
             path.mkdir(parents=True, exist_ok=True)
         self.etcd_port, self.peer_port, self.api_port = free_ports(3)
         self.api = f"https://127.0.0.1:{self.api_port}"
+        self.etcd_url = f"http://127.0.0.1:{self.etcd_port}"
         self.aws_state = folder / "aws.json"
         self.aws_state.unlink(missing_ok=True)
 
@@ -86,7 +87,7 @@ class World:
         return ca
 
     def etcd(self):
-        client, peer = (f"http://127.0.0.1:{p}" for p in (self.etcd_port, self.peer_port))
+        client, peer = self.etcd_url, f"http://127.0.0.1:{self.peer_port}"
         return [
             str(self.bin / "etcd"),
             f"--data-dir={self.folder / 'etcd'}",
@@ -103,7 +104,7 @@ class World:
     def apiserver(self):
         return [
             str(self.bin / "kube-apiserver"),
-            f"--etcd-servers=http://127.0.0.1:{self.etcd_port}",
+            f"--etcd-servers={self.etcd_url}",
             "--bind-address=127.0.0.1",
             "--advertise-address=127.0.0.1",
             "--endpoint-reconciler-type=none",

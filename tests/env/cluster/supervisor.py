@@ -152,6 +152,7 @@ class Supervisor:
             "NO_PROXY": "127.0.0.1,localhost",
             "WORLD_DIR": world.folder,
             "WORLD_ADMIN": f"{aws['endpoint']}/_local",
+            "WORLD_ETCD": world.etcd_url,
             "WORLD_QUEUE": components.CLUSTER,
             "WORLD_VPC": aws["vpc"],
             "WORLD_SUBNETS": ",".join(aws["subnets"]),

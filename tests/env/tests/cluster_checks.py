@@ -298,7 +298,17 @@ def leases_of_deleted_nodes_are_renewed(cluster):
     cluster.chain.aws.ec2.terminate_instances(InstanceIds=[cluster.instance])
 
 
+def a_node_can_be_made_older(cluster):
+    node = cluster.node()["metadata"]
+    path = f"/api/v1/nodes/{node['name']}"
+    assert world("age", node["name"], "3600", "--dir", cluster.folder.name) == 0
+    at = datetime.datetime.fromisoformat
+    now = at(cluster.api.call("GET", path)["metadata"]["creationTimestamp"])
+    assert at(node["creationTimestamp"]) - now == datetime.timedelta(hours=1), now
+
+
 CHECKS = [
+    a_node_can_be_made_older,
     the_system_node_is_tainted_and_the_dns_has_its_address,
     pods_take_the_time_that_their_hooks_and_grace_give_them,
     pods_stay_unready_as_they_are_told,

@@ -16,6 +16,7 @@ use crate::scheduling::snapshot::NodePoolInput;
 use crate::scheduling::volumes::PodVolumes;
 
 mod properties;
+mod repairs;
 
 fn kind(name: &str, cpu: i64, price: f64) -> Arc<InstanceType> {
     let on_demand = labels::CAPACITY_ON_DEMAND;

@@ -496,6 +496,29 @@ mod tests {
     }
 
     #[test]
+    fn a_type_keeps_its_devices_and_volume_limits_under_an_overlay() {
+        let mut pools = pools();
+        let device = crate::scheduling::dra::TypePool { driver: "d".into(), ..Default::default() };
+        for pool in &mut pools {
+            let types = pool.types.iter().map(|kind| {
+                let mut kind = (**kind).clone();
+                kind.volume_limits.insert("ebs".to_owned(), 7);
+                kind.devices = [device.clone()].into();
+                Arc::new(kind)
+            });
+            pool.types = types.collect();
+        }
+        let more = json!({"requirements": [], "price": "5", "capacity": {"example.com/a": "1"}});
+        let (store, _) = evaluate(&[overlay("o", more)], &pools);
+        let types = store.apply("p", &pools[0].types).unwrap();
+        assert!(types[0].capacity_overlay);
+        for kind in &types[..] {
+            assert_eq!(kind.volume_limits["ebs"], 7);
+            assert_eq!(kind.devices[..], [device.clone()]);
+        }
+    }
+
+    #[test]
     fn what_cannot_be_used_is_told() {
         let verdict = |spec: Value| evaluate(&[overlay("o", spec)], &pools()).1["o"].clone();
         for bad in [

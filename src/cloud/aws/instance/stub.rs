@@ -150,6 +150,7 @@ pub(super) struct World {
     pub(super) unavailable: Arc<UnavailableOfferings>,
     pub(super) subnets: Arc<subnet::Provider>,
     pub(super) reservations: Arc<capacityreservation::Provider>,
+    pub(super) shifts: Arc<zonalshift::Provider>,
     pub(super) kube: kube::Client,
     pub(super) clock: Clock,
 }
@@ -186,6 +187,7 @@ impl World {
             reserved_capacity: true,
             ..launchtemplate::Cluster::default()
         };
+        let shifts = Arc::new(zonalshift::Provider::new(clients.clone(), &clock, true));
         let parts = Parts {
             kube: kube.clone(),
             clock: clock.clone(),
@@ -198,7 +200,7 @@ impl World {
                 &permissions,
             )),
             reservations: Arc::clone(&reservations),
-            shifts: Arc::new(zonalshift::Provider::new(clients.clone(), &clock, false)),
+            shifts: Arc::clone(&shifts),
             clients,
         };
         let options = Options {
@@ -209,7 +211,7 @@ impl World {
         let provider = Provider::new(parts, options);
         // Launches of an earlier process have settled.
         clock.advance(Duration::from_secs(60));
-        Self { stub, provider, unavailable, subnets, reservations, kube, clock }
+        Self { stub, provider, unavailable, subnets, reservations, shifts, kube, clock }
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock};
 use k8s_openapi::api::resource::v1::{Device as ApiDevice, DeviceAttribute, DeviceCapacity};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use super::sharing::Sharing;
 use crate::operator::settings::AwsFeatureGates;
 use crate::scheduling::dra::TypePool;
 use crate::scheduling::dra::device::{Binding, Device, qualified};
@@ -25,11 +26,18 @@ const TABLE: &str = include_str!("../../../../data/devices.tsv");
 /// Pools by instance type and driver.
 static POOLS: LazyLock<BTreeMap<(&'static str, &'static str), TypePool>> = LazyLock::new(read);
 
-/// The devices of a type, of the drivers whose gates are on.
-pub(super) fn of(name: &str, gates: AwsFeatureGates) -> Arc<[TypePool]> {
+/// The devices of a type, of the drivers whose gates are on; GPUs as NVIDIA's driver shares them.
+pub(super) fn of(name: &str, gates: AwsFeatureGates, sharing: Option<Sharing>) -> Arc<[TypePool]> {
     let drivers = [(GPU, gates.dra_nvidia_gpu), (NETWORK, gates.dra_efa)];
     let on = drivers.into_iter().filter(|(_, on)| *on);
-    on.filter_map(|(driver, _)| POOLS.get(&(name, driver)).cloned()).collect()
+    let pool = |driver| {
+        let mut pool = POOLS.get(&(name, driver))?.clone();
+        if let Some(sharing) = sharing.filter(|_| driver == GPU) {
+            pool.devices = pool.devices.iter().map(|d| sharing.apply(d, driver)).collect();
+        }
+        Some(pool)
+    };
+    on.filter_map(|(driver, _)| pool(driver)).collect()
 }
 
 fn read() -> BTreeMap<(&'static str, &'static str), TypePool> {
@@ -103,14 +111,14 @@ mod tests {
             dra_efa,
             ..AwsFeatureGates::default()
         };
-        assert!(of("p5.48xlarge", gates(false, false)).is_empty());
-        assert!(of("m5.large", gates(true, true)).is_empty());
-        let all = of("p5.48xlarge", gates(true, true));
+        assert!(of("p5.48xlarge", gates(false, false), None).is_empty());
+        assert!(of("m5.large", gates(true, true), None).is_empty());
+        let all = of("p5.48xlarge", gates(true, true), None);
         let [gpus, fabric] = &all[..] else { panic!("{all:?}") };
         assert_eq!((&*gpus.driver, gpus.devices.len()), ("gpu.nvidia.com", 8));
         assert_eq!((gpus.bindings.len(), gpus.bindings[0].devices.len()), (2, 8));
         assert_eq!((&*fabric.driver, fabric.bindings.len()), ("dra.net", 0));
-        assert_ne!(of("g4dn.xlarge", gates(true, false))[0].pool, gpus.pool);
+        assert_ne!(of("g4dn.xlarge", gates(true, false), None)[0].pool, gpus.pool);
     }
 
     #[test]

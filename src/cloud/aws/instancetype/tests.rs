@@ -43,6 +43,7 @@ fn options() -> Options {
         reserved_capacity: true,
         kubelet_expressions: false,
         devices: AwsFeatureGates::default(),
+        volume_limits: false,
     }
 }
 
@@ -722,4 +723,55 @@ fn an_overlay_prices_a_type_that_has_no_price() {
     let pools = [PoolTypes { pool: Arc::new(pool), types: provider.list(&class).unwrap() }];
     overlays.set(evaluate(&[Arc::new(overlay)], &pools).0);
     assert_eq!(offers(), [1.5; 4], "in two zones, spot and on-demand");
+}
+
+#[test]
+fn classes_that_differ_in_what_a_type_must_be_able_to_do_share_no_offerings() {
+    let provider = provider();
+    let has = |spec: serde_json::Value, kind: &str| {
+        let types = provider.list(&class(spec)).unwrap();
+        by_name(&types)[kind].offerings.iter().any(|o| o.available)
+    };
+    let nested =
+        |value: &str| json!({"amiFamily": "AL2023", "cpuOptions": {"nestedVirtualization": value}});
+    let enclaves = |on: bool| json!({"amiFamily": "AL2023", "enclaveOptions": {"enabled": on}});
+    // Each is asked for twice, so that the second answer may come from what is kept.
+    for _ in 0..2 {
+        assert!(!has(nested("enabled"), "m5.large"));
+        assert!(has(nested("disabled"), "m5.large"));
+        assert!(has(json!({"amiFamily": "AL2023"}), "t3.large"));
+        assert!(!has(enclaves(true), "t3.large"));
+        assert!(has(enclaves(false), "t3.large"));
+    }
+}
+
+#[test]
+fn volume_limits_of_types_are_known_only_where_that_is_asked_for() {
+    let clock = Clock::manual(Timestamp::UNIX_EPOCH);
+    let limits = |volume_limits| {
+        let provider = provider_with(Options { volume_limits, ..options() }, &clock);
+        let types = provider.list(&class(json!({"amiFamily": "AL2023"}))).unwrap();
+        by_name(&types)["m5.large"].volume_limits.clone()
+    };
+    assert!(limits(false).is_empty());
+    assert_eq!(limits(true)["ebs.csi.aws.com"], 26);
+}
+
+#[test]
+fn gpus_are_shared_as_the_class_says() {
+    let clock = Clock::manual(Timestamp::UNIX_EPOCH);
+    let devices = AwsFeatureGates { dra_nvidia_gpu: true, ..AwsFeatureGates::default() };
+    let provider = provider_with(Options { devices, ..options() }, &clock);
+    let shared = |mode: Option<&str>| {
+        let mut class = class(json!({"amiFamily": "AL2023"}));
+        let key = crate::api::annotations::NVIDIA_CONSUMABLE_CAPACITY.to_owned();
+        class.metadata.annotations = mode.map(|mode| [(key, mode.to_owned())].into());
+        let types = provider.list(&class).unwrap();
+        by_name(&types)["g4dn.xlarge"].devices[0].devices[0].shared
+    };
+    for _ in 0..2 {
+        assert!(!shared(None));
+        assert!(shared(Some("4")));
+        assert!(!shared(Some("disabled")));
+    }
 }

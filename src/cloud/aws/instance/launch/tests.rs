@@ -284,6 +284,26 @@ async fn a_reboot_is_made_once_for_each_request() {
 }
 
 #[tokio::test]
+async fn nothing_is_rebooted_in_a_zone_that_a_shift_moved_away_from() {
+    let world = World::new().await;
+    let zone = "<availabilityZone>a</availabilityZone>";
+    let with_id = format!("{zone}<availabilityZoneId>use1-az1</availabilityZoneId>");
+    let answer = described("i-1", NODECLAIM, "claim-1").replace(zone, &with_id);
+    world.stub.answer("DescribeInstances", &answer);
+    world.provider.may_reboot("i-1").await.unwrap();
+    let end = world.clock.now() + Duration::from_secs(3600);
+    world.shifts.note(false, BTreeMap::from([("use1-az1".to_owned(), end)]));
+    let error = world.provider.may_reboot("i-1").await.unwrap_err();
+    let text = "instance i-1 is in zonally shifted availability zone a (use1-az1), skipping reboot";
+    assert_eq!(error.to_string(), text);
+    world.clock.advance(Duration::from_secs(3600));
+    world.provider.may_reboot("i-1").await.unwrap();
+    world.stub.answer("DescribeInstances", "<DescribeInstancesResponse/>");
+    let gone = world.provider.may_reboot("i-2").await.unwrap_err();
+    assert!(matches!(gone, Error::NodeClaimNotFound(_)), "{gone}");
+}
+
+#[tokio::test]
 async fn calls_of_ec2_move_their_metrics() {
     let world = World::new().await;
     world.stub.answer("CreateFleet", &stub::fleet(&["i-1"]));

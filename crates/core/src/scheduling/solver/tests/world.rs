@@ -147,3 +147,66 @@ fn what_a_removed_node_says_about_its_type_is_not_forgotten() {
     let mut unprepared = World::new(Arc::new(snapshot), |_| false);
     assert_eq!(told(&unprepared.without(&["n0"], &pods, false)), told(&results));
 }
+
+/// Three pods with a volume each.
+fn with_volumes(nodes: usize) -> (Snapshot, Vec<Arc<PodInfo>>) {
+    let mut snapshot = input(&[], nodes);
+    snapshot.options.pack_by_price = false;
+    let pods: Vec<_> = (0..3).map(|i| pod(&format!("p{i}"), "100m", json!({}))).collect();
+    for pod in &pods {
+        let volumes = crate::scheduling::volumes::PodVolumes {
+            attached: vec![(Arc::from("ebs"), Arc::clone(&pod.key.name))],
+            ..Default::default()
+        };
+        snapshot.pod_volumes.insert(pod.key.clone(), Arc::new(volumes));
+    }
+    for pool in &mut snapshot.node_pools {
+        let types = pool.instance_types.iter().map(|kind| {
+            let mut kind = (**kind).clone();
+            kind.volume_limits.insert("ebs".to_owned(), 2);
+            Arc::new(kind)
+        });
+        pool.instance_types = types.collect();
+    }
+    (snapshot, pods)
+}
+
+#[test]
+fn a_new_node_takes_no_more_volumes_than_the_provider_says_of_its_type() {
+    let (snapshot, pods) = with_volumes(0);
+    let claims = |snapshot: &Snapshot| {
+        World::new(Arc::new(snapshot.clone()), |_| true).without(&[], &pods, false).new_claims.len()
+    };
+    assert_eq!(claims(&snapshot), 2);
+    // Where the provider says nothing, nothing is counted.
+    let mut silent = snapshot;
+    for pool in &mut silent.node_pools {
+        let types = pool.instance_types.iter().map(|kind| {
+            let mut kind = (**kind).clone();
+            kind.volume_limits.clear();
+            Arc::new(kind)
+        });
+        pool.instance_types = types.collect();
+    }
+    assert_eq!(claims(&silent), 1);
+}
+
+#[test]
+fn a_node_takes_what_its_driver_says_and_before_that_what_the_provider_says_of_its_type() {
+    let (snapshot, pods) = with_volumes(1);
+    let placed = |said: Option<Option<u64>>| {
+        let mut snapshot = snapshot.clone();
+        let node = &mut snapshot.nodes[0];
+        let mut object = (**node.node.as_ref().unwrap()).clone();
+        let own = object.metadata.labels.get_or_insert_default();
+        own.insert(labels::NODEPOOL.to_owned(), "plain".to_owned());
+        own.insert(labels::INSTANCE_TYPE.to_owned(), "small".to_owned());
+        node.node = Some(Arc::new(object));
+        node.volume_limits.extend(said.map(|limit| ("ebs".to_owned(), limit)));
+        let results = World::new(Arc::new(snapshot), |_| true).without(&[], &pods, false);
+        results.existing.iter().map(|(_, pods)| pods.len()).sum::<usize>()
+    };
+    assert_eq!(placed(None), 2, "the driver did not come up yet");
+    assert_eq!(placed(Some(Some(1))), 1);
+    assert_eq!(placed(Some(None)), 3, "a driver without a count has no limit");
+}
