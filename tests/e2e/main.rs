@@ -24,6 +24,7 @@ mod model;
 mod nodeclass;
 mod operator;
 mod policy;
+mod replay;
 mod simulate;
 mod timing;
 mod trouble;
