@@ -26,10 +26,16 @@ demo: build ## a pending Deployment gets its node on the local world; KEEP=1 lea
 # End-to-end tests that take long on two cores; `make test-all` runs them.
 LONG := ec2:: instances:: model:: nodeclass:: policy:: trouble:: api::takeover api::certificate the_founding_commands_install
 
+# The model world is optimised, and needs no provider.
+MODEL := $(CARGO) test --locked --profile model --no-default-features -p karpenter --test model
+# Schedules of faults in `make test`: what two cores play in three minutes.
+STORM_SEEDS ?= 1000
+
 test: ## every fast test and the end-to-end tests
 	tests/env/world prepare
 	tests/env/world check
-	$(CARGO) test --locked --no-fail-fast -p karpenter -p karpenter-api -p karpenter-core -p karpenter-model --lib --bins --test reference --test api --test model
+	$(CARGO) test --locked --no-fail-fast -p karpenter -p karpenter-api -p karpenter-core -p karpenter-model --lib --bins --test reference --test api
+	STORM_SEEDS=$(STORM_SEEDS) $(MODEL) --no-fail-fast
 	$(CARGO) test --locked --no-fail-fast --test e2e -- $(addprefix --skip ,$(LONG))
 
 # The oldest and the newest version that is supported, and the one that everything else runs on.
@@ -47,11 +53,11 @@ test-all: ## every test, the long end-to-end ones too
 	$(CARGO) test --locked --no-fail-fast -p karpenter -p karpenter-api -p karpenter-core -p karpenter-model
 
 storm: ## schedules of faults in the model world, on all cores; MINUTES=10, or SEED=n for one
-	$(CARGO) test --locked --release --test model -- --nocapture --include-ignored \
+	$(MODEL) -- --nocapture --include-ignored \
 		--exact storm::$(if $(SEED),schedules_of_faults_break_nothing,a_storm)
 
 storm-check: ## plants defects one at a time, and shows after how many schedules the checks of the storm find each
-	$(CARGO) test --locked --release --test model -- --nocapture --include-ignored \
+	$(MODEL) -- --nocapture --include-ignored \
 		--exact storm::check::every_defect_that_is_planted_is_found
 
 storm: export STORM_MINUTES := $(or $(MINUTES),10)

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use crate::api::v1::{EC2NodeClass, NodeClaim, NodePool};
 use crate::scheduling::instance_type::InstanceType;
 
+#[cfg(feature = "aws")]
 pub mod aws;
 pub mod fake;
 pub mod metered;

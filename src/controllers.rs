@@ -56,6 +56,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::v1::NodePool;
 use crate::clock::Clock;
+#[cfg(feature = "aws")]
 use crate::cloud::aws::AwsProvider;
 use crate::cloud::{CloudProvider, FailedCall};
 use crate::cluster::State;
@@ -81,6 +82,7 @@ macro_rules! tell_failure {
     }};
 }
 
+#[cfg(feature = "aws")]
 pub mod aws;
 pub mod capacity_buffer;
 pub mod cost;
@@ -88,11 +90,13 @@ pub mod deletion_cost;
 pub mod device_allocation;
 pub mod disruption;
 pub mod fleet;
+#[cfg(feature = "aws")]
 pub mod interruption;
 pub mod migration;
 pub mod node;
 pub mod node_overlay;
 pub mod nodeclaim;
+#[cfg(feature = "aws")]
 pub mod nodeclass;
 pub mod nodepool;
 pub mod observability;
@@ -148,6 +152,7 @@ pub enum Error {
     #[error("launching nodeclaim, {0}")]
     Launch(crate::cloud::Error),
     /// AWS refused.
+    #[cfg(feature = "aws")]
     #[error("{0}")]
     Aws(#[from] crate::cloud::aws::errors::AwsError),
     /// More than one thing failed.
@@ -168,6 +173,7 @@ impl Error {
     pub fn failed_call(&self) -> Option<FailedCall> {
         match self {
             Self::Cloud(error) | Self::Launch(error) => error.failed_call(),
+            #[cfg(feature = "aws")]
             Self::Aws(error) => Some(error.call()),
             Self::Several(errors) => errors.iter().find_map(Self::failed_call),
             Self::Kube(_) | Self::Other(_) => None,
@@ -194,6 +200,7 @@ pub type Outcome = Result<Option<Duration>, Error>;
 ///
 /// # Errors
 /// When a controller ends by itself: the process must not go on without it.
+#[cfg(feature = "aws")]
 pub async fn run_all(
     ctx: Arc<Context>,
     aws: Arc<AwsProvider>,

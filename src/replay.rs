@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 pub mod chart;
+pub mod record;
 pub mod report;
 mod run;
 pub mod workload;

@@ -12,6 +12,7 @@ pub mod build;
 pub mod change;
 mod check;
 pub mod disrupt;
+#[cfg(feature = "aws")]
 pub mod ec2;
 pub(crate) mod expected;
 mod objects;

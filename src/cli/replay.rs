@@ -3,19 +3,23 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::manifests;
 use crate::api::admission::Admission;
+use crate::clock::Clock;
 use crate::operator::settings::Settings;
+use crate::replay::record::{self, Recording};
+use crate::replay::workload::parse_span;
 use crate::replay::{Outcome, Variant, Workloads, chart, play, report};
 use crate::simulate::{ScenarioError, load_file};
 
 const AFTER_HELP: &str = "\
 Exit codes:
   0  played and printed
-  1  the outcome could not be written
+  1  the outcome could not be written, or the cluster that is to be recorded could not be read
   2  the command line or a file is wrong; standard error names the place in the document and what was
      expected there
 
@@ -27,14 +31,23 @@ the kubelets are models, on a clock of their own; the controllers are the real o
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
     /// Workload file, YAML or JSON: Deployments and Jobs over days.
-    #[arg(long, value_name = "FILE")]
-    pub workload: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "record")]
+    pub workload: Option<PathBuf>,
     /// Manifests with NodePools; give it several times to compare.
-    #[arg(long, value_name = "FILE", required = true)]
+    #[arg(long, value_name = "FILE", required_unless_present = "record")]
     pub nodepools: Vec<PathBuf>,
     /// Instance types with prices: a document with `instanceTypes`, as scenarios have them.
-    #[arg(long, value_name = "FILE")]
-    pub instance_types: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "record")]
+    pub instance_types: Option<PathBuf>,
+    /// Play nothing: record the workloads of the current kubeconfig context, read only, as a workload file.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["workload", "nodepools", "instance_types", "flags", "chart"])]
+    pub record: Option<PathBuf>,
+    /// How long to record, such as 7d or 90m; until it is interrupted at the latest.
+    #[arg(long = "for", value_name = "TIME", requires = "record", value_parser = some_time, default_value = "7d")]
+    pub length: Duration,
+    /// Time between looks at the cluster while it is recorded.
+    #[arg(long, value_name = "TIME", requires = "record", value_parser = some_time, default_value = "1m")]
+    pub every: Duration,
     /// A flag of the controller, such as `--flag=--feature-gates=SpotToSpotConsolidation=true`.
     #[arg(long = "flag", value_name = "FLAG", allow_hyphen_values = true)]
     pub flags: Vec<String>,
@@ -55,6 +68,11 @@ pub enum Output {
     Json,
 }
 
+fn some_time(text: &str) -> Result<Duration, String> {
+    let time = parse_span(text).filter(|time| !time.is_zero());
+    time.ok_or_else(|| "expected a length of time such as 7d, 1d6h, 90m or 30s".to_owned())
+}
+
 /// What went wrong, by exit code.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
@@ -62,18 +80,24 @@ enum Failure {
     Input(String, String),
     #[error("writing {0}: {1}")]
     Write(String, std::io::Error),
+    #[error("reading the cluster: {0}")]
+    Cluster(String),
 }
 
 /// Reads, plays, prints.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
-    match replay(args) {
+    let done = match &args.record {
+        Some(file) => record(file, args.length, args.every),
+        None => replay(args),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("karpenter replay: {error}");
             match error {
                 Failure::Input(..) => ExitCode::from(2),
-                Failure::Write(..) => ExitCode::FAILURE,
+                Failure::Write(..) | Failure::Cluster(_) => ExitCode::FAILURE,
             }
         }
     }
@@ -83,16 +107,18 @@ fn replay(args: &Args) -> Result<(), Failure> {
     let input = |path: &Path, error: &dyn std::fmt::Display| {
         Failure::Input(path.display().to_string(), error.to_string())
     };
-    let text = std::fs::read_to_string(&args.workload).map_err(|e| input(&args.workload, &e))?;
-    let workloads = Workloads::parse(&text).map_err(|e| input(&args.workload, &e))?;
+    let needed = |path: &Option<PathBuf>| path.clone().unwrap_or_default();
+    let (workload, types) = (needed(&args.workload), needed(&args.instance_types));
+    let text = std::fs::read_to_string(&workload).map_err(|e| input(&workload, &e))?;
+    let workloads = Workloads::parse(&text).map_err(|e| input(&workload, &e))?;
     let mut flags = vec!["--cluster-name=model".to_owned()];
     flags.extend(args.flags.iter().cloned());
     // Once here, so that a wrong flag is reported before days are played.
     Settings::parse(&flags, |_| None)
         .map_err(|e| Failure::Input("--flag".to_owned(), e.to_string()))?;
-    let types = load_file(&args.instance_types)
+    let types = load_file(&types)
         .and_then(|mut scenario| scenario.take_types())
-        .map_err(|e| input(&args.instance_types, &e))?;
+        .map_err(|e| input(&types, &e))?;
     let mut variants = Vec::new();
     for path in &args.nodepools {
         let pools = pools(path)?;
@@ -118,6 +144,75 @@ fn replay(args: &Args) -> Result<(), Failure> {
             .map_err(|e| Failure::Write(path.display().to_string(), e))?;
     }
     print(args.output, &outcomes)
+}
+
+/// Records the cluster of the current kubeconfig context until the time is over or somebody interrupts.
+fn record(file: &Path, length: Duration, every: Duration) -> Result<(), Failure> {
+    let failed = |e: &dyn std::fmt::Display| Failure::Cluster(e.to_string());
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| failed(&e))?;
+    runtime.block_on(async {
+        let config = kube::Config::infer().await.map_err(|e| failed(&e))?;
+        let name = config.cluster_url.host().unwrap_or("cluster").to_owned();
+        let client = kube::Client::try_from(config).map_err(|e| failed(&e))?;
+        let clock = Clock::system();
+        let mut recording = Recording::new(&name, clock.now());
+        let first = record::Workloads::of(&client).await.map_err(|e| failed(&e))?;
+        recording.note(clock.now(), first);
+        // Written now, so that a file that cannot be is found out about before days have passed.
+        write(file, &recording, clock.now())?;
+        eprintln!("recording to {}; interrupt to stop earlier", file.display());
+        let mut interrupted = std::pin::pin!(interrupted());
+        let end = clock.now() + length;
+        loop {
+            let left = Duration::try_from(end.duration_since(clock.now())).unwrap_or_default();
+            let stops = tokio::select! {
+                () = &mut interrupted => true,
+                () = tokio::time::sleep(left.min(every)) => left <= every,
+            };
+            match record::Workloads::of(&client).await {
+                Ok(seen) => recording.note(clock.now(), seen),
+                // What changed meanwhile is seen by the next look.
+                Err(error) => eprintln!("karpenter replay: {error}; trying again"),
+            }
+            write(file, &recording, clock.now())?;
+            if stops {
+                return Ok(());
+            }
+        }
+    })
+}
+
+/// Comes when somebody asks the process to end.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let ended = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = ended => {}
+    }
+}
+
+/// Writes what was recorded; a reader sees the old file or the new one, whole.
+fn write(file: &Path, recording: &Recording, now: jiff::Timestamp) -> Result<(), Failure> {
+    let failed = |e: std::io::Error| Failure::Write(file.display().to_string(), e);
+    let document = recording.document(now);
+    let text = if file.extension().is_some_and(|e| e == "json") {
+        serde_json::to_string_pretty(&document).map_err(std::io::Error::from)
+    } else {
+        serde_saphyr::to_string(&document).map_err(std::io::Error::other)
+    };
+    let part = file.with_extension("part");
+    std::fs::write(&part, text.map_err(failed)?).map_err(failed)?;
+    std::fs::rename(&part, file).map_err(failed)
 }
 
 /// The NodePools of a file, checked as the API server would.

@@ -27,6 +27,7 @@ mod launch;
 mod liveness;
 mod podevents;
 mod registration;
+#[cfg(feature = "aws")]
 pub(super) mod tagging;
 pub(super) mod termination;
 

@@ -88,16 +88,21 @@ pub fn is_conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
-/// Writes what changed of metadata and spec, then of the status; an object that is gone is fine.
-/// Returns the object as the API server has it after the last write, if there was one.
-async fn write<K>(api: &Api<K>, before: &K, after: &K, lock: Lock) -> Result<Option<K>, kube::Error>
+/// Writes what changed from `old` to `new` of metadata and spec, then of the status; an object that is
+/// gone is fine. Returns the object as the API server has it after the last write, if there was one.
+async fn write<K>(
+    api: &Api<K>,
+    found: &ObjectMeta,
+    mut old: Value,
+    mut new: Value,
+    lock: Lock,
+) -> Result<Option<K>, kube::Error>
 where
     K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
 {
-    let name = before.meta().name.clone().unwrap_or_default();
-    let (mut old, mut new) = (to_value(before), to_value(after));
+    let name = found.name.clone().unwrap_or_default();
     let (mut old_status, mut new_status) = (take_status(&mut old), take_status(&mut new));
-    let mut version = before.meta().resource_version.clone();
+    let mut version = found.resource_version.clone();
     let mut last = None;
     if let Some(mut patch) = diff(&old, &new) {
         lock.close(&mut patch, version.as_ref());
@@ -139,7 +144,7 @@ pub async fn exact<K>(api: &Api<K>, before: &K, after: &K) -> Result<Option<K>, 
 where
     K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
 {
-    write(api, before, after, Lock::Whole).await
+    write(api, before.meta(), to_value(before), to_value(after), Lock::Whole).await
 }
 
 fn take_status(object: &mut Value) -> Value {
@@ -185,11 +190,12 @@ where
     loop {
         let mut after = before.clone();
         change(&mut after);
-        if to_value(&before) == to_value(&after) {
+        let (old, new) = (to_value(&before), to_value(&after));
+        if old == new {
             return Ok(false);
         }
         left -= 1;
-        match write(api, &before, &after, Lock::Whole).await {
+        match write(api, before.meta(), old, new, Lock::Whole).await {
             Ok(_) => return Ok(true),
             Err(error) if is_conflict(&error) && left > 0 => {}
             Err(error) => return Err(error),
@@ -213,20 +219,25 @@ where
     K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
 {
     let (base, changed) = (to_value(before), to_value(after));
-    let (mut found, mut wanted) = (before.clone(), after.clone());
+    // Most reconciles find nothing to change.
+    if base == changed {
+        return Ok(None);
+    }
+    let (mut old, mut new) = (base.clone(), changed.clone());
+    let mut found = before.meta().clone();
     let mut left = ATTEMPTS;
     loop {
         left -= 1;
-        match write(api, &found, &wanted, Lock::Lists).await {
+        match write(api, &found, old, new, Lock::Lists).await {
             Err(error) if is_conflict(&error) && left > 0 => {}
             other => return other,
         }
         let Some(live) = read_live(api, before).await? else { return Ok(None) };
-        let rebased = rebase(&base, &changed, &to_value(&live));
-        wanted = serde_json::from_value(rebased).map_err(kube::Error::SerdeError)?;
+        old = to_value(&live);
+        new = rebase(&base, &changed, &old);
         // The live version is what the next write must find.
-        wanted.meta_mut().resource_version.clone_from(&live.meta().resource_version);
-        found = live;
+        new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
+        found = live.meta().clone();
     }
 }
 

@@ -1,8 +1,11 @@
 //! Playing a workload against one set of NodePools.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use karpenter_model::api::{Deletion, kind};
 use karpenter_model::cloud::Life;
+use serde_json::json;
 
 use super::workload::{Workload, Workloads};
 use super::{Outcome, Sample, Variant};
@@ -61,6 +64,13 @@ impl<'a> Player<'a> {
         for pool in &self.variant.pools {
             self.world.apply(pool.clone());
         }
+        let mut namespaces: BTreeSet<&str> =
+            self.workloads.workloads.iter().map(|w| w.namespace.as_str()).collect();
+        // These two are there from the start.
+        ["default", "kube-system"].iter().for_each(|name| drop(namespaces.remove(name)));
+        for name in namespaces {
+            self.world.apply(json!({ "kind": "Namespace", "metadata": { "name": name } }));
+        }
         for daemon in &self.workloads.daemon_sets {
             self.world.apply(daemon.object());
         }
@@ -94,9 +104,12 @@ impl<'a> Player<'a> {
         let workload: &Workload = &self.workloads.workloads[at];
         if let Some(curve) = &workload.replicas {
             let wanted = curve.at(time, self.since_monday);
-            let known = self.world.get("deployments", &workload.name);
+            let (namespace, name) = (&workload.namespace, &workload.name);
+            let known = self.world.store.get(kind("deployments"), namespace, name);
             if known.is_some_and(|d| d["spec"]["replicas"] != wanted) {
-                self.world.scale(&workload.name, wanted);
+                self.world.change("deployments", namespace, name, "", |deployment| {
+                    deployment["spec"]["replicas"] = json!(wanted);
+                });
             }
         }
         let Some(runs) = &workload.runs else { return };
@@ -110,7 +123,9 @@ impl<'a> Player<'a> {
             let number = self.jobs[at];
             // One run at a time is kept, so that days of Jobs do not fill the model's API server.
             if number > 1 {
-                self.world.delete("jobs", &format!("{}-{}", workload.name, number - 1));
+                let (store, past) = (&self.world.store, workload.job_name(number - 1));
+                let how = Deletion::default();
+                let _ = store.delete(kind("jobs"), &workload.namespace, &past, &how);
             }
             self.world.apply(workload.job(runs, number));
         }

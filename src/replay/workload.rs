@@ -1,6 +1,6 @@
 //! The form of a workload file, and the load that it describes at a given time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -29,7 +29,9 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
-fn parse_span(text: &str) -> Option<Duration> {
+/// Reads a length of time such as `7d`, `1d6h`, `90m`, `30s`.
+#[must_use]
+pub fn parse_span(text: &str) -> Option<Duration> {
     let (mut total, mut number) = (0_u64, String::new());
     for letter in text.chars() {
         if letter.is_ascii_digit() {
@@ -77,6 +79,15 @@ pub struct Workloads {
 pub struct Daemon {
     pub name: String,
     pub requests: BTreeMap<String, Quantity>,
+    /// Whatever else its pods are; without it they run on every node.
+    pub template: Option<PodTemplateSpec>,
+}
+
+/// Label of the workload that pods belong to. Their own labels may be those of others, too.
+const WORKLOAD: &str = "model.karpenter.sh/workload";
+
+fn default_namespace() -> String {
+    "default".to_owned()
 }
 
 /// What a workload is.
@@ -91,6 +102,8 @@ pub enum Kind {
 #[serde(rename_all = "camelCase")]
 pub struct Workload {
     pub name: String,
+    #[serde(default = "default_namespace")]
+    pub namespace: String,
     pub kind: Kind,
     /// What each pod requests.
     #[serde(default)]
@@ -194,10 +207,17 @@ impl Workloads {
             let message = format!("expected zero or more, found {rate}");
             return wrong("spotInterruptionsPerDay".to_owned(), &message);
         }
-        let mut names = std::collections::BTreeSet::new();
+        let mut daemons = BTreeSet::new();
+        for (at, one) in self.daemon_sets.iter().enumerate() {
+            if one.name.is_empty() || !daemons.insert(&one.name) {
+                let message = format!("expected a name of its own, found {:?}", one.name);
+                return wrong(format!("daemonSets[{at}].name"), &message);
+            }
+        }
+        let mut names = BTreeSet::new();
         for (at, one) in self.workloads.iter().enumerate() {
             let path = format!("workloads[{at}]");
-            if one.name.is_empty() || !names.insert(&one.name) {
+            if one.name.is_empty() || !names.insert((&one.namespace, &one.name)) {
                 let message = format!("expected a name of its own, found {:?}", one.name);
                 return wrong(format!("{path}.name"), &message);
             }
@@ -248,25 +268,17 @@ impl Workload {
 
     /// The template of its pods.
     fn template(&self) -> Value {
-        let mut template = serde_json::to_value(&self.template).unwrap_or_default();
-        template["metadata"]["labels"]["app"] = json!(self.name);
-        if !self.requests.is_empty() {
-            let mut containers =
-                template["spec"]["containers"].as_array().cloned().unwrap_or_default();
-            containers.push(json!({ "name": "main", "image": "image",
-                "resources": { "requests": self.requests } }));
-            template["spec"]["containers"] = json!(containers);
-        }
-        template
+        template_of(&self.name, &self.requests, &self.template)
     }
 
     /// The objects that are there from the start, which is so long after a Monday's midnight.
     #[must_use]
     pub fn objects(&self, start: Duration) -> Vec<Value> {
         let Some(curve) = &self.replicas else { return Vec::new() };
-        let selector = json!({ "matchLabels": { "app": self.name } });
+        let selector = json!({ "matchLabels": { WORKLOAD: self.name } });
+        let metadata = json!({ "name": self.name, "namespace": self.namespace });
         let mut all = vec![json!({
-            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": self.name },
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata,
             "spec": { "replicas": curve.at(Duration::ZERO, start), "selector": selector,
                 "template": self.template() },
         })];
@@ -279,9 +291,15 @@ impl Workload {
                 spec["maxUnavailable"] = most.clone();
             }
             all.push(json!({ "apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
-                "metadata": { "name": self.name }, "spec": spec }));
+                "metadata": metadata, "spec": spec }));
         }
         all
+    }
+
+    /// The name of the Job's n-th run.
+    #[must_use]
+    pub fn job_name(&self, number: usize) -> String {
+        format!("{}-{number}", self.name)
     }
 
     /// The Job's n-th run.
@@ -292,7 +310,7 @@ impl Workload {
             json!(runs.pod_runs_for.0.as_secs().to_string());
         template["spec"]["restartPolicy"] = json!("Never");
         json!({ "apiVersion": "batch/v1", "kind": "Job",
-            "metadata": { "name": format!("{}-{number}", self.name) },
+            "metadata": { "name": self.job_name(number), "namespace": self.namespace },
             "spec": { "completions": runs.pods, "template": template,
                 "parallelism": runs.parallelism.unwrap_or(runs.pods) } })
     }
@@ -302,16 +320,40 @@ impl Daemon {
     /// The DaemonSet.
     #[must_use]
     pub fn object(&self) -> Value {
+        let mut template =
+            template_of(&self.name, &self.requests, self.template.as_ref().unwrap_or(&DEFAULT));
+        template["spec"]["priorityClassName"] = json!("system-node-critical");
+        if self.template.is_none() {
+            template["spec"]["tolerations"] = json!([{ "operator": "Exists" }]);
+        }
         json!({ "apiVersion": "apps/v1", "kind": "DaemonSet",
             "metadata": { "name": self.name, "namespace": "kube-system" },
-            "spec": { "selector": { "matchLabels": { "app": self.name } }, "template": {
-                "metadata": { "labels": { "app": self.name } },
-                // Like DaemonSets of a real node: they tolerate everything and are not evicted.
-                "spec": { "priorityClassName": "system-node-critical",
-                    "tolerations": [{ "operator": "Exists" }],
-                    "containers": [{ "name": "main", "image": "image",
-                        "resources": { "requests": self.requests } }] } } } })
+            "spec": { "selector": { "matchLabels": { WORKLOAD: self.name } },
+                "template": template } })
     }
+}
+
+static DEFAULT: PodTemplateSpec = PodTemplateSpec { metadata: None, spec: None };
+
+/// The template of a workload's pods: its own with the requests as one container more.
+fn template_of(
+    name: &str,
+    requests: &BTreeMap<String, Quantity>,
+    template: &PodTemplateSpec,
+) -> Value {
+    let mut template = serde_json::to_value(template).unwrap_or_default();
+    let labels = &mut template["metadata"]["labels"];
+    labels[WORKLOAD] = json!(name);
+    if labels["app"].is_null() {
+        labels["app"] = json!(name);
+    }
+    if !requests.is_empty() {
+        let mut containers = template["spec"]["containers"].as_array().cloned().unwrap_or_default();
+        containers.push(json!({ "name": "main", "image": "image",
+            "resources": { "requests": requests } }));
+        template["spec"]["containers"] = json!(containers);
+    }
+    template
 }
 
 impl Curve {

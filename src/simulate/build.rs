@@ -112,15 +112,26 @@ impl World {
                 terminate_first_repair: on("TerminateFirstRepair"),
             },
             repair: if on("NodeRepair") {
-                // Nothing is rebooted on paper: a reboot has no outcome that could be computed.
-                crate::cloud::aws::repair::repair_policies(false)
-                    .map_err(|e| ScenarioError::new("options.featureGates", e))?
+                repair_policies()?
             } else {
                 Policies::none()
             },
             left_out,
         })
     }
+}
+
+/// What the provider repairs.
+#[cfg(feature = "aws")]
+fn repair_policies() -> Result<Policies, ScenarioError> {
+    crate::cloud::aws::repair::repair_policies(false)
+        .map_err(|e| ScenarioError::new("options.featureGates", e))
+}
+
+/// Without a provider nothing is repaired.
+#[cfg(not(feature = "aws"))]
+fn repair_policies() -> Result<Policies, ScenarioError> {
+    Ok(Policies::none())
 }
 
 /// Every pool of ours; of those in the snapshot the types as overlays make them.

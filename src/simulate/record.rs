@@ -37,7 +37,7 @@ pub struct RecordError {
 /// Objects per page of a list, as many as kubectl asks for.
 const PAGE: u32 = 500;
 
-async fn list<K>(client: &Client) -> Result<Vec<K>, RecordError>
+pub(crate) async fn list<K>(client: &Client) -> Result<Vec<K>, RecordError>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
 {
@@ -201,7 +201,7 @@ fn without_parameters(mut value: Value) -> Value {
 }
 
 /// Annotations that decisions read; others may hold anything, the applied manifest for one.
-fn kept_annotation(key: &str) -> bool {
+pub(crate) fn kept_annotation(key: &str) -> bool {
     let domain = key.split_once('/').map_or("", |(domain, _)| domain);
     let karpenter = domain == "karpenter.sh"
         || domain.ends_with(".karpenter.sh")
@@ -270,7 +270,8 @@ fn lean_volume(volume: Volume) -> Option<Volume> {
     })
 }
 
-fn lean_spec(spec: PodSpec) -> PodSpec {
+/// What decides where a pod may run and what it takes there.
+pub(crate) fn lean_spec(spec: PodSpec) -> PodSpec {
     let lean = |list: Vec<Container>| list.into_iter().map(lean_container).collect();
     PodSpec {
         containers: lean(spec.containers),

@@ -26,6 +26,7 @@ mod nodeclass;
 mod operator;
 mod policy;
 mod repair;
+mod replay;
 mod simulate;
 mod timing;
 mod traces;

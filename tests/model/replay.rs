@@ -1,92 +1,137 @@
-//! `karpenter replay` as users call it.
+//! Replays: days of a workload in the model world, and workloads recorded from a cluster.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::sync::Arc;
 
-use serde_json::Value;
+use karpenter::model::World;
+use karpenter::replay::record::{self, Recording};
+use karpenter::replay::{Outcome, Variant, Workloads, play};
+use karpenter::simulate::load_file;
+use serde_json::json;
 
-fn replay(workload: &Path, words: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_karpenter"))
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["replay", "--instance-types", "examples/replay/instance-types.yaml", "--workload"])
-        .arg(workload)
-        .args(words)
-        .output()
-        .unwrap()
+use crate::support::*;
+
+fn example(name: &str) -> String {
+    format!("{}/examples/replay/{name}.yaml", env!("CARGO_MANIFEST_DIR"))
 }
 
-fn file(text: &str) -> tempfile::NamedTempFile {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), text).unwrap();
-    file
+/// One of the examples of NodePools, with the example's instance types.
+fn variant(name: &str) -> Variant {
+    let text = std::fs::read_to_string(example(name)).unwrap();
+    let types = load_file(Path::new(&example("instance-types"))).unwrap().take_types().unwrap();
+    Variant {
+        name: name.to_owned(),
+        pools: vec![serde_saphyr::from_str(&text).unwrap()],
+        types: types.iter().map(|t| Arc::clone(&t.instance_type)).collect(),
+        flags: Vec::new(),
+    }
 }
-
-const POOLS: [&str; 4] =
-    ["--nodepools", "examples/replay/on-demand.yaml", "--nodepools", "examples/replay/spot.yaml"];
 
 const SHORT: &str = "
-duration: 4h
+duration: 3h
 workloads:
 - name: web
   kind: Deployment
   requests: {cpu: 500m, memory: 1Gi}
-  replicas: {steps: [{at: 0s, replicas: 20}, {at: 2h, replicas: 3}]}
+  replicas: {steps: [{at: 0s, replicas: 20}, {at: 90m, replicas: 3}]}
 - name: job
   kind: Job
   requests: {cpu: 1, memory: 1Gi}
   runs: {at: 1h, pods: 4, podRunsFor: 10m}
 ";
 
-#[test]
-#[ignore = "takes more than 40 seconds in a debug build"]
-fn a_replay_compares_pools_and_is_the_same_every_time() {
-    let (workload, folder) = (file(SHORT), tempfile::tempdir().unwrap());
-    let chart = folder.path().join("chart.svg");
-    let mut words = POOLS.to_vec();
-    words.extend(["--output", "json", "--chart", chart.to_str().unwrap()]);
-    let (one, two) = (replay(workload.path(), &words), replay(workload.path(), &words));
-    assert!(one.status.success(), "{}", String::from_utf8_lossy(&one.stderr));
-    assert_eq!(String::from_utf8(one.stdout.clone()), String::from_utf8(two.stdout));
-    let outcomes: Value = serde_json::from_slice(&one.stdout).unwrap();
-    let (demand, spot) = (&outcomes[0], &outcomes[1]);
-    assert_eq!((&demand["name"], &spot["name"]), (&"on-demand".into(), &"spot".into()));
-    assert!(spot["money"].as_f64() < demand["money"].as_f64(), "{outcomes}");
-    assert!(demand["podsBound"].as_u64().unwrap() >= 24, "{outcomes}");
-    assert_eq!(demand["pendingAtEnd"], 0);
-    let waits = demand["waitMedian"].as_f64().unwrap();
-    assert!((20.0..180.0).contains(&waits), "{waits}");
-    // The second half of the time needs less.
-    let samples = demand["samples"].as_array().unwrap();
-    let price = |hour: f64| {
-        let at = samples.iter().find(|s| s["hour"].as_f64().unwrap() >= hour).unwrap();
-        at["pricePerHour"].as_f64().unwrap()
-    };
-    assert!(price(3.5) < price(1.8) / 2.0, "{} {}", price(3.5), price(1.8));
-    assert!(std::fs::read_to_string(chart).unwrap().starts_with("<svg"));
+fn text(outcome: &Outcome) -> String {
+    serde_json::to_string(outcome).unwrap()
 }
 
 #[test]
-fn bad_input_ends_with_2_and_names_the_place() {
-    let complains = |text: &str, place: &str| {
-        let workload = file(text);
-        let output = replay(workload.path(), &POOLS);
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{said}");
-        assert!(said.contains(place), "{said}");
-    };
-    complains(&SHORT.replace("duration: 4h", "length: 4h"), "length: unknown field");
-    complains(
-        &SHORT.replace("replicas: 3}", "replicas: -3}"),
-        "workloads[0].replicas.steps[1].replicas",
-    );
-    complains(
-        &SHORT.replace("at: 2h", "at: 0s"),
-        "workloads[0].replicas.steps[1].at: expected a time after",
-    );
-    let workload = file(SHORT);
-    let output = replay(workload.path(), &["--nodepools", "examples/scenarios/shop.yaml"]);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8(output.stderr).unwrap().contains("expected at least one NodePool"));
-    let output = replay(workload.path(), &["--nodepools", "nowhere.yaml"]);
-    assert_eq!(output.status.code(), Some(2));
+fn a_replay_compares_pools_and_is_the_same_every_time() {
+    let workloads = Workloads::parse(SHORT).unwrap();
+    let demand = play(&workloads, &variant("on-demand"));
+    assert_eq!(text(&demand), text(&play(&workloads, &variant("on-demand"))));
+    let spot = play(&workloads, &variant("spot"));
+    assert!(spot.money < demand.money, "{} {}", spot.money, demand.money);
+    assert!(demand.pods_bound >= 24, "{}", demand.pods_bound);
+    assert_eq!(demand.pending_at_end, 0);
+    assert!((20.0..180.0).contains(&demand.wait_median), "{}", demand.wait_median);
+    // The second half of the time needs less.
+    let price = |hour: f64| demand.samples.iter().find(|s| s.hour >= hour).unwrap().price_per_hour;
+    assert!(price(2.8) < price(1.4) / 2.0, "{} {}", price(2.8), price(1.4));
+}
+
+/// What a recording that looks every minute has after a while.
+async fn record(w: &World, minutes: u32, mut each: impl FnMut(&World, u32)) -> serde_json::Value {
+    let client = w.server.client("somebody");
+    let mut recording = Recording::new("model", w.clock.now());
+    for minute in 0..=minutes {
+        each(w, minute);
+        w.pass(MINUTE).await;
+        let seen = record::Workloads::of(&client).await.unwrap();
+        recording.note(w.clock.now(), seen);
+    }
+    recording.document(w.clock.now())
+}
+
+#[test]
+fn a_recording_has_each_change_of_replicas_and_each_job() {
+    scenario(async |w| {
+        w.apply(pool("default", |_| ()));
+        w.apply(json!({ "kind": "Namespace", "metadata": { "name": "shop" } }));
+        w.apply(daemon_set("agent", "100m", |_| ()));
+        w.apply(budget("web", "maxUnavailable", json!("20%")));
+        w.apply(deployment("web", 3, "500m", |template| {
+            apart("web")(template);
+            protected(template);
+            template["metadata"]["annotations"]["note"] = json!("hunter2");
+            template["spec"]["containers"][0]["env"] =
+                json!([{ "name": "PASSWORD", "value": "hunter2" }]);
+        }));
+        let mut other = deployment("web", 1, "250m", |_| ());
+        other["metadata"]["namespace"] = json!("shop");
+        w.apply(other);
+        w.start();
+        let document = record(w, 30, |w, minute| match minute {
+            4 => w.scale("web", 6),
+            8 => {
+                w.apply(json!({ "apiVersion": "batch/v1", "kind": "Job",
+                    "metadata": { "name": "report" },
+                    "spec": { "completions": 4, "parallelism": 2, "template": {
+                        "metadata": { "annotations": { "model.karpenter.sh/run-for": "120" } },
+                        "spec": { "restartPolicy": "Never", "containers": [{ "name": "c",
+                            "resources": { "requests": { "cpu": "1" } } }] } } } }));
+            }
+            10 => w.delete("deployments", "web"),
+            _ => {}
+        })
+        .await;
+        assert!(!document.to_string().contains("hunter2"), "{document}");
+        let all = document["workloads"].as_array().unwrap();
+        let find = |namespace: &str, name: &str| {
+            let one = all.iter().find(|w| w["namespace"] == namespace && w["name"] == name);
+            one.unwrap_or_else(|| panic!("{namespace}/{name} in {document:#}"))
+        };
+        let web = find("default", "web");
+        assert_eq!(web["requests"], json!({ "cpu": "500m", "memory": "64Mi" }));
+        assert_eq!(web["disruptionBudget"], json!({ "maxUnavailable": "20%" }));
+        assert!(web["template"]["spec"]["affinity"]["podAntiAffinity"].is_object(), "{web:#}");
+        let marks = &web["template"]["metadata"]["annotations"];
+        assert_eq!(marks["karpenter.sh/do-not-disrupt"], "true");
+        let steps: Vec<u64> = web["replicas"]["steps"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|s| s["replicas"].as_u64().unwrap())
+            .collect();
+        assert_eq!(steps, [3, 6, 0], "{web:#}");
+        assert_eq!(find("shop", "web")["replicas"]["steps"][0]["replicas"], 1);
+        let job = &find("default", "report")["runs"];
+        assert_eq!((&job["pods"], &job["parallelism"]), (&json!(4), &json!(2)), "{job}");
+        assert_eq!(document["daemonSets"][0]["name"], "agent");
+        // It can be played, and does what was recorded.
+        let played = Workloads::parse(&serde_saphyr::to_string(&document).unwrap()).unwrap();
+        let outcome = play(&played, &variant("on-demand"));
+        assert!(outcome.pods_bound >= 3 + 3 + 1 + 4, "{}", text(&outcome));
+        assert_eq!(outcome.pending_at_end, 0);
+        assert!(outcome.samples.iter().any(|s| s.pods >= 6), "{}", text(&outcome));
+    });
 }

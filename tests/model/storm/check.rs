@@ -71,8 +71,9 @@ fn faulty_cloud(schedule: &mut Schedule) {
     schedule.cloud = 100;
 }
 
-fn long(schedule: &mut Schedule) {
-    schedule.rest = 300;
+fn patient(schedule: &mut Schedule) {
+    schedule.pause = 400;
+    schedule.steps = 12;
 }
 
 fn two(schedule: &mut Schedule) {
@@ -204,7 +205,7 @@ const PLANTS: &[Plant] = &[
         true
     }),
     Plant {
-        tune: long,
+        tune: patient,
         ..show("expireAfter is not looked at", |kind, object| {
             if kind.plural == "nodeclaims"
                 && let Some(spec) = object["spec"].as_object_mut()
@@ -252,7 +253,7 @@ const PLANTS: &[Plant] = &[
 /// Schedules until a defect is found; nothing when it is not among so many.
 fn found(plant: &Plant, most: u64) -> Option<(u64, String)> {
     (0..most).find_map(|seed| {
-        let mut schedule = Schedule::short(seed);
+        let mut schedule = Schedule::draw(seed);
         (plant.tune)(&mut schedule);
         schedule.play_with(Some(plant)).err().map(|why| (seed + 1, why))
     })

@@ -22,7 +22,12 @@ const REGISTERING: Duration = Duration::from_secs(3 * 60);
 /// lag behind.
 const EARLY: Duration = Duration::from_secs(60);
 /// How late an expired claim may be deleted.
-const LATE: Duration = Duration::from_secs(3600);
+const LATE: Duration = Duration::from_secs(10 * 60);
+
+/// Pods that a schedule ever asks for at once.
+pub const MOST_PODS: usize = 4 * 8;
+/// Each pod may have a node of its own, and each node a replacement on its way.
+const MOST_CLAIMS: usize = 2 * MOST_PODS;
 
 /// What a schedule asks of its pools; the checks hold the controllers to it.
 #[derive(Clone, Debug)]
@@ -87,6 +92,7 @@ impl Checks {
         self.time += step;
         let view = View::of(world);
         self.remember(&view);
+        Self::no_flood(&view)?;
         self.nothing_doubled(&view)?;
         self.nothing_leaked(&view)?;
         self.within_limits(&view)?;
@@ -128,6 +134,15 @@ impl Checks {
                     || matches!(instance.life, Life::Interrupted(_));
             }
         }
+    }
+
+    /// No more NodeClaims than a few per pod.
+    fn no_flood(view: &View) -> Held {
+        let count = view.claims.iter().filter(|c| !deleting(c)).count();
+        if count > MOST_CLAIMS {
+            return Err(format!("{count} claims for at most {MOST_PODS} pods"));
+        }
+        Ok(())
     }
 
     fn nothing_doubled(&self, view: &View) -> Held {
@@ -281,11 +296,7 @@ impl Checks {
             let Some(node) = view.nodes.iter().find(|n| n["metadata"]["name"] == name) else {
                 continue;
             };
-            let finalizers = node["metadata"]["finalizers"].as_array();
-            let held =
-                finalizers.is_some_and(|f| f.iter().any(|f| f == "karpenter.sh/termination"));
-            let label = node["metadata"]["labels"]["karpenter.sh/registered"] == "true";
-            let whole = held && label && !tainted(node, "karpenter.sh/unregistered");
+            let whole = registered(node);
             if self.lasts(&format!("{name} is registered by half"), !whole, REGISTERING) {
                 return Err(format!("{name} is registered, and lacks something of it"));
             }
@@ -427,6 +438,14 @@ impl View {
             now: world.clock.now(),
         }
     }
+}
+
+/// A node has all that registration gives and takes.
+pub fn registered(node: &Value) -> bool {
+    let finalizers = node["metadata"]["finalizers"].as_array();
+    let held = finalizers.is_some_and(|f| f.iter().any(|f| f == "karpenter.sh/termination"));
+    let label = node["metadata"]["labels"]["karpenter.sh/registered"] == "true";
+    held && label && !tainted(node, "karpenter.sh/unregistered")
 }
 
 fn text(value: &Value) -> &str {
