@@ -4,7 +4,10 @@
 //! [`disruption`] (pure decisions), [`cluster`] (state fed by watches), [`cloud`] (the provider),
 //! [`operator`] (settings, logs, metrics, leadership), [`controllers`] (thin reconcilers), [`app`] (the wiring), [`cli`].
 
-#![cfg_attr(not(feature = "aws"), allow(dead_code, unused_imports, reason = "some of it serves the provider alone"))]
+#![cfg_attr(
+    not(feature = "aws"),
+    allow(dead_code, unused_imports, reason = "some of it serves the provider alone")
+)]
 
 #[cfg(feature = "aws")]
 pub mod app;

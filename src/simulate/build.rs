@@ -111,11 +111,7 @@ impl World {
                 terminate_first_drift: on("TerminateFirstDrift"),
                 terminate_first_repair: on("TerminateFirstRepair"),
             },
-            repair: if on("NodeRepair") {
-                repair_policies()?
-            } else {
-                Policies::none()
-            },
+            repair: if on("NodeRepair") { repair_policies()? } else { Policies::none() },
             left_out,
         })
     }
