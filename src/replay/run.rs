@@ -67,7 +67,9 @@ impl<'a> Player<'a> {
         let mut namespaces: BTreeSet<&str> =
             self.workloads.workloads.iter().map(|w| w.namespace.as_str()).collect();
         // These two are there from the start.
-        ["default", "kube-system"].iter().for_each(|name| drop(namespaces.remove(name)));
+        for known in ["default", "kube-system"] {
+            namespaces.remove(known);
+        }
         for name in namespaces {
             self.world.apply(json!({ "kind": "Namespace", "metadata": { "name": name } }));
         }
