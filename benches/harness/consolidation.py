@@ -8,7 +8,7 @@ from . import catalog, run, scenarios, table
 from .catalog import AWS
 from .objects import ARCH, MI, OS, ZONE, PodFactory, node_pool, requirement, spread
 
-FULL, LOOSE = 0.97, 0.30
+FULL, LOOSE = 0.999, 0.30
 # Nodes, and whether the peer runs on it by default.
 FULL_CASES = [(500, True), (1000, True), (2000, True), (5000, False), (10000, False)]
 LOOSE_CASES = [(100, True), (500, False), (1000, False), (2000, False)]
@@ -36,7 +36,8 @@ def node_types(types):
             usable.append((one, room, min(on_demand(one).values())))
     large = lambda other, room: other[1]["cpu"] >= 0.93 * room["cpu"] and other[1]["memory"] >= 0.93 * room["memory"]
     return [(one, room) for one, room, cost in usable
-            if 4 <= room["cpu"] + 0.5 <= 34 and len(on_demand(one)) == 3 and "metal" not in one["name"] and not any(other[2] < cost - 1e-9 and large(other, room) for other in usable)]
+            if 4 <= room["cpu"] + 0.5 <= 34 and len(on_demand(one)) == 3 and "metal" not in one["name"]
+            and not any(other[2] < cost - 1e-9 and large(other, room) for other in usable)]
 
 
 def cluster(nodes, fill):

@@ -1,5 +1,7 @@
 //! Disruption that launches something first, and a controller that dies in the middle of it.
 
+mod moves;
+
 use std::time::Duration;
 
 use karpenter::api::v1::NodeClaim;
