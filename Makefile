@@ -26,16 +26,13 @@ demo: build ## a pending Deployment gets its node on the local world; KEEP=1 lea
 # End-to-end tests that take long on two cores; `make test-all` runs them.
 LONG := ec2:: instances:: model:: nodeclass:: policy:: trouble:: api::takeover api::certificate the_founding_commands_install
 
-# The model world is optimised, and needs no provider.
+# For many schedules the model world is optimised, and needs no provider.
 MODEL := $(CARGO) test --locked --profile model --no-default-features -p karpenter --test model
-# Schedules of faults in `make test`: what two cores play in three minutes.
-STORM_SEEDS ?= 1000
 
 test: ## every fast test and the end-to-end tests
 	tests/env/world prepare
 	tests/env/world check
-	$(CARGO) test --locked --no-fail-fast -p karpenter -p karpenter-api -p karpenter-core -p karpenter-model --lib --bins --test reference --test api
-	STORM_SEEDS=$(STORM_SEEDS) $(MODEL) --no-fail-fast
+	$(CARGO) test --locked --no-fail-fast -p karpenter -p karpenter-api -p karpenter-core -p karpenter-model --lib --bins --test reference --test api --test model
 	$(CARGO) test --locked --no-fail-fast --test e2e -- $(addprefix --skip ,$(LONG))
 
 # The oldest and the newest version that is supported, and the one that everything else runs on.

@@ -2,7 +2,7 @@
 //! are killed; what must always hold is checked all the time, and what must hold in the end at the
 //! end.
 //!
-//! `make test` plays the first `STORM_SEEDS`, `make storm` as many as there is time for
+//! The tests play the first `STORM_SEEDS`, `make storm` as many as there is time for
 //! (`STORM_MINUTES`), on all cores, and `STORM_SEED` names one of them.
 //! `make storm-check` plants defects and shows that the checks find each of them.
 
