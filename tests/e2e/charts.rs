@@ -639,17 +639,17 @@ async fn helm_installs_and_upgrades_both_charts() {
     let data = world.kubectl(&[&["get"], &secret[..], &["-o", "jsonpath={.data}"]].concat());
     assert!(data.contains("ca-cert.pem"), "{data}");
 
-    // A file of 1.15 with every value set installs.
-    let values = file("1.15.yaml");
-    helm(&["upgrade", "karpenter", "charts/karpenter", "--skip-crds", "-f", &values]);
-    let deployment = ["get", "deployment", "node-launcher", "-n", "karpenter", "-o", "name"];
-    assert_eq!(world.kubectl(&deployment).trim(), "deployment.apps/node-launcher");
-
     // With every value of ours set the API server takes it, too.
     let everything = file("everything.yaml");
     let rendered =
         run_helm(&["template", "all", "charts/karpenter", "-n", "karpenter", "-f", &everything]);
     world.kubectl_with(&["apply", "--dry-run=server", "-f", "-"], &rendered.unwrap()).unwrap();
+
+    // A file of 1.15 with every value set installs.
+    let values = file("1.15.yaml");
+    helm(&["upgrade", "karpenter", "charts/karpenter", "--skip-crds", "-f", &values]);
+    let deployment = ["get", "deployment", "node-launcher", "-n", "karpenter", "-o", "name"];
+    assert_eq!(world.kubectl(&deployment).trim(), "deployment.apps/node-launcher");
     helm(&["uninstall", "karpenter"]);
 }
 

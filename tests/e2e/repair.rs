@@ -8,7 +8,7 @@ use karpenter::api::v1::NodeClaim;
 use serde_json::{Value, json};
 
 use crate::instances::{apply, metric, node_pool, running, spread};
-use crate::support::{Controller, World, node_class, stays, until};
+use crate::support::{Controller, World, node_class, stays, until, within};
 
 const HOUR: i64 = 3600;
 const MINUTES: Duration = Duration::from_secs(240);
@@ -71,7 +71,9 @@ async fn a_sick_node_is_replaced_within_its_budget_replacement_first_and_a_prote
 
     mark(&world, sick, "karpenter.sh/do-not-repair=true");
     sicken(&world, sick, "KernelReady", "Deadlock");
-    until("what protects it", || async {
+    // An event of that reason on the node, such as one while pods are expected there, keeps others
+    // back for two minutes.
+    within(MINUTES, "what protects it", || async {
         let blocked = world.events("DisruptionBlocked").await;
         blocked.iter().any(|e| e.contains("karpenter.sh/do-not-repair")).then_some(())
     })
