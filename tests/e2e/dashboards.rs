@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use regex::Regex;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::chain::one_initialized;
 use crate::operator::get;
@@ -73,6 +73,17 @@ fn queries(board: &Value) -> Vec<String> {
     targets.map(|t| t["expr"].as_str().unwrap()).chain(variables).map(str::to_owned).collect()
 }
 
+/// A DaemonSet, for the requests of daemons.
+fn agent() -> Value {
+    let labels = json!({"app": "agent"});
+    let container = json!({"name": "agent", "image": "pause",
+        "resources": {"requests": {"cpu": "50m", "memory": "50Mi"}}});
+    json!({"apiVersion": "apps/v1", "kind": "DaemonSet",
+        "metadata": {"name": "agent", "namespace": "default"},
+        "spec": {"selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}}}})
+}
+
 /// Something once pods were evicted.
 fn evicted(port: u16) -> Option<()> {
     let (_, text) = get(port, "/metrics")?;
@@ -103,6 +114,7 @@ async fn every_query_of_the_dashboards_finds_series_of_a_node_s_life() {
     let settings = [("COST_METRICS", "true"), ("DISABLE_LEADER_ELECTION", "false")];
     let controller = Controller::with(&world, &settings);
     world.apply_file("examples/weasel-eks/manifests.yaml").await;
+    world.apply(&agent().to_string()).await;
     world.deploy("web", 3, "250m", "200Mi").await;
     one_initialized(&world).await;
     let (mut found, mut without) = (BTreeSet::new(), BTreeSet::new());
@@ -125,7 +137,7 @@ async fn every_query_of_the_dashboards_finds_series_of_a_node_s_life() {
         Some(without.is_empty())
     };
     // Its pods are evicted and get another node, which goes once it is empty.
-    until("a node with pods", || async { (world.running().await == 3).then_some(()) }).await;
+    until("a node with pods", || async { (world.running().await == 4).then_some(()) }).await;
     look();
     let name = world.nodes().await[0].metadata.name.clone().unwrap();
     world.kubectl(&["delete", "node", &name, "--wait=false"]);

@@ -134,19 +134,23 @@ async fn expose(world: &World, port: &str) {
         "metadata": {"name": "karpenter", "namespace": "kube-system",
             "labels": {"app.kubernetes.io/name": "karpenter"}},
         "spec": {"ports": [{"name": "api", "port": 8089, "targetPort": number}]}});
-    let endpoints = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": {"name": "karpenter-1", "namespace": "kube-system",
-            "labels": {"kubernetes.io/service-name": "karpenter"}},
-        "addressType": "IPv4", "ports": [{"name": "api", "port": number, "protocol": "TCP"}],
-        "endpoints": [{"addresses": [own_address()], "conditions": {"ready": true}}]});
-    // The proxy of Services still reads the older kind.
-    let older = json!({"apiVersion": "v1", "kind": "Endpoints",
+    // The proxy calls only addresses of pods. A gate keeps this one from being anybody's work.
+    let pod = json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "karpenter-0", "namespace": "kube-system"},
+        "spec": {"schedulingGates": [{"name": "example.com/elsewhere"}],
+            "containers": [{"name": "controller", "image": "karpenter"}]}});
+    let ip = own_address();
+    let target = json!({"kind": "Pod", "name": "karpenter-0", "namespace": "kube-system"});
+    let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints",
         "metadata": {"name": "karpenter", "namespace": "kube-system"},
-        "subsets": [{"addresses": [{"ip": own_address()}],
+        "subsets": [{"addresses": [{"ip": ip, "targetRef": target}],
             "ports": [{"name": "api", "port": number}]}]});
-    for object in [service, older, endpoints] {
+    for object in [service, pod, endpoints] {
         world.apply(&object.to_string()).await;
     }
+    let status = json!({"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]}});
+    let patch = ["patch", "pod", "karpenter-0", "-n", "kube-system", "--subresource=status"];
+    world.kubectl(&[&patch[..], &["--type=merge", "-p", &status.to_string()]].concat());
 }
 
 /// The rows of `top` without what changes by itself.
