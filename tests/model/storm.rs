@@ -415,6 +415,8 @@ fn play_all(next: impl Fn(u64) -> Option<Schedule> + Sync) {
     let rate = played as f64 * 60.0 / seconds;
     println!("{played} schedules in {seconds:.0} s, {rate:.0} per minute");
     if let Some((schedule, why)) = failed {
+        // To find the shortest takes a while.
+        println!("{schedule:?}: {why}");
         panic!("{}", report(&schedule, &why));
     }
 }
