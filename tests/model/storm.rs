@@ -30,7 +30,7 @@ use invariants::{Checks, Terms};
 use weather::{CloudWeather, Seen, Weather};
 
 /// Seeds that are played where nothing else is asked for: few, as a build without optimisation is slow.
-const SEEDS: u64 = 6;
+const SEEDS: u64 = 4;
 /// Time after which nothing is left to do, whatever happened.
 const LONG: Duration = Duration::from_secs(2 * 3600);
 const STEP: Duration = Duration::from_secs(10);
