@@ -28,16 +28,16 @@ fn variant(name: &str) -> Variant {
 }
 
 const SHORT: &str = "
-duration: 3h
+duration: 2h
 workloads:
 - name: web
   kind: Deployment
   requests: {cpu: 500m, memory: 1Gi}
-  replicas: {steps: [{at: 0s, replicas: 20}, {at: 90m, replicas: 3}]}
+  replicas: {steps: [{at: 0s, replicas: 20}, {at: 40m, replicas: 3}]}
 - name: job
   kind: Job
   requests: {cpu: 1, memory: 1Gi}
-  runs: {at: 1h, pods: 4, podRunsFor: 10m}
+  runs: {at: 15m, pods: 4, podRunsFor: 10m}
 ";
 
 fn text(outcome: &Outcome) -> String {
@@ -56,7 +56,7 @@ fn a_replay_compares_pools_and_is_the_same_every_time() {
     assert!((20.0..180.0).contains(&demand.wait_median), "{}", demand.wait_median);
     // The second half of the time needs less.
     let price = |hour: f64| demand.samples.iter().find(|s| s.hour >= hour).unwrap().price_per_hour;
-    assert!(price(2.8) < price(1.4) / 2.0, "{} {}", price(2.8), price(1.4));
+    assert!(price(1.9) < price(0.6) / 2.0, "{} {}", price(1.9), price(0.6));
 }
 
 /// What a recording that looks every minute has after a while.
