@@ -48,9 +48,11 @@ impl Intercept for Observer {
         "karpenter"
     }
 
-    fn read_before_execution(
+    // Not `read_before_execution`: a client's interceptors run it before the operation has a name.
+    fn read_before_serialization(
         &self,
         _context: &BeforeSerializationInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
         cfg: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let (service, action) = names(cfg);
