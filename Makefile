@@ -24,7 +24,7 @@ demo: build ## a pending Deployment gets its node on the local world; KEEP=1 lea
 	tests/env/world demo
 
 # End-to-end tests that take long on two cores; `make test-all` runs them.
-LONG := ec2:: instances:: model:: nodeclass:: policy:: trouble:: api::takeover api::certificate the_founding_commands_install
+LONG := ec2:: instances:: model:: nodeclass:: policy:: trouble:: api::takeover api::certificate the_founding_commands_install traces:: every_query_of_the_dashboards commands_ask_the_controller
 
 # For many schedules the model world is optimised, and needs no provider.
 MODEL := $(CARGO) test --locked --profile model --no-default-features -p karpenter --test model

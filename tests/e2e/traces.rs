@@ -43,14 +43,6 @@ async fn a_collector_gets_the_reconciles_and_aws_calls_of_a_launch() {
         wanted.iter().all(|name| names.contains(*name)).then_some(())
     })
     .await;
-    // The calls that a class's reconcile makes are below it.
-    let all = spans.lock().unwrap().clone();
-    let below = |name: &str, parent: &str| {
-        all.iter()
-            .filter(|s| s.name == name)
-            .any(|call| all.iter().any(|p| p.name == parent && p.span_id == call.parent_span_id))
-    };
-    assert!(below("EC2/DescribeSubnets", "nodeclass"), "{:?}", names());
     // What is left is sent when the process stops.
     assert_eq!(controller.stop(), Some(0));
 }
