@@ -22,7 +22,7 @@ fn eager(name: &str, types: &[&str], more: &[Value]) -> Value {
 /// Values of a requirement of a claim.
 fn values(claim: &NodeClaim, key: &str) -> Vec<String> {
     let found = claim.spec.requirements.iter().find(|r| r.key == key);
-    found.and_then(|r| r.values.clone()).unwrap_or_default()
+    found.map(|r| r.values.clone()).unwrap_or_default()
 }
 
 #[tokio::test(flavor = "multi_thread")]
