@@ -65,11 +65,15 @@ async fn probes_metrics_and_events_tell_of_a_nodes_life() {
     assert_eq!(at("karpenter_build_info", &[]), 1.0);
     assert_eq!(at("leader_election_master_status", &[("name", "karpenter-leader-election")]), 1.0);
     assert_eq!(at("karpenter_nodes_created_total", &[pool]), 1.0);
-    assert_eq!(at("karpenter_nodepools_limit", &[pool, cpu]), 1000.0);
     assert_eq!(
         at("karpenter_nodes_allocatable", &[pool, cpu, spot, ("instance_type", "t3.medium")]),
         1.93
     );
+    // NodePools are measured every ten seconds.
+    until("the limit of the NodePool", || async {
+        (value(&read(), "karpenter_nodepools_limit", &[pool, cpu])? == 1000.0).then_some(())
+    })
+    .await;
     until("the cost of the NodePool", || async {
         (value(&read(), "karpenter_nodepools_cost_total", &[pool])? > 0.0).then_some(())
     })

@@ -6,7 +6,7 @@ use std::time::Duration;
 use karpenter::api::v1::NodeClaim;
 use serde_json::{Value, json};
 
-use super::{MINUTES, begin, initialized, name, pool, tainted, type_of};
+use super::{MINUTES, begin, initialized, name, pool, type_of};
 use crate::chain::condition;
 use crate::support::{Controller, World, node_class, stays, until, within};
 
@@ -49,11 +49,15 @@ async fn two_nodes_become_three_smaller_ones_where_the_pool_allows_several_repla
     within(MINUTES, "all pods again", || async { (world.running().await == 3).then_some(()) })
         .await;
     assert!(world.claims().await.iter().all(|c| !old.contains(&name(c))));
+    // The first move may leave one large node, which the second splits.
     let lines = controller.logged("disrupting node(s)");
-    assert_eq!(lines.len(), 1, "one command: {lines:?}");
-    assert_eq!(lines[0]["decision"], "replace");
-    assert_eq!(lines[0]["disrupted-node-count"], 2);
-    assert_eq!(lines[0]["replacement-node-count"], 3);
+    assert!(lines.len() <= 2, "{lines:?}");
+    let last = lines.last().unwrap();
+    assert_eq!(last["decision"], "replace");
+    assert_eq!(
+        (&last["disrupted-node-count"], &last["replacement-node-count"]),
+        (&json!(2), &json!(3))
+    );
     within(MINUTES, "three instances", || async {
         (world.instances().await.len() == 3).then_some(())
     })
@@ -148,9 +152,14 @@ async fn nodes_of_an_old_image_are_replaced_one_at_a_time_where_the_budget_says_
             all.iter().any(|c| c.type_ == "Drifted" && c.reason == "AMIDrift")
         };
         drifted.extend(claims.iter().filter(reason).map(name));
-        // The old node, marked, and its replacement.
-        assert!(tainted(&world).await <= 1, "more than the budget allows");
-        assert!(claims.len() <= 4, "more replacements than the budget allows");
+        // The old node, and its replacement. A node whose instance is terminating counts no more, as in
+        // Karpenter.
+        let of_budget = claims.iter().filter(|c| !condition(c, "InstanceTerminating")).count();
+        assert!(of_budget <= 4, "more replacements than the budget allows: {claims:?}");
+        let draining = claims.iter().filter(|c| {
+            c.metadata.deletion_timestamp.is_some() && !condition(c, "InstanceTerminating")
+        });
+        assert!(draining.count() <= 1, "more than the budget allows: {claims:?}");
         let fresh = claims.len() == 3 && claims.iter().all(|c| !old.contains(&name(c)));
         if fresh && claims.iter().all(|c| condition(c, "Initialized")) {
             break;
