@@ -202,22 +202,25 @@ fn pods_spread_over_zones_stay_so_while_nodes_are_consolidated() {
                 t["spec"]["nodeSelector"] = json!({ "topology.kubernetes.io/zone": zone });
             }));
         }
+        w.start();
+        // Kubernetes spreads over the zones that have nodes, so all have one before the pods come.
+        for zone in ZONES {
+            runs(w, &format!("big-{zone}"), 1).await;
+        }
         w.apply(deployment("web", 3, "300m", |t| {
             t["spec"]["topologySpreadConstraints"] = json!([{ "maxSkew": 1,
                 "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "DoNotSchedule",
                 "labelSelector": { "matchLabels": { "app": "web" } } }]);
         }));
-        w.start();
         runs(w, "web", 3).await;
         for zone in ZONES {
-            runs(w, &format!("big-{zone}"), 1).await;
             w.delete("deployments", &format!("big-{zone}"));
         }
         w.pass(HOUR).await;
         assert_eq!(w.running("web"), 3, "{}", tail(w));
         let mut zones: Vec<String> = w.instances().iter().map(|i| i.zone.clone()).collect();
         zones.sort();
-        assert_eq!(zones, ZONES);
+        assert_eq!(zones, ZONES, "{}", tail(w));
         assert_eq!(types(w), ["c2", "c2", "c2"]);
     });
 }
