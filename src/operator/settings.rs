@@ -239,8 +239,7 @@ impl Settings {
                 "vm-memory-overhead-percent cannot be negative".to_owned(),
             ),
             (
-                // Written so that it holds for what is no number, too.
-                !(self.vm_memory_overhead_percent < 1.0),
+                self.vm_memory_overhead_percent.is_nan() || self.vm_memory_overhead_percent >= 1.0,
                 "vm-memory-overhead-percent must be less than 1, as it is a share".to_owned(),
             ),
             (self.reserved_enis < 0, "reserved-enis cannot be negative".to_owned()),

@@ -85,6 +85,24 @@ fn saved(f: &mut fmt::Formatter<'_>, savings: &[Saving]) -> fmt::Result {
     )
 }
 
+fn table(title: &str, shares: &[Share], wasted: bool) -> Table {
+    let counted = if wasted { "NODES" } else { "PODS" };
+    let mut headings = vec![title, counted, "COST/H"];
+    if wasted {
+        headings.push("WASTED/H");
+    }
+    let mut table = Table::new(&headings);
+    for share in shares {
+        let mut row =
+            vec![share.name.clone(), share.count.to_string(), format!("{:.4}", share.cost)];
+        if wasted {
+            row.push(format!("{:.4}", share.wasted));
+        }
+        table.row(row);
+    }
+    table
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,22 +126,4 @@ mod tests {
         assert!(!of(None).to_string().contains("saved"), "nobody knows without a controller");
         assert!(serde_json::to_value(of(None)).unwrap().get("savings").is_none());
     }
-}
-
-fn table(title: &str, shares: &[Share], wasted: bool) -> Table {
-    let counted = if wasted { "NODES" } else { "PODS" };
-    let mut headings = vec![title, counted, "COST/H"];
-    if wasted {
-        headings.push("WASTED/H");
-    }
-    let mut table = Table::new(&headings);
-    for share in shares {
-        let mut row =
-            vec![share.name.clone(), share.count.to_string(), format!("{:.4}", share.cost)];
-        if wasted {
-            row.push(format!("{:.4}", share.wasted));
-        }
-        table.row(row);
-    }
-    table
 }

@@ -196,7 +196,7 @@ fn pools_of_different_groups_never_share_a_name() {
         group
     };
     for (name, from) in [
-        (&*base, "mixed-share"),
+        (base, "mixed-share"),
         (&format!("{base}-on-demand"), "zones"),
         (&format!("{base}-spot"), "zones"),
     ] {

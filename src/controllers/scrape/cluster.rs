@@ -17,7 +17,7 @@ pub fn objects(nodes: usize, pods: usize) -> Objects {
         json!({
             "karpenter.sh/nodepool": format!("pool-{}", n % 10),
             "topology.kubernetes.io/zone": format!("us-east-1{}", ["a", "b", "c"][n % 3]),
-            "karpenter.sh/capacity-type": if n % 2 == 0 { "spot" } else { "on-demand" },
+            "karpenter.sh/capacity-type": if n.is_multiple_of(2) { "spot" } else { "on-demand" },
             "node.kubernetes.io/instance-type": format!("m{}.xlarge", n % 40),
             "kubernetes.io/arch": "amd64", "kubernetes.io/os": "linux",
             "topology.kubernetes.io/region": "us-east-1",

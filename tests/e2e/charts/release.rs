@@ -28,7 +28,7 @@ fn rendered(values: &Value) -> Result<String, String> {
 fn paths(values: &Map<String, Value>, path: &[String]) -> Vec<Vec<String>> {
     let mut all = Vec::new();
     for (name, value) in values {
-        let path = [path, &[name.clone()]].concat();
+        let path = [path, std::slice::from_ref(name)].concat();
         match value.as_object() {
             Some(object) => all.extend(paths(object, &path)),
             None => all.push(path),

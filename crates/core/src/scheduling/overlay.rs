@@ -514,7 +514,7 @@ mod tests {
         assert!(types[0].capacity_overlay);
         for kind in &types[..] {
             assert_eq!(kind.volume_limits["ebs"], 7);
-            assert_eq!(kind.devices[..], [device.clone()]);
+            assert_eq!(kind.devices[..], *std::slice::from_ref(&device));
         }
     }
 
