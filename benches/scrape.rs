@@ -19,27 +19,12 @@ mod cluster;
 const BYTES: usize = 3_000_000;
 const MILLISECONDS: u128 = 100;
 
-fn state(nodes: usize, pods: usize) -> State {
-    let state = State::default();
-    let objects = cluster::objects(nodes, pods);
-    for claim in objects.claims {
-        state.apply_claim(serde_json::from_value(claim).unwrap());
-    }
-    for node in objects.nodes {
-        state.apply_node(serde_json::from_value(node).unwrap());
-    }
-    for pod in objects.pods {
-        state.apply_pod(&serde_json::from_value(pod).unwrap());
-    }
-    state
-}
-
 fn main() {
     println!("| nodes | pods | level | lines | bytes | time |\n|---:|---:|---|---:|---:|---:|");
     let now = Timestamp::from_second(1_770_000_000).unwrap();
     let mut missed = Vec::new();
     for (nodes, pods) in [(1_000, 20_000), (5_000, 100_000)] {
-        let state = state(nodes, pods);
+        let state = cluster::state(nodes, pods);
         for (level, name) in
             [(Level::Full, "full"), (Level::Standard, "standard"), (Level::Minimal, "minimal")]
         {

@@ -27,17 +27,7 @@ mod tests {
     use crate::operator::metrics::Level;
 
     fn scrape(nodes: usize, pods: usize, level: Level) -> String {
-        let state = State::default();
-        let objects = cluster::objects(nodes, pods);
-        for claim in objects.claims {
-            state.apply_claim(serde_json::from_value(claim).unwrap());
-        }
-        for node in objects.nodes {
-            state.apply_node(serde_json::from_value(node).unwrap());
-        }
-        for pod in objects.pods {
-            state.apply_pod(&serde_json::from_value(pod).unwrap());
-        }
+        let state = cluster::state(nodes, pods);
         let now = Timestamp::from_second(1_770_000_000).unwrap();
         of_state(&state, &Options { level, ..Options::default() }, now)
     }

@@ -2,15 +2,33 @@
 
 use serde_json::{Value, json};
 
+use super::State;
+
 /// NodeClaims, Nodes and Pods.
-pub struct Objects {
-    pub claims: Vec<Value>,
-    pub nodes: Vec<Value>,
-    pub pods: Vec<Value>,
+struct Objects {
+    claims: Vec<Value>,
+    nodes: Vec<Value>,
+    pods: Vec<Value>,
+}
+
+/// The state of a cluster of these objects; see [`objects`].
+pub fn state(nodes: usize, pods: usize) -> State {
+    let state = State::default();
+    let objects = objects(nodes, pods);
+    for claim in objects.claims {
+        state.apply_claim(serde_json::from_value(claim).unwrap());
+    }
+    for node in objects.nodes {
+        state.apply_node(serde_json::from_value(node).unwrap());
+    }
+    for pod in objects.pods {
+        state.apply_pod(&serde_json::from_value(pod).unwrap());
+    }
+    state
 }
 
 /// So many nodes of 10 NodePools in 3 zones with 40 instance types, with pods of 200 namespaces on them.
-pub fn objects(nodes: usize, pods: usize) -> Objects {
+fn objects(nodes: usize, pods: usize) -> Objects {
     let node_name = |n: usize| format!("ip-10-0-{}-{}.ec2.internal", n / 250, n % 250);
     let provider_id = |n: usize| format!("aws:///us-east-1a/i-{n:017x}");
     let labels = |n: usize| {

@@ -127,33 +127,10 @@ impl Tally {
         self.counts.iter().map(|c| c.known.clone()).collect()
     }
 
-    /// Counts a pod of the group: in the one domain that is left, or for anti-affinity in each.
+    /// Counts a pod of the group that came, in the one domain that is left, or for anti-affinity in
+    /// each; or takes that back for one that left.
     ///
     /// [Q] As upstream, a node whose domain is entirely open counts nowhere.
-    pub(super) fn record(
-        &mut self,
-        of: &Topology,
-        id: GroupId,
-        set: SetId,
-        host: HostId,
-        interner: &Interner,
-    ) {
-        self.change(of, id, set, host, interner, true);
-    }
-
-    /// Takes back what [`Tally::record`] did with the same arguments.
-    pub(super) fn withdraw(
-        &mut self,
-        of: &Topology,
-        id: GroupId,
-        set: SetId,
-        host: HostId,
-        interner: &Interner,
-    ) {
-        self.change(of, id, set, host, interner, false);
-    }
-
-    /// One of both.
     pub(super) fn change(
         &mut self,
         of: &Topology,

@@ -3,7 +3,7 @@
 use super::{Round, Spot};
 use crate::scheduling::solver::ids::{ClassId, HostId, Id, MaskId, SetId, TemplateId, ValueId};
 use crate::scheduling::solver::intern::Interner;
-use crate::scheduling::solver::tally::{Question, Tally};
+use crate::scheduling::solver::tally::Question;
 use crate::scheduling::solver::topology::Kind;
 
 impl Round<'_, '_> {
@@ -105,15 +105,14 @@ impl Round<'_, '_> {
         let (topology, interner) = (&mut world.topology, &mut world.interner);
         let Spot { set, taints, host, name } = at;
         let tally = &mut world.plan.tally;
-        let change = if back { Tally::withdraw } else { Tally::record };
         for group in wanted.counted.iter() {
             let filter = topology.get(*group).filter;
             if topology.passes(filter, set, taints, name, interner, &mut world.tolerance) {
-                change(tally, topology, *group, set, host, interner);
+                tally.change(topology, *group, set, host, interner, !back);
             }
         }
         for group in &wanted.inverse {
-            change(tally, topology, *group, set, host, interner);
+            tally.change(topology, *group, set, host, interner, !back);
         }
     }
 
