@@ -1,7 +1,7 @@
 //! `make compare`: random scenarios through both schedulers, each difference put into a class.
 //!
-//! Exits with 1 when some scenario costs more than with the peer, leaves more pods without a place,
-//! or has a result that breaks a rule; such scenarios are kept with both results beside them.
+//! Exits with 1 when some scenario costs more than with the peer and keeps no more for it, leaves
+//! more pods without a place, or has a result that breaks a rule; such scenarios are kept with both results beside them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ mod reference;
 use reference::check::World;
 use reference::model::Document;
 use reference::outcome::Outcome;
+use reference::standing::Standing;
 use reference::{fitting, random};
 
 const USAGE: &str = "\
@@ -36,17 +37,20 @@ enum Class {
     FewerUnschedulable,
     Dearer,
     MoreUnschedulable,
-    /// One of the two before, against a result that breaks a rule.
+    /// Dearer, with more pods in heavier NodePools, or with as many there and more preferences met.
+    KeepsMore,
+    /// Dearer or more unschedulable, against a result that breaks a rule.
     PeerBreaksRule,
 }
 
 impl Class {
-    const ALL: [(Self, &str); 6] = [
+    const ALL: [(Self, &str); 7] = [
         (Self::Same, "same price"),
         (Self::Cheaper, "cheaper"),
         (Self::FewerUnschedulable, "fewer unschedulable"),
         (Self::Dearer, "dearer"),
         (Self::MoreUnschedulable, "more unschedulable"),
+        (Self::KeepsMore, "dearer, for the weights of NodePools or for preferences"),
         (Self::PeerBreaksRule, "dearer or more unschedulable than a result that breaks a rule"),
     ];
 
@@ -143,6 +147,11 @@ fn broken(doc: &Document, outcome: &Outcome) -> Vec<String> {
     World::new(doc, outcome).problems()
 }
 
+/// Whether ours is better by what comes before the price.
+fn keeps_more(doc: &Document, ours: &Outcome, peers: &Outcome) -> bool {
+    Standing::of(&World::new(doc, ours)) < Standing::of(&World::new(doc, peers))
+}
+
 /// Everything wrong with a result: broken rules, and left-over pods that would fit.
 fn problems(doc: &Document, outcome: &Outcome) -> Vec<String> {
     let world = World::new(doc, outcome);
@@ -209,6 +218,8 @@ fn compare(options: &Options) -> std::io::Result<bool> {
         let mut class = Class::of(&ours, &peers);
         if class.bad() && !broken(&document, &peers).is_empty() {
             class = Class::PeerBreaksRule;
+        } else if class == Class::Dearer && keeps_more(&document, &ours, &peers) {
+            class = Class::KeepsMore;
         }
         let case = Case {
             seed: *seed,

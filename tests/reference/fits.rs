@@ -212,14 +212,7 @@ impl<'a> Searcher<'a> {
         let mut pods = self.requests.clone();
         place.placed.iter().for_each(|p| model::add(&mut pods, &model::requests(p)));
         self.wishes().iter().any(|(term, wish)| {
-            let undefined = wish.iter().any(|e| {
-                let key = normal(&e.key);
-                let known = expressions.iter().any(|x| x.key == key)
-                    || self.world.doc.well_known(key)
-                    || key == HOSTNAME;
-                !known && !e.negative()
-            });
-            if undefined {
+            if place::undefined(self.world.doc, expressions, wish) {
                 return false;
             }
             let launchable = |t: &&TypeDoc, zone: &str| {

@@ -5,3 +5,4 @@
 mod properties;
 #[path = "reference.rs"]
 mod reference;
+mod weights;

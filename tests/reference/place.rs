@@ -238,6 +238,16 @@ pub fn expected<'a>(doc: &'a Document, place: &Place<'_>, certainly: bool) -> Ve
     doc.daemon_set_pods.iter().filter(runs).collect()
 }
 
+/// Whether something is asked of a label that a pool's nodes may not have: labels of instance types
+/// reach a node only where they are well known or the pool names them.
+pub fn undefined(doc: &Document, pool: &[Expression], asked: &[Expression]) -> bool {
+    asked.iter().any(|e| {
+        let key = super::check::normal(&e.key);
+        let known = pool.iter().any(|x| x.key == key) || doc.well_known(key) || key == HOSTNAME;
+        !known && !e.negative()
+    })
+}
+
 /// Values that a label has on a node launched from a pool, as a type, from an offering, for a pod that
 /// asks for `term`; none when these do not go together.
 pub fn launched_as(
@@ -263,6 +273,9 @@ pub fn launched_as(
         |e: &Expression| Expression { key: super::check::normal(&e.key).to_owned(), ..e.clone() };
     let asked: Vec<Expression> = term.iter().map(normal).chain(offering.expressions()).collect();
     let pool_keys = pool_expressions(pool);
+    if undefined(doc, &pool_keys, term) {
+        return BTreeSet::new();
+    }
     let keys: BTreeSet<&str> = asked
         .iter()
         .chain(&pool_keys)

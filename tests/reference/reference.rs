@@ -9,6 +9,7 @@ pub mod model;
 pub mod outcome;
 pub mod place;
 pub mod random;
+pub mod standing;
 pub mod topology;
 
 /// Left-over pods that would fit somewhere.

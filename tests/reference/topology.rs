@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{Pod, PodAffinityTerm};
+use k8s_openapi::api::core::v1::{
+    Pod, PodAffinityTerm, TopologySpreadConstraint, WeightedPodAffinityTerm,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
 use super::model::{self, Document, Expression, HOSTNAME, Objects};
@@ -51,8 +53,7 @@ fn affinity_rule(kind: Kind, term: &PodAffinityTerm, pod: &Pod, objects: &Object
 
 /// The rules that a pod's placement must keep.
 pub fn rules(pod: &Pod, objects: &Objects) -> Vec<Rule> {
-    let spec = pod.spec.as_ref().expect("a pod spec");
-    let affinity = spec.affinity.clone().unwrap_or_default();
+    let affinity = pod.spec.as_ref().expect("a pod spec").affinity.clone().unwrap_or_default();
     let together = affinity
         .pod_affinity
         .and_then(|a| a.required_during_scheduling_ignored_during_execution)
@@ -61,47 +62,106 @@ pub fn rules(pod: &Pod, objects: &Objects) -> Vec<Rule> {
         .pod_anti_affinity
         .and_then(|a| a.required_during_scheduling_ignored_during_execution)
         .unwrap_or_default();
+    all_rules(pod, objects, &together, &apart, "DoNotSchedule")
+}
+
+/// The rules that a pod would rather have kept.
+pub fn wishes(pod: &Pod, objects: &Objects) -> Vec<Rule> {
+    let affinity = pod.spec.as_ref().expect("a pod spec").affinity.clone().unwrap_or_default();
+    let terms = |list: Option<Vec<WeightedPodAffinityTerm>>| -> Vec<PodAffinityTerm> {
+        list.into_iter().flatten().map(|wish| wish.pod_affinity_term).collect()
+    };
+    let together = terms(
+        affinity.pod_affinity.and_then(|a| a.preferred_during_scheduling_ignored_during_execution),
+    );
+    let apart = terms(
+        affinity
+            .pod_anti_affinity
+            .and_then(|a| a.preferred_during_scheduling_ignored_during_execution),
+    );
+    all_rules(pod, objects, &together, &apart, "ScheduleAnyway")
+}
+
+fn all_rules(
+    pod: &Pod,
+    objects: &Objects,
+    together: &[PodAffinityTerm],
+    apart: &[PodAffinityTerm],
+    unsatisfiable: &str,
+) -> Vec<Rule> {
     let mut all: Vec<Rule> = Vec::new();
     all.extend(together.iter().map(|t| affinity_rule(Kind::Affinity, t, pod, objects)));
     all.extend(apart.iter().map(|t| affinity_rule(Kind::AntiAffinity, t, pod, objects)));
-    for spread in spec.topology_spread_constraints.iter().flatten() {
-        if spread.when_unsatisfiable != "DoNotSchedule" {
-            continue;
-        }
-        let mut selector = spread.label_selector.clone();
-        for key in spread.match_label_keys.iter().flatten() {
-            if let (Some(selector), Some(value)) = (&mut selector, model::labels(pod).get(key)) {
-                selector.match_expressions.get_or_insert_default().push(LabelSelectorRequirement {
-                    key: key.clone(),
-                    operator: "In".to_owned(),
-                    values: Some(vec![value.clone()]),
-                });
-            }
-        }
-        let honors = |policy: &Option<String>, default: bool| match policy.as_deref() {
-            Some(text) => text == "Honor",
-            None => default,
-        };
-        let filter = Filter {
-            terms: match honors(&spread.node_affinity_policy, true) {
-                true => model::node_terms(pod),
-                false => Vec::new(),
-            },
-            tolerations: honors(&spread.node_taints_policy, false)
-                .then(|| model::tolerations(pod).to_vec()),
-        };
-        all.push(Rule {
-            kind: Kind::Spread {
-                skew: spread.max_skew.into(),
-                min_domains: spread.min_domains.map(|n| usize::try_from(n).unwrap_or(0)),
-                filter,
-            },
-            key: spread.topology_key.clone(),
-            selector,
-            namespaces: [model::namespace(pod).to_owned()].into(),
-        });
-    }
+    let spec = pod.spec.as_ref().expect("a pod spec");
+    let spreads = spec.topology_spread_constraints.iter().flatten();
+    all.extend(
+        spreads
+            .filter(|spread| spread.when_unsatisfiable == unsatisfiable)
+            .map(|spread| spread_rule(spread, pod)),
+    );
     all
+}
+
+fn spread_rule(spread: &TopologySpreadConstraint, pod: &Pod) -> Rule {
+    let mut selector = spread.label_selector.clone();
+    for key in spread.match_label_keys.iter().flatten() {
+        if let (Some(selector), Some(value)) = (&mut selector, model::labels(pod).get(key)) {
+            selector.match_expressions.get_or_insert_default().push(LabelSelectorRequirement {
+                key: key.clone(),
+                operator: "In".to_owned(),
+                values: Some(vec![value.clone()]),
+            });
+        }
+    }
+    let honors = |policy: &Option<String>, default: bool| match policy.as_deref() {
+        Some(text) => text == "Honor",
+        None => default,
+    };
+    let filter = Filter {
+        terms: match honors(&spread.node_affinity_policy, true) {
+            true => model::node_terms(pod),
+            false => Vec::new(),
+        },
+        tolerations: honors(&spread.node_taints_policy, false)
+            .then(|| model::tolerations(pod).to_vec()),
+    };
+    Rule {
+        kind: Kind::Spread {
+            skew: spread.max_skew.into(),
+            min_domains: spread.min_domains.map(|n| usize::try_from(n).unwrap_or(0)),
+            filter,
+        },
+        key: spread.topology_key.clone(),
+        selector,
+        namespaces: [model::namespace(pod).to_owned()].into(),
+    }
+}
+
+/// Whether a wish about other pods is not met where a pod ended up.
+pub fn unmet(
+    doc: &Document,
+    objects: &Objects,
+    places: &[Place<'_>],
+    at: usize,
+    pod: &Pod,
+    wish: &Rule,
+) -> bool {
+    match &wish.kind {
+        Kind::Affinity => {
+            let selected = places.iter().flat_map(Place::pods).filter(|p| wish.selects(p)).count();
+            // The first of its kind has nobody to go to.
+            let first = wish.selects(pod) && selected == 1;
+            !first && alone(doc, places, at, pod, wish).is_some()
+        }
+        Kind::AntiAffinity => {
+            let mut found = Vec::new();
+            apart(doc, places, at, pod, true, wish, &mut found);
+            !found.is_empty()
+        }
+        Kind::Spread { filter, .. } => {
+            skewed(doc, objects, places, at, pod, wish, filter).is_some()
+        }
+    }
 }
 
 /// Domains of a key that nodes have or could be launched in, as a pod with this rule sees them: a
