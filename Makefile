@@ -7,13 +7,13 @@ export KARPENTER_CACHE := $(CACHE)
 # The Python that has moto: the local world's.
 MOTO_PYTHON ?= $(firstword $(wildcard $(CACHE)/venv-*/bin/python))
 
-.PHONY: help build build-arm64 matrix demo test test-all storm storm-check fuzz bench compare data lint fmt crds deny docs charts chart-packages page-test images images-check image-push notice sbom alerts-test \
+.PHONY: help build build-arm64 matrix demo test test-all storm storm-check fuzz bench compare data lint fmt crds deny docs charts chart-packages page-test images images-check image-push notice sbom alerts-test profiling-test \
 	archive release-check release-notes release-assets
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
-build: ## the release binary, target/release/karpenter
-	$(CARGO) build --release --locked
+build: ## the release binary, target/release/karpenter; FEATURES=profiling as in a release
+	$(CARGO) build --release --locked $(if $(FEATURES),--features $(FEATURES))
 
 # Debian's gcc-aarch64-linux-gnu, and `rustup target add aarch64-unknown-linux-gnu`.
 build-arm64: ## the release binary for arm64, target/aarch64-unknown-linux-gnu/release/karpenter, by cross-compilation
@@ -191,6 +191,11 @@ sbom: ## bill of materials of the binary, CycloneDX JSON, to target/sbom.json
 
 notice: ## NOTICE anew from the dependencies' licences; CHECK=1 only says whether it is stale
 	python3 -B deploy/image/dependencies.py notice $(if $(CHECK),--check)
+
+profiling-test: ## profiles of a test's process, then of a controller in the local world, read by Go's pprof
+	$(CARGO) test --locked -p karpenter-profiling
+	tests/env/world prepare
+	$(CARGO) test --locked --features profiling --test e2e -- --nocapture profiles::
 
 # Without service discovery, which rules need not, promtool builds in a fraction of the time.
 PROMTOOL := $(CACHE)/bin/promtool

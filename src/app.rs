@@ -125,6 +125,7 @@ async fn work(
         registration_health: controllers::nodepool::health::Tracker::default(),
         savings: controllers::cost::Ledger::default(),
         verdicts: controllers::disruption::Verdicts::default(),
+        launches: controllers::nodeclaim::Launches::default(),
     };
     Ok(controllers::run_all(Arc::new(ctx), aws, stop).await?)
 }

@@ -123,6 +123,8 @@ pub struct Context {
     pub savings: cost::Ledger,
     /// Why nodes are still there.
     pub verdicts: disruption::Verdicts,
+    /// How the last launches ended.
+    pub launches: nodeclaim::Launches,
 }
 
 impl Context {
@@ -216,11 +218,16 @@ pub async fn run_all(
         &crate::operator::namespace(),
         &ctx.settings.savings_config_map,
     );
-    if let Some(keeper) = keeper {
-        keeper.start(&ctx, &mut tasks);
+    let keeper = keeper.map(Arc::new);
+    if let Some(keeper) = &keeper {
+        Arc::clone(keeper).start(&ctx, &mut tasks);
     }
     fleet::start(&ctx, &mut tasks);
-    supervise(tasks, cancel).await
+    let ended = supervise(tasks, cancel).await;
+    if let Some(keeper) = keeper {
+        keeper.finish(&ctx.savings).await;
+    }
+    ended
 }
 
 /// Lets tasks run until cancelled. None of them ends by itself, and the process must not go on without

@@ -5,7 +5,7 @@
     dependencies.py licenses           prints the licence texts of all crates, each text once
     dependencies.py sbom               prints a software bill of materials (CycloneDX 1.5, JSON)
 
-Crates count that are linked into the binary on Linux; those that only build or test it do not.
+Crates count that are linked into a release's binary on Linux; those that only build or test it do not.
 """
 import hashlib
 import json
@@ -31,7 +31,7 @@ This list is made from Cargo.lock by deploy/image/dependencies.py.
 
 def graph(target):
     """The crates of one target, by id, and the package itself."""
-    words = [os.environ.get("CARGO", "cargo"), "metadata", "--locked", "--format-version", "1", "--filter-platform", target]
+    words = [os.environ.get("CARGO", "cargo"), "metadata", "--locked", "--format-version", "1", "--features", "profiling", "--filter-platform", target]
     text = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     found = json.loads(text)
     packages = {p["id"]: p for p in found["packages"]}

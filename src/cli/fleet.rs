@@ -11,9 +11,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::clock::Clock;
-use crate::fleet::{Fleet, Verdict, Verdicts};
+use crate::fleet::{Fleet, Rejections};
 use crate::operator::fleet_api::Saving;
 use crate::scheduling::{self, snapshot::Snapshot};
+use crate::simulate::build::adopt;
 use crate::simulate::{Scenario, World, disrupt};
 
 use super::simulate::{Failure as Reading, read_cluster, read_scenario};
@@ -133,18 +134,17 @@ fn load(source: &Source) -> Result<Loaded, Failure> {
 /// Decides on a scenario as the controller would, and takes the figures.
 fn compute(mut scenario: Scenario, live: bool) -> Result<Loaded, Reading> {
     let now = *scenario.options.now.get_or_insert_with(|| Clock::system().now());
-    let World { snapshot, pools, .. } = World::new(scenario.clone())?;
+    let World { mut snapshot, pools, .. } = World::new(scenario.clone())?;
     let results = scheduling::solve(&snapshot);
-    let mut verdicts = Verdicts::new();
-    for stays in disrupt::disrupt(World::for_disruption(scenario)?, now).rejected {
-        let of_methods = stays.methods.into_iter().map(|m| Verdict {
-            method: m.method.to_owned(),
-            code: m.code.to_owned(),
-            message: m.reason,
-        });
-        verdicts.insert(stays.node, of_methods.collect());
+    if !live {
+        // As disruption sees a file's nodes: without NodeClaims no budget would count them.
+        adopt(&mut snapshot.nodes, &pools);
     }
-    let fleet = Fleet::new(&snapshot, &pools, &results, &verdicts, now);
+    let stay = disrupt::disrupt(World::for_disruption(scenario)?, now).rejected.into_iter();
+    let rejections: Rejections = stay
+        .map(|node| (node.node, node.methods.into_iter().map(|m| m.rejection).collect()))
+        .collect();
+    let fleet = Fleet::new(&snapshot, &pools, &results, &rejections, now);
     let pools = pools.into_iter().map(|p| p.node_pool).collect();
     Ok(Loaded { fleet, pools, snapshot: Some(snapshot), savings: None, live })
 }
@@ -178,6 +178,11 @@ fn colours() -> bool {
 /// A price as people read it.
 fn price(amount: Option<f64>) -> String {
     amount.map_or_else(|| "-".to_owned(), |amount| format!("{amount:.4}"))
+}
+
+/// A moment as people read it, in UTC.
+fn minute(time: Timestamp) -> String {
+    time.strftime("%a %Y-%m-%d %H:%M").to_string()
 }
 
 /// An age in its largest unit, as kubectl shows it.

@@ -8,11 +8,10 @@ use parking_lot::Mutex;
 
 use super::Context;
 use crate::api::labels;
+use crate::fleet::pod_share;
 use crate::operator::metrics::page::{Family, Page};
 use crate::operator::metrics::{self};
 use crate::scheduling::node::StateNode;
-use crate::scheduling::pod::PodInfo;
-use crate::scheduling::resources::{Name, ResourceList};
 
 mod ledger;
 mod packing;
@@ -62,7 +61,7 @@ fn write(nodes: &[StateNode], prices: &HashMap<String, f64>, page: &mut Page<'_>
         let allocatable = node.allocatable();
         let mut free = 1.0;
         for pod in node.pods.iter().filter(|p| !p.terminal) {
-            let share = share(pod, &allocatable);
+            let share = pod_share(pod, &allocatable);
             free -= share;
             *of_namespaces.entry(&pod.key.namespace).or_default() += price * share;
         }
@@ -77,20 +76,6 @@ fn write(nodes: &[StateNode], prices: &HashMap<String, f64>, page: &mut Page<'_>
     if let Some(mut lines) = page.family(&metrics::COST_PODS) {
         of_namespaces.iter().for_each(|(namespace, cost)| lines.add(&[namespace], *cost));
     }
-}
-
-/// A pod's share of its node: the mean of its shares of cpu, of memory, and of each device that the
-/// node offers.
-#[allow(clippy::cast_precision_loss, reason = "a share is a float")]
-fn share(pod: &PodInfo, allocatable: &ResourceList) -> f64 {
-    let counted =
-        |name: &Name| matches!(name, Name::Cpu | Name::Memory) || name.as_str().contains('/');
-    let shares: Vec<f64> = allocatable
-        .iter()
-        .filter(|(name, amount)| counted(name) && *amount > 0)
-        .map(|(name, amount)| (pod.requests.get(name) as f64 / amount as f64).min(1.0))
-        .collect();
-    if shares.is_empty() { 0.0 } else { shares.iter().sum::<f64>() / shares.len() as f64 }
 }
 
 fn write_saved(ledger: &Ledger, now: jiff::Timestamp, page: &mut Page<'_>) {
@@ -112,7 +97,8 @@ mod tests {
     use super::*;
     use crate::operator::metrics::{Options, page_of};
     use crate::scheduling::node::NodeView;
-    use crate::scheduling::pod::PodKey;
+    use crate::scheduling::pod::{PodInfo, PodKey};
+    use crate::scheduling::resources::Name;
 
     fn node(name: &str, devices: bool, pods: &[(&str, i64, i64)]) -> StateNode {
         let mut allocatable = serde_json::json!({"cpu": "4", "memory": "8Gi"});

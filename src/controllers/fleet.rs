@@ -17,7 +17,7 @@ use super::{Context, provisioning};
 use crate::api::v1::NodeClaim;
 use crate::api::{conditions, labels};
 use crate::disruption::candidate::Pools;
-use crate::fleet::{Fleet, Verdict, Verdicts};
+use crate::fleet::{Fleet, Rejections};
 use crate::operator::fleet_api::{Decision, Saving, Source, Timeline};
 use crate::scheduling::node::StateNode;
 use crate::scheduling::{self, snapshot::Snapshot};
@@ -48,31 +48,26 @@ impl Figures {
         }
         let pools = provisioning::all_pools(&self.ctx).await;
         let snapshot = provisioning::snapshot(&self.ctx).await;
-        let verdicts = self.verdicts(&snapshot);
-        let fleet = tokio::task::spawn_blocking(move || {
+        let rejections = self.rejections(&snapshot);
+        let mut fleet = tokio::task::spawn_blocking(move || {
             let results = scheduling::solve(&snapshot);
-            Fleet::new(&snapshot, &pools, &results, &verdicts, now)
+            Fleet::new(&snapshot, &pools, &results, &rejections, now)
         })
         .await
         .map_err(|e| format!("computing the figures: {e}"))?;
+        for pool in &mut fleet.node_pools {
+            pool.launches = self.ctx.launches.of(&pool.name);
+        }
         let fleet = Arc::new(fleet);
         *last = Some((now, Arc::clone(&fleet)));
         Ok(fleet)
     }
 
-    /// What each disruption method last made of each node.
-    fn verdicts(&self, snapshot: &Snapshot) -> Verdicts {
+    /// What each disruption method last had against each node.
+    fn rejections(&self, snapshot: &Snapshot) -> Rejections {
         let of = |node: &str| {
             let last = self.ctx.verdicts.of(node).into_iter();
-            last.filter_map(|(method, _, verdict)| {
-                let rejection = verdict.rejection?;
-                Some(Verdict {
-                    method: method.name().to_owned(),
-                    code: rejection.label().to_owned(),
-                    message: rejection.to_string(),
-                })
-            })
-            .collect()
+            last.filter_map(|(method, _, verdict)| Some((method, verdict.rejection?))).collect()
         };
         snapshot.nodes.iter().map(|n| (n.name().to_owned(), of(n.name()))).collect()
     }

@@ -24,12 +24,15 @@ mod garbagecollection;
 pub(super) mod hydration;
 mod initialization;
 mod launch;
+mod launches;
 mod liveness;
 mod podevents;
 mod registration;
 #[cfg(feature = "aws")]
 pub(super) mod tagging;
 pub(super) mod termination;
+
+pub use launches::Launches;
 
 /// Many at once, so that launches can be made together.
 const LIFECYCLE: Identity = Identity {

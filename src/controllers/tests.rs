@@ -40,6 +40,7 @@ pub(super) fn context(client: &kube::Client) -> Arc<Context> {
         registration_health: nodepool::health::Tracker::default(),
         savings: cost::Ledger::default(),
         verdicts: disruption::Verdicts::default(),
+        launches: nodeclaim::Launches::default(),
     })
 }
 

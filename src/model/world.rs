@@ -119,6 +119,7 @@ impl Process {
             registration_health: controllers::nodepool::health::Tracker::default(),
             savings: controllers::cost::Ledger::default(),
             verdicts: controllers::disruption::Verdicts::default(),
+            launches: controllers::nodeclaim::Launches::default(),
         });
         provider.start(&ctx, tasks);
         controllers::start(&ctx, tasks);

@@ -6,6 +6,7 @@
 //! | `/v1/fleet` | the whole fleet as JSON ([`crate::fleet::Fleet`]) |
 //! | `/v1/pods/NAMESPACE/NAME`, `/v1/nodes/NAME`, `/v1/nodepools/NAME` | one row of it |
 //! | `/v1/timeline` | decisions and cost over the last day, and what was saved |
+//! | `/v1/schema` | JSON Schema of these documents |
 //! | `/v1/stream` | server-sent events: `fleet` first, then `change` with the rows that changed |
 //!
 //! Nothing is written, no cookie is set, and neither user data nor environment variables are part of any answer.
@@ -28,8 +29,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use super::server::everywhere;
 use crate::fleet::{Fleet, NodeRow};
 
+mod schema;
 mod timeline;
 
 pub use timeline::{Decision, Saving, Timeline};
@@ -48,7 +51,7 @@ const STREAM_PERIOD: Duration = Duration::from_secs(2);
 /// else.
 const PAGE: &str = include_str!("fleet_api/page.html");
 
-/// Serves the API; port 0 serves nothing.
+/// Serves the API; port 0 serves nothing. `0.0.0.0` and `::` stand for all addresses, of IPv4 and IPv6.
 ///
 /// # Errors
 /// When the address cannot be bound; the error names the port and the setting.
@@ -56,7 +59,12 @@ pub async fn serve(address: SocketAddr, source: Arc<dyn Source>) -> std::io::Res
     if address.port() == 0 {
         return Ok(());
     }
-    let listener = TcpListener::bind(address).await.map_err(|error| {
+    let bound = if address.ip().is_unspecified() {
+        everywhere(address.port()).await
+    } else {
+        TcpListener::bind(address).await
+    };
+    let listener = bound.map_err(|error| {
         let text = format!("serving the API on {address} (--api-port): {error}");
         std::io::Error::new(error.kind(), text)
     })?;
@@ -73,6 +81,7 @@ fn router(source: Arc<dyn Source>) -> Router {
         .route("/v1/nodes/{name}", get(node))
         .route("/v1/nodepools/{name}", get(node_pool))
         .route("/v1/timeline", get(timeline_of))
+        .route("/v1/schema", get(schema_of))
         .route("/v1/stream", get(stream_of))
         .with_state(source)
 }
@@ -121,6 +130,10 @@ async fn node_pool(Shared(source): Handle, Path(name): Path<String>) -> Response
 
 async fn timeline_of(Shared(source): Handle) -> Response {
     document(&source.timeline())
+}
+
+async fn schema_of() -> Response {
+    document(&schema::schema())
 }
 
 async fn row<T: Serialize>(
@@ -248,6 +261,27 @@ mod tests {
         let (status, _, body) = ask("/v1/nodes/b").await;
         assert_eq!(status, StatusCode::NOT_FOUND);
         assert!(body.contains("there is no node b"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn every_address_of_a_pod_is_served_be_it_ipv4_or_ipv6() {
+        let free = |ip: &str| std::net::TcpListener::bind((ip, 0)).ok()?.local_addr().ok();
+        let port = free("127.0.0.1").unwrap().port();
+        let source: Arc<dyn Source> = Arc::new(Fixed(fleet_of(&["a"])));
+        serve(format!("0.0.0.0:{port}").parse().unwrap(), source).await.unwrap();
+        let mut addresses = vec!["127.0.0.1"];
+        // A kernel may have no IPv6.
+        addresses.extend(free("::1").map(|_| "::1"));
+        for address in addresses {
+            assert!(tokio::net::TcpStream::connect((address, port)).await.is_ok(), "{address}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_schema_is_served_beside_what_it_describes() {
+        let (status, _, body) = ask("/v1/schema").await;
+        assert_eq!(status, StatusCode::OK);
+        assert!(body.contains("\"$id\":\"karpenter.fleet/v1\""), "{body}");
     }
 
     #[tokio::test]

@@ -60,7 +60,7 @@ const DISCOVERY: Duration = Duration::from_secs(10);
 
 /// Takes a port of all addresses. Pods of a cluster have addresses of IPv4 or of IPv6, and a socket of
 /// IPv6 takes both; only where the kernel has no IPv6 one of IPv4 is left.
-async fn everywhere(port: u16) -> std::io::Result<TcpListener> {
+pub(super) async fn everywhere(port: u16) -> std::io::Result<TcpListener> {
     match TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await {
         Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => {
             TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await

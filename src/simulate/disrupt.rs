@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::World;
 use super::build::adopt;
 use super::report::{ClaimReport, tidy};
-use crate::disruption::{self, Command, Decision, Input, Method};
+use crate::disruption::{self, Command, Decision, Input, Method, Rejection};
 use crate::scheduling;
 
 mod apply;
@@ -87,6 +87,9 @@ pub struct MethodReason {
     /// A word that does not change.
     pub code: &'static str,
     pub reason: String,
+    /// The reason as the method gave it.
+    #[serde(skip)]
+    pub rejection: (Method, Rejection),
 }
 
 /// A pool's budget.
@@ -311,7 +314,8 @@ impl Verdicts {
                     entry.reason.clone_from(&reason);
                 }
                 let code = rejection.label();
-                entry.methods.push(MethodReason { method: method.name(), code, reason });
+                let rejection = (method, rejection.clone());
+                entry.methods.push(MethodReason { method: method.name(), code, reason, rejection });
             }
         }
     }

@@ -6,6 +6,8 @@
 #![allow(clippy::disallowed_methods, reason = "real time is what is measured")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests may")]
 
+#[path = "../page/browser.rs"]
+mod browser;
 mod support;
 
 mod api;
@@ -25,6 +27,8 @@ mod model;
 mod nodeclass;
 mod operator;
 mod policy;
+#[cfg(feature = "profiling")]
+mod profiles;
 mod repair;
 mod replay;
 mod simulate;

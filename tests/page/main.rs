@@ -4,18 +4,20 @@
 //! scenario in `examples/`, taken as the controller takes them. `page.mjs` drives Chromium, and asks for
 //! another scene by a line `scene NAME` on its standard output.
 
-use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
-use karpenter::fleet::{Fleet, NodeRow, Verdict, Verdicts};
+use karpenter::fleet::{Fleet, Launch, NodeRow, Rejections, Verdict};
 use karpenter::operator::fleet_api::{Decision, Saving, Source, Timeline, serve};
 use karpenter::scheduling;
 use karpenter::simulate::{World, load_file};
+
+mod browser;
+
+use browser::Browser;
 
 /// Nodes of the large scene.
 const MANY: usize = 5_000;
@@ -45,14 +47,24 @@ fn shop(now: Timestamp) -> Fleet {
     let scenario = load_file(&root().join("examples/scenarios/shop.yaml")).unwrap();
     let world = World::new(scenario).unwrap();
     let results = scheduling::solve(&world.snapshot);
-    let node = world.snapshot.nodes[0].name().to_owned();
-    let verdict = Verdict {
+    let mut fleet = Fleet::new(&world.snapshot, &world.pools, &results, &Rejections::new(), now);
+    // Texts of the cluster that would be markup, if anything were.
+    fleet.nodes[0].verdicts = vec![Verdict {
         method: "SingleNodeConsolidation".to_owned(),
         code: "not_cheaper".to_owned(),
         message: "can't replace with a cheaper node <b>bold</b>".to_owned(),
+        until: Some(now + SignedDuration::from_mins(30)),
+    }];
+    let failed = Launch {
+        time: now - SignedDuration::from_mins(4),
+        node_claim: "general-4fw7d".to_owned(),
+        error: Some("InsufficientCapacityError".to_owned()),
+        message: Some("no spot <b>anywhere</b>".to_owned()),
+        ..Launch::default()
     };
-    let verdicts: Verdicts = [(node, vec![verdict])].into_iter().collect();
-    Fleet::new(&world.snapshot, &world.pools, &results, &verdicts, now)
+    let general = fleet.node_pools.iter_mut().find(|p| p.name == "general").unwrap();
+    general.launches = vec![failed];
+    fleet
 }
 
 /// So many nodes made from the scenario's one, with what nodes differ in.
@@ -190,18 +202,9 @@ fn the_page_shows_the_fleet_in_chromium() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let source: Arc<dyn Source> = Arc::clone(&shown) as _;
     runtime.block_on(serve(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), source)).unwrap();
-    let mut browser = Command::new("node")
-        .arg(root().join("tests/page/page.mjs"))
-        .arg(format!("http://127.0.0.1:{port}/"))
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("Node.js runs the tests of the page");
-    for line in BufReader::new(browser.stdout.take().unwrap()).lines() {
-        let line = line.unwrap();
-        match line.strip_prefix("scene ") {
-            Some(name) => *shown.fleet.lock().unwrap() = Arc::new(scene(name, now)),
-            None => println!("{line}"),
-        }
+    let mut browser = Browser::on(&format!("http://127.0.0.1:{port}/"), "page.mjs");
+    while let Some(name) = browser.scene() {
+        *shown.fleet.lock().unwrap() = Arc::new(scene(&name, now));
     }
-    assert!(browser.wait().unwrap().success(), "see the lines above");
+    browser.finish();
 }

@@ -33,8 +33,10 @@ const tests = {
     const { page } = await open();
     await node(page, NODE).waitFor();
     const general = page.getByRole("region", { name: "NodePool general" });
-    await general.getByText("Limits and budgets").click();
+    await general.getByText("Limits, budgets and launches").click();
     await general.getByRole("cell", { name: "Underutilized" }).waitFor();
+    await general.getByRole("cell", { name: "InsufficientCapacityError: no spot <b>anywhere</b>" }).waitFor();
+    await general.getByText("last launch failed: InsufficientCapacityError").waitFor();
     await node(page, NODE).focus();
     scene("launching");
     await node(page, NEW).waitFor();
@@ -60,6 +62,7 @@ const tests = {
     const dialog = page.getByRole("dialog", { name: "Node " + NODE });
     await dialog.waitFor();
     await dialog.getByRole("cell", { name: "can't replace with a cheaper node <b>bold</b>" }).waitFor();
+    await dialog.getByRole("cell", { name: "2026-11-29 12:30 UTC" }).waitFor();
     assert.equal(await page.locator("b").count(), 0, "texts are never markup");
     await page.keyboard.press("Escape");
     await dialog.waitFor({ state: "hidden" });

@@ -40,6 +40,7 @@ pub use decision::{Decision, Figures, Verdict};
 pub use drift::drifted_by_pool;
 pub use methods::decide;
 pub use rejection::{Abandoned, EventKind, Rejection};
+pub use simulation::quiet_until;
 pub use validation::{still_valid, undisturbed};
 
 /// Why nodes are disrupted.

@@ -5,9 +5,8 @@
 //! controller's API, its page and the command line show the same figures. The types are the schema of
 //! the JSON documents; [`SCHEMA`] names its version, and fields are only ever added within a version.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::disruption::Reason;
@@ -22,42 +21,30 @@ mod pod;
 mod pool;
 #[cfg(test)]
 mod tests;
+mod verdict;
 
 pub use calendar::{Window, calendar};
-pub use cost::{Cost, Share};
+pub use cost::{Cost, Share, pod_share};
 pub use node::NodeRow;
 pub use pod::{Missing, NearestType, PodRow, PoolVerdict, Waiting};
-pub use pool::{BudgetRow, PoolRow};
+pub use pool::{BudgetRow, Launch, PoolRow};
+pub use verdict::{Rejections, Verdict};
 
 /// Version of the JSON documents.
 pub const SCHEMA: &str = "karpenter.fleet/v1";
-
-/// Why a disruption method left a node alone.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Verdict {
-    /// The method, such as `Emptiness` or `SingleNodeConsolidation`.
-    pub method: String,
-    /// A word for the reason that does not change.
-    pub code: String,
-    /// The reason, in the words of the events.
-    pub message: String,
-}
 
 /// Reasons with a budget, in the order in which they are shown.
 pub const REASONS: [Reason; 4] =
     [Reason::Empty, Reason::Drifted, Reason::Underutilized, Reason::Unhealthy];
 
-/// The last verdicts of each node, by node name.
-pub type Verdicts = BTreeMap<String, Vec<Verdict>>;
-
 /// The whole cluster at one moment.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Fleet {
-    /// [`SCHEMA`].
+    /// `karpenter.fleet/v1`.
     pub schema: String,
     /// When the figures were taken.
+    #[schemars(with = "String")]
     pub time: Timestamp,
     /// Nodes, by name.
     pub nodes: Vec<NodeRow>,
@@ -78,16 +65,17 @@ impl Fleet {
         snapshot: &Snapshot,
         pools: &[NodePoolInput],
         results: &Results,
-        verdicts: &Verdicts,
+        rejections: &Rejections,
         now: Timestamp,
     ) -> Self {
         let by_name = Pools::new(pools);
+        let mut verdicts = verdict::Verdicts::new(&by_name, now);
         let mut nodes: Vec<NodeRow> = snapshot
             .nodes
             .iter()
             .map(|node| {
-                let verdicts = verdicts.get(node.name()).cloned().unwrap_or_default();
-                NodeRow::new(node, &by_name, verdicts)
+                let of_node = rejections.get(node.name()).map_or(&[][..], Vec::as_slice);
+                NodeRow::new(node, &by_name, verdicts.of(node, of_node))
             })
             .collect();
         nodes.sort_by(|a, b| a.name.cmp(&b.name));

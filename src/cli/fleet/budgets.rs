@@ -3,10 +3,9 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Failure, Source, finish, load, print};
+use super::{Failure, Source, finish, load, minute, print};
 use crate::fleet::{REASONS, Window, calendar};
 use crate::simulate::table::Table;
 
@@ -85,8 +84,4 @@ impl fmt::Display for Shown<'_> {
         }
         writeln!(f, "NodePool {}, {} node(s)\n\n{table}", self.0.node_pool, self.0.nodes)
     }
-}
-
-fn minute(time: Timestamp) -> String {
-    time.strftime("%a %Y-%m-%d %H:%M").to_string()
 }

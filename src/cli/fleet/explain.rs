@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::{Failure, Loaded, Source, age, finish, load, price, print, proxy};
-use crate::fleet::{NodeRow, PodRow, PoolRow, Waiting};
+use super::{Failure, Loaded, Source, age, finish, load, minute, price, print, proxy};
+use crate::fleet::{Launch, NodeRow, PodRow, PoolRow, Waiting};
 use crate::simulate::table::Table;
 
 /// Why a pod waits, why a node stays, or what a NodePool may do.
@@ -141,11 +141,8 @@ impl fmt::Display for Pod<'_> {
             Waiting::Nothing { node_pools, .. } => {
                 writeln!(f, "No NodePool can create a node for it:")?;
                 for verdict in node_pools {
-                    writeln!(
-                        f,
-                        "\n{} ({})\n  {}",
-                        verdict.node_pool, verdict.stage, verdict.message
-                    )?;
+                    let (pool, stage) = (&verdict.node_pool, &verdict.stage);
+                    writeln!(f, "\n{pool} ({stage})\n  {}", short(&verdict.message))?;
                     for kind in &verdict.nearest {
                         writeln!(f, "  nearest: {}", nearest(kind))?;
                     }
@@ -157,6 +154,11 @@ impl fmt::Display for Pod<'_> {
             }
         }
     }
+}
+
+/// The reason without the requirements that it was decided on: they are long, JSON and YAML have them.
+fn short(message: &str) -> &str {
+    message.split_once(", requirements=").map_or(message, |(reason, _)| reason)
 }
 
 fn nearest(kind: &crate::fleet::NearestType) -> String {
@@ -179,14 +181,14 @@ impl fmt::Display for Node<'_> {
         let node = self.0;
         writeln!(
             f,
-            "Node {}: {}, {} {} in {}, {} per hour, {} old",
+            "Node {}: {}, {} {} in {}, {} per hour, {}",
             node.name,
             node.state,
             node.capacity_type,
             node.instance_type,
             node.zone,
             price(node.price),
-            age(node.created, self.1)
+            node.created.map_or("of unknown age".to_owned(), |t| age(Some(t), self.1) + " old")
         )?;
         if let Some(claim) = &node.node_claim {
             let pool = node.node_pool.as_deref().unwrap_or("-");
@@ -207,9 +209,15 @@ impl fmt::Display for Node<'_> {
             };
             return writeln!(f, "{why}");
         }
-        let mut table = Table::new(&["METHOD", "STAYS BECAUSE"]);
+        // Most reasons hold until the cluster changes.
+        let ends = node.verdicts.iter().any(|v| v.until.is_some());
+        let mut headings = vec!["METHOD", "STAYS BECAUSE"];
+        headings.extend(ends.then_some("UNTIL (UTC)"));
+        let mut table = Table::new(&headings);
         for verdict in &node.verdicts {
-            table.row(vec![verdict.method.clone(), verdict.message.clone()]);
+            let mut row = vec![verdict.method.clone(), verdict.message.clone()];
+            row.extend(ends.then(|| verdict.until.map_or_else(|| "-".to_owned(), minute)));
+            table.row(row);
         }
         write!(f, "\n{table}")
     }
@@ -254,10 +262,7 @@ impl fmt::Display for Pool<'_> {
                 budget.reason.clone(),
                 count(budget.allowed),
                 budget.used.to_string(),
-                budget.changes_at.map_or_else(
-                    || "-".to_owned(),
-                    |t| t.strftime("%a %Y-%m-%d %H:%M").to_string(),
-                ),
+                budget.changes_at.map_or_else(|| "-".to_owned(), minute),
                 if budget.changes_at.is_some() {
                     count(budget.then_allowed)
                 } else {
@@ -265,6 +270,73 @@ impl fmt::Display for Pool<'_> {
                 },
             ]);
         }
-        write!(f, "\n{table}")
+        write!(f, "\n{table}")?;
+        launches(f, &pool.launches)
+    }
+}
+
+/// How the last launches ended; nothing where the controller did not answer.
+fn launches(f: &mut fmt::Formatter<'_>, launches: &[Launch]) -> fmt::Result {
+    if launches.is_empty() {
+        return Ok(());
+    }
+    let mut table =
+        Table::new(&["LAUNCH (UTC)", "NODECLAIM", "TYPE", "ZONE", "CAPACITY", "FAILED WITH"]);
+    for launch in launches {
+        let text = |field: &Option<String>| field.clone().unwrap_or_else(|| "-".to_owned());
+        let failed = launch.error.as_ref().map(|class| match &launch.message {
+            Some(message) => format!("{class}: {message}"),
+            None => class.clone(),
+        });
+        table.row(vec![
+            minute(launch.time),
+            launch.node_claim.clone(),
+            text(&launch.instance_type),
+            text(&launch.zone),
+            text(&launch.capacity_type),
+            text(&failed),
+        ]);
+    }
+    write!(f, "\n{table}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::Verdict;
+
+    fn at(text: &str) -> jiff::Timestamp {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_reason_that_ends_by_itself_shows_when() {
+        let verdict = |until| Verdict {
+            method: "Emptiness".to_owned(),
+            code: "not_consolidatable".to_owned(),
+            message: "nodeclaim isn't consolidatable".to_owned(),
+            until,
+        };
+        let row = |until| NodeRow { verdicts: vec![verdict(until)], ..NodeRow::default() };
+        let now = at("2026-01-01T00:00:00Z");
+        let shown = Node(&row(Some(at("2026-01-01T00:30:00Z"))), now).to_string();
+        assert!(shown.contains("UNTIL (UTC)") && shown.contains("Thu 2026-01-01 00:30"), "{shown}");
+        assert!(!Node(&row(None), now).to_string().contains("UNTIL"), "no empty column");
+    }
+
+    #[test]
+    fn launches_and_their_failures_are_listed() {
+        let failed = Launch {
+            time: at("2026-01-01T00:00:00Z"),
+            node_claim: "general-1".to_owned(),
+            error: Some("InsufficientCapacityError".to_owned()),
+            message: Some("all requested instance types were unavailable".to_owned()),
+            ..Launch::default()
+        };
+        let pool = PoolRow { launches: vec![failed], ..PoolRow::default() };
+        let shown = Pool(&pool).to_string();
+        let line = shown.lines().find(|line| line.contains("general-1")).unwrap();
+        assert!(line.contains("InsufficientCapacityError: all requested"), "{shown}");
+        assert!(!Pool(&PoolRow::default()).to_string().contains("LAUNCH"), "none without any");
     }
 }

@@ -5,13 +5,14 @@
 //! and no longer: after that the cluster would be another one.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::Instrument as _;
 
 use super::super::Context;
@@ -24,6 +25,8 @@ const HORIZON: Duration = Duration::from_secs(24 * 3600);
 const STEP: i64 = 3600;
 /// The ledger is written this often, when it changed.
 const PERIOD: Duration = Duration::from_secs(300);
+/// How long the last write may take.
+const LAST_WRITE: Duration = Duration::from_secs(2);
 const KEY: &str = "savings.json";
 
 /// What a saving is counted under.
@@ -127,52 +130,73 @@ impl Ledger {
 }
 
 /// Keeps the ledger in a ConfigMap.
-pub struct Keeper(Store);
+pub struct Keeper {
+    store: Store,
+    /// What was last read or written. Nothing is written before it was read: what an earlier process
+    /// saved would be lost.
+    kept: Mutex<Option<String>>,
+}
 
 impl Keeper {
     /// For a ConfigMap of a namespace; nothing for an empty name.
     #[must_use]
     pub fn new(client: kube::Client, namespace: &str, name: &str) -> Option<Self> {
-        Store::new(client, namespace, name).map(Self)
+        let store = Store::new(client, namespace, name)?;
+        Some(Self { store, kept: Mutex::new(None) })
     }
 
-    /// Reads what was kept, then writes what changes. Nothing is written before it was read: what
-    /// an earlier process saved would be lost.
-    pub fn start(self, ctx: &std::sync::Arc<Context>, tasks: &mut JoinSet<()>) {
-        let ctx = std::sync::Arc::clone(ctx);
+    /// Reads what was kept, then writes what changes.
+    pub fn start(self: Arc<Self>, ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
+        let ctx = Arc::clone(ctx);
         let work = async move {
             while let Err(error) = self.read(&ctx.savings).await {
                 tracing::error!(
-                    "config-map" = self.0.name(),
+                    "config-map" = self.store.name(),
                     "error" = error,
                     "reading savings failed"
                 );
                 sleep(PERIOD).await;
             }
-            let mut written = String::new();
             loop {
-                let text = ctx.savings.to_json();
-                if text != written {
-                    match self.0.write([(KEY.to_owned(), text.clone())].into()).await {
-                        Ok(()) => written = text,
-                        Err(error) => tracing::error!(
-                            "config-map" = self.0.name(),
-                            "error" = %error,
-                            "writing savings failed"
-                        ),
-                    }
-                }
+                self.write(&ctx.savings).await;
                 sleep(PERIOD).await;
             }
         };
         tasks.spawn(work.instrument(logging::controller_span("savings")));
     }
 
+    /// Writes what changed since the last time, before the process ends; gives up soon, because the
+    /// process may end for the reason that the API server cannot be reached.
+    pub async fn finish(&self, ledger: &Ledger) {
+        let written = timeout(LAST_WRITE, self.write(ledger)).await;
+        if written.is_err() {
+            tracing::error!("config-map" = self.store.name(), "writing savings took too long");
+        }
+    }
+
+    async fn write(&self, ledger: &Ledger) {
+        let text = ledger.to_json();
+        if self.kept.lock().as_ref().is_none_or(|kept| *kept == text) {
+            return;
+        }
+        match self.store.write([(KEY.to_owned(), text.clone())].into()).await {
+            Ok(()) => *self.kept.lock() = Some(text),
+            Err(error) => tracing::error!(
+                "config-map" = self.store.name(),
+                "error" = %error,
+                "writing savings failed"
+            ),
+        }
+    }
+
     async fn read(&self, ledger: &Ledger) -> Result<(), String> {
-        let map = self.0.read().await.map_err(|e| e.to_string())?;
+        let map = self.store.read().await.map_err(|e| e.to_string())?;
         let text = map.and_then(|m| m.data).and_then(|mut data| data.remove(KEY));
-        let Some(text) = text else { return Ok(()) };
-        ledger.restore(&text).map_err(|e| format!("{KEY}, expected savings in JSON: {e}"))
+        if let Some(text) = &text {
+            ledger.restore(text).map_err(|e| format!("{KEY}, expected savings in JSON: {e}"))?;
+        }
+        *self.kept.lock() = Some(text.unwrap_or_default());
+        Ok(())
     }
 }
 

@@ -38,17 +38,18 @@ pub(super) async fn run(
             merge(claim, created);
             add_overlay_capacity(ctx, claim);
             set_true(claim, conditions::LAUNCHED, ctx.clock.now());
+            ctx.launches.succeeded(claim, ctx.clock.now());
             log_launched(claim);
             Ok(None)
         }
         Err(error @ cloud::Error::InsufficientCapacity(_)) => {
             ctx.recorder.publish(events::insufficient_capacity(claim, &error));
             tell_pods(ctx, decisions, claim, &error);
-            give_up(api, claim, &error).await
+            give_up(ctx, api, claim, &error).await
         }
         Err(error @ cloud::Error::NodeClassNotReady(_)) => {
             ctx.recorder.publish(events::node_class_not_ready(claim, &error));
-            give_up(api, claim, &error).await
+            give_up(ctx, api, claim, &error).await
         }
         Err(error) => {
             let (reason, message) = match &error {
@@ -57,6 +58,7 @@ pub(super) async fn run(
                 }
                 other => ("LaunchFailed".to_owned(), other.to_string()),
             };
+            ctx.launches.failed(claim, now, &reason, &message);
             unknown(claim, conditions::LAUNCHED, &reason, &message, now);
             Err(Error::Launch(error))
         }
@@ -75,8 +77,14 @@ fn tell_pods(ctx: &Context, decisions: &Decisions, claim: &NodeClaim, error: &cl
 }
 
 /// The claim cannot be launched as it is: it is deleted, and its pods are scheduled again.
-async fn give_up(api: &Api<NodeClaim>, claim: &NodeClaim, error: &cloud::Error) -> Outcome {
+async fn give_up(
+    ctx: &Context,
+    api: &Api<NodeClaim>,
+    claim: &NodeClaim,
+    error: &cloud::Error,
+) -> Outcome {
     tell_failure!(*error, "failed launching nodeclaim");
+    ctx.launches.failed(claim, ctx.clock.now(), error.class(), &error.to_string());
     let reason = match error {
         cloud::Error::NodeClassNotReady(_) => "nodeclass_not_ready",
         _ => "insufficient_capacity",

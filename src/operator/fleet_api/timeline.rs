@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use jiff::{SignedDuration, Timestamp};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Most decisions that are kept: a busy day's, without growing with the cluster.
@@ -13,18 +14,22 @@ const KEPT: SignedDuration = SignedDuration::from_hours(24);
 const SAMPLE: SignedDuration = SignedDuration::from_secs(60);
 
 /// Decisions and samples of the cost, oldest first: at most 2,000 and 1,440, some 400 KiB.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct Timeline {
+    /// NodeClaims that were launched or deleted.
     decisions: VecDeque<Decision>,
+    /// Samples of the cost per hour, with their times.
+    #[schemars(with = "Vec<(String, f64)>")]
     cost: VecDeque<(Timestamp, f64)>,
     /// What was saved, by NodePool and reason.
     pub savings: Vec<Saving>,
 }
 
 /// What the decisions for one NodePool and reason save, an estimate.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Saving {
+    /// The NodePool.
     pub node_pool: String,
     /// The disruption reason in small letters, or `packing`.
     pub reason: String,
@@ -35,15 +40,20 @@ pub struct Saving {
 }
 
 /// A NodeClaim that was launched or that goes away.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Decision {
+    /// When.
+    #[schemars(with = "String")]
     pub time: Timestamp,
     /// `launched` or `deleted`.
     pub kind: &'static str,
+    /// The NodeClaim.
     pub node_claim: String,
+    /// Its NodePool.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_pool: Option<String>,
+    /// The instance type that was launched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance_type: Option<String>,
     /// Why it goes away, such as `Underutilized`.

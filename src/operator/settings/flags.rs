@@ -85,7 +85,7 @@ const FLAGS: &[Flag] = &[
         "api-address",
         Kind::Text,
         "127.0.0.1",
-        "IP address that the API of the fleet listens on",
+        "IP address that the API of the fleet listens on; 0.0.0.0 or :: for all, of IPv4 and IPv6",
         "settings.api.enabled",
     ),
     flag(

@@ -163,9 +163,15 @@ impl<'a> Pools<'a> {
         price(node, self.type_of(node)?)
     }
 
+    /// The pool of that name.
+    #[must_use]
+    pub fn of(&self, name: &str) -> Option<&'a NodePoolInput> {
+        self.by_name.get(name).map(|(pool, _)| *pool)
+    }
+
     /// A pool whose instance types are known.
     fn usable(&self, name: &str) -> Option<&'a NodePoolInput> {
-        self.by_name.get(name).map(|(pool, _)| *pool).filter(|p| !p.instance_types.is_empty())
+        self.of(name).filter(|p| !p.instance_types.is_empty())
     }
 }
 

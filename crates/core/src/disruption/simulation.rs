@@ -2,11 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+
+use jiff::Timestamp;
 
 use super::pdb::Limits;
 use super::rejection::Stranded;
 use super::{Candidate, Input};
+use crate::api::v1::NodePool;
 use crate::api::{conditions, labels};
 use crate::scheduling::node::StateNode;
 use crate::scheduling::pod::{PodInfo, PodKey};
@@ -195,19 +197,20 @@ fn claim_name(node: &StateNode) -> String {
 fn in_quiet_time(input: &Input<'_>, node: &StateNode) -> bool {
     let pool =
         input.pools.iter().find(|p| p.node_pool.metadata.name.as_deref() == node.node_pool());
-    let after = pool.and_then(|p| p.node_pool.spec.disruption.consolidate_after.duration());
-    let status = node.node_claim.as_ref().and_then(|c| c.status.as_ref());
-    let (Some(after), Some(status)) = (after.filter(|a| !a.is_zero()), status) else {
-        return false;
-    };
-    let Some(initialized) = conditions::get(&status.conditions, conditions::INITIALIZED)
-        .filter(|c| c.status == conditions::TRUE)
-    else {
-        return false;
-    };
+    pool.and_then(|p| quiet_until(node, &p.node_pool)).is_some_and(|until| input.now < until)
+}
+
+/// The end of the pool's `consolidateAfter` since the last pod came or went; none where the pool waits
+/// for nothing or never consolidates, and before the node is initialized.
+#[must_use]
+pub fn quiet_until(node: &StateNode, pool: &NodePool) -> Option<Timestamp> {
+    let after = pool.spec.disruption.consolidate_after.duration().filter(|a| !a.is_zero())?;
+    let status = node.node_claim.as_ref()?.status.as_ref()?;
+    let initialized = conditions::get(&status.conditions, conditions::INITIALIZED)
+        .filter(|c| c.status == conditions::TRUE)?;
     let last =
         status.last_pod_event_time.as_ref().map_or(initialized.last_transition_time.0, |t| t.0);
-    Duration::try_from(input.now.duration_since(last)).unwrap_or_default() < after
+    Some(last.checked_add(after).unwrap_or(Timestamp::MAX))
 }
 
 /// What becomes of the pods of a node in a capacity reservation if its slot is given back first;

@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{NodeRow, money};
 use crate::scheduling::node::StateNode;
-use crate::scheduling::resources::Name;
+use crate::scheduling::pod::PodInfo;
+use crate::scheduling::resources::{Name, ResourceList};
 use crate::scheduling::snapshot::Snapshot;
 
 /// Cost per hour in the provider's currency.
 ///
-/// A node's price is divided among its pods: one half by requested cpu, the other by requested memory, each
-/// as a share of what the node offers. What no pod requests is `wasted`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// A node's price is divided among its pods by their shares ([`pod_share`]). What no pod requests is `wasted`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Cost {
     /// All nodes whose price is known.
@@ -33,7 +34,7 @@ pub struct Cost {
 }
 
 /// One part of the cost.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Share {
     /// The NodePool, namespace, capacity type or zone.
@@ -108,20 +109,27 @@ impl Cost {
     }
 }
 
+/// A pod's share of its node: the mean of its shares of cpu, of memory, and of each device that the
+/// node offers.
+#[allow(clippy::cast_precision_loss, reason = "a share is a float")]
+#[must_use]
+pub fn pod_share(pod: &PodInfo, allocatable: &ResourceList) -> f64 {
+    let counted =
+        |name: &Name| matches!(name, Name::Cpu | Name::Memory) || name.as_str().contains('/');
+    let shares: Vec<f64> = allocatable
+        .iter()
+        .filter(|(name, amount)| counted(name) && *amount > 0)
+        .map(|(name, amount)| (pod.requests.get(name) as f64 / amount as f64).min(1.0))
+        .collect();
+    if shares.is_empty() { 0.0 } else { shares.iter().sum::<f64>() / shares.len() as f64 }
+}
+
 /// The parts of a node's price that each namespace's pods are responsible for, and their number.
 fn by_namespace(node: &StateNode, price: f64) -> Vec<(String, f64, usize)> {
     let whole = node.allocatable();
     let mut parts: BTreeMap<&str, (f64, usize)> = BTreeMap::new();
     for pod in node.pods.iter().filter(|p| !p.terminal) {
-        let part: f64 = [Name::Cpu, Name::Memory]
-            .iter()
-            .filter(|name| whole.get(name) > 0)
-            .map(|name| {
-                #[allow(clippy::cast_precision_loss, reason = "shares of a price")]
-                let share = pod.requests.get(name) as f64 / whole.get(name) as f64;
-                price / 2.0 * share
-            })
-            .sum();
+        let part = price * pod_share(pod, &whole);
         let entry = parts.entry(&pod.key.namespace).or_default();
         entry.0 += part;
         entry.1 += 1;

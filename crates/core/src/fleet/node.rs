@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Verdict, money};
@@ -12,7 +13,7 @@ use crate::scheduling::node::{StateNode, is_ready};
 use crate::scheduling::resources::{ApiQuantity, Name, ResourceList};
 
 /// One node.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeRow {
     /// The Node's name, or the NodeClaim's until the Node has joined.
@@ -36,12 +37,15 @@ pub struct NodeRow {
     pub price: Option<f64>,
     /// When the NodeClaim was created, or the Node where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub created: Option<Timestamp>,
     /// Number of pods that run on it, DaemonSets' pods included.
     pub pods: usize,
     /// What these pods request.
+    #[schemars(with = "BTreeMap<String, String>")]
     pub requested: BTreeMap<String, ApiQuantity>,
     /// What the node offers to pods.
+    #[schemars(with = "BTreeMap<String, String>")]
     pub allocatable: BTreeMap<String, ApiQuantity>,
     /// Requested share of allocatable cpu, 0 to 1.
     pub cpu_share: f64,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::scheduling::instance_type::InstanceType;
@@ -15,7 +16,7 @@ use crate::scheduling::snapshot::{NodePoolInput, Snapshot};
 const NEAREST: usize = 3;
 
 /// One pending pod.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PodRow {
     /// The pod's namespace.
@@ -23,6 +24,7 @@ pub struct PodRow {
     /// The pod's name.
     pub name: String,
     /// What it requests.
+    #[schemars(with = "BTreeMap<String, String>")]
     pub requests: BTreeMap<String, ApiQuantity>,
     /// What it waits for.
     #[serde(flatten)]
@@ -30,7 +32,7 @@ pub struct PodRow {
 }
 
 /// What a pending pod waits for.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "waitsFor", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Waiting {
     /// It fits on a node that exists or is being launched.
@@ -56,13 +58,13 @@ pub enum Waiting {
 }
 
 /// Why one NodePool has no node for a pod.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PoolVerdict {
     /// The NodePool.
     pub node_pool: String,
     /// The first check that failed: `taints`, `requirements`, `volumes`, `reservations`, `devices`, `limits`, `instanceTypes`,
-    /// `topology`, `hostPorts` or `resources`.
+    /// `topology`, `volumeLimits`, `hostPorts` or `resources`.
     pub stage: String,
     /// The reason.
     pub message: String,
@@ -75,7 +77,7 @@ pub struct PoolVerdict {
 }
 
 /// An instance type that almost fits.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NearestType {
     /// Its name.
@@ -92,14 +94,16 @@ pub struct NearestType {
 }
 
 /// A resource of which there is too little.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Missing {
     /// The resource.
     pub resource: String,
     /// What the pod requests, the smallest DaemonSet overhead included.
+    #[schemars(with = "String")]
     pub requested: ApiQuantity,
     /// What an empty node of the type has.
+    #[schemars(with = "String")]
     pub allocatable: ApiQuantity,
 }
 
@@ -182,6 +186,7 @@ fn stage(reason: &Reason) -> &'static str {
         Reason::NodeLimit(_) | Reason::Limits(_) => "limits",
         Reason::NoInstanceType(_) => "instanceTypes",
         Reason::Topology(_) => "topology",
+        Reason::VolumeLimits => "volumeLimits",
         Reason::HostPort => "hostPorts",
         Reason::Resources => "resources",
         #[allow(unreachable_patterns, reason = "reasons may be added")]
@@ -211,6 +216,18 @@ fn hint(reason: &Reason) -> Option<String> {
         }
         Reason::NoInstanceType(_) => {
             "widen the NodePool's requirements, or those of the pod".to_owned()
+        }
+        Reason::Topology(_) => {
+            "allow more zones or nodes in the NodePool's requirements, or relax the pod's spread or affinity".to_owned()
+        }
+        Reason::VolumeLimits => {
+            "allow instance types that attach more volumes, or use fewer in the pod".to_owned()
+        }
+        Reason::Devices(_) | Reason::DevicesApart => {
+            "allow instance types that have the devices of the pod's claims".to_owned()
+        }
+        Reason::Reserved(_) => {
+            "wait until reserved capacity is free, or allow another capacity type".to_owned()
         }
         _ => return None,
     })

@@ -3,18 +3,17 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::verdict::AHEAD_DAYS;
 use super::{NodeRow, calendar, money};
 use crate::disruption::{Reason, budget};
 use crate::scheduling::resources::{ApiQuantity, ResourceList};
 use crate::scheduling::snapshot::{NodePoolInput, Snapshot};
 
-/// How far ahead the next change of a budget is looked for.
-const AHEAD_DAYS: i64 = 8;
-
 /// One NodePool.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PoolRow {
     /// Its name.
@@ -29,10 +28,13 @@ pub struct PoolRow {
     /// What its nodes cost per hour, as far as their prices are known.
     pub cost: f64,
     /// `spec.limits`.
+    #[schemars(with = "BTreeMap<String, String>")]
     pub limits: BTreeMap<String, ApiQuantity>,
     /// What its nodes use of each limited resource.
+    #[schemars(with = "BTreeMap<String, String>")]
     pub used: BTreeMap<String, ApiQuantity>,
     /// What is left of each limited resource; zero where the limit is exceeded.
+    #[schemars(with = "BTreeMap<String, String>")]
     pub remaining: BTreeMap<String, ApiQuantity>,
     /// Instance types that it may launch.
     pub instance_types: usize,
@@ -40,10 +42,39 @@ pub struct PoolRow {
     pub waiting_pods: usize,
     /// How many nodes may be disrupted, for each reason.
     pub budgets: Vec<BudgetRow>,
+    /// How its last launches ended, newest first. Only the controller knows them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub launches: Vec<Launch>,
+}
+
+/// How the launch of a NodeClaim ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Launch {
+    /// When.
+    #[schemars(with = "String")]
+    pub time: Timestamp,
+    /// The NodeClaim.
+    pub node_claim: String,
+    /// The instance type; absent for a launch that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance_type: Option<String>,
+    /// The zone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// `spot`, `on-demand` or `reserved`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity_type: Option<String>,
+    /// The class of the error, such as `InsufficientCapacityError`; absent for a launch that succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The error in words, at most 400 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }
 
 /// A NodePool's budget for one reason.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BudgetRow {
     /// `Empty`, `Drifted`, `Underutilized` or `Unhealthy`.
@@ -55,6 +86,7 @@ pub struct BudgetRow {
     pub used: i64,
     /// When the number next changes, within eight days.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub changes_at: Option<Timestamp>,
     /// The number after that.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -101,6 +133,7 @@ impl PoolRow {
             remaining: remaining.to_quantities(),
             instance_types: input.instance_types.len(),
             waiting_pods: 0,
+            launches: Vec::new(),
             budgets: reasons.into_iter().map(|r| budget_row(input, snapshot, r, now)).collect(),
             name,
         }

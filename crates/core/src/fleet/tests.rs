@@ -111,7 +111,7 @@ fn fleet(snapshot: &Snapshot) -> Fleet {
         snapshot,
         &snapshot.node_pools,
         &results,
-        &Verdicts::new(),
+        &Rejections::new(),
         at("2026-01-01T01:00:00Z"),
     )
 }
@@ -212,4 +212,69 @@ fn the_document_reads_back_as_it_was_written() {
     let fleet = fleet(&snapshot);
     let text = serde_json::to_string(&fleet).unwrap();
     assert_eq!(serde_json::from_str::<Fleet>(&text).unwrap(), fleet);
+}
+
+#[test]
+fn a_verdict_says_when_it_ends_by_itself() {
+    use crate::disruption::budget::Allowance;
+    use crate::disruption::{Method, Rejection};
+    use crate::scheduling::pod::PodKey;
+
+    let mut snapshot = snapshot();
+    let spec = json!({
+        "disruption": {"consolidateAfter": "30m", "budgets": [
+            {"nodes": "1"}, {"nodes": "0", "schedule": "0 0 * * *", "duration": "8h"}]},
+        "template": {"spec": {"nodeClassRef": {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "default"},
+                              "requirements": []}},
+    });
+    snapshot.node_pools = vec![pool(spec)];
+    let node = &mut snapshot.nodes[0];
+    node.nominated_until = Some(at("2026-01-01T01:00:20Z"));
+    let claim = Arc::make_mut(node.node_claim.as_mut().unwrap());
+    let status = claim.status.as_mut().unwrap();
+    status.conditions =
+        read(json!([{"type": "Initialized", "status": "True", "reason": "Initialized",
+        "message": "", "lastTransitionTime": "2026-01-01T00:10:00Z"}]));
+    status.last_pod_event_time = read(json!("2026-01-01T00:50:00Z"));
+    let allowance = Allowance { total: 1, ..Allowance::default() };
+    let protected = |until| Rejection::ProtectedPod { pod: PodKey::new("shop", "web"), until };
+    let rejections = vec![
+        (Method::Drift, Rejection::BudgetUsedUp(allowance)),
+        (Method::Emptiness, Rejection::NotConsolidatable),
+        (Method::MultiNode, Rejection::Nominated),
+        (Method::SingleNode, protected(Some(at("2026-01-01T02:00:00Z")))),
+        // What has ended, and what only the cluster can end.
+        (Method::SingleNode, protected(Some(at("2026-01-01T00:30:00Z")))),
+        (Method::SingleNode, Rejection::NotCheaper),
+    ];
+    let rejections: Rejections = [("n1".to_owned(), rejections)].into();
+    let results = crate::scheduling::solve(&snapshot);
+    let now = at("2026-01-01T01:00:00Z");
+    let fleet = Fleet::new(&snapshot, &snapshot.node_pools, &results, &rejections, now);
+    let until: Vec<_> =
+        fleet.nodes[0].verdicts.iter().map(|v| v.until.map(|t| t.to_string())).collect();
+    let wanted = [
+        "2026-01-01T08:00:00Z",
+        "2026-01-01T01:20:00Z",
+        "2026-01-01T01:00:20Z",
+        "2026-01-01T02:00:00Z",
+    ];
+    let wanted: Vec<_> =
+        wanted.into_iter().map(|t| Some(t.to_owned())).chain([None, None]).collect();
+    assert_eq!(until, wanted);
+}
+
+#[test]
+fn a_device_counts_as_much_as_cpu_and_memory() {
+    let whole = [(Name::Cpu, 4000), (Name::Memory, 8 << 30), (Name::from("nvidia.com/gpu"), 1)];
+    let whole: ResourceList = whole.into_iter().collect();
+    let with = |requests: &[(Name, i64)]| PodInfo {
+        requests: requests.iter().cloned().collect(),
+        ..PodInfo::default()
+    };
+    let plain = with(&[(Name::Cpu, 4000), (Name::Memory, 8 << 30)]);
+    assert!((pod_share(&plain, &whole) - 2.0 / 3.0).abs() < 1e-9);
+    let all =
+        with(&[(Name::Cpu, 4000), (Name::Memory, 8 << 30), (Name::from("nvidia.com/gpu"), 1)]);
+    assert!((pod_share(&all, &whole) - 1.0).abs() < 1e-9);
 }
