@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
+use karpenter::disruption::{Method, Rejection};
 use karpenter::fleet::{Fleet, Launch, NodeRow, Rejections, Verdict};
 use karpenter::operator::fleet_api::{Decision, Saving, Source, Timeline, serve};
 use karpenter::scheduling;
@@ -106,6 +107,24 @@ fn grown(fleet: &mut Fleet, number: usize, now: Timestamp) {
     }));
 }
 
+/// What the methods have against a node that is needed.
+fn verdicts_of_a_day() -> Vec<Verdict> {
+    let all = [
+        (Method::Repair, Rejection::Healthy),
+        (Method::Emptiness, Rejection::NotEmpty),
+        (Method::Drift, Rejection::NotDrifted),
+        (Method::MultiNode, Rejection::NoSet),
+        (Method::SingleNode, Rejection::NotCheaper),
+    ];
+    let verdict = |(method, rejection): (Method, Rejection)| Verdict {
+        method: method.name().to_owned(),
+        code: rejection.label().to_owned(),
+        message: rejection.to_string(),
+        until: None,
+    };
+    all.map(verdict).to_vec()
+}
+
 /// The fleet after what the page asked for.
 fn scene(name: &str, now: Timestamp) -> Fleet {
     let mut fleet = shop(now);
@@ -121,7 +140,13 @@ fn scene(name: &str, now: Timestamp) -> Fleet {
             ..first
         }),
         "idle" => fleet.pods.clear(),
-        "day" => grown(&mut fleet, 46, now),
+        "day" => {
+            let node = &mut fleet.nodes[0];
+            node.node_claim = Some("general-7xk2p".to_owned());
+            node.created = Some(now - SignedDuration::from_hours(5));
+            node.verdicts = verdicts_of_a_day();
+            grown(&mut fleet, 46, now);
+        }
         "many" => grown(&mut fleet, MANY, now),
         other => panic!("page.mjs asks for scene {other:?}"),
     }
