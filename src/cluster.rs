@@ -15,7 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -23,7 +23,7 @@ use k8s_openapi::api::core::v1::{Namespace, Node};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Resource;
 use kube::api::ObjectMeta;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use tokio::sync::broadcast;
 
 use crate::api::autoscaling::CapacityBuffer;
@@ -124,6 +124,8 @@ struct Inner {
 /// The cluster as the watches show it.
 pub struct State {
     inner: RwLock<Inner>,
+    /// How often anything was written.
+    revision: AtomicU64,
     overlays_in_force: InForce,
     sharing: Mutex<Sharing>,
     /// Costs of pods that cannot be read.
@@ -138,6 +140,7 @@ impl Default for State {
     fn default() -> Self {
         Self {
             inner: RwLock::default(),
+            revision: AtomicU64::default(),
             overlays_in_force: InForce::default(),
             sharing: Mutex::default(),
             odd_costs: Mutex::default(),
@@ -177,6 +180,19 @@ impl State {
         self.changes.subscribe()
     }
 
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        let inner = self.inner.write();
+        // Under the lock: who reads a revision and then the state sees at least what it counts.
+        self.revision.fetch_add(1, Ordering::AcqRel);
+        inner
+    }
+
+    /// Grows with everything that comes in: as long as it is the same, so is the state.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Acquire)
+    }
+
     fn tell(&self, change: Change) {
         // Sending fails only while nobody listens.
         if self.told.load(Ordering::Acquire) {
@@ -186,7 +202,7 @@ impl State {
 
     /// Notes that a watch has listed everything.
     pub(crate) fn mark_listed(&self, source: &'static str) {
-        let mut inner = self.inner.write();
+        let mut inner = self.write();
         inner.synced.insert(source);
         if inner.listed() {
             // Under the lock: who takes it later sees what came in before, or is told.
@@ -202,7 +218,7 @@ impl State {
 
     /// Notes that a watch runs which must list everything, too, before anyone decides.
     pub(crate) fn expect_listing(&self, source: &'static str) {
-        self.inner.write().optional.insert(source);
+        self.write().optional.insert(source);
     }
 
     /// True when the watch of that name has listed everything.
@@ -230,7 +246,7 @@ impl State {
         if !pool.is_managed() {
             return self.delete_pool(&name);
         }
-        let taken = forward(&mut self.inner.write().pools, &name, pool);
+        let taken = forward(&mut self.write().pools, &name, pool);
         if taken {
             self.tell(Change::NodePool(name));
         }
@@ -238,7 +254,7 @@ impl State {
 
     /// Forgets a NodePool.
     pub fn delete_pool(&self, name: &str) {
-        let known = self.inner.write().pools.remove(name).is_some();
+        let known = self.write().pools.remove(name).is_some();
         if known {
             self.tell(Change::NodePool(name.to_owned()));
         }
@@ -247,7 +263,7 @@ impl State {
     /// Takes in a node class.
     pub fn apply_class(&self, class: EC2NodeClass) {
         let name = class.metadata.name.clone().unwrap_or_default();
-        let taken = forward(&mut self.inner.write().classes, &name, class);
+        let taken = forward(&mut self.write().classes, &name, class);
         if taken {
             self.tell(Change::NodeClass(name));
         }
@@ -255,7 +271,7 @@ impl State {
 
     /// Forgets a node class.
     pub fn delete_class(&self, name: &str) {
-        self.inner.write().classes.remove(name);
+        self.write().classes.remove(name);
         self.tell(Change::NodeClass(name.to_owned()));
     }
 
@@ -281,24 +297,24 @@ impl State {
     pub fn apply_namespace(&self, namespace: &Namespace) {
         let name = namespace.metadata.name.clone().unwrap_or_default();
         let labels = namespace.metadata.labels.clone().unwrap_or_default();
-        self.inner.write().namespaces.insert(name, labels);
+        self.write().namespaces.insert(name, labels);
     }
 
     /// Forgets a namespace.
     pub fn delete_namespace(&self, name: &str) {
-        self.inner.write().namespaces.remove(name);
+        self.write().namespaces.remove(name);
     }
 
     /// Takes in a PodDisruptionBudget.
     pub fn apply_pdb(&self, pdb: PodDisruptionBudget) {
         let namespace = pdb.metadata.namespace.clone().unwrap_or_default();
         let name = pdb.metadata.name.clone().unwrap_or_default();
-        self.inner.write().pdbs.insert((namespace, name), Arc::new(pdb));
+        self.write().pdbs.insert((namespace, name), Arc::new(pdb));
     }
 
     /// Forgets a PodDisruptionBudget.
     pub fn delete_pdb(&self, namespace: &str, name: &str) {
-        self.inner.write().pdbs.remove(&(namespace.to_owned(), name.to_owned()));
+        self.write().pdbs.remove(&(namespace.to_owned(), name.to_owned()));
     }
 
     /// Every PodDisruptionBudget.

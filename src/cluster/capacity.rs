@@ -31,7 +31,7 @@ impl State {
     /// many. Counting and reserving under one lock keeps two controllers from both taking the last
     /// one.
     pub fn reserve_nodes(&self, pool: &str, limit: i64, wanted: i64) -> i64 {
-        let mut inner = self.inner.write();
+        let mut inner = self.write();
         let count = inner.count_claims(pool);
         let reserved = inner.reserved.entry(pool.to_owned()).or_default();
         // Nodes that are on their way out still run, and the limit is one on what runs.
@@ -44,7 +44,7 @@ impl State {
     /// Reserves one node of a pool that may have `limit` nodes, those that are on their way out
     /// apart: they make room for what takes their place. Returns whether there was room.
     pub fn reserve_node(&self, pool: &str, limit: i64) -> bool {
-        let mut inner = self.inner.write();
+        let mut inner = self.write();
         let active = inner.count_claims(pool).active;
         let reserved = inner.reserved.entry(pool.to_owned()).or_default();
         let room = active + *reserved < limit;
@@ -54,7 +54,7 @@ impl State {
 
     /// Gives reserved nodes back, once their claims were made or could not be.
     pub fn release_nodes(&self, pool: &str, count: i64) {
-        let mut inner = self.inner.write();
+        let mut inner = self.write();
         if let Some(reserved) = inner.reserved.get_mut(pool) {
             *reserved = (*reserved - count).max(0);
         }
@@ -68,7 +68,7 @@ impl State {
             meta.name.as_deref().unwrap_or_default(),
         );
         let taken = {
-            let mut inner = self.inner.write();
+            let mut inner = self.write();
             let older = is_older(inner.buffers.get(&key).map(|b| &b.metadata), meta);
             if !older {
                 inner.buffers.insert(key.clone(), Arc::new(buffer));
@@ -83,7 +83,7 @@ impl State {
     /// Forgets a CapacityBuffer. Its pods stay until its controller has seen that it is gone, and has
     /// the nodes that hold room for them looked at again.
     pub fn delete_buffer(&self, key: &PodKey) {
-        self.inner.write().buffers.remove(key);
+        self.write().buffers.remove(key);
         self.tell(Change::Buffer(key.clone()));
     }
 
@@ -101,7 +101,7 @@ impl State {
 
     /// Sets the pods that stand for a buffer.
     pub fn set_buffer_pods(&self, key: &PodKey, pods: Vec<Arc<PodInfo>>) {
-        let mut inner = self.inner.write();
+        let mut inner = self.write();
         // A controller that worked on a buffer while it was deleted must not bring its pods back.
         if inner.buffers.contains_key(key) {
             inner.buffer_pods.insert(key.clone(), pods);
@@ -110,7 +110,7 @@ impl State {
 
     /// Forgets the pods that stand for a buffer; true when there were any.
     pub fn drop_buffer_pods(&self, key: &PodKey) -> bool {
-        self.inner.write().buffer_pods.remove(key).is_some()
+        self.write().buffer_pods.remove(key).is_some()
     }
 
     /// The pods that stand for all buffers, in order.
@@ -121,7 +121,7 @@ impl State {
 
     /// Notes on which nodes, by provider id, a round placed buffers' pods, and how many.
     pub fn set_buffer_nodes(&self, nodes: HashMap<String, usize>) {
-        let mut inner = self.inner.write();
+        let mut inner = self.write();
         let before = std::mem::replace(&mut inner.buffer_nodes, nodes);
         // The nodes of the previous round too: their views still show buffer pods.
         let ids: BTreeSet<String> =
@@ -135,14 +135,14 @@ impl State {
     /// Takes in a NodeOverlay.
     pub fn apply_overlay(&self, overlay: NodeOverlay) {
         let name = overlay.metadata.name.clone().unwrap_or_default();
-        if forward(&mut self.inner.write().overlays, &name, overlay) {
+        if forward(&mut self.write().overlays, &name, overlay) {
             self.tell(Change::NodeOverlay(name));
         }
     }
 
     /// Forgets a NodeOverlay.
     pub fn delete_overlay(&self, name: &str) {
-        self.inner.write().overlays.remove(name);
+        self.write().overlays.remove(name);
         self.tell(Change::NodeOverlay(name.to_owned()));
     }
 

@@ -16,7 +16,7 @@ impl State {
     }
 
     fn change_dynamic(&self, change: impl FnOnce(&mut Objects)) {
-        change(Arc::make_mut(&mut self.inner.write().dynamic));
+        change(Arc::make_mut(&mut self.write().dynamic));
     }
 
     /// Takes in a ResourceSlice.

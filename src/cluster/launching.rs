@@ -67,7 +67,7 @@ impl State {
     pub fn apply_created(&self, claim: NodeClaim, pods: &[PodKey], most: ResourceList) {
         let name = claim.metadata.name.clone().unwrap_or_default();
         {
-            let mut inner = self.inner.write();
+            let mut inner = self.write();
             if claim_id(&claim).is_none() {
                 inner.launching.begin(&name, pods, most);
             }

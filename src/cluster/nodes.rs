@@ -77,7 +77,7 @@ impl State {
     pub fn apply_node(&self, node: Node) {
         let name = node.metadata.name.clone().unwrap_or_default();
         let taken = {
-            let mut inner = self.inner.write();
+            let mut inner = self.write();
             let older = is_older(inner.nodes.get(&name).map(|n| n.meta()), &node.metadata);
             if !older {
                 inner.put_node(&name, Some(Arc::new(node)));
@@ -91,7 +91,7 @@ impl State {
 
     /// Forgets a Node.
     pub fn delete_node(&self, name: &str) {
-        self.inner.write().put_node(name, None);
+        self.write().put_node(name, None);
         self.tell(Change::Node(name.to_owned()));
     }
 
@@ -101,7 +101,7 @@ impl State {
         if !claim.is_managed() {
             return self.delete_claim(&name);
         }
-        if self.inner.write().forward_claim(&name, claim) {
+        if self.write().forward_claim(&name, claim) {
             self.tell(Change::NodeClaim(name));
         }
     }
@@ -111,7 +111,7 @@ impl State {
     pub fn announce_claim(&self, claim: NodeClaim) {
         let name = claim.metadata.name.clone().unwrap_or_default();
         let kept = {
-            let mut inner = self.inner.write();
+            let mut inner = self.write();
             inner.claims.contains_key(&name) && inner.forward_claim(&name, claim)
         };
         if kept {
@@ -122,7 +122,7 @@ impl State {
     /// Forgets a NodeClaim.
     pub fn delete_claim(&self, name: &str) {
         let known = {
-            let mut inner = self.inner.write();
+            let mut inner = self.write();
             // A NodeClaim of the same name may come again, and must not inherit the marks.
             inner.nominated.remove(name);
             inner.marked.remove(name);
@@ -137,21 +137,21 @@ impl State {
 
     /// Expects pods on a node until then, so that it is left alone.
     pub fn nominate(&self, name: &str, until: Timestamp) {
-        let mut inner = self.inner.write();
+        let mut inner = self.write();
         inner.nominated.insert(name.to_owned(), until);
         inner.show_claim(name);
     }
 
     /// Marks NodeClaims that disruption has chosen.
     pub fn mark_for_deletion(&self, claims: &[String]) {
-        let mut inner = self.inner.write();
+        let mut inner = self.write();
         inner.marked.extend(claims.iter().cloned());
         claims.iter().for_each(|name| inner.show_claim(name));
     }
 
     /// Takes marks back.
     pub fn unmark_for_deletion(&self, claims: &[String]) {
-        let mut inner = self.inner.write();
+        let mut inner = self.write();
         for name in claims {
             inner.marked.remove(name);
             inner.show_claim(name);

@@ -33,7 +33,7 @@ impl State {
     /// Notes that an object cannot be understood.
     pub(super) fn leave_out(&self, source: &'static str, meta: &ObjectMeta, object: LeftOut) {
         let news = {
-            let mut inner = self.inner.write();
+            let mut inner = self.write();
             let key = (source, full_name(meta));
             // A watch delivers the same object again and again; it is logged when something about
             // it changed.
@@ -61,7 +61,7 @@ impl State {
         if self.inner.read().odd.is_empty() {
             return;
         }
-        if self.inner.write().odd.remove(&(source, full_name(meta))).is_some() {
+        if self.write().odd.remove(&(source, full_name(meta))).is_some() {
             self.count_odd(source);
         }
     }

@@ -175,7 +175,7 @@ impl State {
         let key = info.key.clone();
         self.warn_of_cost(&key, cost.err());
         let before = {
-            let mut inner = self.inner.write();
+            let mut inner = self.write();
             let before = inner.pods.insert(&info);
             inner.show_pod(before.as_deref(), Some(&info));
             before
@@ -187,7 +187,7 @@ impl State {
     /// Forgets a pod.
     pub fn delete_pod(&self, key: &PodKey) {
         let before = {
-            let mut inner = self.inner.write();
+            let mut inner = self.write();
             let before = inner.pods.remove(key);
             inner.show_pod(before.as_deref(), None);
             before
@@ -282,7 +282,7 @@ impl State {
         let pod = Pod { metadata: meta, spec: Some(effective_spec(&template)), status: None };
         let info = Arc::new(self.sharing.lock().share(PodInfo::from_pod(&pod)));
         let key = (Arc::clone(&info.key.namespace), Arc::clone(&info.key.name));
-        let mut inner = self.inner.write();
+        let mut inner = self.write();
         inner.pods.sets.insert(key.clone(), info);
         inner.pods.refresh(&key);
     }
@@ -290,7 +290,7 @@ impl State {
     /// Forgets a DaemonSet.
     pub fn delete_daemon_set(&self, namespace: &str, name: &str) {
         let key = (Arc::from(namespace), Arc::from(name));
-        let mut inner = self.inner.write();
+        let mut inner = self.write();
         inner.pods.sets.remove(&key);
         inner.pods.refresh(&key);
     }

@@ -58,7 +58,7 @@ impl State {
     /// Changes what is known of volumes, and the views of the nodes whose pods use the claim, of
     /// all nodes with claims where none is named.
     fn change_volumes(&self, change: impl FnOnce(&mut VolumeObjects), claim: Option<(&str, &str)>) {
-        let mut inner = self.inner.write();
+        let mut inner = self.write();
         // Copied only if a snapshot still holds the previous version.
         change(Arc::make_mut(&mut inner.volumes));
         match claim {
@@ -112,14 +112,14 @@ impl State {
 
     /// Takes in a CSINode.
     pub fn apply_csi_node(&self, object: &CSINode) {
-        let mut inner = self.inner.write();
+        let mut inner = self.write();
         Arc::make_mut(&mut inner.volumes).set_csi_node(object);
         inner.show_pods_of(object.metadata.name.as_deref().unwrap_or_default());
     }
 
     /// Forgets a CSINode.
     pub fn delete_csi_node(&self, name: &str) {
-        let mut inner = self.inner.write();
+        let mut inner = self.write();
         Arc::make_mut(&mut inner.volumes).remove_csi_node(name);
         inner.show_pods_of(name);
     }
@@ -128,7 +128,7 @@ impl State {
     pub fn apply_attachment(&self, object: VolumeAttachment) {
         let name = object.metadata.name.unwrap_or_default();
         let volume = object.spec.source.persistent_volume_name;
-        let mut inner = self.inner.write();
+        let mut inner = self.write();
         // An attachment that changed may have been another node's before.
         inner.attachments.remove(&name);
         if let Some(volume) = volume {
@@ -138,7 +138,7 @@ impl State {
 
     /// Forgets a VolumeAttachment.
     pub fn delete_attachment(&self, name: &str) {
-        self.inner.write().attachments.remove(name);
+        self.write().attachments.remove(name);
     }
 
     /// VolumeAttachments of a Node: their names, and the PersistentVolumes that they are about.
@@ -154,7 +154,7 @@ impl State {
     }
 
     fn change_selectors(&self, change: impl FnOnce(&mut Selectors)) {
-        change(Arc::make_mut(&mut self.inner.write().selectors));
+        change(Arc::make_mut(&mut self.write().selectors));
     }
 
     /// Takes in a Service; one without a selector is as good as none.

@@ -25,6 +25,7 @@ mod queue;
 mod reboots;
 mod record;
 mod resume;
+mod settled;
 mod verdicts;
 
 pub use verdicts::Verdicts;
@@ -39,6 +40,8 @@ const WAKE: Duration = Duration::from_secs(3);
 const SETTLE: Duration = Duration::from_millis(1500);
 /// An incomplete state is looked at again after this long.
 const UNSYNCED: Duration = Duration::from_secs(1);
+/// What a pass decides from is read again after this long, even if nothing changed.
+const CURRENT: Duration = Duration::from_secs(1);
 /// A consolidation must still hold after this long before it is carried out.
 const VALIDATION: Duration = Duration::from_secs(15);
 /// Time that each kind of consolidation may take.
@@ -86,6 +89,7 @@ struct Loop {
     /// What an earlier process began was picked up.
     resumed: bool,
     last: Option<Instant>,
+    settled: settled::Settled,
 }
 
 /// Starts the loop.
@@ -112,7 +116,7 @@ pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
                 passes.resumed = true;
             }
             warn_of_gap(&mut passes.last);
-            let started = pass(&ctx, &in_flight, &mut passes.commands).await?;
+            let started = pass(&ctx, &in_flight, &mut passes).await?;
             Ok(Some(if started { Duration::ZERO } else { PERIOD }))
         }
     });
@@ -168,12 +172,20 @@ fn methods(ctx: &Context) -> impl Iterator<Item = Method> {
 async fn pass(
     ctx: &Arc<Context>,
     in_flight: &Arc<InFlight>,
-    commands: &mut JoinSet<()>,
+    passes: &mut Loop,
 ) -> Result<bool, Error> {
     marks::clean_up(ctx, in_flight).await?;
     events::pods(ctx);
+    let mut seen = Arc::new(Seen::now(ctx, in_flight).await);
     for method in methods(ctx) {
-        let (decision, seen) = decide(ctx, in_flight, method).await;
+        if !seen.is_current(ctx) {
+            seen = Arc::new(Seen::now(ctx, in_flight).await);
+        }
+        if passes.settled.covers(method, &seen) {
+            continue;
+        }
+        let decision = decide(ctx, &seen, method).await;
+        passes.settled.note(method, &seen, &decision);
         events::stay(ctx, &seen, method, &decision);
         events::budgets(ctx, method, &decision);
         ctx.verdicts.keep(method, seen.now, &decision);
@@ -182,7 +194,7 @@ async fn pass(
             events::candidates(ctx, &command);
             let Some(command) = validate(ctx, in_flight, command).await else { continue };
             events::approved(ctx, &command);
-            started |= queue::start(ctx, in_flight, command, commands).await?;
+            started |= queue::start(ctx, in_flight, command, &mut passes.commands).await?;
         }
         if started {
             return Ok(true);
@@ -193,6 +205,7 @@ async fn pass(
 
 /// What a decision is made from.
 struct Seen {
+    revision: u64,
     snapshot: Snapshot,
     pools: Vec<NodePoolInput>,
     pdbs: Vec<Arc<PodDisruptionBudget>>,
@@ -204,10 +217,13 @@ struct Seen {
 
 impl Seen {
     async fn now(ctx: &Context, in_flight: &InFlight) -> Self {
+        // Before anything is read: what changes meanwhile is then looked at again.
+        let revision = ctx.cluster.revision();
         let pools = provisioning::all_pools(ctx).await;
         let snapshot = provisioning::snapshot(ctx).await;
         let now = ctx.clock.now();
         Self {
+            revision,
             snapshot,
             pools,
             pdbs: ctx.cluster.pdbs(),
@@ -216,6 +232,11 @@ impl Seen {
             rebooted: in_flight.reboots.spent(now),
             now,
         }
+    }
+
+    /// True as long as another look would show the same.
+    fn is_current(&self, ctx: &Context) -> bool {
+        self.revision == ctx.cluster.revision() && ctx.clock.since(self.now) < CURRENT
     }
 
     fn input<'a>(&'a self, ctx: &'a Context) -> Input<'a> {
@@ -239,15 +260,10 @@ impl Seen {
     }
 }
 
-async fn decide(
-    ctx: &Arc<Context>,
-    in_flight: &Arc<InFlight>,
-    method: Method,
-) -> (Decision, Arc<Seen>) {
-    let seen = Arc::new(Seen::now(ctx, in_flight).await);
+async fn decide(ctx: &Arc<Context>, seen: &Arc<Seen>, method: Method) -> Decision {
     let limit = if method == Method::MultiNode { MULTI_LIMIT } else { SINGLE_LIMIT };
     let begun = Instant::now();
-    let (shared, given) = (Arc::clone(ctx), Arc::clone(&seen));
+    let (shared, given) = (Arc::clone(ctx), Arc::clone(seen));
     let decided = super::compute(move || {
         let end = Instant::now() + limit;
         disruption::decide(&given.input(&shared), method, &|| Instant::now() < end)
@@ -258,7 +274,7 @@ async fn decide(
         Decision::default()
     });
     record::decision(method, &decision, begun.elapsed());
-    (decision, seen)
+    decision
 }
 
 /// Waits a while and asks whether the command still holds.

@@ -216,10 +216,18 @@ where
 /// When the API server refuses, or when the object changes faster than it can be read.
 pub async fn merge<K>(api: &Api<K>, before: &K, after: &K) -> Result<Option<K>, kube::Error>
 where
-    K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
+    K: Resource<DynamicType = ()>
+        + Serialize
+        + DeserializeOwned
+        + Clone
+        + PartialEq
+        + std::fmt::Debug,
 {
-    let (base, changed) = (to_value(before), to_value(after));
     // Most reconciles find nothing to change.
+    if before == after {
+        return Ok(None);
+    }
+    let (base, changed) = (to_value(before), to_value(after));
     if base == changed {
         return Ok(None);
     }

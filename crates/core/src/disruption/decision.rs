@@ -27,6 +27,20 @@ pub struct Decision {
     pub judged: Vec<Score>,
 }
 
+impl Decision {
+    /// True when nothing is to be done, and nothing will be unless the cluster changes.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        let lasts = |verdict: &Verdict| {
+            verdict.rejection.as_ref().is_some_and(|rejection| !rejection.ends_by_itself())
+        };
+        self.commands.is_empty()
+            && !self.constrained
+            && !self.timed_out
+            && self.verdicts.values().all(lasts)
+    }
+}
+
 /// What a method makes of one node.
 #[derive(Clone, Debug, Default)]
 pub struct Verdict {
@@ -98,5 +112,26 @@ impl Decision {
         self.verdicts
             .iter()
             .filter_map(|(node, verdict)| Some((node.as_str(), verdict.rejection.as_ref()?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decision_lasts_unless_a_node_stays_for_a_reason_that_ends_by_itself() {
+        let mut decision = Decision::default();
+        assert!(decision.is_settled());
+        decision.reject("a", Rejection::NotCheaper);
+        assert!(decision.is_settled());
+        decision.reject("b", Rejection::Nominated);
+        assert!(!decision.is_settled());
+        decision.reject("b", Rejection::NotEmpty);
+        assert!(decision.is_settled());
+        decision.constrained = true;
+        assert!(!decision.is_settled());
+        let late = Decision { timed_out: true, ..Decision::default() };
+        assert!(!late.is_settled());
     }
 }

@@ -120,6 +120,24 @@ pub enum Rejection {
     RepairUnbounded,
 }
 
+impl Rejection {
+    /// True when it may end by the passing of time alone, without a change of the cluster.
+    #[must_use]
+    pub fn ends_by_itself(&self) -> bool {
+        matches!(
+            self,
+            Self::Nominated
+                | Self::ProtectedPod { until: Some(_), .. }
+                | Self::BudgetUsedUp(_)
+                | Self::NotTried
+                | Self::NotWorth(_)
+                | Self::BackedOff(_)
+                | Self::Healthy
+                | Self::ManyUnhealthy(_)
+        )
+    }
+}
+
 /// A pod that would be left without a node, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stranded {
