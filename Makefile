@@ -7,7 +7,7 @@ export KARPENTER_CACHE := $(CACHE)
 # The Python that has moto: the local world's.
 MOTO_PYTHON ?= $(firstword $(wildcard $(CACHE)/venv-*/bin/python))
 
-.PHONY: help build build-arm64 matrix demo test test-all storm storm-check fuzz bench compare data lint fmt crds deny docs charts chart-packages page-test images images-check image-push notice sbom alerts-test profiling-test \
+.PHONY: help build build-arm64 matrix demo test test-all storm storm-check fuzz bench compare replay-compare data lint fmt crds deny docs charts chart-packages page-test images images-check image-push notice sbom alerts-test profiling-test \
 	archive release-check release-notes release-assets
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -49,9 +49,9 @@ test-all: ## every test, the long end-to-end ones too
 	tests/env/world prepare
 	$(CARGO) test --locked --no-fail-fast -p karpenter -p karpenter-api -p karpenter-core -p karpenter-model
 
-storm: ## schedules of faults in the model world, on all cores; MINUTES=10, or SEED=n for one
+storm: ## schedules of faults in the model world, on all cores; MINUTES=10, or SEED=n for one, or SEEDS=n for the first n
 	$(MODEL) -- --nocapture --include-ignored \
-		--exact storm::$(if $(SEED),schedules_of_faults_break_nothing,a_storm)
+		--exact storm::$(if $(SEED)$(SEEDS),schedules_of_faults_break_nothing,a_storm)
 
 storm-check: ## plants defects one at a time, and shows after how many schedules the checks of the storm find each
 	$(MODEL) -- --nocapture --include-ignored \
@@ -59,6 +59,7 @@ storm-check: ## plants defects one at a time, and shows after how many schedules
 
 storm: export STORM_MINUTES := $(or $(MINUTES),10)
 storm: export STORM_SEED := $(SEED)
+storm: export STORM_SEEDS := $(SEEDS)
 
 # Coverage for libFuzzer as cargo-fuzz switches it on; without a sanitizer it needs no nightly toolchain.
 FUZZ_FLAGS := --cfg fuzzing -Ccodegen-units=1 -Cpasses=sancov-module $(addprefix -Cllvm-args=-sanitizer-coverage-,\
@@ -90,6 +91,9 @@ $(BENCH_VENV)/complete:
 bench: build $(PEER) $(BENCH_VENV)/complete ## both schedulers on the same scenarios, in a table; BENCH=full for all sizes, ONLY="NAME ..." for some
 	cd benches && $(BENCH_VENV)/bin/python -m harness bench --karpenter $(CURDIR)/target/release/karpenter --peer $(PEER) \
 		--work $(CACHE)/bench $(if $(filter full,$(BENCH)),--full) $(if $(ONLY),--only $(ONLY))
+
+replay-compare: build $(PEER) $(BENCH_VENV)/complete ## a day of a workload with the decisions of both: bill, evictions, waiting times
+	cd benches && $(BENCH_VENV)/bin/python -m harness replay --karpenter $(CURDIR)/target/release/karpenter --peer $(PEER) --work $(CACHE)/bench
 
 compare: build $(PEER) ## 500 random scenarios through both schedulers, and each difference's class; COUNT and SEED choose others
 	$(CARGO) bench --locked --profile dev --bench compare -- --karpenter $(CURDIR)/target/release/karpenter --peer $(PEER) --work $(CACHE)/compare \

@@ -6,7 +6,7 @@ import math
 import pathlib
 import time
 
-from . import consolidation, run, scenarios, table
+from . import consolidation, replay, run, scenarios, table
 from .bound import bound
 
 # Kind and sizes, and whether the peer runs on it by default; BENCH=full runs everything with the peer.
@@ -118,6 +118,12 @@ def main():
     two.add_argument("-o", "--out", required=True)
     two.add_argument("--every", type=int, default=1, metavar="N", help="only each N-th instance type")
     two.set_defaults(run=generate)
+    three = commands.add_parser("replay", help="play a day of a workload with both, and print the bill, evictions and waiting times")
+    three.add_argument("--karpenter", required=True)
+    three.add_argument("--peer")
+    three.add_argument("--work", required=True, help="folder for scenarios")
+    three.add_argument("--hours", type=float, default=replay.HOURS)
+    three.set_defaults(run=lambda options: replay.play(options, say))
     options = parser.parse_args()
     options.run(options)
 

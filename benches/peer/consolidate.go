@@ -103,6 +103,36 @@ func (p *pass) commands(s *scenario) ([]disruption.Command, error) {
 	return nil, nil
 }
 
+// commandReport has the fields of a command of `karpenter simulate --disrupt --output json` that a replay needs.
+type commandReport struct {
+	Candidates   []string      `json:"candidates"`
+	Replacements []claimReport `json:"replacements"`
+}
+
+// next is what the first method that finds anything would do.
+func next(s *scenario, workers int) (map[string][]commandReport, error) {
+	p, err := newPass(s, workers)
+	if err != nil {
+		return nil, err
+	}
+	commands, err := p.commands(s)
+	if err != nil {
+		return nil, err
+	}
+	reports := []commandReport{}
+	for i := range commands {
+		report := commandReport{Candidates: []string{}, Replacements: []claimReport{}}
+		for _, candidate := range commands[i].Candidates {
+			report.Candidates = append(report.Candidates, candidate.Name())
+		}
+		for _, replacement := range commands[i].Replacements {
+			report.Replacements = append(report.Replacements, claimReportOf(replacement.NodeClaim))
+		}
+		reports = append(reports, report)
+	}
+	return map[string][]commandReport{"commands": reports}, nil
+}
+
 // consolidate times simulations of single candidates, spread over all of them, and with a limit carries commands out until
 // no method finds any or the time is over.
 func consolidate(s *scenario, simulations int, limit time.Duration, workers int) (*consolidation, error) {

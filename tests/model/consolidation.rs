@@ -266,3 +266,16 @@ fn a_spot_node_is_not_replaced_by_a_cheaper_spot_node_unless_that_is_switched_on
         assert_eq!(w.cloud.bill().launches, launched, "{}", tail(w));
     });
 }
+
+#[test]
+fn a_price_that_falls_is_used_although_nothing_in_the_cluster_changes() {
+    scenario(async |w| {
+        w.apply(pool("default", |_| ()));
+        w.start();
+        w.apply(deployment("web", 1, "3", |_| ()));
+        runs(w, "web", 1).await;
+        always(w, 20 * MINUTE, "it stays", |w| types(w) == ["c4"]).await;
+        w.cloud.set_prices(|kind, _| (kind == "c8").then_some(0.01));
+        until(w, 3 * MINUTE, "the cheaper type is taken", |w| types(w) == ["c8"]).await;
+    });
+}

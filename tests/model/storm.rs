@@ -3,7 +3,8 @@
 //! end.
 //!
 //! The tests play the first `STORM_SEEDS`, `make storm` as many as there is time for
-//! (`STORM_MINUTES`), on all cores, and `STORM_SEED` names one of them.
+//! (`STORM_MINUTES`), on all cores, and `STORM_SEED` names one of them. They end with the first that
+//! fails, or after `STORM_FAILURES` of them.
 //! `make storm-check` plants defects and shows that the checks find each of them.
 
 #![allow(clippy::disallowed_methods, reason = "a storm lasts for so long in real time")]
@@ -82,6 +83,12 @@ impl Schedule {
     /// Plays it; the error says what did not hold.
     fn play(&self) -> Result<(), String> {
         self.play_with(None)
+    }
+
+    /// The same, where a panic is a failure like others.
+    fn play_or_panic(&self) -> Result<(), String> {
+        let played = catch_unwind(AssertUnwindSafe(|| self.play()));
+        played.unwrap_or_else(|_| Err("it panics".to_owned()))
     }
 
     fn play_with(&self, plant: Option<&check::Plant>) -> Result<(), String> {
@@ -173,9 +180,9 @@ impl Storm {
     fn weather(&self, schedule: &Schedule, api: u32, cloud: u32) {
         let (seed, seen) = (schedule.seed, Arc::clone(&self.seen));
         let random = fastrand::Rng::with_seed(seed + 1);
-        self.world.server.set_faults(Weather { random, bad: api, seen });
+        self.world.server.set_faults(Weather { random, bad: api, seen: Arc::clone(&seen) });
         let random = fastrand::Rng::with_seed(seed + 2);
-        self.world.cloud.set_faults(CloudWeather { random, bad: cloud });
+        self.world.cloud.set_faults(CloudWeather { random, bad: cloud, seen });
     }
 
     async fn play(&mut self, schedule: &Schedule) -> Result<(), String> {
@@ -235,16 +242,19 @@ impl Storm {
                 let (name, _) = APPS[random.usize(0..APPS.len())];
                 let count = random.u32(0..9);
                 self.replicas.insert(name, count);
+                self.checks.scaled(name, count);
                 world.scale(name, count);
             }
             3 => {
                 if let Some(instance) = one {
                     self.checks.excuse_instance(&instance.provider_id);
+                    self.checks.disturbed(invariants::LOST);
                     world.cloud.vanish(&instance.provider_id);
                 }
             }
             4 => {
                 if let Some(spot) = one.filter(|i| i.capacity_type == "spot") {
+                    self.checks.disturbed(invariants::LOST);
                     world.cloud.interrupt(&spot.provider_id);
                 }
             }
@@ -263,6 +273,7 @@ impl Storm {
             }
             9 => {
                 if let Some(instance) = one {
+                    self.checks.disturbed(invariants::LOST);
                     world.cloud.sicken(&instance.provider_id);
                 }
             }
@@ -364,7 +375,7 @@ fn shortest(from: &Schedule) -> Schedule {
             Schedule { sick: false, ..found.clone() },
             Schedule { pause: found.pause / 2 + 1, ..found.clone() },
         ];
-        let fails = |less: &&Schedule| **less != found && less.play().is_err();
+        let fails = |less: &&Schedule| **less != found && less.play_or_panic().is_err();
         match less.iter().find(fails) {
             Some(less) => found = less.clone(),
             None => return found,
@@ -376,23 +387,24 @@ fn report(schedule: &Schedule, why: &str) -> String {
     format!("{schedule:?}: {why}\nshortest: {:?}", shortest(schedule))
 }
 
-/// Plays schedules on all cores for as long as there are some; the first that failed, and how many
-/// were played.
+/// Plays schedules on all cores for as long as there are some and not too many failed; those that
+/// failed, and how many were played.
 fn on_all_cores(
     next: impl Fn(u64) -> Option<Schedule> + Sync,
-) -> (Option<(Schedule, String)>, u64) {
+    most: usize,
+) -> (Vec<(Schedule, String)>, u64) {
     let (next_seed, count) = (AtomicU64::new(0), AtomicU64::new(0));
-    let failed = Mutex::new(None);
+    let failed = Mutex::new(Vec::new());
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| {
         for _ in 0..cores {
             scope.spawn(|| {
-                while failed.lock().is_none()
+                while failed.lock().len() < most
                     && let Some(schedule) = next(next_seed.fetch_add(1, Ordering::SeqCst))
                 {
-                    let played = catch_unwind(AssertUnwindSafe(|| schedule.play()));
-                    if let Err(why) = played.unwrap_or_else(|_| Err("it panics".to_owned())) {
-                        *failed.lock() = Some((schedule, why));
+                    if let Err(why) = schedule.play_or_panic() {
+                        println!("{schedule:?}: {why}");
+                        failed.lock().push((schedule, why));
                     }
                     count.fetch_add(1, Ordering::SeqCst);
                 }
@@ -409,15 +421,15 @@ fn number(variable: &str) -> Option<u64> {
 /// Plays schedules; fails with the seed of one that breaks something, and the least of it.
 fn play_all(next: impl Fn(u64) -> Option<Schedule> + Sync) {
     let begun = Instant::now();
-    let (failed, played) = on_all_cores(next);
+    let most = number("STORM_FAILURES").and_then(|n| usize::try_from(n).ok()).unwrap_or(1);
+    let (failed, played) = on_all_cores(next, most);
     let seconds = begun.elapsed().as_secs_f64();
     #[allow(clippy::cast_precision_loss, reason = "counts of schedules are small")]
     let rate = played as f64 * 60.0 / seconds;
     println!("{played} schedules in {seconds:.0} s, {rate:.0} per minute");
-    if let Some((schedule, why)) = failed {
+    if let Some((schedule, why)) = failed.first() {
         // To find the shortest takes a while.
-        println!("{schedule:?}: {why}");
-        panic!("{}", report(&schedule, &why));
+        panic!("{} failed; {}", failed.len(), report(schedule, why));
     }
 }
 

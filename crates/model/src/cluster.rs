@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::Value;
 use tokio::time::sleep;
 
@@ -94,10 +95,13 @@ pub struct Cluster {
     by_owner: BTreeMap<String, BTreeSet<Key>>,
     nodes: BTreeMap<String, NodeFacts>,
     pending: BTreeSet<Key>,
+    /// Pods that keep others away from them.
+    averse: BTreeSet<Key>,
     /// Something changed that may let a pending pod fit.
     retry: bool,
     dirty_workloads: BTreeSet<(&'static str, Key)>,
-    dirty_budgets: bool,
+    budgets: BTreeMap<Key, LabelSelector>,
+    dirty_budgets: BTreeSet<Key>,
     look_at_daemons: bool,
     joined: BTreeSet<String>,
     /// How often the machine behind a Node has been rebooted, as far as the Node shows it.
@@ -141,9 +145,11 @@ impl Cluster {
             by_owner: BTreeMap::new(),
             nodes: BTreeMap::new(),
             pending: BTreeSet::new(),
+            averse: BTreeSet::new(),
             retry: false,
             dirty_workloads: BTreeSet::new(),
-            dirty_budgets: false,
+            budgets: BTreeMap::new(),
+            dirty_budgets: BTreeSet::new(),
             look_at_daemons: false,
             joined: BTreeSet::new(),
             boots: BTreeMap::new(),
@@ -223,9 +229,7 @@ impl Cluster {
             }
         }
         self.reconcile_workloads();
-        if std::mem::take(&mut self.dirty_budgets) {
-            self.update_budgets();
-        }
+        self.update_budgets();
         self.schedule();
         self.store.version() != before
     }
@@ -262,7 +266,7 @@ impl Cluster {
         match kind.plural {
             "pods" => self.pod_changed(object, gone),
             "nodes" => self.node_changed(object, gone),
-            "poddisruptionbudgets" => self.dirty_budgets = true,
+            "poddisruptionbudgets" => self.budget_changed(object, gone),
             "persistentvolumeclaims" | "persistentvolumes" => self.retry = true,
             "nodeclaims" | "nodepools" => {
                 if gone {
@@ -270,6 +274,8 @@ impl Cluster {
                 }
             }
             name => {
+                // What a budget expects is the scale of the workloads whose pods it selects.
+                self.budgets_in(&Key::of(object).namespace);
                 if gone {
                     self.collect_owned(kind, object);
                 } else {
@@ -281,10 +287,10 @@ impl Cluster {
 
     fn pod_changed(&mut self, object: &Arc<Value>, gone: bool) {
         let key = Key::of(object);
-        self.dirty_budgets = true;
         let known = self.pods.remove(&key);
         if let Some(known) = &known {
             self.forget_pod(&key, known);
+            self.budgets_of(&key.namespace, &known.labels);
         }
         if gone {
             self.pod_gone(object);
@@ -293,6 +299,10 @@ impl Cluster {
         let first = known.as_ref().is_none_or(|k| k.uid != object["metadata"]["uid"]);
         let was_bound = known.as_ref().is_some_and(|k| k.node.is_some());
         let facts = PodFacts::of(object);
+        self.budgets_of(&key.namespace, &facts.labels);
+        if !facts.apart.is_empty() {
+            self.averse.insert(key.clone());
+        }
         if let Some(owner) = &facts.owner {
             self.by_owner.entry(owner.uid.clone()).or_default().insert(key.clone());
             self.dirty_workloads.insert((owner.plural, Key::new(&key.namespace, &owner.name)));
@@ -337,6 +347,7 @@ impl Cluster {
 
     fn forget_pod(&mut self, key: &Key, known: &PodFacts) {
         self.pending.remove(key);
+        self.averse.remove(key);
         if let Some(node) = known.node.as_ref().and_then(|n| self.nodes.get_mut(n)) {
             node.remove(key);
         }
@@ -379,8 +390,7 @@ impl Cluster {
         }
         let mut facts = NodeFacts::of(object);
         if let Some(known) = known {
-            facts.pods = known.pods;
-            facts.used = known.used;
+            facts.inherit(known);
         } else {
             for (key, pod) in &self.pods {
                 if pod.node.as_deref() == Some(name.as_str()) && !pod.finished {

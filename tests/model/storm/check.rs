@@ -16,6 +16,8 @@ enum At {
     Send(Send),
     Show(Show),
     Cloud(Defect),
+    /// Evictions are granted whatever the budgets of pods say.
+    Budgets,
 }
 
 /// A defect.
@@ -50,6 +52,7 @@ impl Plant {
     pub fn set(&self, world: &World) {
         match self.at {
             At::Cloud(defect) => world.cloud.plant(defect),
+            At::Budgets => world.store.ignore_budgets(),
             at => world.server.set_lens(Distorted(at)),
         }
     }
@@ -115,6 +118,7 @@ const PLANTS: &[Plant] = &[
     cloud("the end of an instance is only confirmed", Defect::EndIgnored),
     cloud("instances that run are not found", Defect::NotFound),
     cloud("a price that is wrong", Defect::WrongPrice),
+    Plant { name: "budgets of pods are not looked at", at: At::Budgets, tune: |_| () },
     send("a forgotten finalizer on claims", |call, body| {
         if is(call, "nodeclaims", &["create"]) {
             body["metadata"]["finalizers"] = json!([]);
@@ -250,12 +254,14 @@ const PLANTS: &[Plant] = &[
     },
 ];
 
-/// Schedules until a defect is found; nothing when it is not among so many.
+/// Schedules until a defect is found; nothing when it is not among so many. What fails without the
+/// defect, too, shows nothing.
 fn found(plant: &Plant, most: u64) -> Option<(u64, String)> {
     (0..most).find_map(|seed| {
         let mut schedule = Schedule::draw(seed);
         (plant.tune)(&mut schedule);
-        schedule.play_with(Some(plant)).err().map(|why| (seed + 1, why))
+        let why = schedule.play_with(Some(plant)).err()?;
+        schedule.play().is_ok().then_some((seed + 1, why))
     })
 }
 

@@ -27,6 +27,11 @@ const UNSEEN: Duration = Duration::from_secs(20);
 /// How late an expired claim may be deleted.
 const LATE: Duration = Duration::from_secs(10 * 60);
 
+/// The workloads' controllers have their pods made or deleted within this time.
+const SCALING: Duration = Duration::from_secs(30);
+/// Pods of a machine that is gone are removed within this time.
+pub const LOST: Duration = Duration::from_secs(15 * 60);
+
 /// Pods that a schedule ever asks for at once.
 pub const MOST_PODS: usize = 4 * 8;
 /// Each pod may have a node of its own, and each node a replacement on its way.
@@ -72,6 +77,14 @@ pub struct Checks {
     since: BTreeMap<String, Duration>,
     marked: usize,
     nodes: usize,
+    /// Pods that each app should have.
+    wanted: BTreeMap<&'static str, usize>,
+    /// Pods that go because they were evicted, by app.
+    evicted: BTreeMap<&'static str, BTreeSet<String>>,
+    /// From then on pods go by evictions alone.
+    calm_from: Duration,
+    /// What was looked at last: the version of the objects, and the instances.
+    looked: (u64, Vec<Arc<Instance>>),
 }
 
 type Held = Result<(), String>;
@@ -87,12 +100,19 @@ impl Checks {
             since: BTreeMap::new(),
             marked: 0,
             nodes: 0,
+            wanted: BTreeMap::new(),
+            evicted: BTreeMap::new(),
+            calm_from: Duration::ZERO,
+            looked: (0, Vec::new()),
         }
     }
 
     /// What must hold now, after another step.
     pub fn look(&mut self, world: &World, step: Duration) -> Held {
         self.time += step;
+        if self.nothing_changed(world) {
+            return self.one_acts();
+        }
         let view = View::of(world);
         self.remember(&view);
         Self::no_flood(&view)?;
@@ -109,6 +129,16 @@ impl Checks {
         self.gone_for_a_reason(&view)?;
         self.launched_as_asked(&view)?;
         self.one_acts()
+    }
+
+    /// True when everything is as it was at the last look, and nothing is true for only so long.
+    fn nothing_changed(&mut self, world: &World) -> bool {
+        let (version, instances) = (world.store.followed_version(), world.cloud.instances());
+        let same = self.looked.0 == version
+            && self.looked.1.len() == instances.len()
+            && self.looked.1.iter().zip(&instances).all(|(a, b)| Arc::ptr_eq(a, b));
+        self.looked = (version, instances);
+        same && self.since.is_empty() && self.terms.expire_after.is_none()
     }
 
     /// True once something has been so for longer than a while.
@@ -238,18 +268,25 @@ impl Checks {
     }
 
     fn pod_budgets_hold(&mut self, view: &View) -> Held {
-        let seen = self.seen.lock();
         for app in &self.terms.bounded {
-            let going = view.pods.iter().filter(|p| {
-                p["metadata"]["labels"]["app"] == *app
-                    && deleting(p)
-                    && seen.evicted.contains(text(&p["metadata"]["name"]))
-            });
-            let going = going.count();
-            if going > 1 && !self.terms.grace {
-                return Err(format!("{going} pods of {app} are evicted at once"));
+            let own = view.pods.iter().filter(|p| p["metadata"]["labels"]["app"] == *app);
+            let name = |p: &&Arc<Value>| text(&p["metadata"]["name"]).to_owned();
+            let going = |p: &&Arc<Value>| deleting(p) && is_evicted(p);
+            let evicted: BTreeSet<String> = own.clone().filter(going).map(|p| name(&p)).collect();
+            let known = self.evicted.insert(app, evicted.clone()).unwrap_or_default();
+            let healthy = |p: &&Arc<Value>| {
+                p["status"]["phase"] == "Running"
+                    && !deleting(p)
+                    && condition(p, "Ready") == Some("True")
+            };
+            let (left, wanted) = (own.filter(healthy).count(), self.wanted.get(app).copied());
+            // Only an eviction asks the budget; what else takes pods away does not.
+            let fresh = evicted.difference(&known).next().is_some() && self.time >= self.calm_from;
+            if fresh && !self.terms.grace && left + 1 < wanted.unwrap_or(0) {
+                return Err(format!("evictions leave {left} pods of {wanted:?} of {app}"));
             }
         }
+        let seen = self.seen.lock();
         if let Some(pod) = seen.deleted.first().filter(|_| !self.terms.grace) {
             return Err(format!("the pod {pod} was deleted without asking"));
         }
@@ -414,6 +451,17 @@ impl Checks {
         Ok(())
     }
 
+    /// An app is to have so many pods from now on.
+    pub fn scaled(&mut self, app: &'static str, count: u32) {
+        self.wanted.insert(app, count as usize);
+        self.disturbed(SCALING);
+    }
+
+    /// For so long, pods may go by no doing of the controllers.
+    pub fn disturbed(&mut self, time: Duration) {
+        self.calm_from = self.calm_from.max(self.time + time);
+    }
+
     /// What happened to instances by no doing of the controllers.
     pub fn excuse_instance(&mut self, provider_id: &str) {
         for known in self.claims.values_mut() {
@@ -478,6 +526,12 @@ fn reason(claim: &Value) -> Option<&str> {
 
 fn marked_at(claim: &Value) -> Option<jiff::Timestamp> {
     disruption(claim)?["lastTransitionTime"].as_str()?.parse().ok()
+}
+
+/// An eviction was granted.
+fn is_evicted(pod: &Value) -> bool {
+    let list = pod["status"]["conditions"].as_array();
+    list.is_some_and(|l| l.iter().any(|c| c["reason"] == "EvictionByEvictionAPI"))
 }
 
 fn tainted(node: &Value, key: &str) -> bool {

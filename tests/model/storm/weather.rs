@@ -11,8 +11,6 @@ use parking_lot::Mutex;
 /// What the controllers asked of the API server that the checks want to know of.
 #[derive(Default)]
 pub struct Seen {
-    /// Pods whose eviction was asked for, by name.
-    pub evicted: BTreeSet<String>,
     /// Pods that were deleted without asking, by name.
     pub deleted: BTreeSet<String>,
     /// Whose writes came since the last look, in order; several of one user in a row are one.
@@ -21,6 +19,16 @@ pub struct Seen {
     pub fuse: Option<u32>,
     /// They hang.
     pub hangs: bool,
+}
+
+impl Seen {
+    /// True when the controllers hang at this call, which does something.
+    fn burns_out(&mut self) -> bool {
+        let Some(left) = self.fuse else { return false };
+        self.fuse = left.checked_sub(1);
+        self.hangs |= left == 0;
+        left == 0
+    }
 }
 
 /// Requests to the API server that go wrong.
@@ -40,19 +48,12 @@ impl Weather {
         if seen.writers.last() != Some(&call.user) {
             seen.writers.push(call.user.clone());
         }
-        if call.kind.plural == "pods" && call.subresource == "eviction" {
-            seen.evicted.insert(call.name.clone());
-        }
         if call.kind.plural == "pods" && call.verb == "delete" {
             seen.deleted.insert(call.name.clone());
         }
-        let left = seen.fuse?;
-        if left > 0 {
-            seen.fuse = Some(left - 1);
+        if !seen.burns_out() {
             return None;
         }
-        seen.fuse = None;
-        seen.hangs = true;
         Some(if call.name.len().is_multiple_of(2) { Fault::HangBefore } else { Fault::HangAfter })
     }
 }
@@ -97,10 +98,16 @@ pub struct CloudWeather {
     pub random: fastrand::Rng,
     /// Of a thousand.
     pub bad: u32,
+    pub seen: Arc<Mutex<Seen>>,
 }
 
 impl Plan for CloudWeather {
-    fn fault(&mut self, _call: &'static str) -> Option<CloudFault> {
+    fn fault(&mut self, call: &'static str) -> Option<CloudFault> {
+        let acts = matches!(call, "create" | "delete" | "reboot");
+        if acts && self.seen.lock().burns_out() {
+            let before = self.random.bool();
+            return Some(if before { CloudFault::HangBefore } else { CloudFault::HangAfter });
+        }
         if self.random.u32(0..1000) >= self.bad {
             return None;
         }

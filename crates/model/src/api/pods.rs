@@ -1,6 +1,7 @@
 //! What is particular about pods: defaults, graceful deletion, binding and eviction.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
@@ -164,10 +165,30 @@ impl Store {
         }
         // A pod that does not run, or is going anyway, costs no budget.
         let pending = pod["status"]["phase"] == "Pending";
-        if !pending && !is_finished(&pod) && !is_deleting(&pod) {
+        let counts = !pending && !is_finished(&pod) && !is_deleting(&pod);
+        if counts && !self.ignores_budgets.load(Ordering::Relaxed) {
             self.spend_budget(&mut inner, &pod)?;
         }
+        if how.preconditions.resource_version.is_none() {
+            self.mark_evicted(&mut inner, &pod);
+        }
         self.delete_in(&mut inner, kind, &key, how)
+    }
+
+    /// Evictions are granted whatever the budgets say: a defect that is planted.
+    pub fn ignore_budgets(&self) {
+        self.ignores_budgets.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes on a pod why it goes, before it does.
+    fn mark_evicted(&self, inner: &mut Inner, pod: &Arc<Value>) {
+        if is_deleting(pod) {
+            return;
+        }
+        let mut marked = (**pod).clone();
+        let now = time(self.now());
+        set_condition(&mut marked, "DisruptionTarget", "True", "EvictionByEvictionAPI", &now);
+        self.put(inner, kind("pods"), marked);
     }
 
     /// Counts an eviction in the pod's budget.

@@ -1,6 +1,7 @@
 //! The objects, their versions, and the log of changes that watches read.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -119,6 +120,8 @@ impl Table {
 
 pub(crate) struct Inner {
     pub(crate) version: u64,
+    /// The version of the last change of anything but events and leases.
+    followed: u64,
     pub(crate) tables: Vec<Table>,
     pub(crate) random: fastrand::Rng,
 }
@@ -130,6 +133,7 @@ pub struct Store {
     /// Wakes on changes of every kind but events and leases, which nothing here follows.
     any: Notify,
     now: Now,
+    pub(crate) ignores_budgets: AtomicBool,
 }
 
 impl Store {
@@ -139,10 +143,11 @@ impl Store {
         let tables = KINDS.iter().map(|_| Table::default()).collect();
         let random = fastrand::Rng::with_seed(seed);
         Self {
-            inner: Mutex::new(Inner { version: 1, tables, random }),
+            inner: Mutex::new(Inner { version: 1, followed: 1, tables, random }),
             wakes: KINDS.iter().map(|_| Notify::new()).collect(),
             any: Notify::new(),
             now,
+            ignores_budgets: AtomicBool::new(false),
         }
     }
 
@@ -156,6 +161,12 @@ impl Store {
     #[must_use]
     pub fn version(&self) -> u64 {
         self.inner.lock().version
+    }
+
+    /// The version of the last change of anything but events and leases.
+    #[must_use]
+    pub fn followed_version(&self) -> u64 {
+        self.inner.lock().followed
     }
 
     /// An object.
@@ -250,6 +261,7 @@ impl Store {
         }
         self.wakes[kind.index()].notify_waiters();
         if !matches!(kind.plural, "events" | "leases") {
+            inner.followed = version;
             self.any.notify_waiters();
         }
     }

@@ -1,18 +1,52 @@
 //! PodDisruptionBudgets: how many pods are healthy, and how many may go.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::{Value, json};
 
 use super::Cluster;
-use crate::api::{Key, kind, selects};
+use super::scheduler::selects;
+use crate::api::{Key, kind};
 
 impl Cluster {
+    pub(super) fn budget_changed(&mut self, budget: &Value, gone: bool) {
+        let key = Key::of(budget);
+        if gone {
+            self.budgets.remove(&key);
+            return;
+        }
+        let selector = &budget["spec"]["selector"];
+        let selector = serde_json::from_value(selector.clone()).unwrap_or_default();
+        self.budgets.insert(key.clone(), selector);
+        self.dirty_budgets.insert(key);
+    }
+
+    /// The budgets that select pods with these labels are counted again.
+    pub(super) fn budgets_of(&mut self, namespace: &str, labels: &BTreeMap<String, String>) {
+        for (key, selector) in &self.budgets {
+            let about = key.namespace == namespace && selects(selector, labels);
+            if about && !self.dirty_budgets.contains(key) {
+                self.dirty_budgets.insert(key.clone());
+            }
+        }
+    }
+
+    /// All budgets of a namespace are counted again.
+    pub(super) fn budgets_in(&mut self, namespace: &str) {
+        let keys = self.budgets.keys().filter(|k| k.namespace == namespace);
+        self.dirty_budgets.extend(keys.cloned());
+    }
+
     pub(super) fn update_budgets(&mut self) {
         let kind_of = kind("poddisruptionbudgets");
-        for budget in self.store.all(kind_of) {
-            let status = self.status_of(&budget);
-            let key = Key::of(&budget);
+        for key in std::mem::take(&mut self.dirty_budgets) {
+            let Some(budget) = self.store.get(kind_of, &key.namespace, &key.name) else { continue };
+            let status = self.status_of(&key, &budget);
+            if budget["status"] == status {
+                continue;
+            }
             let _ = self.store.modify(kind_of, &key.namespace, &key.name, "status", |budget| {
                 for (field, value) in status.as_object().into_iter().flatten() {
                     budget["status"][field] = value.clone();
@@ -22,12 +56,11 @@ impl Cluster {
         }
     }
 
-    fn status_of(&self, budget: &Arc<Value>) -> Value {
-        let key = Key::of(budget);
+    fn status_of(&self, key: &Key, budget: &Arc<Value>) -> Value {
+        let all = LabelSelector::default();
+        let selector = self.budgets.get(key).unwrap_or(&all);
         let mine = self.pods.iter().filter(|(k, p)| {
-            k.namespace == key.namespace
-                && !p.finished
-                && selects(&budget["spec"]["selector"], &p.object)
+            k.namespace == key.namespace && !p.finished && selects(selector, &p.labels)
         });
         let (mut expected, mut healthy) = (0_i64, 0_i64);
         let mut counted = std::collections::BTreeSet::new();

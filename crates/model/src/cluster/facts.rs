@@ -130,7 +130,9 @@ pub(super) struct NodeFacts {
     pub(super) ready: bool,
     /// Pods on it that have not finished.
     pub(super) pods: BTreeSet<Key>,
-    pub(super) used: BTreeMap<Key, ResourceList>,
+    used: BTreeMap<Key, ResourceList>,
+    /// What is left for more pods.
+    pub(super) free: ResourceList,
 }
 
 impl NodeFacts {
@@ -139,11 +141,13 @@ impl NodeFacts {
             serde_json::from_value(object.clone()).unwrap_or_default();
         let spec = node.spec.unwrap_or_default();
         let status = node.status.unwrap_or_default();
+        let allocatable = ResourceList::from_quantities_lossy(status.allocatable.as_ref());
         Self {
             labels: node.metadata.labels.unwrap_or_default(),
             taints: spec.taints.unwrap_or_default(),
             unschedulable: spec.unschedulable.unwrap_or(false),
-            allocatable: ResourceList::from_quantities_lossy(status.allocatable.as_ref()),
+            free: allocatable.clone(),
+            allocatable,
             provider_id: spec.provider_id.unwrap_or_default(),
             ready: crate::api::condition(object, "Ready") == Some("True"),
             pods: BTreeSet::new(),
@@ -152,22 +156,26 @@ impl NodeFacts {
     }
 
     pub(super) fn add(&mut self, key: &Key, pod: &PodFacts) {
+        self.remove(key);
         self.pods.insert(key.clone());
+        self.free.sub(&pod.requests);
         self.used.insert(key.clone(), pod.requests.clone());
     }
 
     pub(super) fn remove(&mut self, key: &Key) {
         self.pods.remove(key);
-        self.used.remove(key);
+        if let Some(used) = self.used.remove(key) {
+            self.free.add(&used);
+        }
     }
 
-    /// What is left for more pods.
-    pub(super) fn free(&self) -> ResourceList {
-        let mut free = self.allocatable.clone();
+    /// Takes over the pods of what the node was before it changed.
+    pub(super) fn inherit(&mut self, before: Self) {
+        self.pods = before.pods;
+        self.used = before.used;
         for used in self.used.values() {
-            free.sub(used);
+            self.free.sub(used);
         }
-        free
     }
 
     /// Share of the cpu that is requested.
@@ -176,6 +184,6 @@ impl NodeFacts {
             i32::try_from(list.get(&Name::Cpu)).map_or(f64::from(i32::MAX), f64::from)
         };
         let all = of(&self.allocatable).max(1.0);
-        1.0 - of(&self.free()) / all
+        1.0 - of(&self.free) / all
     }
 }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::facts::PodFacts;
 use super::{Cluster, Due, ENDS_IN, RUN_FOR};
-use crate::api::{Deletion, Key, condition, kind, set_condition, write_time};
+use crate::api::{Deletion, Key, kind, set_condition, write_time};
 use crate::cloud::{Instance, Life, node_labels};
 
 /// The boot id of an instance, another one for each boot.
@@ -268,10 +268,5 @@ impl Cluster {
                 self.after(self.pace.detach, due);
             }
         }
-    }
-
-    /// True when the object's condition `Ready` is True.
-    pub(super) fn pod_is_ready(object: &Value) -> bool {
-        condition(object, "Ready") == Some("True")
     }
 }

@@ -4,10 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm};
+use k8s_openapi::api::core::v1::{
+    NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm, TopologySpreadConstraint,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use karpenter_core::scheduling::taints::tolerates;
-use serde_json::json;
 
 use super::Cluster;
 use super::facts::{NodeFacts, PodFacts};
@@ -29,10 +30,27 @@ impl Cluster {
             .collect();
         // Kubernetes' order: priority, then age; the name makes it the same each time.
         queue.sort();
+        // Pods of one owner are alike: where one fits nowhere, the others do not either. True where
+        // that may change once another pod is bound.
+        let mut refused: BTreeMap<String, bool> = BTreeMap::new();
         for (_, _, key) in queue {
+            let alike = self.pods.get(&key).and_then(alike);
+            if alike.as_ref().is_some_and(|uid| refused.contains_key(uid)) {
+                self.mark_unschedulable(&key);
+                continue;
+            }
             match self.place(&key) {
-                Some(node) => self.bind(&key, &node),
-                None => self.mark_unschedulable(&key),
+                Some(node) => {
+                    self.bind(&key, &node);
+                    refused.retain(|_, follows| !*follows);
+                }
+                None => {
+                    let follows = |p: &PodFacts| !p.near.is_empty() || !p.spread.is_empty();
+                    if let Some(uid) = alike {
+                        refused.insert(uid, self.pods.get(&key).is_some_and(follows));
+                    }
+                    self.mark_unschedulable(&key);
+                }
             }
         }
     }
@@ -67,12 +85,13 @@ impl Cluster {
     fn place(&self, key: &Key) -> Option<String> {
         let pod = self.pods.get(key)?;
         let zones = self.volume_zones(&key.namespace, &pod.volume_claims)?;
+        let company = self.company(key, pod);
         let mut best: Option<(f64, &String)> = None;
         for (name, node) in &self.nodes {
             let in_zone = zones.as_ref().is_none_or(|wanted| {
                 node.labels.get(karpenter_api::labels::ZONE).is_some_and(|z| wanted.contains(z))
             });
-            if !in_zone || !self.fits(key, pod, name, node) {
+            if !in_zone || !self.fits(pod, name, node) || !company.allows(node) {
                 continue;
             }
             let load = node.load();
@@ -83,12 +102,10 @@ impl Cluster {
         best.map(|(_, name)| name.clone())
     }
 
-    fn fits(&self, key: &Key, pod: &PodFacts, name: &str, node: &NodeFacts) -> bool {
+    fn fits(&self, pod: &PodFacts, name: &str, node: &NodeFacts) -> bool {
         may_run(pod, name, node, &["NoSchedule", "NoExecute"])
-            && pod.requests.fits(&node.free())
+            && pod.requests.fits(&node.free)
             && self.ports_are_free(pod, node)
-            && self.affinities_hold(key, pod, node)
-            && pod.spread.iter().all(|c| self.spread_holds(key, pod, node, c))
     }
 
     fn ports_are_free(&self, pod: &PodFacts, node: &NodeFacts) -> bool {
@@ -107,47 +124,43 @@ impl Cluster {
         })
     }
 
-    fn affinities_hold(&self, key: &Key, pod: &PodFacts, node: &NodeFacts) -> bool {
-        let same = |a: &NodeFacts, topology: &str| {
-            let value = node.labels.get(topology);
-            value.is_some() && a.labels.get(topology) == value
-        };
-        let apart = pod.apart.iter().all(|term| {
-            !self.placed().any(|(k, other, at)| {
-                same(at, &term.topology_key) && selected(term, &key.namespace, k, other)
-            })
-        });
-        let wanted_apart = || {
-            self.placed().filter(|(_, other, _)| !other.apart.is_empty()).all(|(k, other, at)| {
-                other.apart.iter().all(|term| {
-                    !(same(at, &term.topology_key) && selected(term, &k.namespace, key, pod))
-                })
-            })
-        };
-        let near = || {
-            pod.near.iter().all(|term| {
-                let mut anywhere = false;
-                let here = self.placed().any(|(k, other, at)| {
-                    let found = selected(term, &key.namespace, k, other);
-                    anywhere |= found;
-                    found && same(at, &term.topology_key)
-                });
-                // The first of a group that is drawn to itself may go anywhere.
-                let first = !anywhere && selected(term, &key.namespace, key, pod);
-                here || (first && node.labels.contains_key(&term.topology_key))
-            })
-        };
-        apart && wanted_apart() && near()
+    /// What a pod's affinities and spread, and those of the pods that are placed, ask of its node.
+    fn company<'a>(&'a self, key: &Key, pod: &'a PodFacts) -> Company<'a> {
+        let mut company = Company::default();
+        for term in &pod.apart {
+            let there = self.placed().filter(|(k, p, _)| selected(term, &key.namespace, k, p));
+            let values = there.filter_map(|(_, _, at)| at.labels.get(&term.topology_key));
+            company.apart.push((&term.topology_key, values.collect()));
+        }
+        if !self.averse.is_empty() {
+            for (k, other, at) in self.placed().filter(|(_, other, _)| !other.apart.is_empty()) {
+                for term in other.apart.iter().filter(|t| selected(t, &k.namespace, key, pod)) {
+                    let value = at.labels.get(&term.topology_key);
+                    company.apart.push((&term.topology_key, value.into_iter().collect()));
+                }
+            }
+        }
+        for term in &pod.near {
+            let mut anywhere = false;
+            let there = self.placed().filter(|(k, p, _)| selected(term, &key.namespace, k, p));
+            let values: BTreeSet<&String> = there
+                .inspect(|_| anywhere = true)
+                .filter_map(|(_, _, at)| at.labels.get(&term.topology_key))
+                .collect();
+            // The first of a group that is drawn to itself may go anywhere.
+            let first = !anywhere && selected(term, &key.namespace, key, pod);
+            company.near.push((&term.topology_key, (!first).then_some(values)));
+        }
+        company.spread = pod.spread.iter().map(|c| self.spread(key, pod, c)).collect();
+        company
     }
 
-    fn spread_holds(
-        &self,
+    fn spread<'a>(
+        &'a self,
         key: &Key,
         pod: &PodFacts,
-        node: &NodeFacts,
-        constraint: &k8s_openapi::api::core::v1::TopologySpreadConstraint,
-    ) -> bool {
-        let Some(domain) = node.labels.get(&constraint.topology_key) else { return false };
+        constraint: &'a TopologySpreadConstraint,
+    ) -> Spread<'a> {
         // The defaults of the two policies differ: taints are ignored, affinity is honoured.
         let ignores_taints = constraint.node_taints_policy.as_deref() != Some("Honor");
         let ignores_affinity = constraint.node_affinity_policy.as_deref() == Some("Ignore");
@@ -173,8 +186,48 @@ impl Cluster {
         // With fewer domains than minDomains, Kubernetes takes the global minimum for zero.
         let least = if few { 0 } else { counts.values().copied().min().unwrap_or(0) };
         let own = i32::from(matches(constraint.label_selector.as_ref(), pod));
-        counts.get(domain).copied().unwrap_or(0) + own - least <= constraint.max_skew
+        let most = least + constraint.max_skew - own;
+        Spread { topology: &constraint.topology_key, counts, most }
     }
+}
+
+/// What a pod's neighbors ask of its node: worked out once, and asked for each node.
+#[derive(Default)]
+struct Company<'a> {
+    /// Topologies, and the domains in which it may not be.
+    apart: Vec<(&'a String, BTreeSet<&'a String>)>,
+    /// Topologies, and the domains of which it must be in one; in any of them without a set.
+    near: Vec<(&'a String, Option<BTreeSet<&'a String>>)>,
+    spread: Vec<Spread<'a>>,
+}
+
+impl Company<'_> {
+    fn allows(&self, node: &NodeFacts) -> bool {
+        let domain = |topology: &String| node.labels.get(topology);
+        self.apart.iter().all(|(key, values)| domain(key).is_none_or(|d| !values.contains(d)))
+            && self.near.iter().all(|(key, values)| {
+                domain(key).is_some_and(|d| values.as_ref().is_none_or(|v| v.contains(d)))
+            })
+            && self.spread.iter().all(|spread| {
+                domain(spread.topology)
+                    .is_some_and(|d| spread.counts.get(d).copied().unwrap_or(0) <= spread.most)
+            })
+    }
+}
+
+/// How full the domains of a topology are.
+struct Spread<'a> {
+    topology: &'a String,
+    counts: BTreeMap<&'a String, i32>,
+    /// A domain with more takes no other pod.
+    most: i32,
+}
+
+/// What pods have in common that fit or do not fit for the same reasons; nothing for a pod that may
+/// differ from its siblings.
+fn alike(pod: &PodFacts) -> Option<String> {
+    let owner = pod.owner.as_ref().filter(|o| o.plural != "daemonsets")?;
+    pod.volume_claims.is_empty().then(|| owner.uid.clone())
 }
 
 /// Whether a node's taints and labels let a pod run there.
@@ -240,8 +293,23 @@ fn selected(term: &PodAffinityTerm, from: &str, key: &Key, pod: &PodFacts) -> bo
 }
 
 fn matches(selector: Option<&LabelSelector>, pod: &PodFacts) -> bool {
-    let Some(selector) = selector else { return false };
-    let labels = json!({ "metadata": { "labels": pod.labels } });
-    let selector = serde_json::to_value(selector).unwrap_or_default();
-    crate::api::selects(&selector, &labels)
+    selector.is_some_and(|selector| selects(selector, &pod.labels))
+}
+
+/// Whether labels are selected.
+pub(super) fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
+    let by_label = selector.match_labels.iter().flatten();
+    let by_expression = selector.match_expressions.iter().flatten();
+    by_label.into_iter().all(|(key, value)| labels.get(key) == Some(value))
+        && by_expression.into_iter().all(|e| {
+            let value = labels.get(&e.key);
+            let named = |v: &String| e.values.as_ref().is_some_and(|l| l.contains(v));
+            match e.operator.as_str() {
+                "In" => value.is_some_and(named),
+                "NotIn" => !value.is_some_and(named),
+                "Exists" => value.is_some(),
+                "DoesNotExist" => value.is_none(),
+                _ => false,
+            }
+        })
 }

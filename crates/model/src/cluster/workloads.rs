@@ -87,15 +87,10 @@ impl Cluster {
         for _ in active.len()..wanted {
             self.make_pod(kind(plural), object, &key, None);
         }
-        // Pods that wait go first, then those of the least deletion cost, then the youngest.
-        active.sort_by_key(|k| {
-            let pod = self.pods.get(k);
-            let costs = pod.map(|p| &p.object["metadata"]["annotations"][DELETION_COST]);
-            let cost: i32 = costs.and_then(|c| c.as_str()?.parse().ok()).unwrap_or(0);
-            let bound = pod.is_some_and(|p| p.node.is_some());
-            (bound, cost, std::cmp::Reverse(pod.map(|p| p.created)))
-        });
         let extra = active.len().saturating_sub(wanted);
+        if extra > 0 {
+            self.put_in_order(&mut active);
+        }
         for gone in active.into_iter().take(extra) {
             self.drop_pod(&gone);
         }
@@ -103,13 +98,28 @@ impl Cluster {
         self.count(plural, &key, "readyReplicas", healthy);
     }
 
+    /// Pods that wait go first, then those of the least deletion cost, then the youngest.
+    fn put_in_order(&self, active: &mut [Key]) {
+        active.sort_by_cached_key(|k| {
+            let pod = self.pods.get(k);
+            let costs = pod.map(|p| &p.object["metadata"]["annotations"][DELETION_COST]);
+            let cost: i32 = costs.and_then(|c| c.as_str()?.parse().ok()).unwrap_or(0);
+            let bound = pod.is_some_and(|p| p.node.is_some());
+            (bound, cost, std::cmp::Reverse(pod.map(|p| p.created)))
+        });
+    }
+
     fn healthy(&self, uid: &Value) -> usize {
         let keys = self.by_owner.get(uid.as_str().unwrap_or_default());
-        let ready = |key: &&Key| self.pods.get(*key).is_some_and(|p| Self::pod_is_ready(&p.object));
+        let ready = |key: &&Key| self.pods.get(*key).is_some_and(|p| p.ready);
         keys.into_iter().flatten().filter(ready).count()
     }
 
     fn count(&mut self, plural: &'static str, key: &Key, field: &str, value: usize) {
+        let known = self.store.get(kind(plural), &key.namespace, &key.name);
+        if known.is_none_or(|o| o["status"][field].as_u64().unwrap_or(0) == value as u64) {
+            return;
+        }
         let _ = self.store.modify(kind(plural), &key.namespace, &key.name, "status", |object| {
             if object["status"][field].as_u64().unwrap_or(0) != value as u64 {
                 object["status"][field] = json!(value);
