@@ -33,7 +33,7 @@ where
     let list: ObjectList<Readable<K>> = serde_json::from_str(&text).unwrap();
     let object = |item| match item {
         Readable::Object(object) => object,
-        Readable::Odd(odd) => panic!("{}", odd.problem),
+        Readable::Unreadable(found) => panic!("{}", found.problem),
     };
     list.items.into_iter().map(object).collect()
 }

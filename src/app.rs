@@ -100,7 +100,7 @@ pub async fn serve(settings: Arc<Settings>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits for AWS, then runs the controllers until told to stop.
+/// Waits for AWS, then runs the controllers until asked to stop.
 async fn work(
     client: kube::Client,
     settings: Arc<Settings>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
-/// A handle that tells the time. Cheap to clone; all clones agree.
+/// A handle that returns the time. Cheap to clone; all clones agree.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     source: Source,
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_manual_clock_moves_only_when_told() {
+    fn a_manual_clock_moves_only_when_set() {
         let clock = Clock::manual(Timestamp::UNIX_EPOCH);
         let other = clock.clone();
         clock.advance(Duration::from_secs(90));

@@ -28,7 +28,7 @@ pub trait CloudProvider: Send + Sync + 'static {
     /// Asks for the instance's termination; [`Error::NodeClaimNotFound`] once it is gone.
     async fn delete(&self, claim: &NodeClaim) -> Result<(), Error>;
 
-    /// The instance behind a provider id, as a claim without what only its type or class tells.
+    /// The instance behind a provider id, as a claim without what only its type or class knows.
     async fn get(&self, provider_id: &str) -> Result<NodeClaim, Error>;
 
     /// Every instance that belongs to this cluster, as [`CloudProvider::get`] shows it.

@@ -40,16 +40,16 @@ mod devices;
 pub mod informers;
 mod launching;
 mod nodes;
-mod odd;
 mod pods;
+mod unreadable;
 mod volumes;
 
 pub use capacity::PoolCount;
 use launching::Launching;
 use nodes::Views;
-pub use odd::LeftOut;
-use odd::OddObjects;
 use pods::Pods;
+pub use unreadable::LeftOut;
+use unreadable::UnreadableObjects;
 
 /// Time between checks whether everything is listed; short beside the seconds that a first list takes.
 const LISTED_POLL: Duration = Duration::from_millis(50);
@@ -85,7 +85,7 @@ pub enum Change {
     /// A Deployment, ReplicaSet or StatefulSet: its kind, namespace and name.
     Workload(&'static str, PodKey),
     /// An object that cannot be understood came or went.
-    Odd,
+    Unreadable,
 }
 
 #[derive(Default)]
@@ -115,7 +115,7 @@ struct Inner {
     marked: HashSet<String>,
     launching: Launching,
     views: Views,
-    odd: OddObjects,
+    unreadable: UnreadableObjects,
     synced: HashSet<&'static str>,
     /// Watches that run besides those that always do.
     optional: BTreeSet<&'static str>,
@@ -129,10 +129,10 @@ pub struct State {
     overlays_in_force: InForce,
     sharing: Mutex<Sharing>,
     /// Costs of pods that cannot be read.
-    odd_costs: Mutex<HashMap<PodKey, CostError>>,
+    unreadable_costs: Mutex<HashMap<PodKey, CostError>>,
     writes_replica_costs: AtomicBool,
     /// Everything was listed once. Until then nobody has looked at anything, and hears of no change.
-    told: AtomicBool,
+    complete: AtomicBool,
     changes: broadcast::Sender<Change>,
 }
 
@@ -143,9 +143,9 @@ impl Default for State {
             revision: AtomicU64::default(),
             overlays_in_force: InForce::default(),
             sharing: Mutex::default(),
-            odd_costs: Mutex::default(),
+            unreadable_costs: Mutex::default(),
             writes_replica_costs: AtomicBool::default(),
-            told: AtomicBool::default(),
+            complete: AtomicBool::default(),
             changes: broadcast::channel(CHANGES).0,
         }
     }
@@ -193,9 +193,9 @@ impl State {
         self.revision.load(Ordering::Acquire)
     }
 
-    fn tell(&self, change: Change) {
+    fn publish(&self, change: Change) {
         // Sending fails only while nobody listens.
-        if self.told.load(Ordering::Acquire) {
+        if self.complete.load(Ordering::Acquire) {
             let _ = self.changes.send(change);
         }
     }
@@ -206,7 +206,7 @@ impl State {
         inner.synced.insert(source);
         if inner.listed() {
             // Under the lock: who takes it later sees what came in before, or is told.
-            self.told.store(true, Ordering::Release);
+            self.complete.store(true, Ordering::Release);
         }
     }
 
@@ -248,7 +248,7 @@ impl State {
         }
         let taken = forward(&mut self.write().pools, &name, pool);
         if taken {
-            self.tell(Change::NodePool(name));
+            self.publish(Change::NodePool(name));
         }
     }
 
@@ -256,7 +256,7 @@ impl State {
     pub fn delete_pool(&self, name: &str) {
         let known = self.write().pools.remove(name).is_some();
         if known {
-            self.tell(Change::NodePool(name.to_owned()));
+            self.publish(Change::NodePool(name.to_owned()));
         }
     }
 
@@ -265,14 +265,14 @@ impl State {
         let name = class.metadata.name.clone().unwrap_or_default();
         let taken = forward(&mut self.write().classes, &name, class);
         if taken {
-            self.tell(Change::NodeClass(name));
+            self.publish(Change::NodeClass(name));
         }
     }
 
     /// Forgets a node class.
     pub fn delete_class(&self, name: &str) {
         self.write().classes.remove(name);
-        self.tell(Change::NodeClass(name.to_owned()));
+        self.publish(Change::NodeClass(name.to_owned()));
     }
 
     /// The node class of that name.

@@ -65,7 +65,7 @@ use crate::operator::settings::Settings;
 use crate::scheduling::instance_type::InstanceType;
 
 /// Logs a failure with a message; of a failed AWS call also what AWS support asks for.
-macro_rules! tell_failure {
+macro_rules! log_failure {
     ($error:expr, $message:literal) => {{
         let error = &$error;
         let call = error.failed_call();
@@ -298,7 +298,7 @@ mod supervised {
     }
 
     #[tokio::test]
-    async fn controllers_that_are_told_to_stop_end_without_an_error() {
+    async fn controllers_that_are_asked_to_stop_end_without_an_error() {
         let (mut tasks, cancel) = (JoinSet::new(), CancellationToken::new());
         tasks.spawn(std::future::pending());
         cancel.cancel();

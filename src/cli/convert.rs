@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn what_v1_cannot_run_is_said() {
+    fn what_v1_cannot_run_is_reported() {
         let class = json!({"apiVersion": "karpenter.k8s.aws/v1beta1", "kind": "EC2NodeClass",
             "metadata": {"name": "c"}, "spec": {"amiFamily": "Ubuntu", "role": "r",
                 "subnetSelectorTerms": [{"id": "subnet-1"}],

@@ -4,10 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
-use aws_config::SdkConfig;
-use base64::Engine as _;
-use k8s_openapi::api::core::v1::Service;
-use kube::Api;
 
 use self::ami::AmiFamily;
 use self::clients::Clients;
@@ -45,6 +41,7 @@ pub mod pricing;
 pub mod repair;
 pub mod securitygroup;
 pub mod select;
+mod setup;
 pub mod ssm;
 pub mod subnet;
 pub mod tags;
@@ -82,159 +79,6 @@ pub struct AwsProvider {
 }
 
 impl AwsProvider {
-    /// Builds the provider; asks EKS for the endpoint and the API server for its DNS Service.
-    /// `overlays` are applied where their feature gate is on.
-    ///
-    /// # Errors
-    /// When there is no region, or the cluster's endpoint is neither set nor known to EKS.
-    pub async fn new(
-        settings: Arc<Settings>,
-        kube: kube::Client,
-        ca: Option<Vec<u8>>,
-        clock: Clock,
-        config: &SdkConfig,
-        overlays: InForce,
-    ) -> Result<Self, Error> {
-        // Without the gate nobody evaluates overlays, and a launch would wait for it forever.
-        let overlays = Some(overlays).filter(|_| settings.gates.node_overlay);
-        if config.region().is_none_or(|r| r.as_ref().is_empty()) {
-            return Err(Error::Other(
-                "no region: expected AWS_REGION, a region in the AWS profile, or the instance metadata service to tell it"
-                    .to_owned(),
-            ));
-        }
-        let clients = Clients::new(config);
-        tracing::debug!("region" = clients.region, "discovered region");
-        let cluster = launchtemplate::Cluster {
-            name: settings.cluster_name.clone(),
-            region: clients.region.clone(),
-            endpoint: endpoint(&settings, &clients).await.inspect(|e| {
-                tracing::debug!("cluster-endpoint" = e, "discovered cluster endpoint")
-            })?,
-            cidr: None,
-            ca_bundle: if settings.cluster_ca_bundle.is_empty() {
-                ca.map(|pem| base64::engine::general_purpose::STANDARD.encode(pem))
-                    .unwrap_or_default()
-            } else {
-                settings.cluster_ca_bundle.clone()
-            },
-            dns_ip: dns_ip(&kube).await,
-            reserved_capacity: settings.gates.reserved_capacity,
-            kubelet_expressions: settings.aws_gates.node_class_cel,
-        };
-        let pricing = Arc::new(pricing::Provider::new(clients.clone(), settings.isolated_vpc));
-        let unavailable = Arc::new(UnavailableOfferings::new(&clock));
-        let options = instancetype::Options {
-            region: clients.region.clone(),
-            vm_memory_overhead: settings.vm_memory_overhead_percent,
-            reserved_enis: settings.reserved_enis,
-            reserved_capacity: settings.gates.reserved_capacity,
-            kubelet_expressions: cluster.kubelet_expressions,
-            devices: settings.aws_gates,
-            volume_limits: settings.instance_type_volume_limits,
-        };
-        let name = &settings.cluster_name;
-        let subnets = Arc::new(subnet::Provider::new(
-            clients.clone(),
-            &clock,
-            settings.subnet_refresh_interval,
-        ));
-        let launch_templates =
-            Arc::new(launchtemplate::Provider::new(clients.clone(), &clock, cluster));
-        let parameters = Arc::new(ssm::Provider::new(clients.clone(), &clock));
-        let permissions = Arc::new(Permissions::new(&clock));
-        let placement_groups =
-            Arc::new(placementgroup::Provider::new(clients.clone(), &clock, &permissions));
-        let capacity_reservations =
-            Arc::new(capacityreservation::Provider::new(clients.clone(), &clock, &permissions));
-        let shifts = Arc::new(zonalshift::Provider::new(
-            clients.clone(),
-            &clock,
-            settings.enable_zonal_shift,
-        ));
-        Ok(Self {
-            instance_types: Arc::new(instancetype::Provider::new(
-                instancetype::Parts {
-                    clients: clients.clone(),
-                    clock: clock.clone(),
-                    pricing: Arc::clone(&pricing),
-                    unavailable: Arc::clone(&unavailable),
-                    reservations: Arc::clone(&capacity_reservations),
-                    placement_groups: Arc::clone(&placement_groups),
-                    shifts: Arc::clone(&shifts),
-                    overlays: overlays.clone(),
-                },
-                options,
-            )),
-            security_groups: Arc::new(securitygroup::Provider::new(
-                clients.clone(),
-                &clock,
-                settings.security_group_refresh_interval,
-            )),
-            amis: Arc::new(ami::Provider::new(
-                clients.clone(),
-                &clock,
-                settings.ami_refresh_interval,
-                parameters,
-            )),
-            instance_profiles: Arc::new(instanceprofile::Provider::new(
-                clients.clone(),
-                &clock,
-                &permissions,
-                name,
-            )),
-            instances: Arc::new(instance::Provider::new(
-                instance::Parts {
-                    clients: clients.clone(),
-                    kube: kube.clone(),
-                    clock: clock.clone(),
-                    unavailable: Arc::clone(&unavailable),
-                    subnets: Arc::clone(&subnets),
-                    templates: Arc::clone(&launch_templates),
-                    placement_groups: Arc::clone(&placement_groups),
-                    reservations: Arc::clone(&capacity_reservations),
-                    shifts: Arc::clone(&shifts),
-                },
-                instance::Options {
-                    cluster: name.clone(),
-                    reserved_capacity: settings.gates.reserved_capacity,
-                    best_effort_min_values: settings.best_effort_min_values,
-                },
-            )),
-            permissions,
-            overlays,
-            repair: if settings.legacy_node_repair {
-                repair::legacy_repair_policies()
-            } else {
-                repair::repair_policies(settings.aws_gates.reboot_for_repair)
-            }
-            .map_err(|e| Error::Other(e.to_string()))?,
-            price_keeper: pricing::Keeper::new(
-                kube.clone(),
-                &crate::operator::namespace(),
-                &settings.price_config_map,
-            ),
-            version: version::Provider::new(
-                clients.clone(),
-                kube.clone(),
-                name,
-                settings.eks_control_plane,
-            ),
-            recorder: OnceLock::new(),
-            placement_groups,
-            capacity_reservations,
-            shifts,
-            pricing,
-            unavailable_offerings: unavailable,
-            subnets,
-            launch_templates,
-            clients,
-            kube,
-            clock,
-            settings,
-        })
-    }
-
     /// Events go there from now on.
     pub fn set_recorder(&self, recorder: Recorder) {
         self.instances.set_recorder(recorder.clone());
@@ -243,7 +87,7 @@ impl AwsProvider {
     }
 
     /// Publishes an event on an object whose node class does not exist or is being deleted.
-    fn say_class_missing<K: kube::Resource<DynamicType = ()>>(&self, object: &K) {
+    fn report_class_missing<K: kube::Resource<DynamicType = ()>>(&self, object: &K) {
         if let Some(recorder) = self.recorder.get() {
             recorder.publish(Report::NodeClassMissing.on(reference(object)));
         }
@@ -333,7 +177,7 @@ impl AwsProvider {
 
     /// The error of a claim whose node class is not there; the claim's event says so, too.
     fn unresolved(&self, claim: &NodeClaim, why: String) -> Error {
-        self.say_class_missing(claim);
+        self.report_class_missing(claim);
         Error::InsufficientCapacity(format!("resolving ec2nodeclass, {why}").into())
     }
 
@@ -377,40 +221,6 @@ impl AwsProvider {
         match request.send().await.map_err(|e| errors::AwsError::new("DescribeInstanceTypes", &e)) {
             Err(error) if !error.is_dry_run_success() => Err(error),
             _ => Ok(()),
-        }
-    }
-}
-
-async fn endpoint(settings: &Settings, clients: &Clients) -> Result<String, Error> {
-    if !settings.cluster_endpoint.is_empty() {
-        return Ok(settings.cluster_endpoint.clone());
-    }
-    let answer = clients
-        .eks
-        .describe_cluster()
-        .name(&settings.cluster_name)
-        .send()
-        .await
-        .map_err(|e| errors::AwsError::new("DescribeCluster", &e))
-        .map_err(|e| Error::Other(format!("failed detecting cluster endpoint, {e}")))?;
-    let endpoint = answer.cluster().and_then(|c| c.endpoint()).ok_or_else(|| {
-        Error::Other("failed detecting cluster endpoint, EKS tells none".to_owned())
-    })?;
-    Ok(endpoint.to_owned())
-}
-
-async fn dns_ip(kube: &kube::Client) -> Option<String> {
-    // EKS names the Service kube-dns whatever serves DNS behind it. Without the IP, nodes work out
-    // their cluster DNS themselves, so this is no error.
-    match Api::<Service>::namespaced(kube.clone(), "kube-system").get("kube-dns").await {
-        Ok(service) => {
-            let ip = service.spec.and_then(|s| s.cluster_ip).filter(|ip| ip != "None")?;
-            tracing::debug!("kube-dns-ip" = ip, "discovered kube dns");
-            Some(ip)
-        }
-        Err(error) => {
-            tracing::debug!("unable to detect the IP of the kube-dns service, {error}");
-            None
         }
     }
 }
@@ -515,7 +325,7 @@ impl CloudProvider for AwsProvider {
         let name = &pool.spec.template.spec.node_class_ref.name;
         let usable = |c: &&EC2NodeClass| c.metadata.deletion_timestamp.is_none();
         let Some(class) = class.filter(usable) else {
-            self.say_class_missing(pool);
+            self.report_class_missing(pool);
             return Err(Error::Other(format!("resolving node class, {name:?} not found")));
         };
         let class = class

@@ -76,7 +76,7 @@ impl State {
             !older
         };
         if taken {
-            self.tell(Change::Buffer(key));
+            self.publish(Change::Buffer(key));
         }
     }
 
@@ -84,7 +84,7 @@ impl State {
     /// the nodes that hold room for them looked at again.
     pub fn delete_buffer(&self, key: &PodKey) {
         self.write().buffers.remove(key);
-        self.tell(Change::Buffer(key.clone()));
+        self.publish(Change::Buffer(key.clone()));
     }
 
     /// The CapacityBuffer of that key.
@@ -136,14 +136,14 @@ impl State {
     pub fn apply_overlay(&self, overlay: NodeOverlay) {
         let name = overlay.metadata.name.clone().unwrap_or_default();
         if forward(&mut self.write().overlays, &name, overlay) {
-            self.tell(Change::NodeOverlay(name));
+            self.publish(Change::NodeOverlay(name));
         }
     }
 
     /// Forgets a NodeOverlay.
     pub fn delete_overlay(&self, name: &str) {
         self.write().overlays.remove(name);
-        self.tell(Change::NodeOverlay(name.to_owned()));
+        self.publish(Change::NodeOverlay(name.to_owned()));
     }
 
     /// Every NodeOverlay.

@@ -35,7 +35,7 @@ impl State {
     fn publish_slice(&self, name: &str) {
         let dynamic = self.dynamic_resources();
         if let Some(node) = dynamic.slices.get(name).and_then(|s| s.node()) {
-            self.tell(Change::ResourceSlice(node.to_owned()));
+            self.publish(Change::ResourceSlice(node.to_owned()));
         }
     }
 
@@ -53,7 +53,7 @@ impl State {
     pub fn apply_resource_claim(&self, object: &ResourceClaim) {
         self.change_dynamic(|d| d.set_claim(object));
         let meta = &object.metadata;
-        self.tell(Change::ResourceClaim(ClaimKey::new(
+        self.publish(Change::ResourceClaim(ClaimKey::new(
             meta.namespace.as_deref().unwrap_or_default(),
             meta.name.as_deref().unwrap_or_default(),
         )));
@@ -62,6 +62,6 @@ impl State {
     /// Forgets a ResourceClaim.
     pub fn delete_resource_claim(&self, key: &ClaimKey) {
         self.change_dynamic(|d| drop(d.claims.remove(key)));
-        self.tell(Change::ResourceClaim(key.clone()));
+        self.publish(Change::ResourceClaim(key.clone()));
     }
 }

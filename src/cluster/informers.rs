@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::odd::LeftOut;
+use super::unreadable::LeftOut;
 use super::volumes::key_of;
 use super::{Change, State};
 use crate::api::autoscaling::CapacityBuffer;
@@ -175,24 +175,24 @@ fn workloads(feed: &Feed, tasks: &mut JoinSet<()>) {
         "replicasets",
         |_, meta| key_of(meta),
         |state, set| {
-            state.tell(Change::Workload("ReplicaSet", pod_key(&set.metadata)));
+            state.publish(Change::Workload("ReplicaSet", pod_key(&set.metadata)));
             state.apply_replica_set(set);
         },
         |state, key| {
             state.delete_selector("ReplicaSet", key);
-            state.tell(Change::Workload("ReplicaSet", PodKey::new(&key.0, &key.1)));
+            state.publish(Change::Workload("ReplicaSet", PodKey::new(&key.0, &key.1)));
         },
     ));
     tasks.spawn(feed.watch::<StatefulSet, _>(
         "statefulsets",
         |_, meta| key_of(meta),
         |state, set| {
-            state.tell(Change::Workload("StatefulSet", pod_key(&set.metadata)));
+            state.publish(Change::Workload("StatefulSet", pod_key(&set.metadata)));
             state.apply_stateful_set(set);
         },
         |state, key| {
             state.delete_selector("StatefulSet", key);
-            state.tell(Change::Workload("StatefulSet", PodKey::new(&key.0, &key.1)));
+            state.publish(Change::Workload("StatefulSet", PodKey::new(&key.0, &key.1)));
         },
     ));
 }
@@ -225,14 +225,14 @@ fn buffers(feed: &Feed, tasks: &mut JoinSet<()>) {
     tasks.spawn(feed.watch::<PodTemplate, _>(
         "podtemplates",
         |_, meta| pod_key(meta),
-        |state, template| state.tell(Change::PodTemplate(pod_key(&template.metadata))),
-        |state, key| state.tell(Change::PodTemplate(key.clone())),
+        |state, template| state.publish(Change::PodTemplate(pod_key(&template.metadata))),
+        |state, key| state.publish(Change::PodTemplate(key.clone())),
     ));
     tasks.spawn(feed.watch::<Deployment, _>(
         "deployments",
         |_, meta| pod_key(meta),
-        |state, found| state.tell(Change::Workload("Deployment", pod_key(&found.metadata))),
-        |state, key| state.tell(Change::Workload("Deployment", key.clone())),
+        |state, found| state.publish(Change::Workload("Deployment", pod_key(&found.metadata))),
+        |state, key| state.publish(Change::Workload("Deployment", key.clone())),
     ));
 }
 
@@ -420,14 +420,14 @@ where
                 self.known.insert(id.clone());
                 id
             }
-            Readable::Odd(odd) => {
-                let reference = Readable::<K>::Odd(odd.clone()).reference();
-                let id = (self.id_of)(state, &odd.meta);
+            Readable::Unreadable(found) => {
+                let reference = Readable::<K>::Unreadable(found.clone()).reference();
+                let id = (self.id_of)(state, &found.meta);
                 if self.known.remove(&id) {
                     (self.forget)(state, &id);
                 }
-                let object = LeftOut { reference, problem: odd.problem };
-                state.leave_out(self.source, &odd.meta, object);
+                let object = LeftOut { reference, problem: found.problem };
+                state.leave_out(self.source, &found.meta, object);
                 id
             }
         }
@@ -449,7 +449,7 @@ where
         self.known.retain(|id| listed.contains(id));
         self.known.shrink_to_fit();
         // Unreadable objects that were deleted while the watch was down.
-        state.keep_odd(self.source, |meta| listed.contains(&(self.id_of)(state, meta)));
+        state.keep_unreadable(self.source, |meta| listed.contains(&(self.id_of)(state, meta)));
     }
 }
 

@@ -73,7 +73,7 @@ impl State {
             }
             inner.forward_claim(&name, claim);
         }
-        self.tell(Change::NodeClaim(name));
+        self.publish(Change::NodeClaim(name));
     }
 
     /// True when every watch has listed everything and no launch that was just begun is waited for.

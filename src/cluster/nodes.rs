@@ -85,14 +85,14 @@ impl State {
             !older
         };
         if taken {
-            self.tell(Change::Node(name));
+            self.publish(Change::Node(name));
         }
     }
 
     /// Forgets a Node.
     pub fn delete_node(&self, name: &str) {
         self.write().put_node(name, None);
-        self.tell(Change::Node(name.to_owned()));
+        self.publish(Change::Node(name.to_owned()));
     }
 
     /// Takes in a NodeClaim; one of another provider is not kept.
@@ -102,7 +102,7 @@ impl State {
             return self.delete_claim(&name);
         }
         if self.write().forward_claim(&name, claim) {
-            self.tell(Change::NodeClaim(name));
+            self.publish(Change::NodeClaim(name));
         }
     }
 
@@ -115,7 +115,7 @@ impl State {
             inner.claims.contains_key(&name) && inner.forward_claim(&name, claim)
         };
         if kept {
-            self.tell(Change::NodeClaim(name));
+            self.publish(Change::NodeClaim(name));
         }
     }
 
@@ -131,7 +131,7 @@ impl State {
             known
         };
         if known {
-            self.tell(Change::NodeClaim(name.to_owned()));
+            self.publish(Change::NodeClaim(name.to_owned()));
         }
     }
 

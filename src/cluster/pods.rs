@@ -181,7 +181,7 @@ impl State {
             before
         };
         self.publish_moves(before.as_deref(), Some(&info));
-        self.tell(Change::Pod(key));
+        self.publish(Change::Pod(key));
     }
 
     /// Forgets a pod.
@@ -194,12 +194,12 @@ impl State {
         };
         self.warn_of_cost(key, None);
         self.publish_moves(before.as_deref(), None);
-        self.tell(Change::Pod(key.clone()));
+        self.publish(Change::Pod(key.clone()));
     }
 
     /// Logs a cost that cannot be read, once until it changes.
     fn warn_of_cost(&self, key: &PodKey, error: Option<CostError>) {
-        let mut known = self.odd_costs.lock();
+        let mut known = self.unreadable_costs.lock();
         match error {
             None => drop(known.remove(key)),
             Some(error) => {
@@ -236,9 +236,9 @@ impl State {
         if moved {
             // A pod of the same name on another node: its predecessor went while no watch ran.
             if let Some(left) = before.and_then(|b| b.node_name.as_ref()).filter(|n| **n != node) {
-                self.tell(Change::Bound(left.to_string()));
+                self.publish(Change::Bound(left.to_string()));
             }
-            self.tell(Change::Bound(node.to_string()));
+            self.publish(Change::Bound(node.to_string()));
         }
     }
 

@@ -274,7 +274,7 @@ fn places(
     (placed, on)
 }
 
-/// Tells each buffer where a round put its pods, and the state which nodes hold room for them.
+/// Records on each buffer where a round put its pods, and in the state which nodes hold room for them.
 pub(super) async fn placed(ctx: &Context, results: &Results, pods: &[Arc<PodInfo>]) {
     let (placed, on) = places(results, pods);
     let ids = on.into_iter().filter_map(|(name, count)| {

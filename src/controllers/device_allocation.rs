@@ -1,4 +1,4 @@
-//! Tells which devices ResourceClaims hold, as they come and go (with ignore-dra-requests=false).
+//! Logs which devices ResourceClaims hold, as they come and go (with ignore-dra-requests=false).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -46,14 +46,14 @@ pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
                 let key = ClaimKey::new(namespace, name);
                 let claim = ctx.cluster.dynamic_resources().claims.get(&key).cloned();
                 let moved = tracked.lock().update(&key, claim.as_deref());
-                tell(&key, moved);
+                log_moved(&key, moved);
                 Ok(None)
             }
         },
     ));
 }
 
-fn tell(key: &ClaimKey, moved: Option<Moved>) {
+fn log_moved(key: &ClaimKey, moved: Option<Moved>) {
     let Some(moved) = moved else { return };
     let shown = |list: &[DeviceId]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
     tracing::debug!(

@@ -83,7 +83,7 @@ impl Queue {
         let queue = url.as_deref().unwrap_or_default();
         let received = match allowed.ask(Feature::Interruptions, self.receive(queue)).await {
             Err(error) if error.is_not_found() => {
-                // Made anew, it may be somewhere else.
+                // Made again, it may be somewhere else.
                 *self.url.lock() = None;
                 return Err(unusable(name, &error));
             }
@@ -114,21 +114,21 @@ impl Queue {
 
     /// Acts on a message and takes it off the queue; one that could not be acted on comes again.
     async fn handle(&self, queue: &str, received: &Received) {
-        let told = match message::parse(received.body().unwrap_or_default()) {
-            Ok(told) => told,
+        let message = match message::parse(received.body().unwrap_or_default()) {
+            Ok(message) => message,
             Err(error) => {
                 tracing::error!("error" = error, "failed parsing interruption message");
                 return self.delete(queue, received).await;
             }
         };
-        metrics::INTERRUPTION_RECEIVED.with_label_values(&[told.kind.name()]).inc();
-        for id in &told.instances {
-            if let Err(error) = action::take(&self.ctx, &self.aws, told.kind, id).await {
-                tell_failure!(error, "failed handling interruption message");
+        metrics::INTERRUPTION_RECEIVED.with_label_values(&[message.kind.name()]).inc();
+        for id in &message.instances {
+            if let Err(error) = action::take(&self.ctx, &self.aws, message.kind, id).await {
+                log_failure!(error, "failed handling interruption message");
                 return;
             }
         }
-        if let Some(time) = told.time {
+        if let Some(time) = message.time {
             let age = self.ctx.clock.now().duration_since(time).as_secs_f64().max(0.0);
             metrics::INTERRUPTION_LATENCY.with_label_values::<&str>(&[]).observe(age);
         }
@@ -140,7 +140,7 @@ impl Queue {
         let request = request.receipt_handle(received.receipt_handle().unwrap_or_default());
         match request.send().await.map_err(|e| AwsError::new("DeleteMessage", &e)) {
             Ok(_) => metrics::INTERRUPTION_DELETED.with_label_values::<&str>(&[]).inc(),
-            Err(error) => tell_failure!(Error::from(error), "failed deleting interruption message"),
+            Err(error) => log_failure!(Error::from(error), "failed deleting interruption message"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Objects that are still stored as v1beta1 are stored anew as v1, so that a later release of the
+//! Objects that are still stored as v1beta1 are stored again as v1, so that a later release of the
 //! CRDs may drop v1beta1.
 
 use std::sync::Arc;
@@ -37,7 +37,7 @@ const WORKERS: usize = 10;
 /// Objects read at once.
 const PAGE: u32 = 500;
 
-/// Starts the controller; it is done with a definition when nothing is left to store anew.
+/// Starts the controller; it is done with a definition when nothing is left to store again.
 pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
     if ctx.settings.webhook_port == 0 {
         // Without the webhook nothing can be read that is stored as v1beta1.

@@ -16,7 +16,7 @@ use crate::api::v1alpha1::NodeOverlay;
 use crate::cluster::Change;
 use crate::scheduling::overlay::{self, PoolTypes, Verdict};
 
-/// Overlays are judged anew after this long, whatever happens.
+/// Overlays are evaluated again after this long, whatever happens.
 const PERIOD: Duration = Duration::from_secs(6 * 3600);
 
 /// Starts the controller, if the gate is on.
@@ -33,6 +33,8 @@ pub fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
     runner::singleton(tasks, "nodeoverlay.controller", ctx, concerns, move || {
         let (ctx, judged) = (Arc::clone(&context), Arc::clone(&judged));
         async move {
+            // Taken before the reading: what changes meanwhile is another generation, and evaluated
+            // again.
             *judged.lock() = generations(&ctx);
             judge(&ctx).await.map(|()| Some(PERIOD))
         }
@@ -78,6 +80,7 @@ async fn judge(ctx: &Context) -> Result<(), Error> {
         write(ctx, overlay, verdicts.get(name))
     }))
     .await;
+    // After the conditions: prices that apply can be seen on their overlays.
     ctx.cluster.set_overlay_store(store);
     errors.extend(written.into_iter().filter_map(Result::err).map(Error::from));
     Error::all(errors)

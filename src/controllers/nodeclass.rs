@@ -34,7 +34,7 @@ pub(super) struct Controller {
     pub ctx: Arc<Context>,
     pub aws: Arc<AwsProvider>,
     /// What was logged last about each class and kind of thing.
-    told: Mutex<HashMap<(String, &'static str), String>>,
+    logged: Mutex<HashMap<(String, &'static str), String>>,
     /// What the last dry runs of each class said.
     verdicts: validation::Verdicts,
 }
@@ -46,7 +46,7 @@ pub fn start(ctx: &Arc<Context>, aws: &Arc<AwsProvider>, tasks: &mut JoinSet<()>
     let controller = Arc::new(Controller {
         ctx: Arc::clone(ctx),
         aws: Arc::clone(aws),
-        told: Mutex::default(),
+        logged: Mutex::default(),
         verdicts: validation::Verdicts::new(&ctx.clock),
     });
     tasks.spawn(runner::run(
@@ -114,10 +114,10 @@ impl Controller {
         conditions::set(list, kind, status, reason, message, generation, now);
     }
 
-    /// True when this differs from what was told last.
+    /// True when this differs from what was logged last.
     fn is_news(&self, class: &EC2NodeClass, kind: &'static str, text: String) -> bool {
         let key = (class.metadata.name.clone().unwrap_or_default(), kind);
-        self.told.lock().insert(key, text.clone()).as_deref() != Some(text.as_str())
+        self.logged.lock().insert(key, text.clone()).as_deref() != Some(text.as_str())
     }
 
     /// Reports an error that only a change of the object can mend.

@@ -48,6 +48,7 @@ async fn reconcile(ctx: Arc<Context>, name: String) -> Outcome {
         return Ok(None);
     }
     let mut pool = (*before).clone();
+    // Before the pool gets its own stamp: a process that ends between the two begins here again.
     restamp_claims(&ctx, &pool).await?;
     let marks = pool.metadata.annotations.get_or_insert_default();
     marks.insert(annotations::NODEPOOL_HASH.to_owned(), hash::node_pool_hash(&before));
@@ -81,6 +82,7 @@ async fn restamp_claims(ctx: &Context, pool: &NodePool) -> Result<(), super::Err
             continue;
         }
         let mut claim = (*before).clone();
+        // A claim that has drifted already keeps its hash: with today's it would count as current.
         let drifted = claim
             .status
             .as_ref()

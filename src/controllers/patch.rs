@@ -117,7 +117,7 @@ where
                 last = Some(written);
             }
             // Of its status nothing is known, so that nothing can be laid over it.
-            Ok(Readable::Odd(_)) => return Ok(None),
+            Ok(Readable::Unreadable(_)) => return Ok(None),
             Err(error) if is_gone(&error) => return Ok(None),
             Err(error) => return Err(error),
         }
@@ -127,7 +127,7 @@ where
         lock.close(&mut patch, version.as_ref());
         match send(api, &name, Some("status"), &patch).await {
             Ok(Readable::Object(written)) => last = Some(written),
-            Ok(Readable::Odd(_)) => return Ok(None),
+            Ok(Readable::Unreadable(_)) => return Ok(None),
             Err(error) if is_gone(&error) => return Ok(None),
             Err(error) => return Err(error),
         }
@@ -135,7 +135,7 @@ where
     Ok(last)
 }
 
-/// Writes what changed, if the object still is what was read: for a step that must be decided anew
+/// Writes what changed, if the object still is what was read: for a step that must be decided again
 /// from what it is now. Returns the object as the API server has it after the write.
 ///
 /// # Errors
@@ -374,7 +374,7 @@ fn to_value<K: Serialize>(object: &K) -> Value {
     serde_json::to_value(object).unwrap_or_default()
 }
 
-/// Deletes an object; one that is gone is fine. Tells whether there was one.
+/// Deletes an object; one that is gone is fine. Returns whether there was one.
 ///
 /// # Errors
 /// When the API server refuses.

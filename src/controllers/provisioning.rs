@@ -33,7 +33,7 @@ pub(super) use schedule::{all_pools, snapshot};
 const SOLVE_LIMIT: Duration = Duration::from_secs(60);
 /// The state is asked again after this long whether it is complete.
 const SYNC_POLL: Duration = Duration::from_millis(100);
-/// An incomplete state is told of after this long, and as often as the second figure says.
+/// An incomplete state is logged after this long, and as often as the second figure says.
 const SYNC_PATIENCE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 const CONTROLLER: &str = "provisioner";
 
@@ -86,11 +86,11 @@ async fn round(ctx: &Context, shared: &Shared, warnings: &waiting::Warnings) {
     provision(ctx, shared, warnings).await;
 }
 
-/// Tells of a state that stays incomplete.
+/// Reports a state that stays incomplete.
 #[derive(Default)]
 struct Patience {
     since: Option<Instant>,
-    told: Option<Instant>,
+    logged: Option<Instant>,
 }
 
 impl Patience {
@@ -100,8 +100,8 @@ impl Patience {
         metrics::CLUSTER_STATE_SYNCED.with_label_values::<&str>(&[]).set(0.0);
         metrics::CLUSTER_STATE_UNSYNCED.with_label_values::<&str>(&[]).set(waited.as_secs_f64());
         let (first, every) = SYNC_PATIENCE;
-        if waited > first && self.told.is_none_or(|t| t.elapsed() >= every) {
-            self.told = Some(Instant::now());
+        if waited > first && self.logged.is_none_or(|t| t.elapsed() >= every) {
+            self.logged = Some(Instant::now());
             tracing::error!(
                 "duration" = logging::go_duration(waited),
                 "error" = "waiting on cluster sync",
@@ -123,19 +123,22 @@ async fn provision(ctx: &Context, shared: &Shared, warnings: &waiting::Warnings)
     let (pods, pending) = (assembly.snapshot.pods.clone(), assembly.pending);
     let ignored: waiting::LeftAlone = assembly.ignored.clone();
     waiting::log_unknown_values(pods[..pending].iter().chain(ignored.iter().map(|(p, _)| p)));
-    waiting::tell_ignored(ctx, &ignored);
+    waiting::report_ignored(ctx, &ignored);
     if ctx.settings.respect_preferences {
-        warnings.tell(&pods[..pending], ctx.clock.now());
+        warnings.log(&pods[..pending], ctx.clock.now());
     }
     let results: Results =
         solve(ctx, &shared.decisions, assembly, started).await.unwrap_or_default();
     let by_key = record::Pods::new(&pods);
     record::remember(ctx, &shared.decisions, &results, &ignored, &by_key);
-    record::tell(ctx, &results, &by_key);
-    if ctx.settings.gates.capacity_buffer {
-        super::capacity_buffer::placed(ctx, &results, &pods).await;
-    }
-    create::all(ctx, &shared.decisions, &results, &by_key).await;
+    record::report(ctx, &results, &by_key);
+    // Side by side: pods wait for the nodes, and nobody for the status of a buffer.
+    let buffers = async {
+        if ctx.settings.gates.capacity_buffer {
+            super::capacity_buffer::placed(ctx, &results, &pods).await;
+        }
+    };
+    tokio::join!(create::all(ctx, &shared.decisions, &results, &by_key), buffers);
     for (pool, per_hour) in cost::saved_by_packing(&results.new_claims) {
         ctx.savings.record(&pool, "packing", per_hour, ctx.clock.now());
     }
@@ -168,14 +171,14 @@ async fn solve(
         return None;
     }
     snapshot.options.count_zones = true;
-    snapshot.options.tell_relaxations = tracing::enabled!(tracing::Level::DEBUG);
+    snapshot.options.report_relaxations = tracing::enabled!(tracing::Level::DEBUG);
     let limit = started + SOLVE_LIMIT;
     let timer = metrics::SCHEDULING_DURATION.with_label_values(&[CONTROLLER]).start_timer();
     let progress = Progress::new();
     let id = progress.id.clone();
     let solved = super::compute(move || {
         solve_holding(&snapshot, &held, &|left| {
-            progress.tell(left);
+            progress.update(left);
             Instant::now() < limit
         })
     })
@@ -244,7 +247,7 @@ impl Progress {
         }
     }
 
-    fn tell(&self, left: usize) {
+    fn update(&self, left: usize) {
         self.depth.set(f64::from(u32::try_from(left).unwrap_or(u32::MAX)));
         self.unfinished.set(self.began.elapsed().as_secs_f64());
     }
@@ -292,7 +295,7 @@ mod tests {
     #[test]
     fn a_round_under_way_shows_what_is_left_and_takes_it_back() {
         let progress = Progress::new();
-        progress.tell(7);
+        progress.update(7);
         let labels = [CONTROLLER, progress.id.as_str()];
         let depth = metrics::SCHEDULER_QUEUE_DEPTH.with_label_values(&labels).get();
         assert!((depth - 7.0).abs() < f64::EPSILON);

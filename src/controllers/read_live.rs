@@ -5,7 +5,7 @@ use kube::api::ListParams;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 
-use crate::operator::readable::{Odd, Readable};
+use crate::operator::readable::{Readable, Unreadable};
 
 /// Objects of a page.
 const PAGE: u32 = 500;
@@ -16,7 +16,7 @@ pub struct Live<K> {
     /// The objects.
     pub objects: Vec<K>,
     /// Those that cannot be understood.
-    pub odd: Vec<Odd>,
+    pub unreadable: Vec<Unreadable>,
 }
 
 /// Lists a kind in the whole cluster, page by page.
@@ -29,13 +29,13 @@ where
 {
     let api = Api::<Readable<K>>::all(client.clone());
     let mut page = ListParams::default().limit(PAGE);
-    let mut live = Live { objects: Vec::new(), odd: Vec::new() };
+    let mut live = Live { objects: Vec::new(), unreadable: Vec::new() };
     loop {
         let list = api.list(&page).await?;
         for item in list.items {
             match item {
                 Readable::Object(object) => live.objects.push(object),
-                Readable::Odd(odd) => live.odd.push(*odd),
+                Readable::Unreadable(found) => live.unreadable.push(*found),
             }
         }
         match list.metadata.continue_.filter(|token| !token.is_empty()) {
@@ -56,6 +56,6 @@ where
     let api = Api::<Readable<K>>::all(client.clone());
     Ok(api.get_opt(name).await?.and_then(|found| match found {
         Readable::Object(object) => Some(object),
-        Readable::Odd(_) => None,
+        Readable::Unreadable(_) => None,
     }))
 }

@@ -337,7 +337,7 @@ async fn attempt(
         Ok(None) => Reconciled::Success,
         Ok(Some(_)) => Reconciled::RequeueAfter,
         Err(error) => {
-            span.in_scope(|| tell_failure!(*error, "Reconciler error"));
+            span.in_scope(|| log_failure!(*error, "Reconciler error"));
             Reconciled::Error
         }
     };

@@ -104,9 +104,12 @@ pub(super) fn write_nodes(nodes: &[StateNode], now: Timestamp, page: &mut Page<'
     }
     let mut rows: BTreeMap<Vec<&str>, Row> = BTreeMap::new();
     let (mut offered, mut requested) = (ResourceList::new(), ResourceList::new());
+    // A claim whose Node has not joined offers nothing that a pod could use yet.
     for node in nodes.iter().filter(|n| n.node.is_some()) {
         let (allocatable, load) = (node.allocatable(), Load::of(node));
         let mut overhead = node.capacity();
+        // What the kubelet and the system keep is the difference of the two: no object has it as a
+        // figure.
         overhead.sub(&allocatable);
         offered.add(&allocatable);
         requested.add(&load.pods);
@@ -135,11 +138,13 @@ pub(super) fn write_nodes(nodes: &[StateNode], now: Timestamp, page: &mut Page<'
 
 fn write_rows(rows: &BTreeMap<Vec<&str>, Row>, page: &mut Page<'_>) {
     let own = metrics::NODES_CURRENT_LIFETIME.labels();
+    // Once for all families: they share the labels, and quoting them is most of the cost of a line.
     let rendered: Vec<(String, &Row)> =
         rows.iter().map(|(values, row)| (render(own, values), row)).collect();
     for (index, family) in AMOUNTS.into_iter().enumerate() {
         let Some(mut lines) = page.family(family) else { continue };
         for (labels, row) in &rendered {
+            // The count of nodes is a limit of pools, not a resource that a node has.
             for (name, amount) in row.amounts[index].iter().filter(|(n, _)| n.as_str() != "nodes") {
                 let kind = metrics::metric_label(name.as_str());
                 lines.add_rendered(labels, &[&kind], shown(name, amount));
@@ -190,6 +195,7 @@ async fn pools(
         [&*metrics::NODEPOOLS_LIMIT, &*metrics::NODEPOOLS_USAGE, &*metrics::NODEPOOLS_COST];
     let all = ctx.cluster.pools();
     let claims = ctx.cluster.claims();
+    // A claim of the same name may come again, and is logged again then.
     unknown.retain(|name, _| ctx.cluster.claim(name).is_some());
     for pool in &all {
         let name = pool.metadata.name.clone().unwrap_or_default();
@@ -227,6 +233,7 @@ async fn prices_of<'a>(
 ) -> HashMap<String, f64> {
     let name = pool.metadata.name.as_deref().unwrap_or_default();
     let mut types = ctx.instance_types(pool).await.unwrap_or_else(|_| Arc::new([]));
+    // The price that decisions are made by, not the one that AWS asks for.
     if let Some(changed) = ctx.cluster.overlay_store().and_then(|s| s.apply(name, &types)) {
         types = changed;
     }

@@ -39,7 +39,7 @@ fn all(ctx: &Context) -> Vec<String> {
     fixed.filter_map(|p| p.metadata.name.clone()).collect()
 }
 
-/// A claim that is gone no longer tells its pool.
+/// A claim that is gone no longer names its pool.
 fn concerned(ctx: &Context, change: &Change) -> Vec<String> {
     match change {
         Change::NodePool(name) => vec![name.clone()],

@@ -23,7 +23,7 @@ async fn run(ctx: &Context) {
     report(ctx);
     loop {
         match changes.recv().await {
-            Ok(Change::Odd) | Err(RecvError::Lagged(_)) => report(ctx),
+            Ok(Change::Unreadable) | Err(RecvError::Lagged(_)) => report(ctx),
             Ok(_) => {}
             Err(RecvError::Closed) => return,
         }

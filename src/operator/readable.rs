@@ -25,12 +25,12 @@ pub enum Readable<K> {
     /// The object.
     Object(K),
     /// It cannot be understood.
-    Odd(Box<Odd>),
+    Unreadable(Box<Unreadable>),
 }
 
 /// An object that cannot be understood.
 #[derive(Clone, Debug)]
-pub struct Odd {
+pub struct Unreadable {
     /// Its metadata, as far as that can be read.
     pub meta: ObjectMeta,
     /// The field, and what was expected of it.
@@ -58,7 +58,11 @@ impl<K: Resource<DynamicType = ()> + DeserializeOwned> Readable<K> {
             Ok(object) => Self::Object(object),
             Err(error) => {
                 let meta = meta_of(&value);
-                Self::Odd(Box::new(Odd { meta, problem: problem(&error), raw: value }))
+                Self::Unreadable(Box::new(Unreadable {
+                    meta,
+                    problem: problem(&error),
+                    raw: value,
+                }))
             }
         }
     }
@@ -112,14 +116,14 @@ impl<K: Resource<DynamicType = ()>> Resource for Readable<K> {
     fn meta(&self) -> &ObjectMeta {
         match self {
             Self::Object(object) => object.meta(),
-            Self::Odd(odd) => &odd.meta,
+            Self::Unreadable(unreadable) => &unreadable.meta,
         }
     }
 
     fn meta_mut(&mut self) -> &mut ObjectMeta {
         match self {
             Self::Object(object) => object.meta_mut(),
-            Self::Odd(odd) => &mut odd.meta,
+            Self::Unreadable(unreadable) => &mut unreadable.meta,
         }
     }
 }

@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn what_drivers_are_told_stays_behind() {
+    fn what_drivers_are_reported_stays_behind() {
         let config = json!([{"opaque": {"driver": "d", "parameters": {"token": "hunter2"}}}]);
         let requests = json!([{"name": "r", "exactly": {"deviceClassName": "c"}}]);
         let devices = json!({"requests": requests, "config": config});

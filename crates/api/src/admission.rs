@@ -159,6 +159,6 @@ fn members<'a>(
     })
 }
 
-fn says(schema: &Value, key: &str) -> bool {
+fn is_true(schema: &Value, key: &str) -> bool {
     schema.get(key) == Some(&Value::Bool(true))
 }

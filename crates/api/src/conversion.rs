@@ -38,7 +38,7 @@ pub const KEPT_V1: &str = "compatibility.karpenter.sh/v1-kept";
 pub const KEPT_V1BETA1: &str = "compatibility.karpenter.sh/v1beta1-kept";
 
 /// Finds the `expireAfter` of a NodePool by its name, in v1 form; none when there is no such pool
-/// or it says nothing, an error when that cannot be told.
+/// or it says nothing, an error when that cannot be decided.
 pub type ExpireAfter<'a> = &'a dyn Fn(&str) -> Result<Option<String>, String>;
 
 /// Why an object could not be converted.

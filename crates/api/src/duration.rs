@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_duration_that_is_too_long_is_said_to_be() {
+    fn a_duration_that_is_too_long_is_reported_to_be() {
         for text in ["2562048h", "99999999999999999999h", "9999999999.5h"] {
             let error = parse_go(text).unwrap_err();
             assert_eq!(error, DurationError::TooLong(text.to_owned()));

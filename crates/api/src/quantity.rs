@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quantity_that_is_too_large_is_said_to_be() {
+    fn a_quantity_that_is_too_large_is_reported_to_be() {
         for text in ["1e99", "99999999999999999999999999999999Ei", "-1e40"] {
             assert_eq!(parse(text), Err(QuantityError::TooLarge(text.to_owned())), "{text}");
         }

@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_yaml_is_said_with_its_line_and_without_the_readers_terms() {
+    fn what_is_no_yaml_is_reported_with_its_line_and_without_the_readers_terms() {
         for (document, line) in [("a: [1\n", 1), ("a: b: c\n", 1), ("a:\n\t- b\n", 2)] {
             let text = wrong(document);
             assert!(text.contains(&format!("line {line}")) || text.contains("line"), "{text}");

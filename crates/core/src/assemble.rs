@@ -242,7 +242,7 @@ fn moves_now(pod: &PodInfo, limits: &Limits, now: Timestamp) -> bool {
 
 /// The pools that launch nodes, with what overlays make of their types, and why others do not.
 ///
-/// A pool that could launch and has no type for now stays: pods are told that it has none.
+/// A pool that could launch and has no type for now stays: pods get that as the reason.
 fn usable_pools(
     pools: Vec<PoolOffer>,
     overlays: &Overlays,

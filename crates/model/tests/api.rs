@@ -1,5 +1,5 @@
 //! The API server in process behaves as a real one does (`behaviour.rs` runs against both), and
-//! goes wrong where it is told to.
+//! fails where it is configured to.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests may")]
 

@@ -89,7 +89,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn moves_are_told_from_losses() {
+    fn moves_are_distinguished_from_losses() {
         let before =
             json!({"apiVersion": "a", "spec": {"d": {"expireAfter": "1h", "x": 1}, "y": 2}});
         let after =

@@ -156,7 +156,7 @@ fn groups_that_cannot_be_carried_over_do_not_stop_the_others() {
 }
 
 #[test]
-fn groups_of_several_clusters_are_told_apart() {
+fn groups_of_several_clusters_are_distinguished() {
     let mut answers = case("zones");
     answers.groups[1]["Tags"][0]["Key"] = json!("kubernetes.io/cluster/other");
     let error = migrate(&answers, &args(&[])).err().unwrap().to_string();

@@ -430,7 +430,7 @@ fn the_placement_group_is_that_of_the_file_or_the_selector() {
 }
 
 #[test]
-fn a_type_that_would_not_be_launched_is_said() {
+fn a_type_that_would_not_be_launched_is_reported() {
     let notes = |kind: &str, class: &EC2NodeClass| {
         let args = Args { instance_type: Some(kind.to_owned()), ..args() };
         let mut pool = pool();
@@ -453,7 +453,7 @@ fn a_type_that_would_not_be_launched_is_said() {
 }
 
 #[test]
-fn what_is_not_known_is_said() {
+fn what_is_not_known_is_reported() {
     let mut notes = Vec::new();
     let mut class = class("AL2023", json!({"amiSelectorTerms": [{"alias": "al2023@latest"}]}));
     let list = specs(&args(), &mut class, None, &Info::default(), &mut notes).unwrap();

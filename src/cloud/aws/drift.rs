@@ -36,7 +36,7 @@ impl AwsProvider {
     ) -> Result<Option<&'static str>, Error> {
         let usable = |c: &&EC2NodeClass| c.metadata.deletion_timestamp.is_none();
         let Some(class) = class.filter(usable) else {
-            self.say_class_missing(pool);
+            self.report_class_missing(pool);
             return Ok(None);
         };
         // What needs no call comes first. Each check returns Karpenter's reason, and the first that
@@ -104,7 +104,7 @@ fn label<'a>(claim: &'a NodeClaim, key: &str) -> Option<&'a str> {
     claim.metadata.labels.as_ref()?.get(key).map(String::as_str)
 }
 
-/// Hashes of one version differ; others cannot be compared. `today` tells what the claim would be
+/// Hashes of one version differ; others cannot be compared. `today` is what the claim would be
 /// stamped with now, which is not the class's hash when the claim has kubelet settings of its own.
 fn settings_changed(claim: &NodeClaim, class: &EC2NodeClass, today: &dyn Fn() -> String) -> bool {
     let version = annotations::EC2NODECLASS_HASH_VERSION;

@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_role_is_told_from_a_missing_profile() {
+    fn a_missing_role_is_distinguished_from_a_missing_profile() {
         let error = |message: &str| AwsError {
             operation: "AddRoleToInstanceProfile",
             code: "NoSuchEntity".to_owned(),

@@ -420,8 +420,8 @@ fn shape_key(class: &EC2NodeClass, zones: &Zones) -> String {
         .map(|r| (&r.id, &r.instance_type, &r.reservation_type, r.interruptible))
         .collect();
     let family = AmiFamily::of(class).as_str();
-    let said = class.metadata.annotations.as_ref();
-    let sharing = said.and_then(|all| all.get(annotations::NVIDIA_CONSUMABLE_CAPACITY));
+    let annotated = class.metadata.annotations.as_ref();
+    let sharing = annotated.and_then(|all| all.get(annotations::NVIDIA_CONSUMABLE_CAPACITY));
     let parts = (
         (images_key(class), in_use, &spec.kubelet, &spec.block_device_mappings),
         (reservations, &spec.network_interfaces, &spec.instance_store_policy, family, sharing),

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_told_by_reason() {
+    fn settings_are_reported_by_reason() {
         let yaml = "spec:\n  kubelet: [\n";
         for (spec, reason) in [
             (json!({"kubelet": {"maxPods": -1}}), Some("InvalidKubeletConfiguration")),
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_of_the_user_data_is_dropped_is_said_as_a_warning() {
+    fn what_of_the_user_data_is_dropped_is_reported_as_a_warning() {
         let toml = "[grpc]\naddress = \"x\"\n[settings.kubernetes]\nkube-api-qps = 30\nhostname-override = \"o\"\n[settings.kubernetes.static-pods.a]\nenabled = true\nnonsense = 1\n";
         let class = class(json!({"amiFamily": "Bottlerocket", "userData": toml}));
         let found = findings(&class, AwsFeatureGates::ALL);

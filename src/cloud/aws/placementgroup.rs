@@ -52,7 +52,7 @@ impl Provider {
     /// The group that a node class selects; nothing when it selects none or there is none.
     ///
     /// # Errors
-    /// When EC2 cannot be asked, or may not be; [`Provider::known`] still tells what was found
+    /// When EC2 cannot be asked, or may not be; [`Provider::known`] still returns what was found
     /// before.
     pub async fn get(&self, class: &EC2NodeClass) -> Result<Option<PlacementGroup>, AwsError> {
         let Some(selector) = &class.spec.placement_group_selector else { return Ok(None) };

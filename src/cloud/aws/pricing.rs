@@ -28,7 +28,7 @@ pub struct Provider {
     prices: RwLock<Prices>,
     /// Rises whenever a price may have changed.
     version: AtomicU64,
-    said_why_not: AtomicBool,
+    logged_why_not: AtomicBool,
 }
 
 /// Where an on-demand price comes from.
@@ -95,7 +95,7 @@ impl Provider {
             isolated,
             prices: RwLock::new(Prices { on_demand, spot: HashMap::new() }),
             version: AtomicU64::new(1),
-            said_why_not: AtomicBool::new(false),
+            logged_why_not: AtomicBool::new(false),
         }
     }
 
@@ -191,7 +191,7 @@ impl Provider {
     /// When the price list cannot be read or lacks shared or bare metal instances.
     pub async fn update_on_demand(&self) -> Result<(), AwsError> {
         if let Some(reason) = self.why_not() {
-            if !self.said_why_not.swap(true, Ordering::AcqRel) {
+            if !self.logged_why_not.swap(true, Ordering::AcqRel) {
                 let (published, estimated) = self.counts();
                 tracing::info!(
                     "published-price-count" = published,

@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn sequences_tell_whose_offerings_changed() {
+    fn sequences_show_whose_offerings_changed() {
         let (clock, cache) = cache();
         let of = |kind: &str| (cache.version(), cache.sequence(kind));
         let (m5, c5) = (of("m5.large"), of("c5.large"));

@@ -74,7 +74,7 @@ impl Provider {
                 .map_err(|e| AwsError::new("DescribeCluster", &e))
                 .map_err(|e| Error::Other(format!("getting kubernetes version, {e}")))?;
             return answer.cluster().and_then(|c| c.version()).map(str::to_owned).ok_or_else(
-                || Error::Other("getting kubernetes version, EKS tells none".to_owned()),
+                || Error::Other("getting kubernetes version, EKS returned none".to_owned()),
             );
         }
         let info = self

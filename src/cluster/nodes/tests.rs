@@ -38,7 +38,7 @@ fn nodes_and_claims_meet_by_provider_id() {
 }
 
 #[test]
-fn nobody_hears_of_what_the_first_lists_hold() {
+fn nobody_is_notified_of_what_the_first_lists_hold() {
     let state = State::default();
     let mut changes = state.subscribe();
     let named = |name: &str| node(json!({"metadata": {"name": name}, "spec": {}}));
@@ -86,7 +86,7 @@ fn what_belongs_to_another_provider_never_enters() {
         );
     }
     assert!(state.claims().is_empty() && state.pools().is_empty());
-    assert!(changes.try_recv().is_err(), "nobody hears of them");
+    assert!(changes.try_recv().is_err(), "nobody is notified of them");
     let labels = json!({"karpenter.sh/nodepool": "p", "eks.amazonaws.com/nodeclass": "default",
         "node.kubernetes.io/instance-type": "t"});
     state.apply_node(node(json!({"metadata": {"name": "n", "labels": labels},

@@ -16,7 +16,7 @@ use crate::cloud::aws::instance::{Instance, identity};
 use crate::cloud::aws::{AwsProvider, tags};
 use crate::controllers::{Context, Error, patch, read_live, runner};
 use crate::operator::logging;
-use crate::operator::readable::Odd;
+use crate::operator::readable::Unreadable;
 
 /// Instances without a NodeClaim are left alone while they are younger than this.
 const ORPHAN_AGE: Duration = Duration::from_secs(30);
@@ -52,7 +52,7 @@ async fn collect(ctx: &Context, aws: &AwsProvider) -> Result<(), Error> {
     let live = read_live::list::<NodeClaim>(&ctx.client).await?;
     // A NodeClaim that cannot be understood may have any instance that says so.
     let mut claims = live.objects;
-    claims.extend(live.odd.into_iter().map(outline));
+    claims.extend(live.unreadable.into_iter().map(outline));
     let orphans = orphans(&instances, &claims, ctx.clock.now());
     let removals: Vec<_> = orphans.into_iter().map(|i| remove(ctx, aws, i)).collect();
     let outcomes: Vec<Result<(), Error>> =
@@ -113,11 +113,11 @@ async fn remove(ctx: &Context, aws: &AwsProvider, instance: &Instance) -> Result
     Ok(())
 }
 
-/// As much of a NodeClaim as tells which instance is its own.
-fn outline(odd: Odd) -> NodeClaim {
-    let provider_id = odd.raw["status"]["providerID"].as_str().map(str::to_owned);
+/// As much of a NodeClaim as identifies which instance is its own.
+fn outline(found: Unreadable) -> NodeClaim {
+    let provider_id = found.raw["status"]["providerID"].as_str().map(str::to_owned);
     let status = NodeClaimStatus { provider_id, ..NodeClaimStatus::default() };
-    NodeClaim { metadata: odd.meta, status: Some(status), ..NodeClaim::default() }
+    NodeClaim { metadata: found.meta, status: Some(status), ..NodeClaim::default() }
 }
 
 #[cfg(test)]

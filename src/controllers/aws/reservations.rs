@@ -86,6 +86,8 @@ async fn follow(
     let mut updated = Vec::new();
     for claim in reserved {
         let id = claim.status.as_ref().and_then(|s| s.provider_id.as_deref()).unwrap_or_default();
+        // An instance that the list lacks says nothing; only one that runs on demand has left its
+        // reservation.
         if types.get(id).map(String::as_str) != Some(labels::CAPACITY_ON_DEMAND) {
             continue;
         }
@@ -101,7 +103,7 @@ async fn follow(
     Ok(())
 }
 
-/// The claim comes last: it is what tells that something is to be done.
+/// The claim comes last: its label is what shows that there is work left.
 async fn relabel_all(ctx: &Context, claim: &NodeClaim, id: &str) -> Result<(), kube::Error> {
     relabel_nodes(ctx, id).await?;
     let mut changed = claim.clone();
@@ -120,6 +122,7 @@ async fn relabel_nodes(ctx: &Context, provider_id: &str) -> Result<(), kube::Err
     for node in ctx.cluster.nodes_by_provider_id(provider_id) {
         let own = node.metadata.labels.clone().unwrap_or_default();
         let registered = own.get(labels::REGISTERED).is_some_and(|v| v == "true");
+        // A Node that registers later gets the labels of its claim; one that goes needs none.
         if !registered || node.metadata.deletion_timestamp.is_some() {
             continue;
         }
@@ -257,7 +260,7 @@ mod tests {
         );
         relabel(&mut all);
         assert_eq!(all[labels::CAPACITY_TYPE], "on-demand");
-        // That label tells what the instance was launched as.
+        // That label names what the instance was launched as.
         assert_eq!(all.len(), 2);
     }
 }

@@ -38,17 +38,17 @@ async fn update(
     let was = std::mem::replace(&mut *before.lock(), now.clone());
     for zone in now.keys().filter(|z| !was.contains_key(*z)) {
         tracing::info!("zone-id" = zone, "zonal shift is active, keeping away from the zone");
-        tell(ctx, zone, true).await?;
+        publish(ctx, zone, true).await?;
     }
     for zone in was.keys().filter(|z| !now.contains_key(*z)) {
         tracing::info!("zone-id" = zone, "zonal shift is over, using the zone again");
-        tell(ctx, zone, false).await?;
+        publish(ctx, zone, false).await?;
     }
     Ok(())
 }
 
 /// An event on every NodePool whose subnets reach the zone.
-async fn tell(ctx: &Context, zone: &str, active: bool) -> Result<(), Error> {
+async fn publish(ctx: &Context, zone: &str, active: bool) -> Result<(), Error> {
     let classes = ctx.cluster.classes();
     let reaching: BTreeSet<&str> = classes
         .iter()
@@ -99,7 +99,7 @@ mod tests {
             ctx.cluster.apply_pool(serde_json::from_value(object).unwrap());
         }
         for (active, reason) in [(true, "ZonalShiftActive"), (false, "ZonalShiftCleared")] {
-            tell(&ctx, "use1-az1", active).await.unwrap();
+            publish(&ctx, "use1-az1", active).await.unwrap();
             let event = events.try_recv().unwrap();
             assert_eq!((&*event.reason, event.warning), (reason, active));
             assert_eq!(event.involved.name.as_deref(), Some("near"));

@@ -47,12 +47,15 @@ async fn take_for(
     if let Some(report) = kind.event() {
         publish(&ctx.recorder, report, report, claim, node);
     }
+    // Before the NodeClaim is deleted: the launch of its replacement may start at once.
     mark(aws, kind, claim);
     let action = kind.action();
     if action == Action::Nothing {
         return Ok(());
     }
     let api = Api::<NodeClaim>::all(ctx.client.clone());
+    // Also for a claim that is being deleted: its drain would wait for pods on a machine that
+    // fails.
     if action == Action::ForcefulTermination {
         end_grace(ctx, &api, claim).await?;
     }
@@ -60,6 +63,7 @@ async fn take_for(
         return Ok(());
     }
     let name = claim.metadata.name.clone().unwrap_or_default();
+    // Somebody else deleted it meanwhile: it is theirs to count.
     if !patch::delete(&api, &name).await? {
         return Ok(());
     }

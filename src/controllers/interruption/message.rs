@@ -107,6 +107,7 @@ struct Envelope {
 /// # Errors
 /// When it is no JSON, or not of EventBridge's form.
 pub(super) fn parse(body: &str) -> Result<Message, String> {
+    // SQS lets anybody who may send leave the body out, and the queue must get rid of it.
     if body.is_empty() {
         return Ok(Message { kind: Kind::NoOp, instances: Vec::new(), time: None });
     }
@@ -134,6 +135,7 @@ pub(super) fn parse(body: &str) -> Result<Message, String> {
     };
     let instances = match kind {
         Kind::NoOp => Vec::new(),
+        // AWS Health names the instances as entities, and several in one message.
         Kind::ScheduledChange => detail
             .get("affectedEntities")
             .and_then(Value::as_array)
@@ -148,6 +150,8 @@ pub(super) fn parse(body: &str) -> Result<Message, String> {
 
 fn of_state(state: &str) -> Kind {
     match (state, state.to_lowercase().as_str()) {
+        // Exactly so written it is a stop; in other cases of letters it counts as an end, as in
+        // Karpenter.
         ("stopping" | "stopped", _) => Kind::InstanceStopped,
         (_, "stopping" | "stopped" | "shutting-down" | "terminated") => Kind::InstanceTerminated,
         _ => Kind::NoOp,
@@ -168,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_is_told_from_the_others() {
+    fn every_kind_is_distinguished_from_the_others() {
         let one = json!({"instance-id": "i-1", "instance-action": "terminate"});
         for (detail_type, kind) in [
             ("EC2 Spot Instance Interruption Warning", Kind::SpotInterrupted),
@@ -178,9 +182,9 @@ mod tests {
                 Kind::CapacityReservationInterrupted,
             ),
         ] {
-            let told = read("aws.ec2", detail_type, one.clone());
-            assert_eq!((told.kind, told.instances), (kind, vec!["i-1".to_owned()]));
-            assert_eq!(told.time, Some("2026-01-02T03:04:05Z".parse().unwrap()));
+            let message = read("aws.ec2", detail_type, one.clone());
+            assert_eq!((message.kind, message.instances), (kind, vec!["i-1".to_owned()]));
+            assert_eq!(message.time, Some("2026-01-02T03:04:05Z".parse().unwrap()));
             assert_eq!(read("aws.ecs", detail_type, one.clone()).kind, Kind::NoOp);
         }
         for (state, kind) in [
@@ -192,8 +196,8 @@ mod tests {
             ("running", Kind::NoOp),
         ] {
             let detail = json!({"instance-id": "i-1", "state": state});
-            let told = read("aws.ec2", "EC2 Instance State-change Notification", detail);
-            assert_eq!(told.kind, kind, "{state}");
+            let message = read("aws.ec2", "EC2 Instance State-change Notification", detail);
+            assert_eq!(message.kind, kind, "{state}");
         }
     }
 
@@ -205,8 +209,8 @@ mod tests {
                 "affectedEntities": entities});
             read("aws.health", "AWS Health Event", detail)
         };
-        let told = health("EC2", "scheduledChange");
-        assert_eq!((told.kind, told.instances.len()), (Kind::ScheduledChange, 2));
+        let message = health("EC2", "scheduledChange");
+        assert_eq!((message.kind, message.instances.len()), (Kind::ScheduledChange, 2));
         assert_eq!(health("RDS", "scheduledChange").kind, Kind::NoOp);
         let other = health("EC2", "issue");
         assert_eq!((other.kind, other.instances.len()), (Kind::NoOp, 0));

@@ -33,18 +33,18 @@ const EVENTS: &[&str] = &[
 /// How EC2 begins the text of a plan that is over.
 const OVER: &[&str] = &["[Completed]", "[Canceled]"];
 
-/// Instances and kinds that were told already.
-type Told = Mutex<HashSet<(String, Kind)>>;
+/// Instances and kinds that were logged already.
+type Logged = Mutex<HashSet<(String, Kind)>>;
 
 pub(super) fn start(ctx: &Arc<Context>, aws: &Arc<AwsProvider>, tasks: &mut JoinSet<()>) {
-    let (ctx, aws, told) = (Arc::clone(ctx), Arc::clone(aws), Arc::new(Told::default()));
+    let (ctx, aws, logged) = (Arc::clone(ctx), Arc::clone(aws), Arc::new(Logged::default()));
     every(tasks, "interruption.instancestatus", PERIOD, move || {
-        let (ctx, aws, told) = (Arc::clone(&ctx), Arc::clone(&aws), Arc::clone(&told));
-        async move { look(&ctx, &aws, &told).await }
+        let (ctx, aws, logged) = (Arc::clone(&ctx), Arc::clone(&aws), Arc::clone(&logged));
+        async move { look(&ctx, &aws, &logged).await }
     });
 }
 
-async fn look(ctx: &Context, aws: &AwsProvider, told: &Told) -> Result<(), Error> {
+async fn look(ctx: &Context, aws: &AwsProvider, logged: &Logged) -> Result<(), Error> {
     if !ctx.cluster.listed() {
         return Ok(());
     }
@@ -55,13 +55,13 @@ async fn look(ctx: &Context, aws: &AwsProvider, told: &Told) -> Result<(), Error
         .iter()
         .filter_map(|c| Some((action::instance_of(c)?, c.metadata.name.as_deref()?)))
         .collect();
-    let mut now_told = HashSet::new();
+    let mut now_logged = HashSet::new();
     let mut failure = None;
     for (id, status) in &found {
         let Some(claim) = own.get(id.as_str()) else { continue };
         for kind in kinds(status, ctx.clock.now()) {
             let key = (id.clone(), kind);
-            if !told.lock().contains(&key) {
+            if !logged.lock().contains(&key) {
                 tracing::info!(
                     "NodeClaim" = %logging::obj(claim),
                     "instance-id" = id,
@@ -70,13 +70,13 @@ async fn look(ctx: &Context, aws: &AwsProvider, told: &Told) -> Result<(), Error
                 );
                 metrics::INTERRUPTION_UNHEALTHY.with_label_values(&[category(kind)]).inc();
             }
-            now_told.insert(key);
+            now_logged.insert(key);
             if let Err(error) = action::take(ctx, aws, kind, id).await {
                 failure = Some(error);
             }
         }
     }
-    *told.lock() = now_told;
+    *logged.lock() = now_logged;
     failure.map_or(Ok(()), Err)
 }
 

@@ -290,7 +290,7 @@ pub(super) async fn live_pods(ctx: &Context, node: &str) -> Result<Vec<Arc<PodIn
     let pods = found.items.into_iter().filter_map(|pod| match pod {
         Readable::Object(pod) => Some(Arc::new(PodInfo::from_pod(&pod))),
         // What cannot be read cannot be drained either; it is reported where the watch shows it.
-        Readable::Odd(_) => None,
+        Readable::Unreadable(_) => None,
     });
     Ok(pods.collect())
 }

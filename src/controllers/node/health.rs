@@ -49,6 +49,8 @@ async fn reconcile(ctx: Arc<Context>, name: String) -> Outcome {
     {
         return Ok(Some(left));
     }
+    // Many sick nodes at once are more likely a fault of the network or of the image than of each
+    // node.
     if let Some(reason) = blocked(&ctx, &claim) {
         ctx.recorder.publish(Report::NodeRepairBlocked { why: &reason }.on(reference(&*node)));
         return Ok(Some(BLOCKED));
@@ -81,6 +83,7 @@ fn blocked(ctx: &Context, claim: &NodeClaim) -> Option<&'static str> {
     (bad > most_unhealthy(nodes.len())).then_some(if own.is_some() {
         "more than 20% nodes are unhealthy in the nodepool"
     } else {
+        // Karpenter's text, spelled as there: users match it.
         "more then 20% nodes are unhealthy in the cluster"
     })
 }
@@ -93,6 +96,8 @@ async fn repair(
     now: Timestamp,
 ) -> Result<(), Error> {
     let api = Api::<NodeClaim>::all(ctx.client.clone());
+    // Before the deletion, and also for a claim that is being deleted: pods on a sick node cannot
+    // end by themselves.
     tighten_deadline(&api, claim, now).await?;
     if claim.metadata.deletion_timestamp.is_some() {
         return Ok(());

@@ -330,7 +330,7 @@ async fn finish(
     write(ctx, claim, &changed).await
 }
 
-/// What tells one reboot of a claim from another: when its condition last changed.
+/// What distinguishes one reboot of a claim from another: when its condition last changed.
 fn attempt(claim: &NodeClaim) -> String {
     condition(claim).map(|c| c.last_transition_time.0.to_string()).unwrap_or_default()
 }

@@ -78,9 +78,11 @@ async fn reconcile(ctx: &Context, evictions: &Evictions, name: &str) -> Outcome 
     let provider_id = node.spec.as_ref().and_then(|s| s.provider_id.clone()).unwrap_or_default();
     let claims = Api::<NodeClaim>::all(ctx.client.clone());
     let claim = ctx.cluster.claim_by_provider_id(&provider_id);
+    // A Node that somebody deletes takes its NodeClaim and its instance along.
     if let Some(claim) = claim.as_ref().filter(|c| c.metadata.deletion_timestamp.is_none()) {
         patch::delete(&claims, claim.metadata.name.as_deref().unwrap_or("")).await?;
     }
+    // A kubelet that is gone cannot end pods: without its instance nothing is left to drain.
     if !is_ready(&node) {
         match ctx.cloud.get(&provider_id).await {
             Ok(_) => {}
@@ -93,6 +95,7 @@ async fn reconcile(ctx: &Context, evictions: &Evictions, name: &str) -> Outcome 
         let report = Report::TerminationGracePeriodExpiring { deadline: &deadline };
         ctx.recorder.publish(report.on(reference(&*node)));
     }
+    // Before any pod is evicted: its successor must not come to the same node.
     taint(ctx, &node).await?;
     let step = Step { ctx, evictions, node: &node, name, deadline };
     let Some(before) = claim else {
@@ -102,6 +105,7 @@ async fn reconcile(ctx: &Context, evictions: &Evictions, name: &str) -> Outcome 
         };
     };
     let mut claim = (*before).clone();
+    // The conditions are written even where the step failed: they say how far it came.
     let outcome = step.with_claim(&mut claim).await;
     patch::merge(&claims, &before, &claim).await?;
     match outcome? {
@@ -136,6 +140,7 @@ async fn taint(ctx: &Context, node: &Node) -> Result<(), Error> {
     let written = patch::edit(&api, node, |wanted| {
         let list = wanted.spec.get_or_insert_default().taints.get_or_insert_default();
         if !list.iter().any(|t| taints::matches(t, &disrupted)) {
+            // A taint of the same key with another effect would stay beside it.
             list.retain(|t| t.key != disrupted.key);
             list.push(disrupted.clone());
         }
@@ -183,10 +188,13 @@ impl Step<'_> {
         }
         if !conditions::is_true(list, drained) {
             let since = conditions::get(list, drained).map(|c| c.last_transition_time.0);
+            // The scheduler may have bound a pod a moment before the taint, and the watch shows it
+            // late.
             let young = since.is_none_or(|t| self.ctx.clock.since(t) < MIN_DRAIN);
             if self.leaving(&self.ctx.cluster.pods_on(self.name)) || young {
                 return Ok(Some(DRAIN_POLL));
             }
+            // Asked of the API server before the instance goes, as what is lost then is lost.
             if !self.is_drained().await? {
                 return Ok(Some(DRAIN_POLL));
             }

@@ -83,7 +83,7 @@ async fn reconcile(ctx: Arc<Context>, name: String) -> Outcome {
     Ok(Some(again.map_or(DRIFT_PERIOD, |a| a.min(DRIFT_PERIOD))))
 }
 
-/// Sets or removes `Consolidatable`; tells when to look again.
+/// Sets or removes `Consolidatable`; returns when to look again.
 fn consolidatable(claim: &mut NodeClaim, pool: &NodePool, now: Timestamp) -> Option<Duration> {
     let kind = conditions::CONSOLIDATABLE;
     let after = pool.spec.disruption.consolidate_after.duration();

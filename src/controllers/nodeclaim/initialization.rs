@@ -30,6 +30,7 @@ pub(super) async fn run(ctx: &Context, claim: &mut NodeClaim) -> Outcome {
     }
     let provider_id = claim.status.as_ref().and_then(|s| s.provider_id.clone()).unwrap_or_default();
     let nodes = ctx.cluster.nodes_by_provider_id(&provider_id);
+    // Two Nodes of one instance are an error that registration reports.
     let [node] = nodes.as_slice() else {
         let text = "Node not registered with cluster";
         unknown(claim, conditions::INITIALIZED, "NodeNotFound", text, now);
@@ -44,6 +45,8 @@ pub(super) async fn run(ctx: &Context, claim: &mut NodeClaim) -> Outcome {
     let name = node.metadata.name.clone().unwrap_or_default();
     let patch = serde_json::json!({"metadata": {"labels": {labels::INITIALIZED: "true"}}});
     Api::<Node>::all(ctx.client.clone())
+        // No version: a kubelet that starts writes its Node all the time, and a label conflicts
+        // with nothing.
         .patch(&name, &PatchParams::default(), &Patch::Merge(&patch))
         .await?;
     let allocatable = node.status.as_ref().and_then(|s| s.allocatable.clone()).unwrap_or_default();
@@ -79,6 +82,8 @@ fn not_yet(claim: &NodeClaim, node: &Node) -> Option<(&'static str, String)> {
         claim.spec.resources.as_ref().and_then(|r| r.requests.as_ref()),
     );
     let allocatable = ResourceList::from_quantities_lossy(status.allocatable.as_ref());
+    // A device plugin registers its resource after the Node is ready; pods sent before would be
+    // refused.
     let missing = requested.iter().find(|(name, value)| *value != 0 && allocatable.get(name) == 0);
     missing.map(|(name, _)| {
         let message = format!("Resource {:?} was requested but not registered", name.as_str());

@@ -44,7 +44,7 @@ pub(super) async fn run(
         }
         Err(error @ cloud::Error::InsufficientCapacity(_)) => {
             ctx.recorder.publish(events::insufficient_capacity(claim, &error));
-            tell_pods(ctx, decisions, claim, &error);
+            report_on_pods(ctx, decisions, claim, &error);
             give_up(ctx, api, claim, &error).await
         }
         Err(error @ cloud::Error::NodeClassNotReady(_)) => {
@@ -66,7 +66,7 @@ pub(super) async fn run(
 }
 
 /// Reports the failure on the pods that the claim was made for and that still wait.
-fn tell_pods(ctx: &Context, decisions: &Decisions, claim: &NodeClaim, error: &cloud::Error) {
+fn report_on_pods(ctx: &Context, decisions: &Decisions, claim: &NodeClaim, error: &cloud::Error) {
     for key in decisions.pods_of(claim.metadata.name.as_deref().unwrap_or_default()) {
         let pod = ctx.cluster.pod(&key).filter(|p| p.node_name.is_none() && !p.terminal);
         if let Some(pod) = pod {
@@ -83,7 +83,7 @@ async fn give_up(
     claim: &NodeClaim,
     error: &cloud::Error,
 ) -> Outcome {
-    tell_failure!(*error, "failed launching nodeclaim");
+    log_failure!(*error, "failed launching nodeclaim");
     ctx.launches.failed(claim, ctx.clock.now(), error.class(), &error.to_string());
     let reason = match error {
         cloud::Error::NodeClassNotReady(_) => "nodeclass_not_ready",

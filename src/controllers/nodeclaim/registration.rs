@@ -49,6 +49,8 @@ pub(super) async fn run(ctx: &Context, claim: &mut NodeClaim) -> Outcome {
         }
     };
     let name = node.metadata.name.clone().unwrap_or_default();
+    // Only a warning: a node without the taint works, but pods may start before its labels are
+    // there.
     warn_if_untainted(ctx, claim, &node);
     let api = Api::<Node>::all(ctx.client.clone());
     let Some(more) = ctx.cloud.registration_labels(claim).await? else {
@@ -59,6 +61,7 @@ pub(super) async fn run(ctx: &Context, claim: &mut NodeClaim) -> Outcome {
     claim.metadata.labels.get_or_insert_default().extend(more);
     // A kubelet that starts writes its Node all the time.
     patch::edit(&api, &node, |wanted| sync(claim, wanted)).await?;
+    // After the write of the Node: the name says that the Node has its labels and finalizer.
     status_of(claim).node_name = Some(name.clone());
     tracing::info!(
         "provider-id" = provider_id,
@@ -105,6 +108,7 @@ fn sync(claim: &NodeClaim, node: &mut Node) {
         });
     }
     let node_labels = node.metadata.labels.get_or_insert_default();
+    // Read before the claim's labels are laid over the Node's: the kubelet's own label decides.
     let keep_taints = node_labels.get(labels::DO_NOT_SYNC_TAINTS).is_some_and(|v| v == "true");
     node_labels.extend(claim.metadata.labels.clone().unwrap_or_default());
     node_labels.insert(labels::REGISTERED.to_owned(), "true".to_owned());
@@ -117,6 +121,7 @@ fn sync(claim: &NodeClaim, node: &mut Node) {
         let own = claim.spec.taints.iter().chain(&claim.spec.startup_taints).flatten();
         add_missing(list, own);
     }
+    // In the same write as the labels, so that no pod sees the node without either.
     list.retain(|t| !taints::matches(t, &taints::unregistered()));
 }
 

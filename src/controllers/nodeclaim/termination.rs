@@ -47,7 +47,7 @@ pub(super) async fn finalize(ctx: &Context, api: &Api<NodeClaim>, before: NodeCl
     Ok(None)
 }
 
-/// Writes down when draining has to be over; gives it when it is new.
+/// Writes down when draining has to be over; returns it when it is new.
 fn annotate_deadline(claim: &mut NodeClaim) -> Option<String> {
     let grace = claim.grace_period();
     let start = claim.metadata.deletion_timestamp.as_ref().map(|t| t.0);
@@ -58,11 +58,11 @@ fn annotate_deadline(claim: &mut NodeClaim) -> Option<String> {
         .is_some_and(|a| a.contains_key(annotations::TERMINATION_TIMESTAMP));
     let (Some(grace), Some(start), false) = (grace, start, known) else { return None };
     let deadline = insert_deadline(claim, start + grace);
-    tell_deadline(&deadline);
+    log_deadline(&deadline);
     Some(deadline)
 }
 
-/// Puts down when draining has to be over, in whole seconds; gives it as it is written.
+/// Puts down when draining has to be over, in whole seconds; returns it as it is written.
 fn insert_deadline(claim: &mut NodeClaim, at: Timestamp) -> String {
     let deadline = at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let all = claim.metadata.annotations.get_or_insert_default();
@@ -70,15 +70,15 @@ fn insert_deadline(claim: &mut NodeClaim, at: Timestamp) -> String {
     deadline
 }
 
-/// Says in the log what [`write_deadline`] wrote.
-fn tell_deadline(deadline: &str) {
+/// Logs what [`write_deadline`] wrote.
+fn log_deadline(deadline: &str) {
     tracing::info!(
         "karpenter.sh/nodeclaim-termination-timestamp" = deadline,
         "annotated nodeclaim"
     );
 }
 
-/// Lets the drain of a claim's node be over at a time, whatever its grace period; gives the time as
+/// Lets the drain of a claim's node be over at a time, whatever its grace period; returns the time as
 /// it is written.
 ///
 /// # Errors
@@ -106,7 +106,7 @@ pub(in crate::controllers) async fn tighten_deadline(
     let marks = claim.metadata.annotations.as_ref();
     let written = marks.and_then(|a| a.get(annotations::TERMINATION_TIMESTAMP));
     if written.and_then(|t| t.parse::<Timestamp>().ok()).is_none_or(|known| at < known) {
-        tell_deadline(&write_deadline(api, claim, at).await?);
+        log_deadline(&write_deadline(api, claim, at).await?);
     }
     Ok(())
 }

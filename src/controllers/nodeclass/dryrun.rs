@@ -58,6 +58,7 @@ impl Call {
     /// What an error of the call means for the class.
     fn stop(self, error: &AwsError) -> Stop {
         let name = self.name;
+        // Neither says anything about permissions: the verdict that was known stays.
         if error.is_rate_limited() || error.is_server_fault() {
             return Stop::Error(format!("validating ec2:{name} authorization, {error}"));
         }
@@ -233,6 +234,7 @@ impl Controller {
                         break;
                     }
                 }
+                // One subnet is enough: the permission is the same for all.
                 _ => return Ok(()),
             }
         }
@@ -432,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_of_the_wrong_architecture_is_told() {
+    fn an_image_of_the_wrong_architecture_is_reported() {
         let all = [kind("c5.large", "amd64", false), kind("m6g.large", "arm64", false)];
         let amd = pool(json!([{"key": labels::ARCH, "operator": "In", "values": ["amd64"]}]));
         let text = name(choose_type(&class("arm64"), &all, &[amd]));
@@ -441,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_of_dry_runs_are_told_apart() {
+    fn errors_of_dry_runs_are_distinguished() {
         let error = |code: &str, message: &str| AwsError::local("CreateFleet", code, message);
         for code in ["RequestLimitExceeded", "InternalError", "InvalidSubnetID.NotFound"] {
             assert!(matches!(CREATE_FLEET.stop(&error(code, "")), Stop::Error(_)), "{code}");

@@ -66,7 +66,7 @@ pub(super) async fn collect(ctx: &Context, aws: &Arc<AwsProvider>) -> Result<(),
     let classes = read_live::list::<EC2NodeClass>(&ctx.client).await?;
     let claims = read_live::list::<NodeClaim>(&ctx.client).await?;
     // Which profiles an object names that cannot be understood is not known.
-    if !classes.odd.is_empty() || !claims.odd.is_empty() {
+    if !classes.unreadable.is_empty() || !claims.unreadable.is_empty() {
         return Ok(());
     }
     let mut used: HashSet<String> = classes

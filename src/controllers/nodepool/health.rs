@@ -62,6 +62,7 @@ fn owner(ctx: &Context, claim: &NodeClaim) -> Option<Arc<NodePool>> {
     let owners = claim.metadata.owner_references.iter().flatten();
     owners.filter(|o| o.kind == "NodePool").find_map(|reference| {
         let pool = ctx.cluster.pool(&reference.name)?;
+        // A pool of the same name that was made later did not make the claim.
         (pool.metadata.uid.as_ref() == Some(&reference.uid)).then_some(pool)
     })
 }
@@ -76,18 +77,20 @@ pub(in crate::controllers) async fn note(
     let Some(before) = owner(ctx, claim) else { return Ok(None) };
     let uid = before.metadata.uid.clone().unwrap_or_default();
     let mut pool = (*before).clone();
+    // One failure among successes changes nothing, and one success after failures neither.
     if ctx.registration_health.health_with(&uid, success) == success {
-        tell(&mut pool, claim, success, ctx.clock.now());
+        set_condition(&mut pool, claim, success, ctx.clock.now());
     }
     // Others write the pool's status too: the condition is laid over theirs.
     if let Some(written) = patch::merge(&api, &*before, &pool).await? {
         ctx.cluster.apply_pool(written);
     }
+    // After the write: a write that fails is made again, and must not count twice.
     ctx.registration_health.add(&uid, success);
     Ok(None)
 }
 
-fn tell(pool: &mut NodePool, claim: &NodeClaim, success: bool, now: Timestamp) {
+fn set_condition(pool: &mut NodePool, claim: &NodeClaim, success: bool, now: Timestamp) {
     let generation = pool.metadata.generation;
     let list = &mut pool.status.get_or_insert_default().conditions;
     let kind = conditions::NODE_REGISTRATION_HEALTHY;
@@ -108,7 +111,7 @@ fn tell(pool: &mut NodePool, claim: &NodeClaim, success: bool, now: Timestamp) {
     conditions::set(list, kind, conditions::FALSE, &reason, &message, generation, now);
 }
 
-/// Starts anew when pool or class changed; else takes over what an earlier process found.
+/// Starts over when pool or class changed; else takes over what an earlier process found.
 pub(super) fn judge(
     tracker: &Tracker,
     pool: &mut NodePool,
@@ -121,6 +124,7 @@ pub(super) fn judge(
     let status = pool.status.get_or_insert_default();
     let kind = conditions::NODE_REGISTRATION_HEALTHY;
     let known = conditions::get(&status.conditions, kind).cloned();
+    // A new process takes over the verdict; two failures are what makes it negative.
     if tracker.health(&uid).is_none() {
         match known.as_ref().map(|c| c.status.as_str()) {
             Some(conditions::TRUE) => tracker.add(&uid, true),
@@ -178,7 +182,7 @@ mod tests {
         };
         assert_eq!(status(&pool), conditions::UNKNOWN);
         let claim = NodeClaim::default();
-        tell(&mut pool, &claim, false, now);
+        set_condition(&mut pool, &claim, false, now);
         assert_eq!(status(&pool), conditions::FALSE);
         let restarted = Tracker::default();
         judge(&restarted, &mut pool, Some(1), now);

@@ -32,6 +32,7 @@ pub(super) async fn run(ctx: Arc<Context>, kind: &'static Kind, known: Known) {
     loop {
         tokio::select! {
             biased;
+            // Changes are not kept for a listener that falls behind; this finds what it missed.
             _ = tick.tick() => refresh(&ctx, &mut watch),
             change = changes.recv() => match change {
                 Ok(change) => {
@@ -93,6 +94,7 @@ impl Watch {
     fn see(&mut self, name: &str, found: Option<View>, now: Timestamp) -> Vec<Event> {
         let mut events = Vec::new();
         let before = self.known.lock().remove(name);
+        // The same name with another UID is another object: the first one has ended.
         let replaced = |b: &Arc<View>| found.as_ref().is_some_and(|f| f.uid != b.uid);
         let (gone, before) = match before {
             Some(b) if found.is_none() || replaced(&b) => (Some(b), None),
@@ -100,6 +102,7 @@ impl Watch {
         };
         if let Some(gone) = &gone {
             self.ended(gone, now);
+            // Without a deletion time the object was removed by force, or left out as unreadable.
             if gone.deleted.is_some() {
                 events.extend(gone.finalizers.iter().map(|f| finalized(gone, f)));
             }
@@ -124,6 +127,7 @@ impl Watch {
     fn changed(&self, before: Option<&View>, view: &View) -> Vec<Event> {
         let mut events = Vec::new();
         for condition in &view.conditions {
+            // A condition that was not there has no earlier state, so that only its count moves.
             let old = before.and_then(|b| self.old(b, &condition.kind));
             let status = old.as_ref().map_or(conditions::UNKNOWN, |o| o.status.as_str());
             if status == condition.status {

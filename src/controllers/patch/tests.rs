@@ -66,7 +66,7 @@ fn a_finalizer_is_removed_from_the_list_that_was_read() {
     assert_eq!(without_finalizer(&meta, "third"), None);
 }
 
-/// An API server that answers as told, and remembers what it was asked.
+/// An API server that answers as configured, and records what it was asked.
 #[derive(Clone)]
 struct Server {
     asked: Arc<Mutex<Vec<(String, Value)>>>,

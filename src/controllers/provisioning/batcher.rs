@@ -38,7 +38,7 @@ impl Batcher {
         }
     }
 
-    /// Waits for a window to open and to close; tells whether one did within a short while.
+    /// Waits for a window to open and to close; returns whether one did within a short while.
     pub async fn wait(&self) -> bool {
         let triggered = timeout(POLL, self.signal.notified()).await.is_ok();
         if triggered {

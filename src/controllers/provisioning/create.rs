@@ -42,7 +42,7 @@ pub(super) async fn all(
     .await;
 }
 
-/// Creates a planned claim, and tells of it.
+/// Creates a planned claim, logs it and counts it.
 ///
 /// # Errors
 /// When the pool is gone or uses more than its limits, or the API server refuses.

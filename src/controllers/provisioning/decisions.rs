@@ -31,6 +31,7 @@ impl Decisions {
     /// Notes that a pod waits; only the first time counts.
     pub fn acknowledge(&self, key: &PodKey, now: Timestamp) {
         let mut times = self.times.lock();
+        // The first time counts: a pod is listed again and again while it waits.
         if !times.contains_key(key) {
             times.insert(key.clone(), Times { acknowledged: Some(now), ..Times::default() });
         }
@@ -42,6 +43,7 @@ impl Decisions {
         self.errors.lock().remove(key);
         let mut times = self.times.lock();
         let entry = times.get_mut(key)?;
+        // A pod whose node failed is placed again; the metric is about the first decision.
         entry.schedulable.get_or_insert(now);
         first(entry, now)
     }

@@ -1,4 +1,4 @@
-//! Tells what a round decided: logs, events, nominations, metrics.
+//! Reports what a round decided: logs, events, nominations, metrics.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -58,8 +58,8 @@ impl<'a> Pods<'a> {
     }
 }
 
-/// Tells what was decided.
-pub(super) fn tell(ctx: &Context, results: &Results, pods: &Pods<'_>) {
+/// Reports what was decided.
+pub(super) fn report(ctx: &Context, results: &Results, pods: &Pods<'_>) {
     for skipped in &results.skipped_pools {
         skipped_pool(ctx, skipped);
     }
@@ -135,7 +135,7 @@ pub(super) fn tell(ctx: &Context, results: &Results, pods: &Pods<'_>) {
     }
 }
 
-/// Tells of a pool whose own requirements leave no instance type.
+/// Reports a pool whose own requirements leave no instance type.
 fn skipped_pool(ctx: &Context, skipped: &SkippedPool) {
     let pool = &skipped.node_pool;
     let name = logging::obj(pool.metadata.name.as_deref().unwrap_or_default());
@@ -163,7 +163,7 @@ fn failed(ctx: &Context, key: &PodKey, error: &PodError, pod: Option<&Arc<PodInf
     ctx.recorder.publish(events::failed_scheduling(pod, error));
 }
 
-/// Tells a pod where it is expected to run.
+/// Reports on a pod where it is expected to run.
 pub(super) fn nominated(ctx: &Context, pod: &PodInfo, on: &str) {
     ctx.recorder.publish(events::nominated(pod, on));
 }

@@ -35,8 +35,8 @@ pub(super) fn log_unknown_values<'a>(pods: impl Iterator<Item = &'a Arc<PodInfo>
     }
 }
 
-/// Tells of the pods that are left alone.
-pub(super) fn tell_ignored(ctx: &Context, ignored: &LeftAlone) {
+/// Reports the pods that are left alone.
+pub(super) fn report_ignored(ctx: &Context, ignored: &LeftAlone) {
     let count = u32::try_from(ignored.len()).unwrap_or(u32::MAX);
     metrics::IGNORED_PODS.with_label_values::<&str>(&[]).set(f64::from(count));
     for (pod, why) in ignored {
@@ -65,7 +65,7 @@ pub(super) struct Warnings {
 }
 
 impl Warnings {
-    pub(super) fn tell(&self, pods: &[Arc<PodInfo>], now: Timestamp) {
+    pub(super) fn log(&self, pods: &[Arc<PodInfo>], now: Timestamp) {
         let soft = |p: &PodInfo| {
             p.constraints.spread.iter().any(|s| s.when_unsatisfiable == "ScheduleAnyway")
         };

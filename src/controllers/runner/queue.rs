@@ -79,9 +79,11 @@ impl Queue {
             not_before: None,
         });
         if self.running.contains_key(&name) {
+            // A second worker on the same object would write what the first one is about to write.
             entry.changed = true;
             return;
         }
+        // A change does not end the wait after a failure; it only brings it forward.
         let at = entry.not_before.map_or(now, |t| t.max(now));
         self.schedule(&name, at, now);
     }
@@ -92,6 +94,7 @@ impl Queue {
         let name = self.due.pop_front()?;
         let entry = self.entries.get_mut(&name)?;
         let Pending::Due(since) = entry.pending else { return None };
+        // Cleared here and not at the end: what comes during the reconcile must not be lost.
         entry.pending = Pending::Nothing;
         entry.changed = false;
         self.running.insert(Arc::clone(&name), now);
@@ -120,6 +123,7 @@ impl Queue {
         };
         match wait {
             Some(wait) => self.schedule(&name, now + wait, now),
+            // Names of objects that are gone would fill the map otherwise.
             None => drop(self.entries.remove(&name)),
         }
     }

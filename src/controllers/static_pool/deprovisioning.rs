@@ -62,6 +62,7 @@ async fn delete(ctx: &Context, claim: String) -> Result<(), kube::Error> {
         }
         wait *= 5;
     }
+    // Before the watch shows it, so that the next look does not choose another one instead.
     ctx.cluster.mark_for_deletion(&[claim]);
     Ok(())
 }
@@ -78,6 +79,7 @@ struct Missed {
 
 impl Missed {
     fn of(node: &StateNode, now: Timestamp) -> Self {
+        // Nothing runs on what has not been launched.
         if node.provider_id().is_none() {
             return Self { stage: 0, protected: false, cost: 0.0 };
         }
@@ -117,6 +119,7 @@ fn least_missed(nodes: &[StateNode], now: Timestamp) -> Vec<String> {
             Some((Missed::of(n, now), name))
         })
         .collect();
+    // The name decides between equal nodes: a second try chooses the same ones.
     order.sort_by(|(a, x), (b, y)| a.cmp(b).then_with(|| x.cmp(y)));
     order.into_iter().map(|(_, name)| name).collect()
 }

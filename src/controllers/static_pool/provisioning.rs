@@ -58,6 +58,8 @@ impl Paces {
             }
         });
         if failed {
+            // The exponent is bounded so that the product cannot overflow; the time is bounded
+            // below.
             let wait = RETRY.0 * 2_u32.pow(pace.failures.min(10));
             pace.failures += 1;
             pace.not_before = Some(now + wait.min(RETRY.1));
@@ -92,14 +94,17 @@ pub(super) async fn reconcile(ctx: Arc<Context>, paces: Arc<Paces>, name: String
         return Ok(None);
     }
     let count = ctx.cluster.count_claims(&name);
+    // Nodes that are being replaced count until they are gone: their replacements exist already.
     if count.active + count.pending_disruption >= replicas {
         return Ok(Some(PERIOD));
     }
     let now = ctx.clock.now();
     let launched = |claim: &str| ctx.cluster.claim(claim).map(|c| provider_id(&c).is_some());
+    // Without it a pool without capacity would make NodeClaims as fast as they fail.
     if let Some(wait) = paces.wait(&name, now, launched) {
         return Ok(Some(wait));
     }
+    // Taken before the claims exist: disruption of the same pool counts at the same time.
     let granted = ctx.cluster.reserve_nodes(&name, node_limit(&pool), replicas - count.active);
     if granted <= 0 {
         tracing::info!("nodepool node limit reached");
@@ -115,6 +120,7 @@ pub(super) async fn reconcile(ctx: Arc<Context>, paces: Arc<Paces>, name: String
     let (ctx, name, planned) = (&*ctx, name.as_str(), &planned);
     let made = join_all((0..granted).map(|_| async move {
         let outcome = provisioning::launch(ctx, planned, "provisioned").await;
+        // Released one by one: a claim that was made counts by itself from now on.
         ctx.cluster.release_nodes(name, 1);
         outcome
     }))

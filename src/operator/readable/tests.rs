@@ -48,16 +48,18 @@ fn mutilated(object: &Value) -> Vec<Value> {
             fields.shift_remove(&key.replace("~1", "/").replace("~0", "~"));
         }
         all.push(without);
-        for odd in [json!(null), json!({}), json!([]), json!("odd"), json!(-7), json!(0.5)] {
+        for unreadable in
+            [json!(null), json!({}), json!([]), json!("unreadable"), json!(-7), json!(0.5)]
+        {
             let mut other = object.clone();
-            *other.pointer_mut(&path).unwrap() = odd;
+            *other.pointer_mut(&path).unwrap() = unreadable;
             all.push(other);
         }
     }
     all
 }
 
-/// Reads a list of mutilated objects with a good one among them; gives how many were odd.
+/// Reads a list of mutilated objects with a good one among them; gives how many were unreadable.
 fn survives<K>(object: Value) -> usize
 where
     K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug,
@@ -71,15 +73,15 @@ where
         "metadata": {"resourceVersion": "1"}, "items": items});
     let list: ObjectList<Readable<K>> = serde_json::from_str(&list.to_string()).unwrap();
     assert_eq!(list.items.len(), count);
-    let odd = |item: &&Readable<K>| matches!(item, Readable::Odd(_));
-    for item in list.items.iter().filter(odd) {
-        let Readable::Odd(odd) = item else { unreachable!() };
-        assert_eq!(odd.meta.name.as_deref(), Some("x"), "{kind}: {:?}", odd.raw);
-        assert!(!odd.problem.is_empty());
+    let unreadable = |item: &&Readable<K>| matches!(item, Readable::Unreadable(_));
+    for item in list.items.iter().filter(unreadable) {
+        let Readable::Unreadable(unreadable) = item else { unreachable!() };
+        assert_eq!(unreadable.meta.name.as_deref(), Some("x"), "{kind}: {:?}", unreadable.raw);
+        assert!(!unreadable.problem.is_empty());
         assert_eq!(item.reference().kind.as_deref(), Some(&*kind));
     }
-    assert!(!odd(&list.items.last().unwrap()), "{kind}: the good one is read");
-    list.items.iter().filter(odd).count()
+    assert!(!unreadable(&list.items.last().unwrap()), "{kind}: the good one is read");
+    list.items.iter().filter(unreadable).count()
 }
 
 fn meta() -> Value {
@@ -192,7 +194,7 @@ fn no_mutilated_object_of_a_watched_kind_fails_its_list() {
             json!({"replicas": 2, "conditions": conditions()}),
         )),
     ];
-    let any: BTreeSet<bool> = found.iter().map(|odd| *odd > 0).collect();
+    let any: BTreeSet<bool> = found.iter().map(|unreadable| *unreadable > 0).collect();
     assert!(any.contains(&true), "some of what was mutilated cannot be understood");
 }
 
@@ -213,11 +215,17 @@ fn a_class_without_spec_is_an_empty_one() {
 #[test]
 fn the_problem_names_the_field() {
     let object = json!({"metadata": {"name": "x", "uid": "u"}, "spec": {"weight": "heavy"}});
-    let Readable::Odd(odd) = serde_json::from_value::<Readable<NodePool>>(object).unwrap() else {
+    let Readable::Unreadable(unreadable) =
+        serde_json::from_value::<Readable<NodePool>>(object).unwrap()
+    else {
         panic!("a weight is a number")
     };
-    assert!(odd.problem.starts_with("spec.weight: invalid type: string"), "{}", odd.problem);
-    assert_eq!(odd.meta.uid.as_deref(), Some("u"));
+    assert!(
+        unreadable.problem.starts_with("spec.weight: invalid type: string"),
+        "{}",
+        unreadable.problem
+    );
+    assert_eq!(unreadable.meta.uid.as_deref(), Some("u"));
 }
 
 #[test]

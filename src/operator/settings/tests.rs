@@ -96,7 +96,7 @@ fn nonsense_is_named() {
 }
 
 #[test]
-fn everything_wrong_is_told_at_once() {
+fn everything_wrong_is_reported_at_once() {
     let args = [
         "--cluster-endpoint=nowhere",
         "--vm-memory-overhead-percent=-1",

@@ -75,7 +75,7 @@ fn a_node_that_a_waiting_pod_needs_is_not_disrupted() {
 }
 
 #[test]
-fn nominated_and_marked_nodes_can_be_said() {
+fn nominated_and_marked_nodes_can_be_stated() {
     let mut nominated = node("a", "small", "2", &[]);
     nominated["nominated"] = json!(true);
     let mut marked = node("b", "small", "2", &[]);

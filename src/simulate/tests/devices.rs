@@ -170,7 +170,7 @@ fn devices_that_will_agree_satisfy_a_constraint_on_what_nobody_knows_yet() {
 }
 
 #[test]
-fn what_cannot_be_looked_at_is_said() {
+fn what_cannot_be_looked_at_is_reported() {
     let mut document = on();
     document["pods"] = json!([from_claim("a", "gone")]);
     assert_eq!(error(&solved(&document), 0), "resourceclaim \"n/gone\" not found");

@@ -1,4 +1,4 @@
-//! Odd input: what is wrong is told with its place, and what only looks odd is read.
+//! Unusual input: what is wrong is reported with its place, and what only looks wrong is read.
 
 use serde_json::{Value, json};
 
@@ -31,7 +31,7 @@ fn with(place: &str, value: Value) -> Value {
 }
 
 #[test]
-fn what_is_wrong_is_told_with_its_place() {
+fn what_is_wrong_is_reported_with_its_place() {
     let claim = |name: &str| {
         json!({"metadata": {"name": name}, "spec": {"requirements": [],
             "nodeClassRef": {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "n"}}})

@@ -196,7 +196,7 @@ fn min_values_count_only_what_the_claim_still_allows() {
 }
 
 #[test]
-fn the_reason_tells_when_different_types_have_what_is_asked_for() {
+fn the_reason_states_when_different_types_have_what_is_asked_for() {
     let mut document = asking(json!({"nodeSelector": {"kubernetes.io/arch": "arm64"}}));
     let mut small = kind("m6g.medium", "1", "a", 0.01);
     small["requirements"][0]["values"] = json!(["arm64"]);
@@ -208,7 +208,7 @@ fn the_reason_tells_when_different_types_have_what_is_asked_for() {
 }
 
 #[test]
-fn what_daemons_add_is_told_as_a_range_where_it_differs() {
+fn what_daemons_add_is_reported_as_a_range_where_it_differs() {
     let mut document = asking(json!({}));
     let mut arm = kind("m6g.large", "2", "a", 0.02);
     arm["requirements"][0]["values"] = json!(["arm64"]);

@@ -7,10 +7,11 @@
 set -euo pipefail
 bin=$1
 here=$(cd "$(dirname "$0")" && pwd)
-minor=${KUBERNETES:-1.35}
+default=$(cat "$here/default-version")
+minor=${KUBERNETES:-$default}
 modules=$here
-[ "$minor" = 1.35 ] || modules=$here/$minor
-[ -e "$modules/go.mod" ] || { echo "KUBERNETES=$minor: there is no control plane of that version, only 1.35 and $(cd "$here" && ls -d 1.* | xargs)" >&2; exit 2; }
+[ "$minor" = "$default" ] || modules=$here/$minor
+[ -e "$modules/go.mod" ] || { echo "KUBERNETES=$minor: there is no control plane of that version, only $default and $(cd "$here" && ls -d 1.* | xargs)" >&2; exit 2; }
 version=$(sed -n 's/^\(require\)\{0,1\}[[:space:]]*k8s.io\/kubernetes \(v.*\)/\2/p' "$modules/go.mod")
 kwok=v0.8.0
 helm=v3.20.2

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Finding, member, says};
+use super::{Finding, is_true, member};
 
 /// Takes away what the schema does not know, and notes it.
 pub(super) fn prune(schema: &Value, object: &mut Value, unknown: &mut Vec<Finding>) {
@@ -29,7 +29,7 @@ fn unknown_field(path: String) -> Finding {
 }
 
 fn prune_value(schema: &Value, value: &mut Value, path: &str, unknown: &mut Vec<Finding>) {
-    if says(schema, "x-kubernetes-preserve-unknown-fields") {
+    if is_true(schema, "x-kubernetes-preserve-unknown-fields") {
         return;
     }
     match value {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Finding, member, members, pattern, says};
+use super::{Finding, is_true, member, members, pattern};
 
 /// Checks a value; false when CEL rules on it make no sense: something has the wrong type, is
 /// missing or is too long.
@@ -10,7 +10,7 @@ pub(super) fn check(schema: &Value, value: &Value, path: &str, out: &mut Vec<Fin
     if path.is_empty() {
         return object(schema, value, path, out);
     }
-    if schema.get("type").is_none() && !says(schema, "x-kubernetes-int-or-string") {
+    if schema.get("type").is_none() && !is_true(schema, "x-kubernetes-int-or-string") {
         return true;
     }
     let mut add = |message: String| out.push(Finding::new(path, message));
@@ -52,7 +52,7 @@ fn wrong_type(schema: &Value, value: &Value) -> Option<&'static str> {
     let whole =
         // The API server takes `1.0` for an integer.
         |v: &Value| v.is_i64() || v.is_u64() || v.as_f64().is_some_and(|f| f.fract() == 0.0);
-    if says(schema, "x-kubernetes-int-or-string") {
+    if is_true(schema, "x-kubernetes-int-or-string") {
         return (!value.is_string() && !whole(value)).then_some("a whole number or a text");
     }
     match schema["type"].as_str()? {

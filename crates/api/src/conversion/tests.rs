@@ -176,7 +176,7 @@ fn a_review_never_fails_as_a_whole() {
 }
 
 #[test]
-fn bounds_that_v1beta1_lacks_are_said_in_its_words() {
+fn bounds_that_v1beta1_lacks_are_reported_in_its_words() {
     let requirement =
         |op: &str, value: &str| json!({"key": "a", "operator": op, "values": [value]});
     let v1 = json!({"apiVersion": "karpenter.sh/v1", "kind": "NodePool", "metadata": {"name": "p"},

@@ -169,7 +169,7 @@ fn a_pod_that_is_too_large_names_the_nearest_type_and_what_it_lacks() {
 }
 
 #[test]
-fn a_pod_at_the_limit_is_told_to_raise_it() {
+fn a_pod_at_the_limit_is_advised_to_raise_it() {
     let mut snapshot = snapshot();
     snapshot.pods = vec![pod("shop", "more", "1900m", "1Gi")];
     let fleet = fleet(&snapshot);

@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn the_condition_tells_where_the_pods_went() {
+    fn the_condition_states_where_the_pods_went() {
         let placed = |existing, new, failed| Placement { existing, new, failed };
         let reason = |ready, n, p| provisioning(ready, n, p).map(|(ok, reason, _)| (ok, reason));
         assert_eq!(reason(false, 3, placed(3, 0, 0)), Some((false, "NotReadyForProvisioning")));

@@ -150,7 +150,7 @@ pub fn evaluate(
 ) -> (Store, BTreeMap<String, Verdict>) {
     let mut store = Store::default();
     for pool in pools {
-        // An empty entry tells a pool that no overlay changes from one that was not evaluated yet,
+        // An empty entry distinguishes a pool that no overlay changes from one that was not evaluated yet,
         // which must wait.
         store.pools.insert(name_of(&pool.pool).to_owned(), HashMap::new());
     }
@@ -519,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_told() {
+    fn what_cannot_be_used_is_reported() {
         let verdict = |spec: Value| evaluate(&[overlay("o", spec)], &pools()).1["o"].clone();
         for bad in [
             json!({"requirements": [], "capacity": {"cpu": "1"}}),
@@ -537,7 +537,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_that_was_not_judged_is_told_apart() {
+    fn a_pool_that_was_not_judged_is_distinguished() {
         let (store, _) = evaluate(&[], &pools());
         assert!(store.apply("q", &pools()[0].types).is_none());
         assert!(store.apply("p", &pools()[0].types).is_some());

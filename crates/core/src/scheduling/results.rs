@@ -36,7 +36,7 @@ pub struct Results {
     pub skipped_pools: Vec<SkippedPool>,
     /// Pools whose limits leave out some of their instance types.
     pub limited_pools: Vec<LimitedPool>,
-    /// The preferences that were dropped for each pod, step by step; only where `tell_relaxations`
+    /// The preferences that were dropped for each pod, step by step; only where `report_relaxations`
     /// asks for it.
     pub relaxed: Vec<(PodKey, Arc<[String]>)>,
     /// How many waiting pods are left with which one zone, `flexible` for several and `none` for
@@ -237,7 +237,7 @@ impl PlannedClaim {
 /// Why a pod could not be placed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PodError {
-    /// The pod asks for dynamic resources, which the settings tell to ignore.
+    /// The pod asks for dynamic resources, which the settings ignore.
     DynamicResources,
     /// A ResourceClaim that the pod refers to does not exist or cannot be read.
     Claims(String),

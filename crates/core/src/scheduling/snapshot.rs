@@ -22,7 +22,7 @@ pub struct Snapshot {
     /// Nodes that exist or are being launched.
     pub nodes: Vec<StateNode>,
     /// Nodes that are left out of scheduling. How many volumes their CSINode says they attach still
-    /// tells what other nodes of their type will.
+    /// shows what other nodes of their type will.
     pub left_out: Vec<StateNode>,
     /// Pods to place.
     pub pods: Vec<Arc<PodInfo>>,
@@ -63,7 +63,7 @@ pub struct Options {
     pub ignore_dynamic_resources: bool,
     /// The results list the preferences that were dropped for each pod. Off by default: it serves a
     /// debug log only, and formatting every step is slow.
-    pub tell_relaxations: bool,
+    pub report_relaxations: bool,
     /// The results count the waiting pods by the zone that is left to them.
     pub count_zones: bool,
 }
@@ -77,7 +77,7 @@ impl Default for Options {
             reserved_fallback: false,
             pack_by_price: true,
             ignore_dynamic_resources: true,
-            tell_relaxations: false,
+            report_relaxations: false,
             count_zones: false,
         }
     }

@@ -185,7 +185,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn told(spec: Value) -> Option<String> {
+    fn problem_of(spec: Value) -> Option<String> {
         let mut whole = json!({"containers": []});
         whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
         let pod = json!({"metadata": {"name": "p", "namespace": "n"}, "spec": whole});
@@ -203,10 +203,10 @@ mod tests {
         let out = json!({"matchExpressions": [
             {"key": "karpenter.sh/nodepool", "operator": "DoesNotExist"}]});
         assert_eq!(
-            told(required(out)).unwrap(),
+            problem_of(required(out)).unwrap(),
             "configured to not run on a Karpenter provisioned node (requirement=karpenter.sh/nodepool DoesNotExist)"
         );
-        assert_eq!(told(json!({})), None);
+        assert_eq!(problem_of(json!({})), None);
     }
 
     #[test]
@@ -217,22 +217,22 @@ mod tests {
         let prefers = json!({"affinity": {"nodeAffinity": {
             "preferredDuringSchedulingIgnoredDuringExecution":
                 [{"weight": 50, "preference": out.clone()}]}}});
-        assert_eq!(told(prefers), None);
+        assert_eq!(problem_of(prefers), None);
         let either = |terms: Value| {
             json!({"affinity": {"nodeAffinity": {
                 "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}})
         };
-        assert_eq!(told(either(json!([out.clone(), here]))), None);
-        assert!(told(either(json!([out.clone(), out]))).is_some());
+        assert_eq!(problem_of(either(json!([out.clone(), here]))), None);
+        assert!(problem_of(either(json!([out.clone(), out]))).is_some());
     }
 
     #[test]
     fn what_cannot_be_read_is_named() {
-        assert!(told(json!({"nodeSelector": {"kubernetes.io/hostname": "x"}})).is_some());
-        assert!(told(json!({"nodeSelector": {"karpenter.sh/unknown": "x"}})).is_some());
-        assert_eq!(told(json!({"nodeSelector": {"node-role.kubernetes.io/x": "y"}})), None);
+        assert!(problem_of(json!({"nodeSelector": {"kubernetes.io/hostname": "x"}})).is_some());
+        assert!(problem_of(json!({"nodeSelector": {"karpenter.sh/unknown": "x"}})).is_some());
+        assert_eq!(problem_of(json!({"nodeSelector": {"node-role.kubernetes.io/x": "y"}})), None);
         assert_eq!(
-            told(required(json!({"matchFields": []}))).unwrap(),
+            problem_of(required(json!({"matchFields": []}))).unwrap(),
             "node selector term with matchFields is not supported"
         );
         for expression in [
@@ -243,12 +243,12 @@ mod tests {
             json!({"key": "karpenter.sh/capacity-type", "operator": "In", "values": ["cheap"]}),
         ] {
             let key = expression["key"].as_str().unwrap().to_owned();
-            let text = told(required(json!({"matchExpressions": [expression]}))).unwrap();
+            let text = problem_of(required(json!({"matchExpressions": [expression]}))).unwrap();
             assert!(text.contains(&key), "{text}");
         }
         let spot = json!({"key": "karpenter.sh/capacity-type", "operator": "In",
             "values": ["cheap", "spot"]});
-        assert_eq!(told(required(json!({"matchExpressions": [spot]}))), None);
+        assert_eq!(problem_of(required(json!({"matchExpressions": [spot]}))), None);
     }
 
     #[test]
@@ -266,8 +266,8 @@ mod tests {
     }
 
     #[test]
-    fn problems_are_told_together() {
-        let text = told(json!({"nodeSelector": {"karpenter.sh/unknown": "x"},
+    fn problems_are_reported_together() {
+        let text = problem_of(json!({"nodeSelector": {"karpenter.sh/unknown": "x"},
             "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}))
         .unwrap();
         assert!(text.contains("karpenter.sh/unknown") && text.contains("; getting persistent"));

@@ -16,7 +16,7 @@ use super::kinds::{KINDS, Kind};
 /// compaction.
 const LOG: usize = 20_000;
 
-/// Tells the time.
+/// Returns the time.
 pub type Now = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// Namespace (empty without one) and name.

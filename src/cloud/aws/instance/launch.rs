@@ -322,7 +322,9 @@ impl Provider {
             let short = identity::short(claim.meta().uid.as_deref().unwrap_or_default());
             let provider_id = match claim {
                 Readable::Object(claim) => claim.status.and_then(|s| s.provider_id),
-                Readable::Odd(odd) => odd.raw["status"]["providerID"].as_str().map(str::to_owned),
+                Readable::Unreadable(found) => {
+                    found.raw["status"]["providerID"].as_str().map(str::to_owned)
+                }
             };
             Claimed { short, provider_id }
         };

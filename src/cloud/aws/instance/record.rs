@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn capacity_types_are_told_apart() {
+    fn capacity_types_are_distinguished() {
         let preference = |p: CapacityReservationPreference| {
             CapacityReservationSpecificationResponse::builder()
                 .capacity_reservation_preference(p)

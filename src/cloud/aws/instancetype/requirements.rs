@@ -209,7 +209,7 @@ mod tests {
     use super::category_and_generation;
 
     #[test]
-    fn names_tell_category_and_generation() {
+    fn names_state_category_and_generation() {
         for (name, category, generation) in [
             ("u-6tb1.metal", "u", "1"),
             ("m7i-flex.large", "m", "7"),

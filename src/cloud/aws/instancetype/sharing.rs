@@ -28,8 +28,9 @@ impl Sharing {
     /// # Errors
     /// When the driver has no such mode.
     pub fn of(class: &EC2NodeClass) -> Result<Option<Self>, String> {
-        let said = class.metadata.annotations.as_ref();
-        let value = said.and_then(|all| all.get(NVIDIA_CONSUMABLE_CAPACITY)).map(String::as_str);
+        let annotated = class.metadata.annotations.as_ref();
+        let value =
+            annotated.and_then(|all| all.get(NVIDIA_CONSUMABLE_CAPACITY)).map(String::as_str);
         match value.unwrap_or_default() {
             "" | "disabled" => Ok(None),
             "memory" => Ok(Some(Self::Memory)),
@@ -85,8 +86,8 @@ mod tests {
     fn class(value: Option<&str>) -> EC2NodeClass {
         let spec = json!({"amiFamily": "AL2023"});
         let mut class = EC2NodeClass::new("c", serde_json::from_value(spec).unwrap());
-        let said = value.map(|v| (NVIDIA_CONSUMABLE_CAPACITY.to_owned(), v.to_owned()));
-        class.metadata.annotations = Some(said.into_iter().collect());
+        let annotated = value.map(|v| (NVIDIA_CONSUMABLE_CAPACITY.to_owned(), v.to_owned()));
+        class.metadata.annotations = Some(annotated.into_iter().collect());
         class
     }
 

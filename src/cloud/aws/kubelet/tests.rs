@@ -32,7 +32,7 @@ fn good_settings_pass() {
 }
 
 #[test]
-fn a_wrong_type_is_told_alone() {
+fn a_wrong_type_is_reported_alone() {
     for (settings, want) in [
         (
             json!({"podsPerCore": "2", "unknown": 1}),
@@ -65,7 +65,7 @@ fn a_wrong_type_is_told_alone() {
 }
 
 #[test]
-fn every_unknown_field_is_told() {
+fn every_unknown_field_is_reported() {
     assert_eq!(
         problems(json!({"maxpods": 1, "authentication": {"x": 1}, "maxPods": 5})),
         [

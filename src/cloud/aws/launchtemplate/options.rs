@@ -50,7 +50,7 @@ impl Launch<'_> {
         self.class.wants_enclaves() || self.requests(NITRO_SANDBOX)
     }
 
-    /// The partition that the claim asks for: the first by its text, as EC2 is told; 0 for none.
+    /// The partition that the claim asks for: the first by its text, as EC2 counts them; 0 for none.
     #[must_use]
     pub fn partition(&self) -> i32 {
         if self.placement.is_none_or(|p| p.strategy != "partition") {

@@ -167,7 +167,7 @@ fn enclaves_are_turned_on_by_the_class_or_by_what_pods_ask_for() {
 }
 
 #[test]
-fn what_is_missing_is_told() {
+fn what_is_missing_is_reported() {
     let mut case = Case::new(json!({}));
     let text = |case: &Case| case.specs_of(&cluster()).unwrap_err().to_string();
     case.types = vec![kind("odd.large", "riscv", 1)];

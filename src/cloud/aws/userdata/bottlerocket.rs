@@ -210,7 +210,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn releases_are_told_by_alias_or_name() {
+    fn releases_are_recognized_by_alias_or_name() {
         let class = |terms: serde_json::Value, amis: serde_json::Value| {
             let spec = json!({"amiFamily": "Bottlerocket", "amiSelectorTerms": terms});
             let mut class = EC2NodeClass::new("c", serde_json::from_value(spec).unwrap());

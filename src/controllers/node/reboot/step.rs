@@ -110,6 +110,7 @@ pub(super) fn next(seen: &Seen<'_>, now: Timestamp) -> Step {
     if let Some(issued) = seen.issued {
         let left = RECOVERY.saturating_sub(since(issued, now));
         return match () {
+            // The taint goes first: a node that is ready but tainted takes no pods.
             () if booted && node.tainted => Step::Observed,
             () if booted && node.ready => Step::End(Outcome::Succeeded),
             () if left.is_zero() => Step::End(Outcome::RecoveryTimeout),
@@ -123,9 +124,14 @@ pub(super) fn next(seen: &Seen<'_>, now: Timestamp) -> Step {
         return Step::End(Outcome::ProviderError);
     }
     match seen.boot_id_before {
+        // Before anything else, since each pod that is bound meanwhile has to be evicted too.
         _ if !node.tainted => Step::Taint,
+        // The answer of the call was lost, or somebody else rebooted the instance: either way it is
+        // done.
         Some(_) if booted => Step::Issued,
         Some(_) => Step::Ask,
+        // The boot id is written down after the drain and before the call: without it a restart
+        // could not know whether the reboot happened.
         None => drain_left(seen, now).map_or(Step::Remember, Step::Drain),
     }
 }

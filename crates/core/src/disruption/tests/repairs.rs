@@ -1,5 +1,6 @@
 //! The rules of repair beside those of other methods: budgets, static pools, who is a candidate.
 
+use super::static_pools::{ready, reserved, reserved_node, static_pool};
 use super::*;
 use crate::api::annotations;
 
@@ -119,4 +120,173 @@ fn why_a_node_is_no_candidate_is_said_in_one_order() {
     assert!(said(&plain).contains("nominated"), "{}", said(&plain));
     plain.nominated_until = None;
     assert!(said(&plain).contains("do-not-disrupt"), "{}", said(&plain));
+}
+
+const LOST: repair::RepairPolicy = repair::RepairPolicy {
+    condition: "Ready",
+    status: "False",
+    reason: "",
+    toleration: std::time::Duration::from_secs(1800),
+    drain: Some(std::time::Duration::from_secs(600)),
+    priority: 0,
+    action: repair::Action::Replace,
+};
+
+fn policies(list: &[repair::RepairPolicy]) -> repair::Policies {
+    repair::Policies::new(list).unwrap()
+}
+
+fn broken(mut state: StateNode) -> StateNode {
+    let mut node = (**state.node.as_ref().unwrap()).clone();
+    node.status.as_mut().unwrap().conditions = serde_json::from_value(json!([{"type": "Ready",
+        "status": "False", "lastTransitionTime": "1970-01-01T00:10:00Z"}]))
+    .unwrap();
+    state.node = Some(Arc::new(node));
+    state
+}
+
+#[test]
+fn a_broken_node_is_replaced_within_the_budget_for_unhealthy_nodes() {
+    let nodes = |count: usize| {
+        let mut nodes = vec![broken(node("bad", "small", "2", &[], &["1"]))];
+        nodes.extend((1..count).map(|i| node(&format!("n{i}"), "small", "2", &[], &["1500m"])));
+        nodes
+    };
+    let ask = |disruption: Value, count: usize| {
+        let snap = snapshot(disruption, nodes(count));
+        Given { repair: policies(&[LOST]), ..Given::new(&snap) }.run(Method::Repair)
+    };
+    let decision = ask(json!({}), 5);
+    assert_eq!(names(&decision), ["bad"]);
+    let command = &decision.commands[0];
+    assert_eq!(command.replacements.len(), 1, "the replacement comes first");
+    assert_eq!(command.repair.as_ref().unwrap().drain, LOST.drain);
+    assert_eq!(why(&decision, "n1"), &Rejection::Healthy);
+    let none = ask(json!({"budgets": [{"nodes": "0", "reasons": ["Unhealthy"]}]}), 5);
+    assert!(matches!(why(&none, "bad"), Rejection::BudgetUsedUp(_)));
+    let two_of_five = snapshot(json!({}), {
+        let mut nodes = nodes(5);
+        nodes[1] = broken(nodes[1].clone());
+        nodes
+    });
+    let decision =
+        Given { repair: policies(&[LOST]), ..Given::new(&two_of_five) }.run(Method::Repair);
+    assert_eq!(why(&decision, "bad"), &Rejection::ManyUnhealthy("p".into()));
+    assert!(run(&two_of_five, Method::Repair).commands.is_empty(), "off without policies");
+}
+
+#[test]
+fn only_the_annotation_against_repair_keeps_a_broken_node() {
+    let mark = |key: &str| {
+        let mut state = broken(node("bad", "small", "2", &[], &["1"]));
+        let mut joined = (**state.node.as_ref().unwrap()).clone();
+        joined.metadata.annotations.get_or_insert_default().insert(key.to_owned(), "true".into());
+        state.node = Some(Arc::new(joined));
+        let snap = snapshot(json!({}), vec![state]);
+        Given { repair: policies(&[LOST]), ..Given::new(&snap) }.run(Method::Repair)
+    };
+    assert_eq!(names(&mark("karpenter.sh/do-not-disrupt")), ["bad"]);
+    assert_eq!(why(&mark("karpenter.sh/do-not-repair"), "bad"), &Rejection::DoNotRepair);
+}
+
+/// A node whose claim is being rebooted.
+fn rebooting(mut state: StateNode) -> StateNode {
+    let mut claim = (**state.node_claim.as_ref().unwrap()).clone();
+    let list = &mut claim.status.as_mut().unwrap().conditions;
+    let (kind, reason) = (conditions::REBOOTING, "RebootIssued");
+    conditions::set(list, kind, "True", reason, reason, None, Timestamp::UNIX_EPOCH);
+    state.node_claim = Some(Arc::new(claim));
+    let mut joined = (**state.node.as_ref().unwrap()).clone();
+    joined.metadata.labels.as_mut().unwrap().remove(labels::INITIALIZED);
+    joined.spec.as_mut().unwrap().taints = Some(vec![crate::api::taints::rebooting()]);
+    state.node = Some(Arc::new(joined));
+    state
+}
+
+#[test]
+fn a_rebooting_node_counts_for_every_reason_and_is_no_candidate() {
+    let nodes =
+        vec![rebooting(node("r", "small", "2", ALL, &[])), node("n", "small", "2", ALL, &[])];
+    let snap = snapshot(json!({"budgets": [{"nodes": "1"}]}), nodes);
+    for reason in [Reason::Unhealthy, Reason::Empty, Reason::Drifted, Reason::Underutilized] {
+        let pools = &snap.node_pools;
+        let budgets = budget::Budgets::new(pools, &snap.nodes, reason, Timestamp::UNIX_EPOCH);
+        let of = budgets.of("p");
+        assert_eq!((of.total, of.disrupting), (2, 1), "{reason:?}");
+    }
+    let decision = run(&snap, Method::Emptiness);
+    assert_eq!(why(&decision, "r"), &Rejection::Rebooting);
+    assert_eq!(why(&decision, "r").to_string(), "node is rebooting");
+    assert!(names(&decision).is_empty());
+    assert!(snap.nodes[0].taints().is_empty(), "its room is there again soon");
+}
+
+#[test]
+fn a_policy_that_reboots_asks_for_no_replacement_and_gives_way_to_one_after_two_reboots() {
+    let reboot = repair::RepairPolicy {
+        reason: "^Xid",
+        action: repair::Action::Reboot,
+        drain: None,
+        ..LOST
+    };
+    let mut bad = broken(node("bad", "small", "2", &[], &["1"]));
+    let mut joined = (**bad.node.as_ref().unwrap()).clone();
+    joined.status.as_mut().unwrap().conditions.as_mut().unwrap()[0].reason = Some("Xid119".into());
+    bad.node = Some(Arc::new(joined));
+    let mut claim = (**bad.node_claim.as_ref().unwrap()).clone();
+    claim.metadata.uid = Some("uid".to_owned());
+    claim.spec.termination_grace_period = Some(serde_json::from_value(json!("5m")).unwrap());
+    bad.node_claim = Some(Arc::new(claim));
+    let snap = snapshot(json!({}), vec![bad]);
+    let ask = |rebooted: &[&str]| {
+        let rebooted = rebooted.iter().map(|u| (*u).to_owned()).collect();
+        let repair = policies(&[LOST, reboot]);
+        Given { repair, rebooted, ..Given::new(&snap) }.run(Method::Repair).commands.remove(0)
+    };
+    let command = ask(&[]);
+    assert_eq!((command.decision(), command.replacements.len()), ("reboot", 0));
+    assert_eq!(command.repair.as_ref().unwrap().reason, "Xid119");
+    assert_eq!(ask(&["uid"]).decision(), "replace");
+}
+
+#[test]
+fn a_node_that_never_came_up_needs_no_budget_to_be_repaired() {
+    let mut bad = broken(node("bad", "small", "2", &[], &[]));
+    let mut joined = (**bad.node.as_ref().unwrap()).clone();
+    joined.metadata.labels.as_mut().unwrap().remove(labels::INITIALIZED);
+    bad.node = Some(Arc::new(joined));
+    let none = json!({"budgets": [{"nodes": "0"}]});
+    for replicas in [None, Some(1)] {
+        let mut snap = snapshot(none.clone(), vec![bad.clone()]);
+        let mut pool = (*snap.node_pools[0].node_pool).clone();
+        pool.spec.replicas = replicas;
+        snap.node_pools[0].node_pool = Arc::new(pool);
+        let decision = Given { repair: policies(&[LOST]), ..Given::new(&snap) }.run(Method::Repair);
+        assert_eq!(names(&decision), ["bad"], "replicas {replicas:?}");
+    }
+}
+
+#[test]
+fn pods_that_block_are_bypassed_only_where_the_drain_is_bounded() {
+    let unbounded = repair::RepairPolicy { drain: None, ..LOST };
+    let ask = |policy, own: Option<&str>| {
+        let mut bad = broken(node("bad", "small", "2", &[], &[]));
+        let mut kept = (*pod("kept", "1")).clone();
+        kept.do_not_disrupt = Some("true".into());
+        bad.pods = vec![Arc::new(kept)];
+        let mut claim = (**bad.node_claim.as_ref().unwrap()).clone();
+        claim.spec.termination_grace_period =
+            own.map(|text| serde_json::from_value(json!(text)).unwrap());
+        bad.node_claim = Some(Arc::new(claim));
+        let snap = snapshot(json!({}), vec![bad]);
+        let decision =
+            Given { repair: policies(&[policy]), ..Given::new(&snap) }.run(Method::Repair);
+        let drain = decision.commands.first().map(|c| c.repair.as_ref().unwrap().drain);
+        drain.ok_or_else(|| why(&decision, "bad").to_string())
+    };
+    let blocked = "repair requires a termination grace period to bypass blocking pods";
+    assert_eq!(ask(unbounded, None), Err(blocked.to_owned()));
+    assert_eq!(ask(unbounded, Some("1h")), Ok(None));
+    assert_eq!(ask(LOST, Some("1h")), Ok(LOST.drain));
+    assert_eq!(ask(LOST, Some("1m")), Ok(Some(std::time::Duration::from_secs(60))));
 }

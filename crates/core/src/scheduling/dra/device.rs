@@ -79,7 +79,7 @@ impl Placement {
     }
 }
 
-/// The value of an attribute. The flag tells a list from a single value: selectors see the two as
+/// The value of an attribute. The flag distinguishes a list from a single value: selectors see the two as
 /// different types.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Attribute {

@@ -86,7 +86,7 @@ fn a_node_is_ready_once_its_drivers_have_published_whole_pools() {
 }
 
 #[test]
-fn what_is_not_supported_is_said() {
+fn what_is_not_supported_is_reported() {
     let claim = |devices: Value| {
         Claim::new(&read(json!({"metadata": {"name": "c"}, "spec": {"devices": devices}})))
     };

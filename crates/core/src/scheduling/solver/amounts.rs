@@ -48,7 +48,7 @@ impl Resources {
         amounts
     }
 
-    /// Adds a list `sign` times; tells whether all that it names matters.
+    /// Adds a list `sign` times; returns whether all that it names matters.
     pub(super) fn add_to(&self, amounts: &mut [i64], list: &ResourceList, sign: i64) -> bool {
         let mut all = true;
         for (name, value) in list.iter() {

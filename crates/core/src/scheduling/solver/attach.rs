@@ -28,9 +28,9 @@ const UNLIMITED: i64 = 1_000_000;
 pub(super) struct Attachable {
     /// Drivers of volumes that pods in this round have.
     drivers: Vec<Arc<str>>,
-    /// The least that nodes of a type say, by type and driver.
+    /// The lowest limit that nodes of a type report, by type and driver.
     of_types: FxHashMap<(Arc<str>, Arc<str>), u64>,
-    /// The most that nodes of a pool say, by pool and driver.
+    /// The highest limit that nodes of a pool report, by pool and driver.
     of_pools: FxHashMap<(Arc<str>, Arc<str>), u64>,
 }
 
@@ -107,8 +107,8 @@ impl Attachable {
         !self.drivers.is_empty()
     }
 
-    /// How many volumes each driver attaches to a node: as its CSINode says, and for a driver that
-    /// did not come up there yet as nodes of the type and the provider say.
+    /// How many volumes each driver attaches to a node: as its CSINode reports, and for a driver that
+    /// did not come up there yet as nodes of the type and the provider report.
     fn limits_of(&self, state: &StateNode, types: &[Arc<InstanceType>]) -> BTreeMap<String, u64> {
         let name = state.labels().get(labels::INSTANCE_TYPE).map(String::as_str);
         let mut limits = BTreeMap::new();

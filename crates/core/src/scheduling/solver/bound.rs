@@ -38,7 +38,7 @@ pub(super) struct Bound {
 impl Bound {
     /// Reads the pods of all nodes.
     ///
-    /// Topology counts those that run and are not themselves to be placed anew. As for Kubernetes'
+    /// Topology counts those that run and are not themselves to be placed again. As for Kubernetes'
     /// scheduler, a pod that is being deleted counts for anti-affinity until it is gone.
     pub(super) fn new(snapshot: &Snapshot, resources: &Resources) -> Self {
         let (nodes, width) = (snapshot.nodes.len(), resources.len());

@@ -17,13 +17,13 @@ pub(super) struct Choices {
     pub(super) turns: Turns,
     /// A pod stays off a planned node whose price it would raise by more than a node of its own costs.
     pub(super) careful: bool,
-    /// Pods are counted anew when a later pod settles their node's zone; upstream does not.
+    /// Pods are counted again when a later pod settles their node's zone; upstream does not.
     pub(super) recount: bool,
     /// The first of pods that must share a host looks for one with room for all of them.
     pub(super) roomy: bool,
     /// Pods that must be spread over hosts, or keep to or from others there, come before the rest.
     pub(super) owners_first: bool,
-    /// Nodes are packed anew beginning with pods whose zone (or other domain) is settled.
+    /// Nodes are packed again beginning with pods whose zone (or other domain) is settled.
     pub(super) settled_first: bool,
     /// How one of several pools of equal weight is chosen.
     pub(super) pools: Pools,

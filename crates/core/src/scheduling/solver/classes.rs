@@ -23,9 +23,9 @@ use crate::scheduling::solver::ids::{
 };
 use crate::scheduling::volumes::PodVolumes;
 
-/// A topology group that has a say about a class.
+/// The rule of a topology group that holds for a class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Say {
+pub(super) struct Rule {
     pub(super) group: GroupId,
     /// Whether the group's selector selects the pods of the class.
     pub(super) own: bool,
@@ -45,14 +45,14 @@ pub(super) struct Class {
     pub(super) strict_host: ReqId,
     pub(super) tolerations: TolerationsId,
     /// Groups that it owns, and groups of others that keep it away.
-    pub(super) says: SmallVec<[Say; 3]>,
+    pub(super) rules: SmallVec<[Rule; 3]>,
     /// Groups that count it.
     pub(super) counted: Arc<[GroupId]>,
     /// Inverse groups that it owns.
     pub(super) inverse: SmallVec<[GroupId; 1]>,
     /// Where its volumes can be; any one of these.
     pub(super) volumes: SmallVec<[(SetId, ReqId); 1]>,
-    /// Whether some group other than of host names has a say.
+    /// Whether some group other than of host names has a rule.
     pub(super) zonal: bool,
     /// How many of the pods' preferences are not asked for any more.
     pub(super) given_up: u32,
@@ -107,7 +107,7 @@ pub(super) struct Builder<'a> {
     by_selector: FxHashMap<NamespaceId, BySelector>,
 }
 
-/// What tells pods apart before groups are known.
+/// What distinguishes pods before groups are known.
 #[derive(Clone, Copy)]
 pub(super) struct Sort {
     constraints: ConstraintsId,
@@ -429,7 +429,7 @@ pub(super) struct Work<'w> {
 type ClassKey = (ConstraintsId, NamespaceId, Selecting, u32);
 type KindKey = (ClassKey, NeedId, bool, Option<PodId>);
 
-/// What tells apart by which groups pods are selected.
+/// What decides which groups select a pod.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Selecting {
     /// The lists of groups.
@@ -519,13 +519,13 @@ impl Classes {
         for constraints in stages.clone() {
             let (owned, inverse) = builder.owned(sort, &constraints, work);
             let hostname = work.interner.hostname;
-            let says: SmallVec<[Say; 3]> = owned
+            let rules: SmallVec<[Rule; 3]> = owned
                 .iter()
                 .map(|group| (*group, counted.binary_search(group).is_ok()))
                 .chain(keep_away.iter().map(|group| (*group, true)))
                 .map(|(group, own)| {
                     let host = work.topology.get(group).key == hostname;
-                    Say { group, own, host }
+                    Rule { group, own, host }
                 })
                 .collect();
             let (set, host) = work.interner.intern_once(&constraints.requirements(respect));
@@ -537,8 +537,8 @@ impl Classes {
                 strict,
                 strict_host,
                 tolerations: work.tolerance.tolerations(&constraints.tolerations),
-                zonal: says.iter().any(|s| !s.host),
-                says,
+                zonal: rules.iter().any(|s| !s.host),
+                rules,
                 counted: Arc::clone(counted),
                 inverse,
                 volumes: volumes.iter().copied().collect(),

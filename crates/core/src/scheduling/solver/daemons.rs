@@ -17,7 +17,7 @@ use crate::scheduling::solver::ids::{ClassId, DaemonId, GroupId, MaskId, Templat
 /// DaemonSets by their place in the list.
 pub(super) type Daemons = SmallVec<[DaemonId; 2]>;
 
-/// Labels that tell pods of one DaemonSet apart.
+/// Labels that distinguish pods of one DaemonSet.
 const OWN_LABELS: [&str; 2] = ["controller-revision-hash", "pod-template-generation"];
 
 /// Whether a pod of a DaemonSet is on a node already.
@@ -64,7 +64,7 @@ impl Stock {
 
 impl Prepared<'_> {
     /// The mask of the rows of a template that suit a class, given the DaemonSets that run there.
-    /// `met` tells of which groups the rule is met by other pods on the node.
+    /// `met` decides for a group whether its rule is met by other pods on the node.
     pub(super) fn mask_of_daemons(
         &mut self,
         class: ClassId,
@@ -76,16 +76,16 @@ impl Prepared<'_> {
             return mask;
         }
         let mut mask = mask;
-        for say in self.classes.classes[class].says.clone() {
-            let daemons = Daemons::from_slice(self.topology.daemons(say.group));
+        for rule in self.classes.classes[class].rules.clone() {
+            let daemons = Daemons::from_slice(self.topology.daemons(rule.group));
             if daemons.is_empty() {
                 continue;
             }
-            match self.topology.get(say.group).kind {
+            match self.topology.get(rule.group).kind {
                 Kind::AntiAffinity | Kind::Inverse => {
                     mask = self.stock.mask_daemons(template, mask, &daemons, false);
                 }
-                Kind::Affinity if say.host && !met(self, say.group, say.own) => {
+                Kind::Affinity if rule.host && !met(self, rule.group, rule.own) => {
                     mask = self.stock.mask_daemons(template, mask, &daemons, true);
                 }
                 Kind::Affinity | Kind::Spread => {}

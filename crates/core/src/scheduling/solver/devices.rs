@@ -83,6 +83,7 @@ impl Round<'_, '_> {
     /// [`Self::take_devices_of_node`].
     pub(super) fn devices_suit_node(&mut self, pod: PodId, node: usize) -> bool {
         let Some(devices) = &mut self.world.plan.devices else { return true };
+        // What was planned for the node before belongs to an attempt that failed.
         devices.on_node = None;
         let key = &self.world.waiting[pod].pod.key;
         if !devices.ledger.inventory().concerns(key) {
@@ -90,6 +91,7 @@ impl Round<'_, '_> {
         }
         let state = &self.world.snapshot.nodes[self.world.existing.nodes[node].index];
         let mut own = Requirements::from_labels(state.labels());
+        // Devices may be tied to a node by that label, also before the kubelet has set it.
         if !own.has(labels::HOSTNAME) {
             own.add(Requirement::is(labels::HOSTNAME, state.name()));
         }
@@ -178,7 +180,7 @@ impl Round<'_, '_> {
             wanted.strict_host.is_none() || self.world.interner.req(wanted.strict_host).complement;
         let (topology, tally) = (&self.world.topology, &self.world.plan.tally);
         if wanted
-            .says
+            .rules
             .iter()
             .filter(|s| s.host)
             .any(|s| !named || !tally.takes_new_host(topology, s.group, s.own, false))
@@ -332,8 +334,8 @@ impl Round<'_, '_> {
         devices.ledger.keep(claim, &types);
     }
 
-    /// Notes on each planned node the devices that its pods were given.
-    pub(super) fn tell_devices(&mut self) {
+    /// Records on each planned node the devices that its pods were given.
+    pub(super) fn record_devices(&mut self) {
         let Some(devices) = &self.world.plan.devices else { return };
         for (at, claim) in self.world.plan.claims.iter_mut().enumerate() {
             let Some(mut booked) = devices.ledger.booked(at) else { continue };
@@ -379,7 +381,7 @@ impl Round<'_, '_> {
     }
 }
 
-/// Types in order of what the provider says about their devices.
+/// Types in order of what the provider reports of their devices.
 fn by_devices(types: &FixedBitSet, set_of: impl Fn(usize) -> DeviceSetId) -> Vec<TypeGroup> {
     let mut groups: Vec<TypeGroup> = Vec::new();
     for at in types.ones() {
@@ -396,7 +398,7 @@ fn by_devices(types: &FixedBitSet, set_of: impl Fn(usize) -> DeviceSetId) -> Vec
     groups
 }
 
-/// What devices a node that is not ready yet will have, as its type says; 0 for nothing.
+/// What devices a node that is not ready yet will have, as its type declares; 0 for none.
 fn expected_devices(snapshot: &Snapshot, state: &StateNode, inventory: &Inventory) -> DeviceSetId {
     if state.initialized() || !inventory.has_type_devices() {
         return DeviceSetId::FIRST;

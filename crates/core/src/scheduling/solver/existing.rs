@@ -88,6 +88,7 @@ impl Existing {
             .iter()
             .enumerate()
             .filter(|(_, n)| !n.deleting())
+            // Initialized nodes first, then by name: Karpenter's order.
             .map(|(i, n)| (!n.initialized(), n.name(), i))
             .collect();
         order.sort_unstable();
@@ -99,8 +100,11 @@ impl Existing {
         for (_, name, at) in order {
             let state = &nodes[at];
             if let Some(pool) = state.node_pool().filter(|_| pools.is_some()) {
+                // Before a lost node is passed over: limits are about what exists.
                 existing.used.entry(pool.to_owned()).or_default().add(&charged(state, pools));
             }
+            // It counts towards its pool's limits all the same: the instance is paid for until it
+            // is gone.
             if state.lost() {
                 continue;
             }
@@ -110,6 +114,7 @@ impl Existing {
             });
             let position = existing.nodes.len();
             existing.alike[alike].nodes.grow_and_insert(position);
+            // A node that has not joined has no label yet; its name is what topology counts it by.
             let hostname = state.labels().get(labels::HOSTNAME).map_or(name, String::as_str);
             let host_key = setting.interner.hostname;
             let host = setting.interner.value(host_key, hostname);
@@ -235,6 +240,7 @@ impl DaemonNeeds {
                 super::amounts::add(&mut total, &self.amounts[at]);
             }
         }
+        // With a DaemonSet that names a host, nodes of one signature differ.
         if !self.by_host {
             self.known.insert((set, taints), total.clone());
         }
@@ -297,6 +303,7 @@ impl Volumes {
             let here = self.attached.get(driver);
             let new: FxHashSet<&Arc<str>> = more
                 .iter()
+                // A volume that is attached already needs no second slot.
                 .filter(|(d, claim)| d == driver && here.is_none_or(|h| !h.contains(claim)))
                 .map(|(_, claim)| claim)
                 .collect();

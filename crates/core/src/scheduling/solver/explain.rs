@@ -6,7 +6,7 @@
 use fixedbitset::FixedBitSet;
 use rustc_hash::FxHashMap;
 
-use super::classes::Say;
+use super::classes::Rule;
 use super::prepare::serves;
 use super::round::{Round, merge_class};
 use super::stock::{Template, min_values_text};
@@ -264,50 +264,51 @@ impl Round<'_, '_> {
         host: &str,
     ) -> Option<String> {
         let wanted = &self.world.classes.classes[class];
-        let (says, strict, strict_host) = (wanted.says.clone(), wanted.strict, wanted.strict_host);
-        for say in says {
+        let (rules, strict, strict_host) =
+            (wanted.rules.clone(), wanted.strict, wanted.strict_host);
+        for rule in rules {
             let world = &mut *self.world;
-            let key = world.topology.get(say.group).key;
-            let (pod, node) = if say.host {
+            let key = world.topology.get(rule.group).key;
+            let (pod, node) = if rule.host {
                 ((!strict_host.is_none()).then_some(strict_host), None)
             } else {
                 (world.interner.get(strict, key), world.interner.get(set, key))
             };
-            let daemons = world.topology.daemons(say.group);
-            let kind = world.topology.get(say.group).kind;
-            let satisfied = if say.host {
-                world.plan.tally.takes_new_host(&world.topology, say.group, say.own, false)
+            let daemons = world.topology.daemons(rule.group);
+            let kind = world.topology.get(rule.group).kind;
+            let satisfied = if rule.host {
+                world.plan.tally.takes_new_host(&world.topology, rule.group, rule.own, false)
                     || !daemons.is_empty()
             } else if kind.anti() && world.interner.lacks(node, world.interner.well_known(key)) {
                 true
             } else {
                 let daemon = world.stock.run_everywhere(template, daemons);
                 let mut rank = |_: &mut super::intern::Interner, _: ValueId| 0.0;
-                let mut question = Question { pod, node, own: say.own, daemon, rank: &mut rank };
+                let mut question = Question { pod, node, own: rule.own, daemon, rank: &mut rank };
                 world
                     .plan
                     .tally
-                    .domains(&world.topology, say.group, &mut question, &mut world.interner)
+                    .domains(&world.topology, rule.group, &mut question, &mut world.interner)
                     .is_some()
             };
             if satisfied {
                 continue;
             }
-            let text = self.rule_text(say, pod, node, host);
+            let text = self.rule_text(rule, pod, node, host);
             return Some(format!("unsatisfiable topology constraint for {text}"));
         }
         None
     }
 
     /// A topology rule with where its pods are, and which domains the pod and the node ask for.
-    fn rule_text(&self, say: Say, pod: Option<ReqId>, node: Option<ReqId>, host: &str) -> String {
+    fn rule_text(&self, rule: Rule, pod: Option<ReqId>, node: Option<ReqId>, host: &str) -> String {
         let world = &*self.world;
-        let group = world.topology.get(say.group);
+        let group = world.topology.get(rule.group);
         let name = world.interner.key_name(group.key);
-        let counts: Vec<String> = if say.host {
-            self.host_counts(say.group)
+        let counts: Vec<String> = if rule.host {
+            self.host_counts(rule.group)
         } else {
-            let listed = world.plan.tally.listed(&world.topology, say.group, &world.interner);
+            let listed = world.plan.tally.listed(&world.topology, rule.group, &world.interner);
             listed.into_iter().map(|(domain, count)| format!("{domain}: {count}")).collect()
         };
         let shown = counts.len().min(LISTED_DOMAINS);
@@ -315,7 +316,7 @@ impl Round<'_, '_> {
             Some(req) => world.interner.requirement(req).to_string(),
             None => format!("{name} Exists"),
         };
-        let node = if say.host { format!("{name} In [{host}]") } else { text(node) };
+        let node = if rule.host { format!("{name} In [{host}]") } else { text(node) };
         format!(
             "{}, key={name} (counts = {}, podDomains = {}, nodeDomains = {node}",
             group.kind.as_str(),
@@ -325,20 +326,20 @@ impl Round<'_, '_> {
     }
 
     /// The rules of a class about domains other than hosts.
-    fn zonal_rules(&self, class: ClassId) -> impl Iterator<Item = Say> {
-        let says = self.world.classes.classes[class].says.clone();
-        says.into_iter().filter(|say| !say.host)
+    fn zonal_rules(&self, class: ClassId) -> impl Iterator<Item = Rule> {
+        let rules = self.world.classes.classes[class].rules.clone();
+        rules.into_iter().filter(|rule| !rule.host)
     }
 
     /// The message of rules each of which leaves a domain, but which leave none together.
     fn exclusion(&self, class: ClassId, set: SetId) -> String {
         let strict = self.world.classes.classes[class].strict;
         let interner = &self.world.interner;
-        let rules = self.zonal_rules(class).map(|say| {
-            let key = self.world.topology.get(say.group).key;
+        let rules = self.zonal_rules(class).map(|rule| {
+            let key = self.world.topology.get(rule.group).key;
             let (pod, node) = (interner.get(strict, key), interner.get(set, key));
             // The text of one rule leaves its bracket open, as upstream's does.
-            format!("{})", self.rule_text(say, pod, node, ""))
+            format!("{})", self.rule_text(rule, pod, node, ""))
         });
         let rules: Vec<String> = rules.collect();
         format!(

@@ -1,4 +1,4 @@
-//! From numbers back to NodeClaims to create and reasons to tell.
+//! From numbers back to NodeClaims to create and reasons to report.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -38,11 +38,11 @@ impl Round<'_, '_> {
             let keys = self.world.plan.pods_on(node).iter().map(|p| key_of(&self, *p)).collect();
             results.existing.push((self.world.existing.nodes[node].name.clone(), keys));
         }
-        if self.world.snapshot.options.tell_relaxations {
+        if self.world.snapshot.options.report_relaxations {
             results.relaxed = self.relaxed();
         }
         let mut errors = self.explain();
-        self.tell_devices();
+        self.record_devices();
         if self.world.snapshot.options.pack_by_price {
             self.improve();
             self.move_pods();

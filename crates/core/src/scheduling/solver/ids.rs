@@ -47,8 +47,8 @@ crate::scheduling::ids::ids! {
     pub(super) ConstraintsId,
     /// Labels as pods have them, with the namespace.
     pub(super) LabelsId,
-    /// What a node that is packed anew is so far.
+    /// What a node that is packed again is so far.
     pub(super) StateId,
-    /// Pods that may be exchanged for each other when nodes are packed anew.
+    /// Pods that may be exchanged for each other when nodes are packed again.
     pub(super) ItemId,
 }

@@ -30,7 +30,7 @@ enum Step {
     Volumes { node: usize, added: Vec<(Arc<str>, Arc<str>)> },
     /// A node that was planned before the mark got a pod.
     Grew { claim: usize, before: Box<Claim> },
-    /// The planned nodes were packed anew, some of them planned before the mark.
+    /// The planned nodes were packed again, some of them planned before the mark.
     Exchanged { before: Vec<Claim> },
     /// What a pool may still use became less, or more.
     Limit { template: TemplateId, before: Option<ResourceList> },
@@ -210,7 +210,7 @@ impl Plan {
         }
     }
 
-    /// The volumes of a node, which `known` says at first.
+    /// The volumes of a node, which `known` returns at first.
     pub(super) fn volumes_on(
         &mut self,
         node: usize,
@@ -267,7 +267,7 @@ impl Plan {
         &mut self.claims[claim]
     }
 
-    /// All planned nodes, to be packed anew.
+    /// All planned nodes, to be packed again.
     pub(super) fn claims_mut(&mut self) -> &mut Vec<Claim> {
         if self.kept > 0 {
             self.log.push(Step::Exchanged { before: self.claims.clone() });
@@ -400,8 +400,8 @@ mod tests {
         }
     }
 
-    /// All that a plan says.
-    fn said(plan: &Plan) -> String {
+    /// All that a plan holds, as text.
+    fn shown(plan: &Plan) -> String {
         let claims: Vec<&[PodId]> = plan.claims.iter().map(|c| &c.pods[..]).collect();
         let nodes: Vec<String> = (0..NODES)
             .map(|at| {
@@ -428,20 +428,20 @@ mod tests {
         ) {
             let (mut plan, topology) = (plan(), Topology::default());
             let mut volumes = Volumes::default;
-            let begun = said(&plan);
+            let begun = shown(&plan);
             let outer = plan.mark();
             first.into_iter().for_each(|c| change(&mut plan, c, &mut volumes));
-            let between = said(&plan);
+            let between = shown(&plan);
             let inner = plan.mark();
             second.into_iter().for_each(|c| change(&mut plan, c, &mut volumes));
             plan.undo(inner, &topology);
-            prop_assert_eq!(said(&plan), between.clone());
+            prop_assert_eq!(shown(&plan), between.clone());
             let again = plan.mark();
             third.into_iter().for_each(|c| change(&mut plan, c, &mut volumes));
             plan.undo(again, &topology);
-            prop_assert_eq!(said(&plan), between);
+            prop_assert_eq!(shown(&plan), between);
             plan.undo(outer, &topology);
-            prop_assert_eq!(said(&plan), begun);
+            prop_assert_eq!(shown(&plan), begun);
         }
     }
 }

@@ -99,6 +99,7 @@ fn usable_pools(snapshot: &Snapshot) -> Vec<&NodePoolInput> {
         let weight = |p: &NodePoolInput| p.node_pool.spec.weight.unwrap_or(0);
         weight(b)
             .cmp(&weight(a))
+            // Karpenter's order of equal weights, which users may have come to rely on.
             .then_with(|| b.node_pool.metadata.name.cmp(&a.node_pool.metadata.name))
     });
     pools
@@ -126,6 +127,8 @@ impl<'a> Prepared<'a> {
         let snapshot: &Snapshot = &own;
         let pods: Vec<&Arc<PodInfo>> = snapshot.pods.iter().chain(movable).collect();
         let pools = usable_pools(snapshot);
+        // As in Karpenter: giving up that taint is a relaxation that is tried only where some pool
+        // has it.
         let tolerate_prefer = snapshot.node_pools.iter().filter(|p| serves(p)).any(|p| {
             let list = p.node_pool.spec.template.spec.taints.as_deref().unwrap_or_default();
             list.iter().any(|t| t.effect == taints::PREFER_NO_SCHEDULE)
@@ -138,6 +141,8 @@ impl<'a> Prepared<'a> {
             .collect();
         let mut resources = Resources::default();
         for pod in pods.iter().copied().chain(&daemons) {
+            // Only what somebody asks for gets a column: nodes list many resources that matter to
+            // nobody.
             resources.note(&pod.requests);
         }
         let attachable = Attachable::new(snapshot, &pods);
@@ -186,6 +191,8 @@ impl<'a> Prepared<'a> {
         if self.snapshot.options.reserved_capacity {
             for (id, left) in self.stock.catalogs.iter().flat_map(|c| &c.reservations) {
                 let least = reservations.entry(Arc::clone(id)).or_insert(*left);
+                // Two pools may have asked EC2 at different times; the smaller answer is the safe
+                // one.
                 *least = (*left).min(*least);
             }
         }
@@ -238,6 +245,7 @@ impl<'a> Prepared<'a> {
         let sorts: Vec<Sort> = pods.iter().map(|pod| builder.sort(pod)).collect();
         let mut seen = FxHashSet::default();
         for sort in &sorts {
+            // Pods of a kind make the same groups; the first of them is enough.
             if seen.insert(builder.group_key(*sort)) {
                 builder.make_groups(*sort, &mut work);
             }
@@ -249,6 +257,7 @@ impl<'a> Prepared<'a> {
         }
         let of_daemons: Vec<_> =
             daemons.iter().map(|d| builder.inverse_groups(d, &mut work)).collect();
+        // After all groups are made, and before anything is counted in them.
         builder.index_groups(work.topology);
         for (at, (daemon, inverse)) in daemons.iter().zip(of_daemons).enumerate() {
             let spread = |id: &GroupId| work.topology.get(*id).kind == Kind::Spread;
@@ -306,6 +315,7 @@ impl<'a> Prepared<'a> {
             }
         }
         keys.extend(self.topology.groups.iter().map(|g| g.key));
+        // Every node differs in it: with it no two nodes would be alike.
         keys.remove(&self.interner.hostname);
         let mut keys: Vec<KeyId> = keys.into_iter().collect();
         keys.sort_unstable();

@@ -169,7 +169,7 @@ mod tests {
             ]
         );
         assert_eq!(all.last().unwrap().spread[0].topology_key, "b");
-        let told = reasons(&all[0], all.last().unwrap(), true);
+        let reported = reasons(&all[0], all.last().unwrap(), true);
         let starts = [
             "removing: spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution[0]={",
             "removing: spec.affinity.podAffinity.preferredDuringSchedulingIgnoredDuringExecution[0]={",
@@ -178,8 +178,8 @@ mod tests {
             "removing: spec.topologySpreadConstraints = {",
             "adding: toleration for PreferNoSchedule taints",
         ];
-        assert_eq!(told.len(), starts.len());
-        assert!(told.iter().zip(starts).all(|(t, s)| t.starts_with(s)), "{told:?}");
+        assert_eq!(reported.len(), starts.len());
+        assert!(reported.iter().zip(starts).all(|(t, s)| t.starts_with(s)), "{reported:?}");
         assert!(reasons(&all[0], &all[0], true).is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! Packing planned nodes anew, by price.
+//! Packing planned nodes again, by price.
 //!
 //! The loop fills each planned node for as long as any type holds it, whatever that costs, as
 //! upstream does. Afterwards the pods of a pool's planned nodes are packed again: nodes are made one
@@ -106,15 +106,16 @@ struct Packing<'w, 'a> {
 }
 
 impl Round<'_, '_> {
-    /// What the round comes to once its planned nodes are packed anew.
+    /// What the round comes to once its planned nodes are packed again.
     pub(super) fn worth(mut self) -> Worth {
-        self.tell_devices();
+        self.record_devices();
         self.improve();
         let price: f64 = (0..self.world.plan.claims.len()).map(|claim| self.price_of(claim)).sum();
         Worth {
             failed: self.failed.len(),
             by_weight: self.pods_by_weight(),
             given_up: self.given_up(),
+            // Whole numbers, so that sums in another order compare equal.
             price: (price * 1e9).round() as u64,
         }
     }
@@ -142,7 +143,7 @@ impl Round<'_, '_> {
         placed.map(|(_, class)| self.world.classes.classes[*class].given_up).sum()
     }
 
-    /// Packs the planned nodes anew where that is cheaper.
+    /// Packs the planned nodes again where that is cheaper.
     pub(super) fn improve(&mut self) {
         if self.world.plan.claims.len() < 2
             && self.world.plan.claims.iter().all(|c| c.pods.len() < 2)
@@ -151,6 +152,8 @@ impl Round<'_, '_> {
         }
         let started = self.limits.clone();
         for template in self.world.stock.templates.ids() {
+            // Close to a limit the order of the pods decides which of them get a place; that is not
+            // changed for a price.
             if self.limited_rows(template) != Some(ALL) {
                 continue;
             }
@@ -188,6 +191,8 @@ impl Round<'_, '_> {
         self.may_change(claim)
             && of.ports.is_empty()
             && shape.min_values.is_empty()
+            // A mask is what limits or devices left when the node was planned, and may not hold for
+            // other pods.
             && shape.mask == ALL
             && !of.pods.iter().any(bound)
     }
@@ -195,6 +200,7 @@ impl Round<'_, '_> {
     /// Whether pods may come to a node and go.
     fn may_change(&self, claim: usize) -> bool {
         let of = &self.world.plan.claims[claim];
+        // What is held was granted for these pods, and would have to be granted again.
         of.reserved.is_empty() && of.devices.is_none() && !of.min_values_relaxed
     }
 
@@ -206,7 +212,7 @@ impl Round<'_, '_> {
             group.kind == Kind::Affinity && group.key == self.world.interner.hostname
         };
         !class.host.is_none()
-            || class.says.iter().any(|s| near(s.group))
+            || class.rules.iter().any(|s| near(s.group))
             || class.counted.iter().any(|g| near(*g))
     }
 
@@ -233,6 +239,7 @@ impl Round<'_, '_> {
         packing.value_items()?;
         let bins = packing.fill_all(old)?;
         let price: f64 = bins.iter().map(|(_, price)| price).sum();
+        // Prices are sums of floats: a saving below their noise would change plans for nothing.
         if price >= old * WORTHWHILE {
             return None;
         }
@@ -291,7 +298,7 @@ impl Round<'_, '_> {
         self.renumber();
     }
 
-    /// Tells pods the numbers that their planned nodes have now.
+    /// Updates the pods to the numbers that their planned nodes have now.
     fn renumber(&mut self) {
         for (at, claim) in self.world.plan.claims.iter().enumerate() {
             for pod in &claim.pods {

@@ -181,6 +181,8 @@ impl<'p, 'a> Round<'p, 'a> {
         let mut queue: VecDeque<(PodId, usize)> =
             order.into_iter().map(|p| (p, usize::MAX)).collect();
         while let Some((pod, last_length)) = queue.pop_front() {
+            // The queue is as long as when this pod failed last: nothing was placed since, so
+            // nothing will be.
             if last_length == queue.len() || !go_on(queue.len() + 1) {
                 queue.push_front((pod, last_length));
                 break;
@@ -190,6 +192,8 @@ impl<'p, 'a> Round<'p, 'a> {
                     self.places[pod] = place;
                     self.version += 1;
                 }
+                // Another pod may make room for it: one that it must be near, or a node that it may
+                // join.
                 Err(()) => queue.push_back((pod, queue.len())),
             }
         }
@@ -214,7 +218,7 @@ impl<'p, 'a> Round<'p, 'a> {
         let owns = |pod: PodId| {
             let classes = &self.world.classes;
             let last = classes.kinds[waiting[pod].kind].stages.last();
-            last.is_some_and(|class| classes.classes[*class].says.iter().any(|s| s.host))
+            last.is_some_and(|class| classes.classes[*class].rules.iter().any(|s| s.host))
         };
         let mut order: Vec<PodId> = waiting.ids().collect();
         order.sort_unstable_by(|a, b| {
@@ -223,6 +227,7 @@ impl<'p, 'a> Round<'p, 'a> {
             (cpu[j], memory[j])
                 .cmp(&(cpu[i], memory[i]))
                 .then_with(|| x.created.cmp(&y.created))
+                // Creation times are whole seconds, so that most pods of a burst are equally old.
                 .then_with(|| x.uid.cmp(&y.uid))
                 .then_with(|| x.key.cmp(&y.key))
         });
@@ -235,6 +240,8 @@ impl<'p, 'a> Round<'p, 'a> {
     /// Tries a pod as it is, then with one preference less each time.
     fn place(&mut self, pod: PodId) -> Result<Place, ()> {
         let kind = self.world.waiting[pod].kind;
+        // Pods of a kind are interchangeable: what failed for one fails for all until something is
+        // placed.
         if self.failed_at.get(&kind) == Some(&self.version) {
             return Err(());
         }
@@ -246,6 +253,8 @@ impl<'p, 'a> Round<'p, 'a> {
         if !hopeless {
             for class in stages {
                 let room = self.room_for_all(kind, class, need).filter(|_| !dynamic);
+                // Room for all first: the first of pods that must share a host decides for the rest
+                // of them.
                 for room in room.into_iter().chain([need]) {
                     if let Some(place) = self.place_as(pod, kind, class, need, room)? {
                         self.placed_as[pod] = class;
@@ -270,6 +279,7 @@ impl<'p, 'a> Round<'p, 'a> {
         need: NeedId,
         room: NeedId,
     ) -> Result<Option<Place>, ()> {
+        // Karpenter's order: what runs already costs nothing more, what is planned little.
         if let Some(node) = self.try_nodes(pod, class, need, room) {
             return Ok(Some(Place::Node(node)));
         }
@@ -286,6 +296,8 @@ impl<'p, 'a> Round<'p, 'a> {
                 Ok(Some(Place::Claim(self.add_claim(*claim, pod, class, need))))
             }
             Opened::Refused => Ok(None),
+            // Without a look at the next preference: a pod that waits for its reservation must not
+            // take another.
             Opened::Reserved => Err(()),
         }
     }
@@ -297,12 +309,12 @@ impl<'p, 'a> Round<'p, 'a> {
             return None;
         }
         let topology = &self.world.topology;
-        let says = &self.world.classes.classes[class].says;
-        let starts = says.iter().any(|say| {
-            say.host
-                && say.own
-                && topology.get(say.group).kind == Kind::Affinity
-                && self.world.plan.tally.takes_new_host(topology, say.group, true, false)
+        let rules = &self.world.classes.classes[class].rules;
+        let starts = rules.iter().any(|rule| {
+            rule.host
+                && rule.own
+                && topology.get(rule.group).kind == Kind::Affinity
+                && self.world.plan.tally.takes_new_host(topology, rule.group, true, false)
         });
         if !starts {
             return None;
@@ -312,6 +324,7 @@ impl<'p, 'a> Round<'p, 'a> {
         let count = self.places.ids().filter(waits).count() as i64;
         let needs = &mut self.world.classes.needs;
         let all: Amounts = needs[need].iter().map(|n| n.saturating_mul(count)).collect();
+        // Needs are interned, and equal numbers share all that is cached for them.
         let found = needs.position(|n| *n == all).unwrap_or_else(|| needs.push(all));
         Some(found)
     }

@@ -145,6 +145,8 @@ impl Stock {
         best_effort: bool,
         interner: &mut Interner,
     ) -> Result<(), SkippedPool> {
+        // Pools of one node class share their list of types, and so its columns, which are dear to
+        // make.
         let catalog = match self.catalogs.position(|c| Arc::ptr_eq(&c.types, &input.instance_types))
         {
             Some(id) => id,
@@ -160,6 +162,8 @@ impl Stock {
             had = columns.reserved_elsewhere(set, interner);
         }
         base.intersect_with(&had);
+        // A type whose own overhead is larger than it: nothing can run there, and its room would be
+        // negative.
         base.difference_with(&columns.broken);
         let mut template = Template {
             node_pool: Arc::clone(pool),
@@ -184,6 +188,7 @@ impl Stock {
         if attachable.is_used() {
             template.limit_volumes(attachable, resources, columns);
         }
+        // A node that its DaemonSets overfill would be launched for pods that never start on it.
         template.keep_rows_that_hold_daemons(self.width);
         let skipped =
             |min_values| SkippedPool { node_pool: Arc::clone(&input.node_pool), min_values };
@@ -211,6 +216,7 @@ impl Stock {
         mask: MaskId,
         interner: &mut Interner,
     ) -> ShapeId {
+        // The same few shapes are asked for by thousands of pods.
         if let Some(id) = self.index.get(&(template, set, mask)) {
             return *id;
         }
@@ -222,6 +228,8 @@ impl Stock {
         if mask != ALL {
             rows.intersect_with(&self.masks[mask]);
         }
+        // Whether anything fits is asked most often: only rows that no other one exceeds need to be
+        // compared.
         let front = front(&rows, &mould.net, self.width);
         let min_values = interner
             .set(set)
@@ -313,7 +321,7 @@ impl Stock {
         most
     }
 
-    /// The lowest price for what a core and four gibibytes are worth, to tell good domains from bad
+    /// The lowest price for what a core and four gibibytes are worth, to distinguish good domains from bad
     /// ones; infinite when nothing can be launched.
     pub(super) fn unit_price(&mut self, shape: ShapeId, interner: &mut Interner) -> f64 {
         if let Some(price) = self.unit_prices.get(&shape) {
@@ -345,6 +353,8 @@ impl Stock {
         let mould = &self.templates[of.template];
         let (asked, ladder) = self.ladders.entry(shape).or_default();
         *asked += 1;
+        // Most shapes are asked for a few times only; a price index for each of them would cost
+        // more than it saves.
         if *asked > ASKED_OFTEN {
             let ladder = ladder.get_or_insert_with(|| {
                 let prices = self.catalogs[mould.catalog].prices(of.set, interner);
@@ -448,6 +458,7 @@ impl Template {
         let mut runs: Vec<(DaemonId, FixedBitSet)> = Vec::new();
         for (index, daemon) in daemons.iter().enumerate() {
             let mut tolerations = daemon.constraints.tolerations.clone();
+            // DaemonSets run in spite of a preference of the node, as in Karpenter.
             tolerations.push(prefer_no_schedule());
             if tolerate_all(&self.taints, &tolerations).is_err() {
                 continue;
@@ -535,6 +546,8 @@ impl Template {
                 Some(least) => least
                     .iter()
                     .filter_map(|(name, value)| {
+                        // What a NodeClaim asks for must fit every type that it lists, so that the
+                        // least counts.
                         Some((name.clone(), value.min(group.list.find(name)?)))
                     })
                     .collect(),

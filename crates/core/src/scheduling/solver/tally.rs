@@ -75,6 +75,8 @@ impl Counts {
         };
         shrink(&mut self.full, count >= max_skew);
         shrink(&mut self.over, count > max_skew);
+        // The sets follow the counts at once: masks are made from them without a look at the
+        // counts.
         shrink(&mut self.some, count > 0);
     }
 }
@@ -97,7 +99,7 @@ enum Change {
     Forgot { group: GroupId, domain: ValueId },
 }
 
-/// Where a pod may go, as far as one group has a say.
+/// Where a pod may go, as far as one group has a rule.
 pub(super) struct Question<'a> {
     /// The pod's strict requirement on the key.
     pub(super) pod: Option<ReqId>,
@@ -187,6 +189,7 @@ impl Tally {
     /// Takes back every change since a mark.
     pub(super) fn undo(&mut self, of: &Topology, mark: usize) {
         let Some(mut log) = self.log.take() else { return };
+        // The last change first: whether a domain was known depends on those before it.
         for change in log.drain(mark.min(log.len())..).rev() {
             match change {
                 Change::Domain { group, domain, came, was_known } => {
@@ -230,6 +233,8 @@ impl Tally {
             |interner: &Interner, d: ValueId| interner.admits(pod, d) && interner.admits(node, d);
         let found: Domains = match group.kind {
             Kind::Spread => {
+                // The minimum is taken over the domains that the pod itself may use, as Kubernetes
+                // does.
                 let least = least(group, counts, pod, interner);
                 let own = i64::from(question.own);
                 let usable: SmallVec<[(u32, ValueId); 8]> = counts
@@ -240,6 +245,8 @@ impl Tally {
                     .map(|d| (counts.count(d), d))
                     .filter(|(n, _)| i64::from(*n) + own - least <= group.max_skew)
                     .collect();
+                // Karpenter's choice: the emptiest domain, so that the next pod has room to spread
+                // too.
                 let fewest = usable.iter().map(|(n, _)| *n).min()?;
                 let ties: Domains =
                     usable.iter().filter(|(n, _)| *n == fewest).map(|(_, d)| *d).collect();
@@ -262,6 +269,8 @@ impl Tally {
                     .map(ValueId::new)
                     .filter(|d| counts.count(*d) > 0 && open(interner, *d))
                     .collect();
+                // The first of pods that must be together has nobody to join; only one that selects
+                // itself may begin.
                 if with.is_empty() && question.own && self.may_start(id, pod, interner) {
                     let all: Domains = counts
                         .known
@@ -337,6 +346,7 @@ impl Tally {
                     let some = counts.some.as_slice().get(first / 64..).unwrap_or_default();
                     let (near, far) = mask.split_at_mut(some.len().min(mask.len()));
                     near.iter_mut().zip(some).for_each(|(m, s)| *m &= s);
+                    // Hosts beyond the counted ones have no pod of the group.
                     far.fill(0);
                 }
                 return;
@@ -399,6 +409,7 @@ fn least(group: &Group, counts: &Counts, pod: Option<ReqId>, interner: &Interner
             least = least.min(i64::from(counts.count(domain)));
         }
     }
+    // With fewer domains than minDomains, Kubernetes takes the global minimum for zero.
     if group.min_domains.is_some_and(|wanted| domains < wanted) { 0 } else { least }
 }
 
@@ -413,6 +424,8 @@ fn best(
         let mut chosen = (f64::INFINITY, ties[0]);
         for (index, domain) in ties.iter().copied().enumerate() {
             let rank = (question.rank)(interner, domain);
+            // The name decides between equal prices, so that the outcome does not depend on the
+            // order of interning.
             let earlier = || interner.value_name(key, domain) < interner.value_name(key, chosen.1);
             if index == 0 || rank < chosen.0 || (rank == chosen.0 && earlier()) {
                 chosen = (rank, domain);

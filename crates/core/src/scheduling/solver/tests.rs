@@ -203,22 +203,22 @@ mod topology;
 mod world;
 
 #[test]
-fn a_round_tells_how_many_pods_wait_and_may_be_stopped() {
+fn a_round_reports_how_many_pods_wait_and_may_be_stopped() {
     let pods: Vec<_> = (0..3).map(|i| pod(&format!("p{i}"), "1", json!({}))).collect();
     let snapshot = snapshot(vec![pool("p", json!({}))], pods);
-    let told = std::cell::RefCell::new(Vec::new());
+    let reported = std::cell::RefCell::new(Vec::new());
     let results = solve_while(&snapshot, &|left| {
-        told.borrow_mut().push(left);
+        reported.borrow_mut().push(left);
         left > 1
     });
-    assert_eq!(*told.borrow(), [3, 2, 1]);
+    assert_eq!(*reported.borrow(), [3, 2, 1]);
     // The pod that was not reached is in no list.
     assert_eq!(results.new_claims[0].pods.len(), 2);
     assert!(results.errors.is_empty());
 }
 
 #[test]
-fn limits_and_relaxations_are_told() {
+fn limits_and_relaxations_are_reported() {
     let gone = json!({"affinity": {"nodeAffinity": {
         "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": {
             "matchExpressions": [{"key": "topology.kubernetes.io/zone", "operator": "In",
@@ -231,7 +231,7 @@ fn limits_and_relaxations_are_told() {
         crate::scheduling::results::LimitedPool { name: "p".to_owned(), excluded: 1, total: 3 };
     assert_eq!(results.limited_pools, [limit]);
     assert!(results.relaxed.is_empty());
-    snapshot.options.tell_relaxations = true;
+    snapshot.options.report_relaxations = true;
     let results = solve(&snapshot);
     assert_eq!(results.relaxed.len(), 1);
     let (key, steps) = &results.relaxed[0];

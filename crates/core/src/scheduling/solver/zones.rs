@@ -43,13 +43,13 @@ fn zone_of(world: &Prepared<'_>, class: &Class) -> String {
     if let Some(places) = places(world, class, zone) {
         narrow(places);
     }
-    for say in class.says.iter().filter(|s| !s.host) {
-        let group = world.topology.get(say.group);
+    for rule in class.rules.iter().filter(|s| !s.host) {
+        let group = world.topology.get(rule.group);
         if group.key == zone && group.kind != Kind::Inverse {
             narrow(world.plan.tally.allowed(
                 &world.topology,
-                say.group,
-                say.own,
+                rule.group,
+                rule.own,
                 strict,
                 &world.interner,
             ));

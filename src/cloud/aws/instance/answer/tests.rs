@@ -159,7 +159,7 @@ async fn each_refusal_of_a_pool_has_its_class_and_its_marks() {
 }
 
 #[tokio::test]
-async fn a_missing_spot_role_is_said_on_the_claim() {
+async fn a_missing_spot_role_is_reported_on_the_claim() {
     let case = Case::new("spot").await;
     let recorder = Recorder::new(case.world.kube.clone(), case.world.clock.clone());
     case.world.provider.set_recorder(recorder);

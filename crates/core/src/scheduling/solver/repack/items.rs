@@ -55,7 +55,7 @@ impl Packing<'_, '_> {
         let of = &world.classes.classes[class];
         let hostname = world.interner.hostname;
         let rules = of
-            .says
+            .rules
             .iter()
             .filter(|s| s.host)
             .map(|s| {
@@ -210,7 +210,7 @@ pub(super) fn pins(world: &Prepared<'_>, class: ClassId, set: SetId) -> Pins {
     let of = &world.classes.classes[class];
     let hostname = world.interner.hostname;
     let mut keys: SmallVec<[KeyId; 4]> = SmallVec::new();
-    let groups = of.says.iter().map(|s| s.group).chain(of.counted.iter().copied());
+    let groups = of.rules.iter().map(|s| s.group).chain(of.counted.iter().copied());
     for id in groups.chain(of.inverse.iter().copied()) {
         let group = world.topology.get(id);
         if group.key != hostname {

@@ -1,8 +1,8 @@
 //! Moving pods from one planned node to others, where the whole costs less.
 //!
-//! Packing anew leaves nodes alone that have host ports, volumes or near limits, and settles for the
+//! Packing again leaves nodes alone that have host ports, volumes or near limits, and settles for the
 //! first good fill. For few nodes every node is tried here: its pods go one by one to where they add
-//! least to the price, and the moves are kept as far as they save something. As with packing anew, a
+//! least to the price, and the moves are kept as far as they save something. As with packing again, a
 //! pod stays in its pool and in every domain in which it counts.
 
 use rustc_hash::FxHashMap;
@@ -261,20 +261,20 @@ impl Round<'_, '_> {
             class(pod).counted.contains(&group) || class(pod).inverse.contains(&group)
         };
         let here = |group: GroupId| pods.iter().filter(|p| counts(**p, group)).count() as i64;
-        let own = class(pod).says.iter().filter(|s| s.host).all(|say| {
-            let group = self.world.topology.get(say.group);
+        let own = class(pod).rules.iter().filter(|s| s.host).all(|rule| {
+            let group = self.world.topology.get(rule.group);
             match group.kind {
-                Kind::Spread => here(say.group) + i64::from(say.own) <= group.max_skew,
-                Kind::AntiAffinity | Kind::Inverse => here(say.group) == 0,
+                Kind::Spread => here(rule.group) + i64::from(rule.own) <= group.max_skew,
+                Kind::AntiAffinity | Kind::Inverse => here(rule.group) == 0,
                 Kind::Affinity => false,
             }
         });
         own && pods.iter().all(|other| {
-            class(*other).says.iter().filter(|s| s.host).all(|say| {
-                let group = self.world.topology.get(say.group);
+            class(*other).rules.iter().filter(|s| s.host).all(|rule| {
+                let group = self.world.topology.get(rule.group);
                 group.kind != Kind::Spread
-                    || !counts(pod, say.group)
-                    || here(say.group) < group.max_skew
+                    || !counts(pod, rule.group)
+                    || here(rule.group) < group.max_skew
             })
         })
     }

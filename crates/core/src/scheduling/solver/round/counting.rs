@@ -15,26 +15,29 @@ impl Round<'_, '_> {
         set: SetId,
         new: Option<(TemplateId, MaskId)>,
     ) -> Option<SetId> {
-        let says = self.world.classes.classes[class].says.clone();
+        let rules = self.world.classes.classes[class].rules.clone();
         let strict = self.world.classes.classes[class].strict;
         let world = &mut *self.world;
         let (interner, topology, stock) = (&mut world.interner, &world.topology, &mut world.stock);
         let tally = &world.plan.tally;
         let (ties, moment) = (world.choices.ties, self.version);
         let mut result = set;
-        for say in says.iter().filter(|s| !s.host) {
-            let group = topology.get(say.group);
+        for rule in rules.iter().filter(|s| !s.host) {
+            let group = topology.get(rule.group);
             let (key, anti) = (group.key, group.kind.anti());
             let node = interner.get(set, key);
             let new_label = new.is_some() && interner.well_known(key);
+            // Without the label there is no domain to keep away from.
             if anti && interner.lacks(node, new_label) {
                 continue;
             }
             let daemon = new.is_some_and(|(template, _)| {
-                stock.run_everywhere(template, topology.daemons(say.group))
+                stock.run_everywhere(template, topology.daemons(rule.group))
             });
             let mut rank = |interner: &mut Interner, domain: ValueId| -> f64 {
                 let Some((template, mask)) = new else { return 0.0 };
+                // A try with another choice: zones that are equally good are taken in another
+                // order.
                 if let Some(order) = ties.order(moment, || interner.rank_of_value(key, domain)) {
                     return order;
                 }
@@ -46,11 +49,12 @@ impl Round<'_, '_> {
             let mut question = Question {
                 pod: interner.get(strict, key),
                 node,
-                own: say.own,
+                own: rule.own,
                 daemon,
                 rank: &mut rank,
             };
-            let domains = tally.domains(topology, say.group, &mut question, interner)?;
+            let domains = tally.domains(topology, rule.group, &mut question, interner)?;
+            // A node that exists never gets the label, so that it is in no domain.
             if node.is_none() && !new_label {
                 return None;
             }
@@ -74,14 +78,16 @@ impl Round<'_, '_> {
         };
         let admits = |host: HostId| match name_of(host) {
             Some(name) => world.interner.has(strict, name),
+            // A planned node has no name yet: only a requirement that excludes names can hold for
+            // it.
             None => world.interner.req(strict).complement,
         };
         let planned = first == world.first_claim_host;
-        for say in wanted.says.iter().filter(|s| s.host) {
-            // Nodes on which a DaemonSet's pod is expected are told from the others by their rows.
+        for rule in wanted.rules.iter().filter(|s| s.host) {
+            // Nodes on which a DaemonSet's pod is expected are distinguished from the others by their rows.
             if planned
-                && world.topology.get(say.group).kind == Kind::Affinity
-                && !world.topology.daemons(say.group).is_empty()
+                && world.topology.get(rule.group).kind == Kind::Affinity
+                && !world.topology.daemons(rule.group).is_empty()
             {
                 continue;
             }
@@ -89,8 +95,8 @@ impl Round<'_, '_> {
                 if strict.is_none() { None } else { Some(&admits) };
             world.plan.tally.rule_out_hosts(
                 &world.topology,
-                say.group,
-                say.own,
+                rule.group,
+                rule.own,
                 names,
                 first.at(),
                 mask,
@@ -111,6 +117,7 @@ impl Round<'_, '_> {
                 tally.change(topology, *group, set, host, interner, !back);
             }
         }
+        // Pods that keep others away count whatever their node's labels: the rule is theirs.
         for group in &wanted.inverse {
             tally.change(topology, *group, set, host, interner, !back);
         }
@@ -127,7 +134,7 @@ impl Round<'_, '_> {
         Spot { set, taints, host: self.world.host_of_claim(claim), name: None }
     }
 
-    /// Counts the pods of a claim anew once it asks for more than before.
+    /// Counts the pods of a claim again once it asks for more than before.
     ///
     /// A pod on a node that may be in any of several zones counts in none of them (and one that
     /// others keep away from, in all); when a later pod settles the zone, both come right.

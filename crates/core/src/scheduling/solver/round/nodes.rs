@@ -88,6 +88,7 @@ impl Round<'_, '_> {
         }
         let mut found = None;
         if mask.iter().any(|w| *w != 0) {
+            // Last of the masks, as it is the dearest: it asks topology once for each kind of node.
             self.rule_out_zones(class, &mut mask);
             found = self.first_node(pod, class, room, volumes.as_deref(), &mask);
         }
@@ -101,6 +102,7 @@ impl Round<'_, '_> {
     /// Takes nodes out of a mask whose zones (or other domains) topology rules out.
     fn rule_out_zones(&mut self, class: ClassId, mask: &mut [usize]) {
         let wanted = &self.world.classes.classes[class];
+        // Volumes may settle the zone; then each node is looked at by itself.
         if !wanted.zonal || !wanted.volumes.is_empty() {
             return;
         }
@@ -130,6 +132,8 @@ impl Round<'_, '_> {
                 let room = self.world.plan.room(node);
                 if !fits(&self.world.classes.needs[need], room) {
                     if let Some(nodes) = self.need_nodes.get_mut(&need) {
+                        // Room only shrinks within a round: the node is not looked at again for
+                        // this need.
                         nodes.set(node, false);
                     }
                     continue;
@@ -156,6 +160,7 @@ impl Round<'_, '_> {
                 .ports
                 .iter()
                 .chain(self.world.plan.ports_on(node))
+                // A pod that is moved still stands on its node with its own ports.
                 .any(|(key, taken)| key != own && ports.iter().any(|p| p.conflicts(taken)))
     }
 
@@ -199,6 +204,7 @@ impl Round<'_, '_> {
         let ports = &world.classes.classes[class].constraints.host_ports;
         world.plan.take_ports(node, &world.waiting[pod].pod.key, ports);
         if let Some(volumes) = volumes.filter(|v| !v.attached.is_empty()) {
+            // The plan must hold what is attached already before it can count one more.
             self.know_volumes(node);
             self.world.plan.attach(node, &volumes.attached);
         }

@@ -26,12 +26,15 @@ impl Round<'_, '_> {
         let mut best: Option<(f64, Claim, Option<ClaimPlan>)> = None;
         let mut reserved = false;
         for template in self.world.stock.templates.ids() {
+            // Templates are sorted by weight: a lighter pool is asked only when no heavier one can.
             let last = !self.next_is_equal(template);
             match open_one(self, template) {
                 Ok(claim) => {
+                    // The usual case, one pool of a weight, needs no price.
                     if last && best.is_none() {
                         return Opened::Claim(Box::new(claim));
                     }
+                    // The next template plans devices of its own, and must not see these as taken.
                     let plan = self.replace_device_plan(None);
                     let price = self.price_to_open(&claim, need);
                     if best.as_ref().is_none_or(|(least, ..)| price < *least) {
@@ -45,6 +48,8 @@ impl Round<'_, '_> {
                     self.replace_device_plan(plan);
                     return Opened::Claim(Box::new(claim));
                 }
+                // A heavier pool has what the pod asks for, only not now: a lighter pool would be
+                // the wrong one.
                 if reserved {
                     return Opened::Reserved;
                 }
@@ -98,6 +103,7 @@ impl Round<'_, '_> {
         let stock = &mut self.world.stock;
         let left: ResourceList =
             left.iter().filter(|(n, _)| n.as_str() != NODES).map(|(n, l)| (n.clone(), l)).collect();
+        // Most limits are far away: then no row needs to be looked at.
         if left.iter().all(|(name, limit)| stock.most(template, name) <= limit) {
             return Some(ALL);
         }
@@ -130,18 +136,21 @@ impl Round<'_, '_> {
     ) -> Result<Claim, Refusal> {
         let mask = self.limit_mask(template).ok_or(Refusal::Lasting)?;
         let world = &mut *self.world;
+        // Types on which a DaemonSet runs that the pod keeps away from are out before anything is
+        // counted.
         let mask = world.mask_of_daemons_alone(class, template, mask);
         let set = world.stock.templates[template].set;
         let shape = world.stock.shape(template, set, mask, &mut world.interner);
         let sets = self.merged_sets(class, shape);
         let wanted = &self.world.classes.classes[class];
+        // A pod that must be on one host by name cannot be on a node that has no name yet.
         let named =
             wanted.strict_host.is_none() || self.world.interner.req(wanted.strict_host).complement;
-        for say in wanted.says.iter().filter(|s| s.host) {
+        for rule in wanted.rules.iter().filter(|s| s.host) {
             let topology = &self.world.topology;
             let tally = &self.world.plan.tally;
-            let takes = tally.takes_new_host(topology, say.group, say.own, false)
-                || !topology.daemons(say.group).is_empty();
+            let takes = tally.takes_new_host(topology, rule.group, rule.own, false)
+                || !topology.daemons(rule.group).is_empty();
             if !takes || !named {
                 return Err(Refusal::Passing);
             }
@@ -187,6 +196,7 @@ impl Round<'_, '_> {
     ) -> u32 {
         let at = self.world.plan.claims.len();
         let shape = claim.shape;
+        // Before the pod is counted: the next pod must find the slot taken.
         self.world.plan.hold(&[], &claim.reserved);
         claim.pods.push(pod);
         add(&mut claim.requests, &self.world.classes.needs[need]);
@@ -236,6 +246,7 @@ impl Round<'_, '_> {
         }
         if let Some(left) = self.world.plan.limit_mut(template) {
             left.sub(&self.charges[&key]);
+            // Less is left now, so that types may drop out.
             self.limit_masks[template] = None;
         }
     }

@@ -54,7 +54,7 @@ impl ByCount {
         mask: &mut [usize],
         mut visit: impl FnMut(usize, &mut [usize]) -> ControlFlow<()>,
     ) {
-        // Whether a visit said to stop is all that these results tell.
+        // These results carry only whether a visit asked to stop.
         let _ = match self.turns {
             Turns::Oldest => self.sets.values().try_for_each(|set| by_index(set, mask, &mut visit)),
             Turns::Latest => self

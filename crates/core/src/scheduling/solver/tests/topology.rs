@@ -176,7 +176,7 @@ fn preferences_hold_until_they_cannot() {
 }
 
 #[test]
-fn own_label_values_tell_revisions_apart() {
+fn own_label_values_distinguish_revisions() {
     let spec = spread(labels::ZONE, "a", json!({"matchLabelKeys": ["app"]}));
     let mut pods = many(2, "a", &spec);
     let other = json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": labels::ZONE,

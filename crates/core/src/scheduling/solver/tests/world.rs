@@ -51,8 +51,8 @@ fn cluster(waiting: &[Sketch], bound: &[(Sketch, usize, u8)], nodes: usize) -> S
     snapshot
 }
 
-/// All that results say, one after the other as they say it.
-fn told(results: &Results) -> Vec<String> {
+/// The results as lines of text, in their order.
+fn shown(results: &Results) -> Vec<String> {
     let mut lines = fingerprint(results);
     lines.extend(results.new_claims.iter().map(|c| format!("{:?} {:?}", c.pods, c.requirements)));
     lines.extend(results.existing.iter().map(|e| format!("{e:?}")));
@@ -87,7 +87,7 @@ proptest! {
             own.left_out = own.nodes.extract_if(.., |n| gone.contains(n.name())).collect();
             own.nodes.iter_mut().for_each(|n| n.closed &= closing);
             own.pods.extend(pods.iter().cloned());
-            prop_assert_eq!(told(&world.without(&names, &pods, closing)), told(&solve(&own)));
+            prop_assert_eq!(shown(&world.without(&names, &pods, closing)), shown(&solve(&own)));
         }
     }
 }
@@ -96,9 +96,9 @@ proptest! {
 fn a_question_leaves_no_trace() {
     let snapshot = input(&[], 4);
     let mut world = World::new(Arc::new(snapshot.clone()), |_| true);
-    let before = told(&world.without(&["n0"], &[], false));
+    let before = shown(&world.without(&["n0"], &[], false));
     world.without(&["n0", "n1", "n2", "n3"], &[], true);
-    assert_eq!(told(&world.without(&["n0"], &[], false)), before);
+    assert_eq!(shown(&world.without(&["n0"], &[], false)), before);
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn what_a_removed_node_says_about_its_type_is_not_forgotten() {
     assert!(text.contains("would exceed volume limit for all instance type options"), "{text}");
     // Nor is it where the question is answered from the beginning.
     let mut unprepared = World::new(Arc::new(snapshot), |_| false);
-    assert_eq!(told(&unprepared.without(&["n0"], &pods, false)), told(&results));
+    assert_eq!(shown(&unprepared.without(&["n0"], &pods, false)), shown(&results));
 }
 
 /// Three pods with a volume each.
@@ -178,7 +178,7 @@ fn a_new_node_takes_no_more_volumes_than_the_provider_says_of_its_type() {
         World::new(Arc::new(snapshot.clone()), |_| true).without(&[], &pods, false).new_claims.len()
     };
     assert_eq!(claims(&snapshot), 2);
-    // Where the provider says nothing, nothing is counted.
+    // Where the provider reports nothing, nothing is counted.
     let mut silent = snapshot;
     for pool in &mut silent.node_pools {
         let types = pool.instance_types.iter().map(|kind| {

@@ -18,7 +18,7 @@ pub struct LeftOut {
 }
 
 /// Objects that are left out, by the kind's plural and the object's name.
-pub(super) type OddObjects = BTreeMap<(&'static str, String), LeftOut>;
+pub(super) type UnreadableObjects = BTreeMap<(&'static str, String), LeftOut>;
 
 /// Namespace and name in one text.
 fn full_name(meta: &ObjectMeta) -> String {
@@ -37,7 +37,7 @@ impl State {
             let key = (source, full_name(meta));
             // A watch delivers the same object again and again; it is logged when something about
             // it changed.
-            let news = inner.odd.get(&key) != Some(&object);
+            let news = inner.unreadable.get(&key) != Some(&object);
             if news {
                 tracing::error!(
                     "resource" = source,
@@ -45,12 +45,12 @@ impl State {
                     "error" = object.problem,
                     "object cannot be read, leaving it out"
                 );
-                inner.odd.insert(key, object);
+                inner.unreadable.insert(key, object);
             }
             news
         };
         if news {
-            self.count_odd(source);
+            self.count_unreadable(source);
         }
     }
 
@@ -58,19 +58,23 @@ impl State {
     pub(super) fn take_back(&self, source: &'static str, meta: &ObjectMeta) {
         // Called for every object of every watch, while there is hardly ever one that is left out:
         // a read lock is enough then.
-        if self.inner.read().odd.is_empty() {
+        if self.inner.read().unreadable.is_empty() {
             return;
         }
-        if self.write().odd.remove(&(source, full_name(meta))).is_some() {
-            self.count_odd(source);
+        if self.write().unreadable.remove(&(source, full_name(meta))).is_some() {
+            self.count_unreadable(source);
         }
     }
 
     /// Drops those of a kind that a list does not hold.
-    pub(super) fn keep_odd(&self, source: &'static str, listed: impl Fn(&ObjectMeta) -> bool) {
+    pub(super) fn keep_unreadable(
+        &self,
+        source: &'static str,
+        listed: impl Fn(&ObjectMeta) -> bool,
+    ) {
         let known: Vec<LeftOut> = {
             let inner = self.inner.read();
-            let own = inner.odd.iter().filter(|((of, _), _)| *of == source);
+            let own = inner.unreadable.iter().filter(|((of, _), _)| *of == source);
             own.map(|(_, object)| object.clone()).collect()
         };
         for object in known {
@@ -88,13 +92,13 @@ impl State {
     /// Every object that cannot be understood.
     #[must_use]
     pub fn left_out(&self) -> Vec<LeftOut> {
-        self.inner.read().odd.values().cloned().collect()
+        self.inner.read().unreadable.values().cloned().collect()
     }
 
-    fn count_odd(&self, source: &'static str) {
-        let count = self.inner.read().odd.keys().filter(|(of, _)| *of == source).count();
+    fn count_unreadable(&self, source: &'static str) {
+        let count = self.inner.read().unreadable.keys().filter(|(of, _)| *of == source).count();
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         metrics::UNREADABLE_OBJECTS.with_label_values(&[source]).set(f64::from(count));
-        self.tell(Change::Odd);
+        self.publish(Change::Unreadable);
     }
 }
