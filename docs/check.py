@@ -12,7 +12,7 @@ BOOK = ROOT / "docs/src"
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HERE = "https://github.com/karpenter-rs/karpenter/blob/main/"
 # The most lines of a page, and of the README.
-LONGEST, README = 250, 125
+LONGEST, README = 250, 120
 
 
 def without_code(text):
