@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
 use k8s_openapi::api::core::v1::{
-    Container, Node, PersistentVolume, PersistentVolumeClaim, Pod, Taint, Toleration,
+    Container, Node, NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim, Pod, Taint,
+    Toleration,
 };
 use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -358,14 +359,27 @@ pub fn node_terms(pod: &Pod) -> Vec<Vec<Expression>> {
         .iter()
         .map(|term| {
             let mut all = selector.clone();
-            all.extend(term.match_expressions.iter().flatten().map(|e| Expression {
-                key: e.key.clone(),
-                operator: e.operator.clone(),
-                values: e.values.clone().unwrap_or_default(),
-            }));
+            all.extend(expressions(term));
             all
         })
         .collect()
+}
+
+/// The expressions of the terms that a pod would rather have its node meet.
+pub fn preferred_terms(pod: &Pod) -> Vec<Vec<Expression>> {
+    let affinity = pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref());
+    let preferred = affinity
+        .and_then(|a| a.node_affinity.as_ref())
+        .and_then(|n| n.preferred_during_scheduling_ignored_during_execution.as_ref());
+    preferred.into_iter().flatten().map(|term| expressions(&term.preference).collect()).collect()
+}
+
+fn expressions(term: &NodeSelectorTerm) -> impl Iterator<Item = Expression> {
+    term.match_expressions.iter().flatten().map(|e| Expression {
+        key: e.key.clone(),
+        operator: e.operator.clone(),
+        values: e.values.clone().unwrap_or_default(),
+    })
 }
 
 pub fn has_preferences(pod: &Pod) -> bool {

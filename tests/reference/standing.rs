@@ -3,8 +3,6 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::Pod;
-
 use super::check::{World, normal};
 use super::model::{self, Expression};
 use super::place::{self, Kind, Place};
@@ -45,7 +43,7 @@ fn unmet(world: &World<'_>) -> usize {
     let mut count = 0;
     for (at, node) in world.places.iter().enumerate() {
         for pod in &node.placed {
-            count += preferred_terms(pod).iter().filter(|t| !surely(world, node, t)).count();
+            count += model::preferred_terms(pod).iter().filter(|t| !surely(world, node, t)).count();
             let wishes = topology::wishes(pod, &world.objects);
             let missed = wishes.iter().filter(|wish| {
                 topology::unmet(world.doc, &world.objects, &world.places, at, pod, wish)
@@ -56,26 +54,6 @@ fn unmet(world: &World<'_>) -> usize {
         }
     }
     count
-}
-
-fn preferred_terms(pod: &Pod) -> Vec<Vec<Expression>> {
-    let affinity = pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref());
-    let terms = affinity
-        .and_then(|a| a.node_affinity.as_ref())
-        .and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
-    let expressions = |list: &[k8s_openapi::api::core::v1::NodeSelectorRequirement]| {
-        let read = |e: &k8s_openapi::api::core::v1::NodeSelectorRequirement| Expression {
-            key: e.key.clone(),
-            operator: e.operator.clone(),
-            values: e.values.clone().unwrap_or_default(),
-        };
-        list.iter().map(read).collect()
-    };
-    terms
-        .into_iter()
-        .flatten()
-        .map(|term| expressions(term.preference.match_expressions.as_deref().unwrap_or_default()))
-        .collect()
 }
 
 /// Whether a node meets a term, whichever of its types it becomes.
