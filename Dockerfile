@@ -12,7 +12,7 @@ COPY . .
 ARG COMMIT=""
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    KARPENTER_COMMIT="${COMMIT}" cargo build --release --locked --features profiling --bin karpenter \
+    KARPENTER_COMMIT="${COMMIT}" cargo build --release --locked --bin karpenter \
     && cp target/release/karpenter /karpenter
 
 FROM debian:bookworm-slim

@@ -12,8 +12,8 @@ MOTO_PYTHON ?= $(firstword $(wildcard $(CACHE)/venv-*/bin/python))
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
-build: ## the release binary, target/release/karpenter; FEATURES=profiling as in a release
-	$(CARGO) build --release --locked $(if $(FEATURES),--features $(FEATURES))
+build: ## the release binary, target/release/karpenter
+	$(CARGO) build --release --locked
 
 # Debian's gcc-aarch64-linux-gnu, and `rustup target add aarch64-unknown-linux-gnu`.
 build-arm64: ## the release binary for arm64, target/aarch64-unknown-linux-gnu/release/karpenter, by cross-compilation
@@ -199,7 +199,7 @@ notice: ## NOTICE anew from the dependencies' licences; CHECK=1 only says whethe
 profiling-test: ## profiles of a test's process, then of a controller in the local world, read by Go's pprof
 	$(CARGO) test --locked -p karpenter-profiling
 	tests/env/world prepare
-	$(CARGO) test --locked --features profiling --test e2e -- --nocapture profiles::
+	$(CARGO) test --locked --test e2e -- --nocapture profiles::
 
 # Without service discovery, which rules need not, promtool builds in a fraction of the time.
 PROMTOOL := $(CACHE)/bin/promtool
@@ -218,3 +218,4 @@ fmt: ## format the code
 
 data: ## make the data files anew from published packages (data/README.md)
 	cd data/refresh && $(MOTO_PYTHON) -B refresh.py && $(MOTO_PYTHON) -B devices.py && $(MOTO_PYTHON) -B catalog.py
+	cd data/refresh/fields && go run . > ../../kubernetes-fields.tsv

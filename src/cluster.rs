@@ -113,6 +113,8 @@ struct Inner {
     reserved: HashMap<String, i64>,
     nominated: HashMap<String, Timestamp>,
     marked: HashSet<String>,
+    /// NodeClaims that this process has deleted, and the API server still has.
+    deleted: HashSet<String>,
     launching: Launching,
     views: Views,
     unreadable: UnreadableObjects,

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 /// The system's allocator, which samples what is allocated where `--enable-profiling` asks for it.
-#[cfg(feature = "profiling")]
+#[cfg(all(feature = "profiling", target_os = "linux"))]
 #[global_allocator]
 static ALLOCATOR: karpenter_profiling::Allocator = karpenter_profiling::allocator();
 

@@ -12,14 +12,14 @@ use crate::operator::traces::Traces;
 /// Stack of worker threads: the solver recurses, async state is large in debug builds.
 const STACK: usize = 8 << 20;
 
-#[cfg(feature = "profiling")]
+#[cfg(all(feature = "profiling", target_os = "linux"))]
 use karpenter_profiling::sample_heap;
 
-/// Says that this build has no profiles.
-#[cfg(not(feature = "profiling"))]
+/// This build has no profiles.
+#[cfg(not(all(feature = "profiling", target_os = "linux")))]
 fn sample_heap() -> std::io::Result<()> {
     Err(std::io::Error::other(
-        "this binary is built without profiles, as --features profiling has them",
+        "this binary is built without the feature profiling, which serves profiles",
     ))
 }
 

@@ -29,6 +29,7 @@ use super::{Change, State};
 use crate::api::autoscaling::CapacityBuffer;
 use crate::api::v1::{EC2NodeClass, NodeClaim, NodePool};
 use crate::api::v1alpha1::NodeOverlay;
+use crate::operator::client::lists_in_protobuf;
 use crate::operator::readable::Readable;
 use crate::scheduling::pod::PodKey;
 
@@ -56,7 +57,7 @@ pub fn start(client: &Client, state: &Arc<State>, wanted: Wanted, tasks: &mut Jo
     if wanted.replica_costs_are_ours {
         state.leave_replica_costs();
     }
-    let feed = Feed { client: client.clone(), state: Arc::clone(state) };
+    let feed = Feed { client: lists_in_protobuf(client), state: Arc::clone(state) };
     core(&feed, tasks);
     karpenter(&feed, tasks);
     storage(&feed, tasks);

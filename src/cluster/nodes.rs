@@ -126,6 +126,7 @@ impl State {
             // A NodeClaim of the same name may come again, and must not inherit the marks.
             inner.nominated.remove(name);
             inner.marked.remove(name);
+            inner.deleted.remove(name);
             let known = inner.claims.contains_key(name);
             inner.put_claim(name, None);
             known
@@ -133,6 +134,12 @@ impl State {
         if known {
             self.publish(Change::NodeClaim(name.to_owned()));
         }
+    }
+
+    /// Records that this process has deleted a NodeClaim; true the first time.
+    pub fn note_deletion(&self, name: &str) -> bool {
+        let mut inner = self.write();
+        !inner.claims.contains_key(name) || inner.deleted.insert(name.to_owned())
     }
 
     /// Expects pods on a node until then, so that it is left alone.

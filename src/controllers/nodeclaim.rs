@@ -17,6 +17,7 @@ use crate::api::{conditions, finalizers, labels};
 use crate::cluster::{Change, State};
 
 mod consistency;
+pub(super) mod deletion;
 mod disruption;
 mod events;
 mod expiration;
@@ -116,10 +117,10 @@ async fn reconcile(ctx: Arc<Context>, decisions: Arc<Decisions>, name: String) -
         Ok(delay) => again = [again, delay].into_iter().flatten().min(),
         Err(error) => errors.push(error),
     };
-    note(launch::run(&ctx, &decisions, &api, &mut claim).await);
+    note(launch::run(&ctx, &decisions, &mut claim).await);
     note(registration::run(&ctx, &mut claim).await);
     note(initialization::run(&ctx, &mut claim).await);
-    note(liveness::run(&ctx, &api, &claim).await);
+    note(liveness::run(&ctx, &claim).await);
     set_ready(&mut claim, ctx.clock.now());
     if let Some(written) = patch::merge(&api, &before, &claim).await? {
         ctx.cluster.announce_claim(written);

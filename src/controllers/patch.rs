@@ -8,7 +8,7 @@
 
 use axum::http::{Request, header};
 use k8s_openapi::NamespaceResourceScope;
-use kube::api::{ObjectMeta, Patch, PatchParams};
+use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams};
 use kube::{Api, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -374,17 +374,32 @@ fn to_value<K: Serialize>(object: &K) -> Value {
     serde_json::to_value(object).unwrap_or_default()
 }
 
-/// Deletes an object; one that is gone is fine. Returns whether there was one.
+/// What the API server did about a deletion.
+#[derive(Clone, Debug)]
+pub enum Deleted<K> {
+    /// There is no such object.
+    Absent,
+    /// The object is gone.
+    Removed,
+    /// The object is being deleted, and waits for its finalizers or its grace period.
+    Terminating(Readable<K>),
+}
+
+/// Deletes an object; one that is gone is fine.
 ///
 /// # Errors
 /// When the API server refuses.
-pub async fn delete<K>(api: &Api<K>, name: &str) -> Result<bool, kube::Error>
+pub async fn delete<K>(api: &Api<K>, name: &str) -> Result<Deleted<K>, kube::Error>
 where
-    K: Resource + DeserializeOwned + Clone + std::fmt::Debug,
+    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug,
 {
-    match api.delete(name, &kube::api::DeleteParams::default()).await {
-        Ok(_) => Ok(true),
-        Err(error) if is_gone(&error) => Ok(false),
+    let params = DeleteParams::default();
+    let request = kube::core::Request::new(api.resource_url())
+        .delete(name, &params)
+        .map_err(kube::Error::BuildRequest)?;
+    match api.clone().into_client().request_status::<Readable<K>>(request).await {
+        Ok(answer) => Ok(answer.either(Deleted::Terminating, |_| Deleted::Removed)),
+        Err(error) if is_gone(&error) => Ok(Deleted::Absent),
         Err(error) => Err(error),
     }
 }

@@ -18,9 +18,11 @@ use super::rate::RateLimit;
 
 mod calls;
 mod lanes;
+mod protobuf;
 
 use calls::Call;
 use lanes::{Lane, Lanes};
+pub use protobuf::lists_in_protobuf;
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]

@@ -140,7 +140,7 @@ where
 
 /// Fields that are passed over while an object is read.
 #[derive(Debug, Default)]
-struct Unread {
+pub(in crate::operator) struct Unread {
     whole: bool,
     fields: Vec<(&'static str, Unread)>,
 }
@@ -163,7 +163,13 @@ impl Unread {
         root
     }
 
-    fn field(&self, name: &str) -> Option<&Self> {
+    /// True when nothing of the field is read.
+    pub(in crate::operator) fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// What is passed over below a field.
+    pub(in crate::operator) fn field(&self, name: &str) -> Option<&Self> {
         self.fields.iter().find(|(field, _)| *field == name).map(|(_, unread)| unread)
     }
 }
@@ -237,7 +243,7 @@ const OF_NODE: &[&str] = &[
 ];
 
 /// The fields that nothing reads of objects of a kind.
-fn unread(kind: &str) -> &'static Unread {
+pub(in crate::operator) fn unread(kind: &str) -> &'static Unread {
     static POD: LazyLock<Unread> = LazyLock::new(|| under("spec.", OF_POD_STATUS));
     static DAEMON_SET: LazyLock<Unread> = LazyLock::new(|| under("spec.template.spec.", &[]));
     static NODE: LazyLock<Unread> = LazyLock::new(|| Unread::of(&[OF_ALL, OF_NODE].concat()));

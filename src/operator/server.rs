@@ -111,14 +111,14 @@ async fn scrape() -> Response {
 }
 
 /// The paths of profiles; this build has none, and says so where one is asked for.
-#[cfg(not(feature = "profiling"))]
+#[cfg(not(all(feature = "profiling", target_os = "linux")))]
 fn profiles() -> Router {
-    const WHY: &str = "this binary is built without profiles: build it with --features profiling\n";
+    const WHY: &str = "this binary is built without the feature profiling, which serves profiles\n";
     Router::new()
         .route("/debug/pprof/{*path}", get(|| async { (StatusCode::NOT_IMPLEMENTED, WHY) }))
 }
 
-#[cfg(feature = "profiling")]
+#[cfg(all(feature = "profiling", target_os = "linux"))]
 use karpenter_profiling::router as profiles;
 
 /// Serves `/metrics`, and profiles where `profiling` is set; port 0 serves nothing.

@@ -27,7 +27,7 @@ mod model;
 mod nodeclass;
 mod operator;
 mod policy;
-#[cfg(feature = "profiling")]
+#[cfg(all(feature = "profiling", target_os = "linux"))]
 mod profiles;
 mod repair;
 mod replay;

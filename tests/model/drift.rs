@@ -1,5 +1,6 @@
 //! Nodes that are not as they should be are replaced.
 
+use karpenter::operator::metrics;
 use serde_json::json;
 
 use crate::support::*;
@@ -101,5 +102,39 @@ fn drifted_nodes_go_one_after_the_other_within_the_budget() {
             nodes.len() == 4 && nodes.iter().all(|n| n["metadata"]["labels"]["team"] == "blue")
         })
         .await;
+    });
+}
+
+/// How many NodeClaims of a pool the metric says were disrupted.
+fn disrupted(pool: &str) -> f64 {
+    let mut page = String::new();
+    metrics::render_into(&mut |piece| {
+        page.push_str(&piece);
+        true
+    });
+    page.lines()
+        .filter(|line| line.starts_with("karpenter_nodeclaims_disrupted_total{"))
+        .filter(|line| line.contains(&format!("nodepool=\"{pool}\"")))
+        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+        .sum()
+}
+
+#[test]
+fn a_deletion_is_counted_once_although_the_watch_is_late() {
+    scenario(async |w| {
+        w.apply(calm("late-claims", |_| ()));
+        w.server.set_faults(LateWatch("nodeclaims"));
+        w.start();
+        w.apply(deployment("web", 1, "1", |_| ()));
+        runs(w, "web", 1).await;
+        w.pass(2 * MINUTE).await;
+        let claim = w.names("nodeclaims").remove(0);
+        w.cloud.drift(&claim, "AMIDrift");
+        until(w, HOUR, "another claim", |w| {
+            w.running("web") == 1 && !w.names("nodeclaims").contains(&claim)
+        })
+        .await;
+        w.pass(MINUTE).await;
+        assert_eq!(disrupted("late-claims"), 1.0, "{}", tail(w));
     });
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use karpenter::api::labels;
+use karpenter::model::api::{Call, Fault, FaultPlan};
 use karpenter::model::{Options, World, in_runtime};
 use karpenter::scheduling::instance_type::{InstanceType, Offering};
 use karpenter::scheduling::requirements::Requirement;
@@ -349,4 +350,18 @@ pub async fn replacement_begins(w: &World) -> String {
 /// How many launches were refused for want of capacity, as far as the journal goes back.
 pub fn refused(w: &World) -> usize {
     w.journal.tail(usize::MAX).iter().filter(|l| l.contains("InsufficientCapacity")).count()
+}
+
+/// The controller's watch of a kind, by its plural, is three seconds late.
+pub struct LateWatch(pub &'static str);
+
+impl FaultPlan for LateWatch {
+    fn fault(&mut self, _: &Call) -> Option<Fault> {
+        None
+    }
+
+    fn lag(&mut self, call: &Call) -> Duration {
+        let late = call.user == "karpenter" && call.kind.plural == self.0;
+        Duration::from_secs(if late { 3 } else { 0 })
+    }
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use karpenter::model::api::{Call, Fault, FaultPlan};
 use parking_lot::Mutex;
 use serde_json::json;
 
@@ -207,20 +206,6 @@ impl std::io::Write for Log {
     }
 }
 
-/// The watch shows Nodes three seconds late.
-struct LateNodes;
-
-impl FaultPlan for LateNodes {
-    fn fault(&mut self, _: &Call) -> Option<Fault> {
-        None
-    }
-
-    fn lag(&mut self, call: &Call) -> Duration {
-        let late = call.user == "karpenter" && call.kind.plural == "nodes";
-        Duration::from_secs(if late { 3 } else { 0 })
-    }
-}
-
 #[test]
 fn the_end_of_a_node_is_logged_once_although_the_watch_is_late() {
     scenario(async |w| {
@@ -232,7 +217,7 @@ fn the_end_of_a_node_is_logged_once_although_the_watch_is_late() {
             .finish();
         let _guard = tracing::subscriber::set_default(subscriber);
         w.apply(calm("default", |_| ()));
-        w.server.set_faults(LateNodes);
+        w.server.set_faults(LateWatch("nodes"));
         w.start();
         w.apply(deployment("web", 1, "1", |_| ()));
         runs(w, "web", 1).await;

@@ -15,6 +15,7 @@ use crate::api::labels;
 use crate::api::v1::{CapacityReservationSelectorTerm, NodeClaim};
 use crate::cloud::aws::AwsProvider;
 use crate::cloud::aws::capacityreservation::to_status;
+use crate::controllers::nodeclaim::deletion;
 use crate::controllers::patch;
 use crate::controllers::{Context, Error};
 use crate::operator::logging;
@@ -177,7 +178,7 @@ async fn delete(ctx: &Context, claim: &NodeClaim) -> Result<(), Error> {
         "NodeClaim" = %logging::obj(&name),
         "initiating delete for capacity block expiration"
     );
-    patch::delete(&Api::<NodeClaim>::all(ctx.client.clone()), &name).await?;
+    deletion::delete(ctx, &name).await?;
     Ok(())
 }
 

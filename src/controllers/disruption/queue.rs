@@ -13,8 +13,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
+use super::super::nodeclaim::deletion;
 use super::super::nodeclaim::termination::tighten_deadline;
-use super::super::{Context, Error, observability, patch, provisioning};
+use super::super::{Context, Error, observability, provisioning};
 use super::{InFlight, Seen, events, marks, reboots, record};
 use crate::api::v1::NodeClaim;
 use crate::api::{annotations, conditions, labels};
@@ -251,9 +252,8 @@ async fn launch_one(
 
 /// Removes replacements that nobody waits for any more.
 pub(super) async fn remove(ctx: &Context, claims: &[String]) {
-    let api = Api::<NodeClaim>::all(ctx.client.clone());
     for name in claims {
-        match patch::delete(&api, name).await {
+        match deletion::delete(ctx, name).await {
             Ok(_) => tracing::info!(
                 "NodeClaim" = %logging::obj(name),
                 "deleting replacement that no disruption command needs any more"
@@ -372,7 +372,7 @@ async fn delete(ctx: &Context, running: &Running, name: &str) {
         tracing::error!("error" = %Error::from(error), "Reconciler error");
         return;
     }
-    match patch::delete(&api, name).await {
+    match deletion::delete(ctx, name).await {
         Ok(true) => {}
         Ok(false) => return,
         Err(error) => {

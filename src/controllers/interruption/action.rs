@@ -10,8 +10,9 @@ use crate::api::v1::NodeClaim;
 use crate::api::{annotations, labels};
 use crate::cloud::aws::AwsProvider;
 use crate::cloud::aws::instance::parse_provider_id;
+use crate::controllers::nodeclaim::deletion;
 use crate::controllers::nodeclaim::termination::write_deadline;
-use crate::controllers::{Context, Error, observability, patch};
+use crate::controllers::{Context, Error, observability};
 use crate::operator::events::{Recorder, Report, reference};
 use crate::operator::logging;
 
@@ -64,7 +65,7 @@ async fn take_for(
     }
     let name = claim.metadata.name.clone().unwrap_or_default();
     // Somebody else deleted it meanwhile: it is theirs to count.
-    if !patch::delete(&api, &name).await? {
+    if !deletion::delete(ctx, &name).await? {
         return Ok(());
     }
     tracing::info!(

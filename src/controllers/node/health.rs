@@ -14,9 +14,10 @@ use super::all_nodes;
 use crate::api::labels;
 use crate::api::v1::NodeClaim;
 use crate::cloud::Policies;
+use crate::controllers::nodeclaim::deletion;
 use crate::controllers::nodeclaim::termination::tighten_deadline;
 use crate::controllers::runner::{self, Identity};
-use crate::controllers::{Context, Error, Outcome, observability, patch};
+use crate::controllers::{Context, Error, Outcome, observability};
 use crate::disruption::repair::{RepairPolicy, most_unhealthy};
 use crate::operator::events::{Report, reference};
 use crate::operator::metrics;
@@ -102,7 +103,7 @@ async fn repair(
     if claim.metadata.deletion_timestamp.is_some() {
         return Ok(());
     }
-    if patch::delete(&api, claim.metadata.name.as_deref().unwrap_or_default()).await? {
+    if deletion::delete(ctx, claim.metadata.name.as_deref().unwrap_or_default()).await? {
         tracing::info!("deleting unhealthy node");
         observability::disrupted_with_pods(ctx, claim, "unhealthy", "");
         count(claim, condition, None);

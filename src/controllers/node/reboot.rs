@@ -22,6 +22,7 @@ use crate::api::v1::NodeClaim;
 use crate::api::{annotations, conditions, labels, taints};
 use crate::cloud;
 use crate::cluster::Change;
+use crate::controllers::nodeclaim::deletion;
 use crate::controllers::nodeclaim::termination::tighten_deadline;
 use crate::controllers::patch;
 use crate::controllers::runner::{self, Identity};
@@ -249,7 +250,7 @@ async fn replace(ctx: &Context, claim: &NodeClaim, bound: Bound) -> Result<(), E
     if let Bound::Of(limit) = bound {
         tighten_deadline(&api, claim, ctx.clock.now() + limit).await?;
     }
-    patch::delete(&api, claim.metadata.name.as_deref().unwrap_or_default()).await?;
+    deletion::delete(ctx, claim.metadata.name.as_deref().unwrap_or_default()).await?;
     Ok(())
 }
 

@@ -17,6 +17,7 @@ use super::{all_nodes, drain, volumes};
 use crate::api::v1::NodeClaim;
 use crate::api::{annotations, conditions, finalizers, taints};
 use crate::cluster::Change;
+use crate::controllers::nodeclaim::deletion;
 use crate::controllers::patch;
 use crate::controllers::runner::{self, Identity};
 use crate::controllers::{Context, Error, Outcome};
@@ -76,11 +77,10 @@ async fn reconcile(ctx: &Context, evictions: &Evictions, name: &str) -> Outcome 
         return Ok(None);
     };
     let provider_id = node.spec.as_ref().and_then(|s| s.provider_id.clone()).unwrap_or_default();
-    let claims = Api::<NodeClaim>::all(ctx.client.clone());
     let claim = ctx.cluster.claim_by_provider_id(&provider_id);
     // A Node that somebody deletes takes its NodeClaim and its instance along.
     if let Some(claim) = claim.as_ref().filter(|c| c.metadata.deletion_timestamp.is_none()) {
-        patch::delete(&claims, claim.metadata.name.as_deref().unwrap_or("")).await?;
+        deletion::delete(ctx, claim.metadata.name.as_deref().unwrap_or("")).await?;
     }
     // A kubelet that is gone cannot end pods: without its instance nothing is left to drain.
     if !is_ready(&node) {
@@ -107,6 +107,7 @@ async fn reconcile(ctx: &Context, evictions: &Evictions, name: &str) -> Outcome 
     let mut claim = (*before).clone();
     // The conditions are written even where the step failed: they say how far it came.
     let outcome = step.with_claim(&mut claim).await;
+    let claims = Api::<NodeClaim>::all(ctx.client.clone());
     patch::merge(&claims, &before, &claim).await?;
     match outcome? {
         None => release(ctx, &node).await,

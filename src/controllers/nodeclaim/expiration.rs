@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use kube::Api;
 use tokio::task::JoinSet;
 
-use super::all_claims;
+use super::{all_claims, deletion};
 use crate::api::labels;
-use crate::api::v1::NodeClaim;
 use crate::controllers::runner::{self, Identity};
-use crate::controllers::{Context, Outcome, observability, patch};
+use crate::controllers::{Context, Outcome, observability};
 
 const EXPIRATION: Identity =
     Identity { name: "nodeclaim.expiration", group: labels::GROUP, kind: "NodeClaim", workers: 10 };
@@ -35,7 +33,7 @@ async fn expire(ctx: Arc<Context>, name: String) -> Outcome {
     if age < limit {
         return Ok(Some(limit - age));
     }
-    if patch::delete(&Api::<NodeClaim>::all(ctx.client.clone()), &name).await? {
+    if deletion::delete(&ctx, &name).await? {
         observability::disrupted_with_pods(&ctx, &claim, "expired", "");
     }
     tracing::debug!("deleting expired nodeclaim");

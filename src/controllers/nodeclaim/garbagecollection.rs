@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::Api;
 use tokio::task::JoinSet;
 
+use super::deletion;
 use crate::api::conditions;
 use crate::api::v1::NodeClaim;
-use crate::controllers::{Context, Error, observability, patch, read_live, runner};
+use crate::controllers::{Context, Error, observability, read_live, runner};
 use crate::operator::logging;
 use crate::scheduling::node::is_ready;
 
@@ -33,7 +33,6 @@ pub(super) fn start(ctx: &Arc<Context>, tasks: &mut JoinSet<()>) {
 
 /// Deletes claims that were registered and whose instance is gone.
 async fn collect(ctx: &Context) -> Result<(), Error> {
-    let api = Api::<NodeClaim>::all(ctx.client.clone());
     let claims = read_live::list::<NodeClaim>(&ctx.client).await?.objects;
     let alive: HashSet<String> = ctx
         .cloud
@@ -57,7 +56,7 @@ async fn collect(ctx: &Context) -> Result<(), Error> {
             continue;
         }
         let name = claim.metadata.name.clone().unwrap_or_default();
-        if patch::delete(&api, &name).await? {
+        if deletion::delete(ctx, &name).await? {
             observability::disrupted_with_pods(ctx, &claim, "garbage_collected", "");
         }
         tracing::debug!(

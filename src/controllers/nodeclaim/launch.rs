@@ -1,24 +1,17 @@
 //! Launch: the provider makes the instance, the claim learns what it is.
 
-use kube::Api;
-
+use super::super::observability;
 use super::super::provisioning::decisions::Decisions;
 use super::super::provisioning::pod_reference;
 use super::super::{Context, Error, Outcome};
-use super::super::{observability, patch};
-use super::{condition, decided, events, set_true, status_of, unknown};
+use super::{condition, decided, deletion, events, set_true, status_of, unknown};
 use crate::api::v1::NodeClaim;
 use crate::api::{annotations, conditions, labels};
 use crate::cloud;
 use crate::operator::logging;
 
 /// Launches the claim's instance unless that is decided.
-pub(super) async fn run(
-    ctx: &Context,
-    decisions: &Decisions,
-    api: &Api<NodeClaim>,
-    claim: &mut NodeClaim,
-) -> Outcome {
+pub(super) async fn run(ctx: &Context, decisions: &Decisions, claim: &mut NodeClaim) -> Outcome {
     if decided(claim, conditions::LAUNCHED) {
         return Ok(None);
     }
@@ -45,11 +38,11 @@ pub(super) async fn run(
         Err(error @ cloud::Error::InsufficientCapacity(_)) => {
             ctx.recorder.publish(events::insufficient_capacity(claim, &error));
             report_on_pods(ctx, decisions, claim, &error);
-            give_up(ctx, api, claim, &error).await
+            give_up(ctx, claim, &error).await
         }
         Err(error @ cloud::Error::NodeClassNotReady(_)) => {
             ctx.recorder.publish(events::node_class_not_ready(claim, &error));
-            give_up(ctx, api, claim, &error).await
+            give_up(ctx, claim, &error).await
         }
         Err(error) => {
             let (reason, message) = match &error {
@@ -77,19 +70,14 @@ fn report_on_pods(ctx: &Context, decisions: &Decisions, claim: &NodeClaim, error
 }
 
 /// The claim cannot be launched as it is: it is deleted, and its pods are scheduled again.
-async fn give_up(
-    ctx: &Context,
-    api: &Api<NodeClaim>,
-    claim: &NodeClaim,
-    error: &cloud::Error,
-) -> Outcome {
+async fn give_up(ctx: &Context, claim: &NodeClaim, error: &cloud::Error) -> Outcome {
     log_failure!(*error, "failed launching nodeclaim");
     ctx.launches.failed(claim, ctx.clock.now(), error.class(), &error.to_string());
     let reason = match error {
         cloud::Error::NodeClassNotReady(_) => "nodeclass_not_ready",
         _ => "insufficient_capacity",
     };
-    if patch::delete(api, claim.metadata.name.as_deref().unwrap_or("")).await? {
+    if deletion::delete(ctx, claim.metadata.name.as_deref().unwrap_or("")).await? {
         observability::disrupted(claim, reason, "");
     }
     Ok(None)

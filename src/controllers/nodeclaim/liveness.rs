@@ -2,13 +2,10 @@
 
 use std::time::Duration;
 
-use kube::Api;
-
 use super::super::nodepool::health;
 use super::super::observability;
-use super::super::patch;
 use super::super::{Context, Outcome};
-use super::{condition, is_true};
+use super::{condition, deletion, is_true};
 use crate::api::conditions;
 use crate::api::v1::NodeClaim;
 use crate::operator::logging;
@@ -19,7 +16,7 @@ const LAUNCH: Duration = Duration::from_secs(5 * 60);
 const REGISTRATION: Duration = Duration::from_secs(15 * 60);
 
 /// Deletes the claim when its time is over.
-pub(super) async fn run(ctx: &Context, api: &Api<NodeClaim>, claim: &NodeClaim) -> Outcome {
+pub(super) async fn run(ctx: &Context, claim: &NodeClaim) -> Outcome {
     if is_true(claim, conditions::REGISTERED) {
         return Ok(None);
     }
@@ -36,7 +33,7 @@ pub(super) async fn run(ctx: &Context, api: &Api<NodeClaim>, claim: &NodeClaim) 
         return Ok(Some(limit - passed));
     }
     health::note(ctx, claim, false).await?;
-    if patch::delete(api, claim.metadata.name.as_deref().unwrap_or("")).await? {
+    if deletion::delete(ctx, claim.metadata.name.as_deref().unwrap_or("")).await? {
         observability::disrupted(claim, reason, "");
         tracing::debug!(
             "timeout" = logging::go_duration(limit),

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use jiff::Timestamp;
-use kube::Api;
 
-use super::super::{Context, Error, Outcome, patch};
-use crate::api::v1::NodeClaim;
+use super::super::nodeclaim::deletion;
+use super::super::{Context, Error, Outcome};
 use crate::disruption::candidate::eviction_cost;
 use crate::operator::logging;
 use crate::scheduling::node::StateNode;
@@ -52,10 +51,9 @@ pub(super) async fn reconcile(ctx: Arc<Context>, name: String) -> Outcome {
 
 async fn delete(ctx: &Context, claim: String) -> Result<(), kube::Error> {
     tracing::debug!("NodeClaim" = %logging::obj(&claim), "deleting nodeclaim");
-    let api = Api::<NodeClaim>::all(ctx.client.clone());
     let mut wait = Duration::from_millis(10);
     for attempt in 1.. {
-        match patch::delete(&api, &claim).await {
+        match deletion::delete(ctx, &claim).await {
             Ok(_) => break,
             Err(error) if attempt >= ATTEMPTS => return Err(error),
             Err(_) => tokio::time::sleep(wait).await,

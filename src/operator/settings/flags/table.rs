@@ -87,7 +87,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "enable-profiling",
         Kind::Bool,
         "false",
-        "serve CPU and heap profiles under /debug/pprof/ of the metrics port, in binaries built with --features profiling",
+        "serve CPU and heap profiles under /debug/pprof/ of the metrics port",
         "",
     ),
     flag(
