@@ -29,7 +29,7 @@ use super::{Change, State};
 use crate::api::autoscaling::CapacityBuffer;
 use crate::api::v1::{EC2NodeClass, NodeClaim, NodePool};
 use crate::api::v1alpha1::NodeOverlay;
-use crate::operator::client::lists_in_protobuf;
+use crate::operator::client::in_protobuf;
 use crate::operator::readable::Readable;
 use crate::scheduling::pod::PodKey;
 
@@ -57,7 +57,7 @@ pub fn start(client: &Client, state: &Arc<State>, wanted: Wanted, tasks: &mut Jo
     if wanted.replica_costs_are_ours {
         state.leave_replica_costs();
     }
-    let feed = Feed { client: lists_in_protobuf(client), state: Arc::clone(state) };
+    let feed = Feed { client: in_protobuf(client), state: Arc::clone(state) };
     core(&feed, tasks);
     karpenter(&feed, tasks);
     storage(&feed, tasks);
@@ -295,7 +295,8 @@ impl Feed {
         let mut intake = Intake { source, id_of, apply, forget, known: HashSet::new() };
         async move {
             let mut listed: HashSet<I> = HashSet::new();
-            let mut events = watcher(api, config()).default_backoff().boxed();
+            let mut listing = Listing::of(source);
+            let mut events = watcher(api.clone(), listing.config()).default_backoff().boxed();
             loop {
                 match events.try_next().await {
                     // A list that was cut off counts for nothing: what it lacked may exist.
@@ -312,6 +313,11 @@ impl Feed {
                         intake.remove(&state, object.meta());
                     }
                     Ok(None) => return,
+                    Err(error) if listing == Listing::Streamed && is_refused(&error) => {
+                        tracing::debug!("error" = %error, "resource" = source, "listing by pages");
+                        listing = Listing::Paged;
+                        events = watcher(api.clone(), listing.config()).default_backoff().boxed();
+                    }
                     Err(error) => {
                         report(source, &error);
                     }
@@ -361,9 +367,40 @@ fn is_absent(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
-/// Lists come page by page: one answer never holds a whole large cluster.
-fn config() -> watcher::Config {
-    watcher::Config::default()
+/// How the objects of a kind that exist already are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listing {
+    /// As the first events of the watch. The API server sends them from its cache while they are
+    /// read here, so that neither side waits for the other or holds a page.
+    Streamed,
+    /// By pages of 500: one answer never holds a whole large cluster.
+    Paged,
+}
+
+impl Listing {
+    /// Streamed for the kinds of which a cluster has many. For the others one page is read sooner:
+    /// a stream ends only when the API server's cache has caught up with etcd.
+    fn of(source: &str) -> Self {
+        if matches!(source, "pods" | "nodes") { Self::Streamed } else { Self::Paged }
+    }
+
+    fn config(self) -> watcher::Config {
+        match self {
+            Self::Streamed => watcher::Config::default().streaming_lists(),
+            Self::Paged => watcher::Config::default(),
+        }
+    }
+}
+
+/// True when the API server does not stream lists: an old one, or one whose gate `WatchList` is off,
+/// refuses the parameter as invalid.
+fn is_refused(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchStartFailed(kube::Error::Api(status)) => {
+            matches!(status.code, 400 | 422)
+        }
+        _ => false,
+    }
 }
 
 /// Logs that a watch ended. The API server ends one whose version it no longer has, as it does once

@@ -1,6 +1,6 @@
 //! Claims, volumes, classes and driver limits, and the selectors that default spread is deduced from.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
@@ -48,6 +48,16 @@ impl Attachments {
     }
 }
 
+/// The pods that a change of volumes concerns.
+enum Concerned<'a> {
+    /// Those that use the claim of this namespace and name.
+    Claim(&'a str, &'a str),
+    /// Those that use any of these claims.
+    Claims(&'a [(String, String)]),
+    /// Those that use any claim.
+    Every,
+}
+
 impl State {
     /// What scheduling reads of volumes; shared until the next change.
     #[must_use]
@@ -55,59 +65,67 @@ impl State {
         Arc::clone(&self.inner.read().volumes)
     }
 
-    /// Changes what is known of volumes, and the views of the nodes whose pods use the claim, of
-    /// all nodes with claims where none is named.
-    fn change_volumes(&self, change: impl FnOnce(&mut VolumeObjects), claim: Option<(&str, &str)>) {
+    /// Changes what is known of volumes, and the views of the nodes whose pods it concerns.
+    fn change_volumes(&self, change: impl FnOnce(&mut VolumeObjects), concerned: Concerned<'_>) {
         let mut inner = self.write();
         // Copied only if a snapshot still holds the previous version.
         change(Arc::make_mut(&mut inner.volumes));
-        match claim {
-            Some((namespace, name)) => {
-                for node in inner.pods.nodes_of_claim(namespace, name) {
-                    inner.show_pods_of(&node);
-                }
+        let nodes: BTreeSet<Arc<str>> = match concerned {
+            Concerned::Claim(namespace, name) => {
+                inner.pods.nodes_of_claim(namespace, name).into_iter().collect()
             }
-            None => {
-                for node in inner.pods.nodes_with_claims() {
-                    inner.show_pods_of(&node);
-                }
-            }
+            Concerned::Claims(claims) => claims
+                .iter()
+                .flat_map(|(namespace, name)| inner.pods.nodes_of_claim(namespace, name))
+                .collect(),
+            Concerned::Every => inner.pods.nodes_with_claims(),
+        };
+        for node in nodes {
+            inner.show_pods_of(&node);
         }
     }
 
     /// Takes in a PersistentVolumeClaim.
     pub fn apply_volume_claim(&self, object: &PersistentVolumeClaim) {
         let (namespace, name) = key_of(&object.metadata);
-        self.change_volumes(|v| v.set_claim(object), Some((&namespace, &name)));
+        self.change_volumes(|v| v.set_claim(object), Concerned::Claim(&namespace, &name));
     }
 
     /// Forgets a PersistentVolumeClaim.
     pub fn delete_volume_claim(&self, namespace: &str, name: &str) {
-        self.change_volumes(|v| v.remove_claim(namespace, name), Some((namespace, name)));
+        self.change_volumes(|v| v.remove_claim(namespace, name), Concerned::Claim(namespace, name));
     }
 
-    /// Takes in a PersistentVolume. One without a claim is no pod's yet.
+    /// Takes in a PersistentVolume.
     pub fn apply_volume(&self, object: &PersistentVolume) {
-        let claim = object.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
-        let part = |text: Option<&String>| text.cloned().unwrap_or_default();
-        let namespace = part(claim.and_then(|c| c.namespace.as_ref()));
-        let name = part(claim.and_then(|c| c.name.as_ref()));
-        self.change_volumes(|v| v.set_volume(object), Some((&namespace, &name)));
+        let name = object.metadata.name.as_deref().unwrap_or_default();
+        let claims = self.claims_on_volume(name);
+        self.change_volumes(|v| v.set_volume(object), Concerned::Claims(&claims));
     }
 
-    /// Forgets a PersistentVolume. Its claim is Lost then, which the claim's own event says.
+    /// Forgets a PersistentVolume.
     pub fn delete_volume(&self, name: &str) {
-        self.change_volumes(|v| v.remove_volume(name), Some(("", "")));
+        let claims = self.claims_on_volume(name);
+        self.change_volumes(|v| v.remove_volume(name), Concerned::Claims(&claims));
+    }
+
+    /// The claims that are bound to a volume, as they themselves name it: what a volume says of its
+    /// claim may be old, or of a claim that another volume was bound to.
+    // All claims are searched, as volumes change seldom; an index would cost memory for each.
+    fn claims_on_volume(&self, name: &str) -> Vec<(String, String)> {
+        let volumes = self.volumes();
+        let claims = volumes.claims_on(name);
+        claims.map(|(namespace, name)| (namespace.to_owned(), name.to_owned())).collect()
     }
 
     /// Takes in a StorageClass.
     pub fn apply_storage_class(&self, object: &StorageClass) {
-        self.change_volumes(|v| v.set_class(object), None);
+        self.change_volumes(|v| v.set_class(object), Concerned::Every);
     }
 
     /// Forgets a StorageClass.
     pub fn delete_storage_class(&self, name: &str) {
-        self.change_volumes(|v| v.remove_class(name), None);
+        self.change_volumes(|v| v.remove_class(name), Concerned::Every);
     }
 
     /// Takes in a CSINode.

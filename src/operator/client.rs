@@ -22,7 +22,7 @@ mod protobuf;
 
 use calls::Call;
 use lanes::{Lane, Lanes};
-pub use protobuf::lists_in_protobuf;
+pub use protobuf::in_protobuf;
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -127,7 +127,8 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        ask_for_latest(&mut request);
         let limits = self.watched.limits.clone();
         let lane = Lane::of(&request);
         let (method, host) = (request.method().to_string(), Arc::clone(&self.watched.host));
@@ -162,6 +163,25 @@ where
             }
             answer
         })
+    }
+}
+
+/// Lets a streamed list hold everything that was written before it was asked for.
+// kube asks for version 0, which any cache may answer, however old. A list from a stale cache lacks
+// what was just made, and what it lacks counts as gone. Without a version the API server waits until
+// its cache has caught up with etcd.
+fn ask_for_latest(request: &mut Request<Body>) {
+    let uri = request.uri();
+    let query = uri.query().unwrap_or_default();
+    let has = |wanted: &str| query.split('&').any(|part| part == wanted);
+    if !has("sendInitialEvents=true") || !has("resourceVersion=0") {
+        return;
+    }
+    let kept: Vec<&str> =
+        query.split('&').filter(|p| !p.is_empty() && *p != "resourceVersion=0").collect();
+    // What was a URI is one without a parameter too.
+    if let Ok(uri) = format!("{}?{}", uri.path(), kept.join("&")).parse() {
+        *request.uri_mut() = uri;
     }
 }
 
@@ -274,5 +294,28 @@ mod tests {
         let watch = service.call(request("GET", "/api/v1/pods?watch=true"));
         tokio::time::sleep(Duration::from_secs(200)).await;
         assert!(watch.now_or_never().is_none());
+    }
+
+    #[test]
+    fn a_streamed_list_holds_all_that_was_written_before() {
+        let sent = |uri: &str| {
+            let mut request = request("GET", uri);
+            ask_for_latest(&mut request);
+            request.uri().to_string()
+        };
+        // As kube writes it.
+        let streamed = "/api/v1/pods?&watch=true&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion=0";
+        assert_eq!(
+            sent(streamed),
+            "/api/v1/pods?watch=true&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan"
+        );
+        for other in [
+            "/api/v1/pods?&watch=true&resourceVersion=0",
+            "/api/v1/pods?&watch=true&sendInitialEvents=true&resourceVersion=7",
+            "/api/v1/pods?&limit=500",
+            "/api/v1/pods",
+        ] {
+            assert_eq!(sent(other), other);
+        }
     }
 }

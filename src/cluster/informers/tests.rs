@@ -1,3 +1,6 @@
+use axum::http::{Request, Response};
+use kube::client::Body;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::*;
@@ -67,4 +70,79 @@ fn an_expired_watch_is_no_failure() {
     assert!(is_expired(&watcher::Error::WatchFailed(kube::Error::Api(status(410)))));
     assert!(!is_expired(&watcher::Error::WatchError(status(500))));
     assert!(!is_expired(&watcher::Error::NoResourceVersion));
+}
+
+/// Feeds Nodes from an API server that answers each request as `answer` says by its query; `None`
+/// leaves it open. Returns the queries, once Nodes are listed.
+async fn nodes_listed_by(
+    answer: impl Fn(&str) -> Option<(u16, String)> + Clone + Send + 'static,
+) -> (Arc<State>, Vec<String>) {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&asked);
+    let server = tower::service_fn(move |request: Request<Body>| {
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        let answered = answer(&query);
+        log.lock().push(query);
+        async move {
+            match answered {
+                Some((code, body)) => {
+                    Ok(Response::builder().status(code).body(Body::from(body.into_bytes()))?)
+                }
+                None => std::future::pending::<Result<Response<Body>, tower::BoxError>>().await,
+            }
+        }
+    });
+    let client = Client::new(server, "default");
+    let state = Arc::new(State::default());
+    let feed = Feed { client, state: Arc::clone(&state) };
+    let watch =
+        tokio::spawn(feed.watch::<Node, _>("nodes", name_of, State::apply_node, |state, name| {
+            state.delete_node(name)
+        }));
+    while !state.has_listed("nodes") {
+        sleep(Duration::from_millis(10)).await;
+    }
+    watch.abort();
+    let asked = asked.lock().clone();
+    (state, asked)
+}
+
+fn a_node(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "resourceVersion": "7"}})
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_are_listed_by_the_first_events_of_their_watch() {
+    let (state, asked) = nodes_listed_by(|query| {
+        if !query.contains("sendInitialEvents") {
+            // Nothing happens after what exists.
+            return None;
+        }
+        let bookmark = json!({"type": "BOOKMARK", "object": {"kind": "Node", "apiVersion": "v1",
+            "metadata": {"resourceVersion": "9",
+                "annotations": {"k8s.io/initial-events-end": "true"}}}});
+        let added = json!({"type": "ADDED", "object": a_node("n")});
+        Some((200, format!("{added}\n{bookmark}\n")))
+    })
+    .await;
+    assert!(state.node("n").is_some());
+    assert!(asked[0].contains("sendInitialEvents=true"), "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_streams_no_lists_is_asked_for_pages() {
+    let (state, asked) = nodes_listed_by(|query| {
+        if query.contains("sendInitialEvents") {
+            let refusal = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+                "code": 422, "reason": "Invalid", "message": "sendInitialEvents: Forbidden"});
+            return Some((422, refusal.to_string()));
+        }
+        let list = json!({"kind": "NodeList", "apiVersion": "v1",
+            "metadata": {"resourceVersion": "9"}, "items": [a_node("n")]});
+        (!query.contains("watch=true")).then(|| (200, list.to_string()))
+    })
+    .await;
+    assert!(state.node("n").is_some());
+    assert!(asked[0].contains("sendInitialEvents=true"), "{asked:?}");
+    assert!(asked[1].contains("limit=500"), "at once, without a wait: {asked:?}");
 }

@@ -232,3 +232,37 @@ fn volumes_of_a_view_follow_claims_and_drivers() {
     state.delete_volume_claim("n", "p");
     assert_eq!(attached(), 0);
 }
+
+#[test]
+fn a_view_follows_a_volume_that_names_another_claim_now() {
+    let state = State::default();
+    state.apply_node(node(json!({"metadata": {"name": "n1"}})));
+    state.apply_pod(
+        &serde_json::from_value(json!({"metadata": {"name": "a", "namespace": "n"},
+            "spec": {"nodeName": "n1", "containers": [], "volumes": [
+                {"name": "v", "persistentVolumeClaim": {"claimName": "p"}}]},
+            "status": {"phase": "Running"}}))
+        .unwrap(),
+    );
+    state.apply_volume_claim(
+        &serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n"},
+            "spec": {"volumeName": "pv"}}))
+        .unwrap(),
+    );
+    let volume = |claim: &str, driver: &str| {
+        state.apply_volume(
+            &serde_json::from_value(json!({"metadata": {"name": "pv"}, "spec": {
+                "csi": {"driver": driver, "volumeHandle": "h"},
+                "claimRef": {"namespace": "n", "name": claim}}}))
+            .unwrap(),
+        );
+    };
+    let attached = || state.state_node("n1").unwrap().attached.len();
+    volume("p", "d");
+    assert_eq!(attached(), 1);
+    state.delete_volume("pv");
+    assert_eq!(attached(), 0, "nobody knows its driver any more");
+    // The claim still names the volume; the volume names the claim that it had before.
+    volume("other", "d");
+    assert_eq!(attached(), 1);
+}

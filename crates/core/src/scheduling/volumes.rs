@@ -144,6 +144,13 @@ impl VolumeObjects {
         self.claims.insert(Arc::from(key), Arc::new(claim));
     }
 
+    /// Namespaces and names of the claims that are bound to a volume, in no order.
+    pub fn claims_on<'a>(&'a self, volume: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let bound = |claim: &Claim| claim.volume.as_deref() == Some(volume);
+        let claims = self.claims.iter().filter(move |(_, claim)| bound(claim));
+        claims.filter_map(|(key, _)| key.split_once('/'))
+    }
+
     /// Forgets a PersistentVolumeClaim.
     pub fn remove_claim(&mut self, namespace: &str, name: &str) {
         self.claims.remove(claim_key(namespace, name).as_str());
@@ -541,7 +548,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_look_ups_are_told_apart() {
+    fn failed_look_ups_are_distinguished() {
         let mut objects = VolumeObjects::default();
         let missing = resolve(&pod(&["c"]), &objects).unwrap_err();
         assert!(!missing.volumes.tracking_failed);

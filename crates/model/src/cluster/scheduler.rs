@@ -128,13 +128,14 @@ impl Cluster {
     fn company<'a>(&'a self, key: &Key, pod: &'a PodFacts) -> Company<'a> {
         let mut company = Company::default();
         for term in &pod.apart {
-            let there = self.placed().filter(|(k, p, _)| selected(term, &key.namespace, k, p));
+            let there = self.placed().filter(|(k, p, _)| self.selected(term, (key, pod), (k, p)));
             let values = there.filter_map(|(_, _, at)| at.labels.get(&term.topology_key));
             company.apart.push((&term.topology_key, values.collect()));
         }
         if !self.averse.is_empty() {
             for (k, other, at) in self.placed().filter(|(_, other, _)| !other.apart.is_empty()) {
-                for term in other.apart.iter().filter(|t| selected(t, &k.namespace, key, pod)) {
+                for term in other.apart.iter().filter(|t| self.selected(t, (k, other), (key, pod)))
+                {
                     let value = at.labels.get(&term.topology_key);
                     company.apart.push((&term.topology_key, value.into_iter().collect()));
                 }
@@ -142,17 +143,48 @@ impl Cluster {
         }
         for term in &pod.near {
             let mut anywhere = false;
-            let there = self.placed().filter(|(k, p, _)| selected(term, &key.namespace, k, p));
+            let there = self.placed().filter(|(k, p, _)| self.selected(term, (key, pod), (k, p)));
             let values: BTreeSet<&String> = there
                 .inspect(|_| anywhere = true)
                 .filter_map(|(_, _, at)| at.labels.get(&term.topology_key))
                 .collect();
             // The first of a group that is drawn to itself may go anywhere.
-            let first = !anywhere && selected(term, &key.namespace, key, pod);
+            let first = !anywhere && self.selected(term, (key, pod), (key, pod));
             company.near.push((&term.topology_key, (!first).then_some(values)));
         }
         company.spread = pod.spread.iter().map(|c| self.spread(key, pod, c)).collect();
         company
+    }
+
+    /// Whether a term of one pod selects another.
+    fn selected(
+        &self,
+        term: &PodAffinityTerm,
+        (from, owner): (&Key, &PodFacts),
+        (key, pod): (&Key, &PodFacts),
+    ) -> bool {
+        self.reaches(term, &from.namespace, &key.namespace)
+            && matches(term.label_selector.as_ref(), pod)
+            && same_values(term.match_label_keys.as_deref(), owner, pod)
+            && other_values(term.mismatch_label_keys.as_deref(), owner, pod)
+    }
+
+    /// Whether a term of a pod in one namespace is about pods in another: those that it lists and
+    /// those that its selector selects, or its own where it has neither.
+    fn reaches(&self, term: &PodAffinityTerm, from: &str, namespace: &str) -> bool {
+        let listed = term.namespaces.as_deref().unwrap_or_default();
+        let Some(selector) = &term.namespace_selector else {
+            let own = listed.is_empty() && namespace == from;
+            return own || listed.iter().any(|n| n == namespace);
+        };
+        listed.iter().any(|n| n == namespace)
+            || selects(selector, &self.namespace_labels(namespace))
+    }
+
+    fn namespace_labels(&self, namespace: &str) -> BTreeMap<String, String> {
+        let object = self.store.get(kind("namespaces"), "", namespace);
+        let labels = object.map(|o| o["metadata"]["labels"].clone()).unwrap_or_default();
+        serde_json::from_value(labels).unwrap_or_default()
     }
 
     fn spread<'a>(
@@ -177,6 +209,7 @@ impl Cluster {
                 k.namespace == key.namespace
                     && !p.deleting
                     && matches(constraint.label_selector.as_ref(), p)
+                    && same_values(constraint.match_label_keys.as_deref(), pod, p)
             });
             *counts.entry(value).or_default() += i32::try_from(matching.count()).unwrap_or(0);
         }
@@ -280,16 +313,21 @@ fn holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
     }
 }
 
-/// Whether a term of a pod in `from` selects another pod.
-fn selected(term: &PodAffinityTerm, from: &str, key: &Key, pod: &PodFacts) -> bool {
-    let spaces: BTreeSet<&str> = term.namespaces.iter().flatten().map(String::as_str).collect();
-    let all = term.namespace_selector.as_ref().is_some_and(|s| *s == LabelSelector::default());
-    let near = if spaces.is_empty() {
-        key.namespace == from
-    } else {
-        spaces.contains(key.namespace.as_str())
-    };
-    (all || near) && matches(term.label_selector.as_ref(), pod)
+/// Whether a pod has the values of the keys that another has of them.
+fn same_values(keys: Option<&[String]>, pod: &PodFacts, other: &PodFacts) -> bool {
+    // A key that the pod itself does not have is left out, as the API server does.
+    keys.into_iter().flatten().all(|key| match pod.labels.get(key) {
+        Some(value) => other.labels.get(key) == Some(value),
+        None => true,
+    })
+}
+
+/// Whether a pod has none of the values of the keys that another has of them.
+fn other_values(keys: Option<&[String]>, pod: &PodFacts, other: &PodFacts) -> bool {
+    keys.into_iter().flatten().all(|key| match pod.labels.get(key) {
+        Some(value) => other.labels.get(key) != Some(value),
+        None => true,
+    })
 }
 
 fn matches(selector: Option<&LabelSelector>, pod: &PodFacts) -> bool {

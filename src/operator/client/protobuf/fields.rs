@@ -59,13 +59,17 @@ pub(super) struct Fields {
 }
 
 impl Fields {
-    /// The fields of a kind that is listed, or of a status; `None` for any other.
+    /// The fields of a kind that is listed and watched, of its list, or of a status; `None` for any other.
     pub(super) fn of(kind: &str) -> Option<&'static Self> {
+        static POD: LazyLock<Fields> = LazyLock::new(|| Fields::read("Pod", "Pod"));
         static PODS: LazyLock<Fields> = LazyLock::new(|| Fields::read("PodList", "Pod"));
+        static NODE: LazyLock<Fields> = LazyLock::new(|| Fields::read("Node", "Node"));
         static NODES: LazyLock<Fields> = LazyLock::new(|| Fields::read("NodeList", "Node"));
         static STATUS: LazyLock<Fields> = LazyLock::new(|| Fields::read("Status", "Status"));
         match kind {
+            "Pod" => Some(&POD),
             "PodList" => Some(&PODS),
+            "Node" => Some(&NODE),
             "NodeList" => Some(&NODES),
             "Status" => Some(&STATUS),
             _ => None,
@@ -91,7 +95,11 @@ impl Fields {
             rows.entry(message).or_default().push(row);
         }
         let mut reader = Reader { rows, known: HashMap::new(), messages: Vec::new() };
-        let root = reader.message(root, None, Some(unread(object)));
+        let unread = Some(unread(object));
+        let root = match root == object {
+            true => reader.message(root, unread, None),
+            false => reader.message(root, None, unread),
+        };
         Self { messages: reader.messages, root }
     }
 }

@@ -13,7 +13,7 @@ const MAGIC: &[u8] = b"k8s\0";
 pub(super) enum Error {
     #[error("the API server's answer does not start as protobuf of Kubernetes does")]
     Magic,
-    #[error("the API server's answer in protobuf is {0:?}, expected a list of Pods or Nodes, or a status")]
+    #[error("the API server's answer in protobuf is {0:?}, expected Pods, Nodes or a status")]
     Kind(String),
     #[error("the API server's answer in protobuf is malformed: {0}")]
     Malformed(#[from] Malformed),
@@ -81,30 +81,54 @@ fn pair(bytes: &[u8]) -> Result<[Value<'_>; 2], Error> {
     Ok(pair)
 }
 
-/// The JSON of a list or of a status.
+/// The JSON of a list, an object or a status.
 pub(super) fn from_protobuf(bytes: &[u8]) -> Result<Vec<u8>, Error> {
+    // What is read of a Pod is shorter as JSON than all of it is in protobuf.
+    let mut json = Vec::with_capacity(bytes.len());
+    write(bytes, &mut json)?;
+    Ok(json)
+}
+
+/// Adds the JSON of a watch's event.
+pub(super) fn write_event(bytes: &[u8], json: &mut Vec<u8>) -> Result<(), Error> {
+    let [kind, object] = pair(bytes)?;
+    // The object is in a message of its own that has nothing else.
+    let [object, _] = pair(object.bytes())?;
+    json.extend_from_slice(b"{\"type\":");
+    write_text(kind.text()?, json);
+    json.extend_from_slice(b",\"object\":");
+    write(object.bytes(), json)?;
+    json.push(b'}');
+    Ok(())
+}
+
+fn write(bytes: &[u8], json: &mut Vec<u8>) -> Result<(), Error> {
     let envelope = bytes.strip_prefix(MAGIC).ok_or(Error::Magic)?;
     let [type_meta, object] = pair(envelope)?;
     let [version, kind] = pair(type_meta.bytes())?;
     let (version, kind) = (version.text()?, kind.text()?);
     let fields = Fields::of(kind).ok_or_else(|| Error::Kind(kind.to_owned()))?;
-    // What is read of a Pod is shorter as JSON than all of it is in protobuf.
-    let mut writer = Writer { fields, json: Vec::with_capacity(bytes.len()) };
+    let mut writer = Writer { fields, json };
     writer.json.extend_from_slice(b"{\"kind\":");
     writer.text(kind);
     writer.json.extend_from_slice(b",\"apiVersion\":");
     writer.text(version);
     writer.fields(fields.root(), object.bytes())?;
     writer.json.push(b'}');
-    Ok(writer.json)
+    Ok(())
 }
 
-struct Writer {
+fn write_text(text: &str, json: &mut Vec<u8>) {
+    // Writing into memory does not fail.
+    let _ = serde_json::to_writer(json, text);
+}
+
+struct Writer<'a> {
     fields: &'static Fields,
-    json: Vec<u8>,
+    json: &'a mut Vec<u8>,
 }
 
-impl Writer {
+impl Writer<'_> {
     /// Writes an object.
     fn object(&mut self, message: &Message, bytes: &[u8]) -> Result<(), Error> {
         self.json.push(b'{');
@@ -186,13 +210,12 @@ impl Writer {
     }
 
     fn text(&mut self, text: &str) {
-        // Writing into memory does not fail.
-        let _ = serde_json::to_writer(&mut self.json, text);
+        write_text(text, self.json);
     }
 
     fn number(&mut self, number: u64) {
         // Negative numbers are sent as the 64 bits that they have.
-        let _ = serde_json::to_writer(&mut self.json, &number.cast_signed());
+        let _ = serde_json::to_writer(&mut *self.json, &number.cast_signed());
     }
 
     fn value(&mut self, kind: Kind, value: Value<'_>) -> Result<(), Error> {

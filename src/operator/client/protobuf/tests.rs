@@ -30,11 +30,9 @@ where
 
 #[test]
 fn pods_are_the_same_in_both_formats() {
-    let (version, pods) = read::<Pod>(&json::from_protobuf(PODS.0).unwrap());
-    assert_eq!((version, &pods), {
-        let (version, pods) = read::<Pod>(PODS.1);
-        (version, &pods.clone())
-    });
+    let read_of_json = read::<Pod>(PODS.1);
+    assert_eq!(read::<Pod>(&json::from_protobuf(PODS.0).unwrap()), read_of_json);
+    let pods = read_of_json.1;
     let rich = pods.iter().find(|p| p.metadata.name.as_deref() == Some("rich")).unwrap();
     let spec = rich.spec.as_ref().unwrap();
     assert_eq!(spec.tolerations.as_ref().unwrap()[0].toleration_seconds, Some(0), "not unset");
@@ -44,10 +42,7 @@ fn pods_are_the_same_in_both_formats() {
 
 #[test]
 fn nodes_are_the_same_in_both_formats() {
-    assert_eq!(
-        read::<Node>(&json::from_protobuf(NODES.0).unwrap()),
-        read::<Node>(NODES.1),
-    );
+    assert_eq!(read::<Node>(&json::from_protobuf(NODES.0).unwrap()), read::<Node>(NODES.1),);
 }
 
 #[test]
@@ -111,9 +106,9 @@ impl Service<Request<Body>> for Server {
 /// What is asked for, and what comes back, for a request.
 async fn ask(path: &str, kind: &'static str, body: &'static [u8]) -> (String, Vec<u8>) {
     let server = Server { kind, body, asked: std::sync::Arc::default() };
-    let mut lists = Lists(server.clone());
+    let mut client = Transcoded(Client::new(server.clone(), "default"));
     let request = Request::get(path).body(Body::empty()).unwrap();
-    let answer = lists.call(request).await.unwrap();
+    let answer = client.call(request).await.unwrap();
     let body = answer.into_body().collect().await.unwrap().to_bytes();
     let asked = server.asked.lock().remove(0);
     (asked, body.to_vec())
@@ -132,10 +127,61 @@ async fn an_answer_in_json_goes_through() {
     assert_eq!(body, PODS.1);
 }
 
+/// A watch's events as the API server sends them: a Pod, and the bookmark that ends what exists.
+fn events() -> Vec<u8> {
+    let field = |number: u8, bytes: &[u8]| {
+        let mut field = vec![number << 3 | 2];
+        let mut length = bytes.len();
+        while length > 127 {
+            field.push(u8::try_from(length % 128).unwrap() | 128);
+            length /= 128;
+        }
+        field.push(u8::try_from(length).unwrap());
+        field.extend_from_slice(bytes);
+        field
+    };
+    let event = |kind: &str, object: &[u8]| {
+        let meta = [field(1, b"v1"), field(2, b"Pod")].concat();
+        let whole = [b"k8s\0".to_vec(), field(1, &meta), field(2, object)].concat();
+        let event = [field(1, kind.as_bytes()), field(2, &field(1, &whole))].concat();
+        [u32::try_from(event.len()).unwrap().to_be_bytes().to_vec(), event].concat()
+    };
+    let ends = field(12, &[field(1, b"k8s.io/initial-events-end"), field(2, b"true")].concat());
+    let meta = [field(6, b"7"), ends].concat();
+    [event("ADDED", &field(1, &field(1, b"x"))), event("BOOKMARK", &field(1, &meta))].concat()
+}
+
+#[tokio::test]
+async fn a_watch_in_protobuf_comes_as_lines_of_json() {
+    let body: &'static [u8] = events().leak();
+    let kind = "application/vnd.kubernetes.protobuf;stream=watch";
+    let (asked, lines) = ask("/api/v1/pods?watch=true", kind, body).await;
+    assert!(asked.starts_with(kind), "{asked}");
+    let lines = String::from_utf8(lines).unwrap();
+    let lines: Vec<Value> = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[0]["type"], "ADDED");
+    assert_eq!(lines[0]["object"]["metadata"]["name"], "x");
+    assert_eq!(lines[1]["type"], "BOOKMARK");
+    let ends = &lines[1]["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"];
+    assert_eq!(ends, "true");
+}
+
+#[test]
+fn events_that_come_in_pieces_are_put_together() {
+    let (events, mut unread, mut json) = (events(), Vec::new(), Vec::new());
+    for byte in &events {
+        unread.push(*byte);
+        json.extend(whole_events(&mut unread).unwrap());
+    }
+    assert!(unread.is_empty());
+    assert_eq!(json.iter().filter(|byte| **byte == b'\n').count(), 2);
+}
+
 #[tokio::test]
 async fn other_requests_go_through() {
     let pods = "/api/v1/pods";
-    for path in [&format!("{pods}?watch=true"), "/api/v1/namespaces/n/pods", "/api/v1/services"] {
+    for path in [&format!("{pods}/x"), "/api/v1/namespaces/n/pods", "/api/v1/services"] {
         let (asked, _) = ask(path, "application/json", b"{}").await;
         assert_eq!(asked, "", "{path}");
     }
