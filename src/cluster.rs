@@ -24,6 +24,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Resource;
 use kube::api::ObjectMeta;
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
+use rustc_hash::FxHashSet;
 use tokio::sync::broadcast;
 
 use crate::api::autoscaling::CapacityBuffer;
@@ -109,6 +110,9 @@ struct Inner {
     buffers: BTreeMap<PodKey, Arc<CapacityBuffer>>,
     buffer_pods: BTreeMap<PodKey, Vec<Arc<PodInfo>>>,
     buffer_nodes: HashMap<String, usize>,
+    /// While the first lists are read: the Nodes whose views lack pods. A view that is made anew for each
+    /// pod of its Node costs as much as reading the pod.
+    behind: Option<FxHashSet<Arc<str>>>,
     /// Nodes of static pools that are about to be created.
     reserved: HashMap<String, i64>,
     nominated: HashMap<String, Timestamp>,
@@ -202,11 +206,17 @@ impl State {
         }
     }
 
+    /// Lets the views of Nodes wait for their pods until everything is listed: nobody decides before.
+    pub(crate) fn begin_listing(&self) {
+        self.write().behind.get_or_insert_default();
+    }
+
     /// Notes that a watch has listed everything.
     pub(crate) fn mark_listed(&self, source: &'static str) {
         let mut inner = self.write();
         inner.synced.insert(source);
         if inner.listed() {
+            inner.catch_up();
             // Under the lock: who takes it later sees what came in before, or is told.
             self.complete.store(true, Ordering::Release);
         }

@@ -1,7 +1,6 @@
 //! One watch for each kind, feeding the state. What nothing reads is passed over while an object is
 //! read; what cannot be understood is left out alone.
 
-use std::collections::HashSet;
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -19,6 +18,7 @@ use k8s_openapi::api::storage::v1::{CSINode, StorageClass, VolumeAttachment};
 use kube::api::ObjectMeta;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
+use rustc_hash::FxHashSet;
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -57,6 +57,7 @@ pub fn start(client: &Client, state: &Arc<State>, wanted: Wanted, tasks: &mut Jo
     if wanted.replica_costs_are_ours {
         state.leave_replica_costs();
     }
+    state.begin_listing();
     let feed = Feed { client: in_protobuf(client), state: Arc::clone(state) };
     core(&feed, tasks);
     karpenter(&feed, tasks);
@@ -292,15 +293,15 @@ impl Feed {
     {
         let state = Arc::clone(&self.state);
         let api = Api::<Readable<K>>::all(self.client.clone());
-        let mut intake = Intake { source, id_of, apply, forget, known: HashSet::new() };
+        let mut intake = Intake { source, id_of, apply, forget, known: FxHashSet::default() };
         async move {
-            let mut listed: HashSet<I> = HashSet::new();
+            let mut listed: FxHashSet<I> = FxHashSet::default();
             let mut listing = Listing::of(source);
             let mut events = watcher(api.clone(), listing.config()).default_backoff().boxed();
             loop {
                 match events.try_next().await {
                     // A list that was cut off counts for nothing: what it lacked may exist.
-                    Ok(Some(watcher::Event::Init)) => listed = HashSet::new(),
+                    Ok(Some(watcher::Event::Init)) => listed = FxHashSet::default(),
                     Ok(Some(watcher::Event::InitApply(object))) => {
                         listed.insert(intake.take(&state, object));
                     }
@@ -429,7 +430,7 @@ struct Intake<I, IdOf, Apply, Forget> {
     id_of: IdOf,
     apply: Apply,
     forget: Forget,
-    known: HashSet<I>,
+    known: FxHashSet<I>,
 }
 
 impl<I, IdOf, Apply, Forget> Intake<I, IdOf, Apply, Forget>
@@ -480,7 +481,7 @@ where
     }
 
     /// Forgets what a complete list did not hold.
-    fn keep_only(&mut self, state: &State, listed: HashSet<I>) {
+    fn keep_only(&mut self, state: &State, listed: FxHashSet<I>) {
         for gone in self.known.difference(&listed) {
             (self.forget)(state, gone);
         }

@@ -1,11 +1,12 @@
 //! Pods and DaemonSets: kept parsed, and shared between pods that were made alike.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Pod;
+use rustc_hash::FxHashMap;
 
 use super::{Change, Inner, State};
 use crate::scheduling::buffer::effective_spec;
@@ -19,17 +20,17 @@ type ClaimKey = (Arc<str>, Arc<str>);
 
 #[derive(Default)]
 pub(super) struct Pods {
-    all: HashMap<PodKey, Arc<PodInfo>>,
+    all: FxHashMap<PodKey, Arc<PodInfo>>,
     /// Pods that wait for a node that Karpenter may launch.
     waiting: BTreeMap<PodKey, Arc<PodInfo>>,
     /// Unfinished pods by the Node that they are bound to, in order.
-    on: HashMap<Arc<str>, Vec<Arc<PodInfo>>>,
+    on: FxHashMap<Arc<str>, Vec<Arc<PodInfo>>>,
     /// The Nodes of unfinished pods by the volume claims that they use: one entry for each pod.
-    claim_nodes: HashMap<ClaimKey, Vec<Arc<str>>>,
+    claim_nodes: FxHashMap<ClaimKey, Vec<Arc<str>>>,
     /// What each DaemonSet would make.
     sets: BTreeMap<SetKey, Arc<PodInfo>>,
     /// The newest pod of each DaemonSet.
-    newest: HashMap<SetKey, Arc<PodInfo>>,
+    newest: FxHashMap<SetKey, Arc<PodInfo>>,
     /// The pod that stands for each DaemonSet.
     samples: BTreeMap<SetKey, Arc<PodInfo>>,
 }
@@ -155,11 +156,19 @@ impl Inner {
     fn show_pod(&mut self, before: Option<&PodInfo>, after: Option<&PodInfo>) {
         let node = |pod: Option<&PodInfo>| pod.and_then(|p| p.node_name.clone());
         let (from, to) = (node(before), node(after));
-        if let Some(from) = from.filter(|from| Some(from) != to.as_ref()) {
-            self.show_pods_of(&from);
+        let from = from.filter(|from| Some(from) != to.as_ref());
+        for node in from.into_iter().chain(to) {
+            match &mut self.behind {
+                Some(behind) => drop(behind.insert(node)),
+                None => self.show_pods_of(&node),
+            }
         }
-        if let Some(to) = to {
-            self.show_pods_of(&to);
+    }
+
+    /// Brings the views up to date that waited for the end of the first lists.
+    pub(super) fn catch_up(&mut self) {
+        for node in self.behind.take().into_iter().flatten() {
+            self.show_pods_of(&node);
         }
     }
 }

@@ -5,14 +5,17 @@ use serde_json::{Value, json};
 
 use crate::support::*;
 
-fn one_node(w: &World) {
+fn one_node(w: &mut World) {
     w.apply(json!({ "apiVersion": "v1", "kind": "Node",
-        "metadata": { "name": "n", "labels": { "kubernetes.io/hostname": "n" } },
-        "spec": {},
-        "status": {
+        "metadata": { "name": "n", "labels": { "kubernetes.io/hostname": "n" } }, "spec": {} }));
+    w.change("nodes", "", "n", "status", |node| {
+        node["status"] = json!({
             "capacity": { "cpu": "16", "memory": "64Gi", "pods": "110" },
             "allocatable": { "cpu": "16", "memory": "64Gi", "pods": "110" },
-            "conditions": [{ "type": "Ready", "status": "True" }] } }));
+            "conditions": [{ "type": "Ready", "status": "True" }] });
+    });
+    // The API server gives every new Node the taint of one that is not ready.
+    w.change("nodes", "", "n", "", |node| node["spec"]["taints"] = json!([]));
 }
 
 /// A pod that keeps away from hosts with pods that a term selects.

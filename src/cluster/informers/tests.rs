@@ -17,7 +17,7 @@ fn intake() -> Intake<
         id_of: name_of,
         apply: State::apply_pool,
         forget: |state: &State, name: &String| state.delete_pool(name),
-        known: HashSet::new(),
+        known: FxHashSet::default(),
     }
 }
 
@@ -58,7 +58,7 @@ fn what_a_new_list_does_not_hold_is_forgotten() {
     intake.take(&state, pool("stays", json!(1)));
     intake.take(&state, pool("goes", json!(1)));
     intake.take(&state, pool("odd", json!("heavy")));
-    intake.keep_only(&state, HashSet::from(["stays".to_owned()]));
+    intake.keep_only(&state, FxHashSet::from_iter(["stays".to_owned()]));
     assert!(state.pool("stays").is_some() && state.pool("goes").is_none());
     assert!(state.left_out().is_empty());
 }

@@ -266,3 +266,22 @@ fn a_view_follows_a_volume_that_names_another_claim_now() {
     volume("other", "d");
     assert_eq!(attached(), 1);
 }
+
+#[test]
+fn a_view_has_the_pods_of_the_first_lists_once_everything_is_listed() {
+    let state = State::default();
+    state.begin_listing();
+    state.apply_node(node(json!({"metadata": {"name": "n1"}})));
+    let pod = |name: &str| {
+        serde_json::from_value(json!({"metadata": {"name": name, "namespace": "n"},
+            "spec": {"nodeName": "n1", "containers": []}, "status": {"phase": "Running"}}))
+        .unwrap()
+    };
+    let pods = || state.state_node("n1").unwrap().pods.len();
+    state.apply_pod(&pod("a"));
+    state.apply_pod(&pod("b"));
+    state.list_everything();
+    assert_eq!(pods(), 2);
+    state.apply_pod(&pod("c"));
+    assert_eq!(pods(), 3, "from then on with each event");
+}
