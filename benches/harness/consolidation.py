@@ -113,7 +113,7 @@ def rest(cases):
     for c in cases:
         plan = c.ours["plan"]
         row = [str(c.nodes), f"{plan['priceBefore']:.2f}"]
-        row += half(plan["priceBefore"], plan["priceAfter"], plan["nodesAfter"], len(c.ours["commands"]), plan["evictions"],
+        row += half(plan["priceBefore"], plan["priceAfter"], plan["nodesAfter"], plan["passes"], plan["evictions"],
                     c.ours["solveSeconds"], plan["atRest"])
         if c.peer:
             p = c.peer["rest"]

@@ -28,6 +28,7 @@ mod resume;
 mod settled;
 mod verdicts;
 
+use queue::Started;
 pub use verdicts::Verdicts;
 
 /// The cluster is looked at again after this long when there is nothing to do.
@@ -189,18 +190,49 @@ async fn pass(
         events::stay(ctx, &seen, method, &decision);
         events::budgets(ctx, method, &decision);
         ctx.verdicts.keep(method, seen.now, &decision);
-        let mut started = false;
-        for command in decision.commands {
-            events::candidates(ctx, &command);
-            let Some(command) = validate(ctx, in_flight, command).await else { continue };
-            events::approved(ctx, &command);
-            started |= queue::start(ctx, in_flight, command, &mut passes.commands).await?;
-        }
+        let found = decision.commands;
+        let started = carry_out(ctx, in_flight, found, &mut passes.commands).await?;
         if started {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Starts commands that were found together, each by itself; returns whether any was. Nothing is
+/// drained before all are marked: pods would move to nodes that the next command removes.
+async fn carry_out(
+    ctx: &Arc<Context>,
+    in_flight: &Arc<InFlight>,
+    found: Vec<Command>,
+    tasks: &mut JoinSet<()>,
+) -> Result<bool, Error> {
+    for command in &found {
+        events::candidates(ctx, command);
+    }
+    let (mut begun, mut failed) = (Vec::new(), None);
+    for command in validate(ctx, in_flight, found).await {
+        events::approved(ctx, &command);
+        match queue::start(ctx, in_flight, command).await {
+            Ok(Started::Nothing) => {}
+            Ok(started) => begun.push(started),
+            Err(error) => {
+                if let Some(earlier) = failed.replace(error) {
+                    tracing::error!("error" = %earlier, "Reconciler error");
+                }
+            }
+        }
+    }
+    let any = !begun.is_empty();
+    for started in begun {
+        queue::follow_to_end(ctx, in_flight, started, tasks);
+    }
+    match failed {
+        Some(error) if any => tracing::error!("error" = %error, "Reconciler error"),
+        Some(error) => return Err(error),
+        None => {}
+    }
+    Ok(any)
 }
 
 /// What a decision is made from.
@@ -277,30 +309,31 @@ async fn decide(ctx: &Arc<Context>, seen: &Arc<Seen>, method: Method) -> Decisio
     decision
 }
 
-/// Waits a while and asks whether the command still holds.
+/// Waits a while and asks whether the commands still hold.
 async fn validate(
     ctx: &Arc<Context>,
     in_flight: &Arc<InFlight>,
-    command: Command,
-) -> Option<Command> {
-    let Some(what) = command.method.validated() else { return Some(command) };
+    commands: Vec<Command>,
+) -> Vec<Command> {
+    let Some(what) = commands.first().and_then(|c| c.method.validated()) else { return commands };
     tokio::time::sleep(VALIDATION).await;
     let seen = Seen::now(ctx, in_flight).await;
     let shared = Arc::clone(ctx);
-    let checked = super::compute(move || {
-        let valid = disruption::still_valid(&seen.input(&shared), &command);
-        valid.map_err(|why| Box::new((why, command)))
-    })
-    .await
-    .ok()?;
-    match checked {
-        Ok(command) => Some(command),
-        Err(abandoned) => {
-            let (why, command) = *abandoned;
-            abandon(ctx, &command, &why, what);
-            None
+    let checked =
+        super::compute(move || disruption::all_still_valid(&seen.input(&shared), commands))
+            .await
+            .unwrap_or_default();
+    let mut valid = Vec::with_capacity(checked.len());
+    for outcome in checked {
+        match outcome {
+            Ok(command) => valid.push(command),
+            Err(abandoned) => {
+                let (why, command) = *abandoned;
+                abandon(ctx, &command, &why, command.method.validated().unwrap_or(what));
+            }
         }
     }
+    valid
 }
 
 fn abandon(ctx: &Context, command: &Command, why: &Abandoned, what: &str) {

@@ -116,6 +116,9 @@ pub struct Plan {
     pub price_after: f64,
     pub nodes_before: usize,
     pub nodes_after: usize,
+    /// How often the methods had to look at the cluster until there was nothing to do; what is found
+    /// together is carried out together.
+    pub passes: usize,
     /// Pods that had to move, each as often as it did.
     pub evictions: usize,
     /// Nothing is left to do at the end.
@@ -190,11 +193,10 @@ fn carry_out(world: &mut World, mut report: DisruptReport, now: Timestamp) -> Di
                 budgets(&mut report, method, &decision);
             }
             if !decision.commands.is_empty() {
-                for command in &decision.commands {
-                    plan.evictions += command.pod_count();
-                    report.commands.push(describe(command));
-                    cluster.carry_out(world, command);
-                }
+                plan.passes += 1;
+                plan.evictions += decision.commands.iter().map(Command::pod_count).sum::<usize>();
+                report.commands.extend(decision.commands.iter().map(describe));
+                cluster.carry_out(world, &decision.commands);
                 // After a command the methods start over: an earlier method may find something on
                 // the changed cluster.
                 continue 'passes;

@@ -103,6 +103,33 @@ fn nodes_that_ripen_shortly_after_one_another_are_looked_at_together() {
 }
 
 #[test]
+fn one_pass_replaces_several_nodes_each_by_a_command_of_its_own() {
+    scenario(async |w| {
+        w.apply(pool("default", |spec| spec["disruption"]["consolidateAfter"] = json!("Never")));
+        w.start();
+        w.apply(deployment("filler", 3, "2700m", apart("filler")));
+        runs(w, "filler", 3).await;
+        w.apply(deployment("small", 3, "500m", apart("small")));
+        runs(w, "small", 3).await;
+        assert_eq!(types(w), ["c4", "c4", "c4"]);
+        w.delete("deployments", "filler");
+        w.pass(MINUTE).await;
+        w.change("nodepools", "", "default", "", |pool| {
+            pool["spec"]["disruption"]["consolidateAfter"] = json!("0s");
+        });
+        // All three are marked, and their replacements on the way, before any is deleted.
+        until(w, 10 * MINUTE, "three commands", |w| {
+            marked(w).len() == 3 && replacements(w).len() == 3 && w.names("nodeclaims").len() == 6
+        })
+        .await;
+        until(w, 30 * MINUTE, "three small nodes", |w| {
+            w.running("small") == 3 && types(w) == ["c2", "c2", "c2"]
+        })
+        .await;
+    });
+}
+
+#[test]
 fn a_node_that_is_too_large_is_replaced_by_a_smaller_one() {
     scenario(async |w| {
         w.apply(pool("default", |_| ()));

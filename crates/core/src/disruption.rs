@@ -22,6 +22,7 @@ mod drift;
 mod emptiness;
 mod methods;
 mod multi_node;
+mod on_paper;
 pub mod pdb;
 pub mod progress;
 pub mod rejection;
@@ -38,10 +39,10 @@ pub use candidate::Candidate;
 pub use command::Command;
 pub use decision::{Decision, Figures, Verdict};
 pub use drift::drifted_by_pool;
-pub use methods::decide;
+pub use methods::{Prepared, decide};
 pub use rejection::{Abandoned, EventKind, Rejection};
 pub use simulation::quiet_until;
-pub use validation::{still_valid, undisturbed};
+pub use validation::{all_still_valid, still_valid, undisturbed};
 
 /// Why nodes are disrupted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -48,17 +48,27 @@ pub(super) struct Running {
     pub(super) repair: Option<Repair>,
 }
 
-/// Carries a command out: what must be there before this returns is marks and replacements; the
-/// rest goes on in the background. Returns whether there was something to carry out.
+/// A command that was begun.
+pub(super) enum Started {
+    /// There was nothing to carry out any more.
+    Nothing,
+    /// Its reboots were asked for; that is all there is to it.
+    Rebooting,
+    /// Marks and replacements are there, and nothing is deleted yet. With the nodes' provider ids.
+    Marked(Box<Running>, Vec<String>),
+}
+
+/// Begins to carry a command out: its marks and replacements are there when this returns. The rest is
+/// [`follow_to_end`].
 pub(super) async fn start(
     ctx: &Arc<Context>,
     in_flight: &Arc<InFlight>,
     mut command: Command,
-    tasks: &mut JoinSet<()>,
-) -> Result<bool, Error> {
+) -> Result<Started, Error> {
     let id = uuid::Uuid::new_v4().to_string();
     if command.reboots() {
-        return reboots::commit(ctx, &in_flight.reboots, &command, &id).await;
+        let any = reboots::commit(ctx, &in_flight.reboots, &command, &id).await?;
+        return Ok(if any { Started::Rebooting } else { Started::Nothing });
     }
     log(&command, &id);
     let failed = marks::mark_all(ctx, &command.candidates, command.reason().as_str()).await;
@@ -69,7 +79,7 @@ pub(super) async fn start(
     }
     command.candidates.retain(|c| failed.iter().all(|(name, _)| name != c.claim_name()));
     if !settle(ctx, in_flight, &mut command).await {
-        return Ok(false);
+        return Ok(Started::Nothing);
     }
     let names = command.claim_names();
     if command.candidates.iter().any(Candidate::is_static) {
@@ -108,8 +118,19 @@ pub(super) async fn start(
             .collect(),
         repair: command.repair.clone(),
     };
-    spawn(ctx, in_flight, running, ids, tasks);
-    Ok(true)
+    Ok(Started::Marked(Box::new(running), ids))
+}
+
+/// Carries the rest of a command out in the background.
+pub(super) fn follow_to_end(
+    ctx: &Arc<Context>,
+    in_flight: &Arc<InFlight>,
+    started: Started,
+    tasks: &mut JoinSet<()>,
+) {
+    if let Started::Marked(running, ids) = started {
+        spawn(ctx, in_flight, *running, ids, tasks);
+    }
 }
 
 /// Follows a command to its end in the background.

@@ -88,14 +88,15 @@ impl Cluster {
         Self { now, made: 0 }
     }
 
-    /// Launches a command's replacements, removes its candidates, and gives their pods new places.
-    pub(super) fn carry_out(&mut self, world: &mut World, command: &Command) {
-        let gone: HashSet<&str> = command.candidates.iter().map(|c| c.node.name()).collect();
-        let moving: Vec<Arc<PodInfo>> =
-            command.candidates.iter().flat_map(|c| c.pods.iter().cloned()).collect();
+    /// Launches the replacements of commands, removes their candidates, and gives the pods of all of
+    /// them new places.
+    pub(super) fn carry_out(&mut self, world: &mut World, commands: &[Command]) {
+        let candidates = || commands.iter().flat_map(|c| &c.candidates);
+        let gone: HashSet<&str> = candidates().map(|c| c.node.name()).collect();
+        let moving: Vec<Arc<PodInfo>> = candidates().flat_map(|c| c.pods.iter().cloned()).collect();
         let nodes = &mut world.snapshot.nodes;
         nodes.retain(|n| !gone.contains(n.name()));
-        for planned in &command.replacements {
+        for planned in commands.iter().flat_map(|c| &c.replacements) {
             nodes.extend(self.up(planned));
         }
         let mut round = world.snapshot.clone();

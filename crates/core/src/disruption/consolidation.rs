@@ -1,6 +1,6 @@
 //! Consolidation: whether nodes can go, with cheaper nodes in their place where some are needed.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::methods::{Pass, placed};
@@ -9,6 +9,7 @@ use super::{Candidate, Command, Input, Method, Rejection};
 use crate::api::v1::{ConsolidationPolicy, Operator};
 use crate::api::{annotations, conditions, labels};
 use crate::scheduling::instance_type::{InstanceType, Offering, sort_by_price};
+use crate::scheduling::pod::PodKey;
 use crate::scheduling::requirements::{Requirement, Requirements};
 use crate::scheduling::results::PlannedClaim;
 use crate::scheduling::snapshot::NodePoolInput;
@@ -20,6 +21,29 @@ pub(super) const SPOT_OPTIONS: usize = 15;
 /// more launches that can fail, and a bound keeps two divisions of the same pods from alternating.
 const SEVERAL_SAVE: f64 = 0.15;
 
+/// Why candidates cannot go together.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// The replacement would be as good as this node among them, which may stay instead.
+    Keep(String),
+    Other(Rejection),
+}
+
+impl From<Rejection> for Refusal {
+    fn from(why: Rejection) -> Self {
+        Self::Other(why)
+    }
+}
+
+impl From<Refusal> for Rejection {
+    fn from(why: Refusal) -> Self {
+        match why {
+            Refusal::Keep(_) => Self::NotCheaper,
+            Refusal::Other(why) => why,
+        }
+    }
+}
+
 /// A command for the candidates, or why there is none.
 pub(super) fn compute(
     pass: &mut Pass<'_>,
@@ -29,7 +53,7 @@ pub(super) fn compute(
     let simulated = placed(pass.simulate(candidates, true))?;
     let rejection = match command(pass.input, candidates, simulated, method) {
         Ok(found) => return Ok(found),
-        Err(rejection) => rejection,
+        Err(refusal) => Rejection::from(refusal),
     };
     // A pool of a higher weight takes what it can, and the rest goes elsewhere. One pool by itself
     // may hold all with one node.
@@ -64,6 +88,7 @@ fn alone(pass: &mut Pass<'_>, candidates: &[&Candidate], method: Method) -> Opti
         let only: [NodePoolInput; 1] = [pool.clone()];
         let launching = Launching { pools: &only, several: false, strict: false };
         let found = placed(pass.simulate_in(candidates, launching))
+            .map_err(Refusal::from)
             .and_then(|simulated| command(input, candidates, simulated, method));
         if let Ok(found) = found
             && best.as_ref().is_none_or(|b| b.savings < found.savings)
@@ -80,25 +105,94 @@ fn command(
     candidates: &[&Candidate],
     simulated: Simulated,
     method: Method,
-) -> Result<Command, Rejection> {
-    let total: f64 = candidates.iter().map(|c| c.price).sum();
+) -> Result<Command, Refusal> {
     let nominated = simulated.nominated();
     let mut claims = simulated.results.new_claims;
-    if let Some(candidate) = candidates.iter().find(|c| c.price_estimated)
-        && !claims.is_empty()
-    {
-        let kind = candidate.label(labels::INSTANCE_TYPE).unwrap_or_default();
-        return Err(Rejection::EstimatedPrice(kind.to_owned()));
-    }
+    known_prices(candidates, &claims)?;
+    let total: f64 = candidates.iter().map(|c| c.price).sum();
     let replacements = match claims.len() {
         0 => Vec::new(),
         1 => vec![cheaper(input, candidates, claims.remove(0), total, method)?],
         count if count <= most_replacements(candidates) => several(claims, total)?,
-        count => return Err(Rejection::SeveralReplacements(count)),
+        count => return Err(Rejection::SeveralReplacements(count).into()),
     };
     let chosen = candidates.iter().map(|c| (*c).clone()).collect();
     let command = Command::delete(method, chosen).with_replacements(replacements);
     Ok(Command { nominated, ..command })
+}
+
+/// The commands that candidates come to together. Where several nodes have to be launched, each is the
+/// replacement of those candidates whose pods need it, in a command of their own: whichever commands
+/// fail, the pods of the others have their places. Candidates that need none are removed by one more.
+///
+/// # Errors
+/// When a candidate's pods need more than one of the new nodes, or as for one command.
+pub(super) fn together(
+    pass: &mut Pass<'_>,
+    candidates: &[&Candidate],
+) -> Result<Vec<Command>, Refusal> {
+    let mut simulated = placed(pass.simulate(candidates, true))?;
+    let count = simulated.results.new_claims.len();
+    if count < 2 {
+        return Ok(vec![command(pass.input, candidates, simulated, method_of(candidates))?]);
+    }
+    let claims = std::mem::take(&mut simulated.results.new_claims);
+    known_prices(candidates, &claims)?;
+    let nominated = simulated.nominated();
+    let mut left = candidates.to_vec();
+    let mut all = Vec::with_capacity(count + 1);
+    for claim in claims {
+        let (own, others) = in_need_of(&left, &claim);
+        let needed = candidates.iter().filter(|c| needs(c, &pods_of(&claim))).count();
+        if own.is_empty() || own.len() < needed {
+            return Err(Rejection::SeveralReplacements(count).into());
+        }
+        left = others;
+        let (method, total) = (method_of(&own), own.iter().map(|c| c.price).sum());
+        let replacement = cheaper(pass.input, &own, claim, total, method)?;
+        let own = own.into_iter().cloned().collect();
+        all.push(Command::delete(method, own).with_replacements(vec![replacement]));
+    }
+    if !left.is_empty() {
+        let method = method_of(&left);
+        all.push(Command::delete(method, left.into_iter().cloned().collect()));
+    }
+    for command in &mut all {
+        command.nominated.clone_from(&nominated);
+    }
+    Ok(all)
+}
+
+fn method_of(candidates: &[&Candidate]) -> Method {
+    if candidates.len() == 1 { Method::SingleNode } else { Method::MultiNode }
+}
+
+fn pods_of(claim: &PlannedClaim) -> HashSet<&PodKey> {
+    claim.pods.iter().collect()
+}
+
+fn needs(candidate: &Candidate, pods: &HashSet<&PodKey>) -> bool {
+    candidate.pods.iter().any(|p| pods.contains(&p.key))
+}
+
+/// Candidates with pods that a new node is for, and the others.
+pub(super) fn in_need_of<'a>(
+    candidates: &[&'a Candidate],
+    claim: &PlannedClaim,
+) -> (Vec<&'a Candidate>, Vec<&'a Candidate>) {
+    let pods = pods_of(claim);
+    candidates.iter().copied().partition(|c| needs(c, &pods))
+}
+
+/// An estimated price justifies no launch.
+fn known_prices(candidates: &[&Candidate], claims: &[PlannedClaim]) -> Result<(), Rejection> {
+    match candidates.iter().find(|c| c.price_estimated) {
+        Some(candidate) if !claims.is_empty() => {
+            let kind = candidate.label(labels::INSTANCE_TYPE).unwrap_or_default();
+            Err(Rejection::EstimatedPrice(kind.to_owned()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// How many replacements all of the candidates' pools allow.
@@ -134,7 +228,7 @@ fn cheaper(
     mut claim: PlannedClaim,
     total: f64,
     method: Method,
-) -> Result<PlannedClaim, Rejection> {
+) -> Result<PlannedClaim, Refusal> {
     let capacity = |requirements: &Requirements, value: &str| {
         requirements.get(labels::CAPACITY_TYPE).is_none_or(|r| r.has(value))
     };
@@ -147,24 +241,29 @@ fn cheaper(
         && candidates.iter().all(|c| c.label(labels::CAPACITY_TYPE) == Some(labels::CAPACITY_SPOT));
     if spot_to_spot {
         if !input.gates.spot_to_spot {
-            return Err(Rejection::SpotToSpotDisabled);
+            return Err(Rejection::SpotToSpotDisabled.into());
         }
         pin_spot(&mut claim);
     }
     if dear {
-        return Err(Rejection::NotCheaper);
+        return Err(Rejection::NotCheaper.into());
     }
     claim.instance_types.retain(|t| t.cheapest(&claim.requirements).is_some());
     sort_by_price(&mut claim.instance_types, &claim.requirements);
     below(&mut claim, total)?;
     if method == Method::MultiNode {
-        let limit = same_type_limit(candidates, &claim.instance_types);
-        below(&mut claim, limit)?;
+        if let Some(same) = same_type(candidates, &claim.instance_types) {
+            let kept = same.node.name().to_owned();
+            below(&mut claim, same.price).map_err(|why| match why {
+                Rejection::NotCheaper => Refusal::Keep(kept),
+                other => Refusal::Other(other),
+            })?;
+        }
     }
     if spot_to_spot && candidates.len() == 1 {
         let found = claim.instance_types.len();
         if found < SPOT_OPTIONS {
-            return Err(Rejection::SpotOptions(found));
+            return Err(Rejection::SpotOptions(found).into());
         }
         let needed = (SPOT_OPTIONS..=found)
             .find(|n| {
@@ -241,21 +340,20 @@ pub fn worst_launch_price(kind: &InstanceType, requirements: &Requirements) -> f
         .unwrap_or(f64::MAX)
 }
 
-/// When the replacement may be of a candidate's own type, it must cost less than that candidate:
-/// otherwise keeping the candidate would be as good.
-fn same_type_limit(candidates: &[&Candidate], options: &[Arc<InstanceType>]) -> f64 {
-    let mut cheapest: HashMap<&str, f64> = HashMap::new();
-    for candidate in candidates {
-        if let Some(kind) = &candidate.instance_type {
-            let price = cheapest.entry(&kind.name).or_insert(f64::MAX);
-            *price = price.min(candidate.price);
-        }
-    }
-    options
+/// The cheapest candidate of a type that the replacement may be of. The replacement must cost less:
+/// otherwise keeping the candidate is as good.
+fn same_type<'a>(
+    candidates: &[&'a Candidate],
+    options: &[Arc<InstanceType>],
+) -> Option<&'a Candidate> {
+    let names: HashSet<&str> = options.iter().map(|t| &*t.name).collect();
+    let known =
+        |c: &&&Candidate| c.instance_type.as_ref().is_some_and(|t| names.contains(&*t.name));
+    candidates
         .iter()
-        .filter_map(|t| cheapest.get(&*t.name).copied())
-        .min_by(f64::total_cmp)
-        .unwrap_or(f64::MAX)
+        .filter(known)
+        .copied()
+        .min_by(|a, b| a.price.total_cmp(&b.price).then_with(|| a.node.name().cmp(b.node.name())))
 }
 
 /// Whether consolidation is about the node.

@@ -6,7 +6,7 @@ use super::pdb::Limits;
 use super::rejection::Stranded;
 use super::score::Balance;
 use super::simulation::{self, Ground, Launching, Simulated};
-use super::{Candidate, Decision, Input, Method, Rejection};
+use super::{Candidate, Command, Decision, Input, Method, Rejection};
 use super::{drift, emptiness, multi_node, repair, single_node, static_drift};
 
 /// One method.
@@ -77,6 +77,18 @@ impl Pass<'_> {
         simulation::without_but(input, self.ground(), candidates, true, launching)
     }
 
+    /// Goes on with the cluster that a command leaves. Returns the nodes that pods are expected on;
+    /// nothing where that cannot be known, so that no further command can be looked for.
+    pub(super) fn carry_out(&mut self, command: &Command) -> Option<Vec<String>> {
+        let candidates: Vec<&Candidate> = command.candidates.iter().collect();
+        let simulated = placed(self.simulate(&candidates, true)).ok()?;
+        let (input, results) = (self.input, &simulated.results);
+        // A command that was found in another way is not what this says.
+        (results.new_claims.len() == command.replacements.len()
+            && self.ground().carry_out(input, &candidates, results))
+        .then(|| simulated.nominated())
+    }
+
     /// What all simulations of the pass share; prepared with the first of them.
     pub(super) fn ground(&mut self) -> &mut Ground {
         let (input, limits) = (self.input, self.limits);
@@ -94,20 +106,43 @@ pub(super) fn placed(simulated: Simulated) -> Result<Simulated, Rejection> {
     Err(Rejection::Stranded(stranded))
 }
 
-/// Looks for commands by one method; stops early, with the best found, once `go_on` says no.
+/// One look at a cluster: what the methods that are asked one after the other share.
+pub struct Prepared<'a> {
+    input: &'a Input<'a>,
+    limits: Limits,
+    ground: Option<Ground>,
+}
+
+impl<'a> Prepared<'a> {
+    /// Nothing is worked out before a method needs it.
+    #[must_use]
+    pub fn new(input: &'a Input<'a>) -> Self {
+        Self { input, limits: Limits::new(input.pdbs), ground: None }
+    }
+
+    /// Looks for commands by one method; stops early, with the best found, once `go_on` says no. After
+    /// commands no other method is asked: they change the cluster.
+    #[must_use]
+    pub fn decide(&mut self, method: Method, go_on: &dyn Fn() -> bool) -> Decision {
+        let (mut pass, candidates) = prepare(self.input, &self.limits, method, go_on);
+        pass.ground = self.ground.take();
+        if !candidates.is_empty() {
+            search_of(method).search(&mut pass, candidates);
+        }
+        let Pass { mut decision, ground, .. } = pass;
+        self.ground = ground;
+        decision.close(match method {
+            Method::MultiNode => Rejection::NoSet,
+            _ => Rejection::OtherFirst,
+        });
+        decision
+    }
+}
+
+/// Looks for commands by one method, as [`Prepared`] does.
 #[must_use]
 pub fn decide(input: &Input<'_>, method: Method, go_on: &dyn Fn() -> bool) -> Decision {
-    let limits = Limits::new(input.pdbs);
-    let (mut pass, candidates) = prepare(input, &limits, method, go_on);
-    if !candidates.is_empty() {
-        search_of(method).search(&mut pass, candidates);
-    }
-    let mut decision = pass.decision;
-    decision.close(match method {
-        Method::MultiNode => Rejection::NoSet,
-        _ => Rejection::OtherFirst,
-    });
-    decision
+    Prepared::new(input).decide(method, go_on)
 }
 
 /// The candidates that the method is about, what saves most for its disruption first.

@@ -8,18 +8,32 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::consolidation::{self, Refusal};
 use super::methods::{Pass, Search};
-use super::score::Score;
-use super::{Candidate, Command, Input, Method, Rejection, consolidation};
+use super::score::{Score, savings};
+use super::{Candidate, Command, Input, Method, Rejection};
 use crate::api::labels;
 use crate::scheduling::resources::Name;
+use crate::scheduling::results::PlannedClaim;
 
-/// Most candidates of a command. Karpenter stops at 101.
-const WINDOW: usize = 500;
+/// Most candidates of a command that only removes nodes; Karpenter takes as many. A larger set becomes
+/// several commands, each checked and carried out by itself.
+const MOST_CANDIDATES: usize = 100;
 /// In an order of so few candidates each number of them is tried.
 const EACH_NUMBER: usize = 8;
-/// Most sets that a pass simulates.
+/// Most sets that a pass simulates before the best is filled up.
 const MOST_SETS: usize = 64;
+/// What all tries to fill a set up may cost: each the pods that are placed on paper, and as much as some
+/// for itself. It is worth a few seconds.
+const MOST_WORK: usize = 3_000_000;
+const WORK_PER_TRY: usize = 1000;
+/// Where the search for better sets begins: so many tenths of the best, filled up in the order of
+/// savings or of waste.
+const STARTS: [(usize, bool); 5] = [(10, false), (8, true), (9, true), (7, true), (10, true)];
+/// After so many nodes of a type that cannot go along, others of the type are not tried.
+const MOST_ALIKE: usize = 8;
+/// How many nodes of a set may stay after all, one after the other.
+const MOST_KEPT: usize = 3;
 
 pub(super) struct MultiNode;
 
@@ -35,17 +49,24 @@ impl Search for MultiNode {
             if chosen.len() < 2 {
                 continue;
             }
+            found.own = at == 0;
             let most = grow(pass, &chosen, &mut found);
             // All that may go in this pass goes: no other order does better.
             if (at == 0 && most == chosen.len()) || !found.more(pass) {
                 break;
             }
         }
-        pass.decision.judged.extend(match (&found.best, found.refused) {
-            (Some(command), _) => command.scores.clone(),
-            (None, refused) => refused,
-        });
-        if let Some(command) = found.best {
+        if !found.best.is_empty() {
+            improve(pass, &candidates, &mut found);
+        }
+        let commands: Vec<Command> =
+            found.best.into_iter().flat_map(|whole| divide(pass, whole)).collect();
+        let judged = commands.iter().flat_map(|c| c.scores.iter().cloned());
+        pass.decision.judged.extend(judged);
+        if commands.is_empty() {
+            pass.decision.judged.extend(found.refused);
+        }
+        for command in commands {
             pass.decision.take(command);
         }
         let left: Vec<&Candidate> =
@@ -66,10 +87,12 @@ fn going(pass: &Pass<'_>, candidate: &Candidate) -> bool {
 /// The best set so far.
 #[derive(Default)]
 struct Found {
-    best: Option<Command>,
+    best: Vec<Command>,
     /// Scores of the last command that a pool did not agree to.
     refused: Vec<Score>,
     tried: BTreeSet<Vec<String>>,
+    /// Sets are those that Karpenter would try, too: whatever saves anything is taken.
+    own: bool,
 }
 
 impl Found {
@@ -84,25 +107,37 @@ impl Found {
         if !self.tried.insert(names) {
             return false;
         }
-        let Ok(mut command) = consolidation::compute(pass, set, Method::MultiNode) else {
-            return false;
+        let found = consolidation::compute(pass, set, Method::MultiNode).ok();
+        let Some(commands) = found.and_then(|c| self.approved(pass, vec![c])) else { return false };
+        let better = if self.own {
+            savings(&self.best) < savings(&commands)
+        } else {
+            pass.balance.pays_more(&self.best, &commands)
         };
-        let scores = pass.balance.scores(set, command.savings);
-        if scores.iter().any(|s| !s.approved()) {
-            self.refused = scores;
-            return false;
-        }
-        command.scores = scores;
-        if self.best.as_ref().is_none_or(|best| best.savings < command.savings) {
-            self.best = Some(command);
+        if better {
+            self.best = commands;
         }
         true
+    }
+
+    /// The commands with their scores, where all pools agree.
+    fn approved(&mut self, pass: &Pass<'_>, mut commands: Vec<Command>) -> Option<Vec<Command>> {
+        for command in &mut commands {
+            let set: Vec<&Candidate> = command.candidates.iter().collect();
+            let scores = pass.balance.scores(&set, command.savings);
+            if scores.iter().any(|s| !s.approved()) {
+                self.refused = scores;
+                return None;
+            }
+            command.scores = scores;
+        }
+        Some(commands)
     }
 }
 
 /// Looks for the largest part of an order that can go; returns how many that are.
 fn grow(pass: &mut Pass<'_>, order: &[&Candidate], found: &mut Found) -> usize {
-    let all = order.len().min(WINDOW);
+    let all = order.len();
     let (mut least, mut most, mut reached) = (2, all, 0);
     while least <= most && found.more(pass) {
         let middle = least.midpoint(most);
@@ -129,6 +164,118 @@ fn grow(pass: &mut Pass<'_>, order: &[&Candidate], found: &mut Found) -> usize {
         }
     }
     reached
+}
+
+/// Looks for better sets around the best: with other candidates in place of some, and with all that
+/// can go along.
+fn improve(pass: &mut Pass<'_>, candidates: &[Candidate], found: &mut Found) {
+    let names: BTreeSet<String> =
+        found.best.iter().flat_map(|c| &c.candidates).map(|c| c.node.name().to_owned()).collect();
+    let (set, rest): (Vec<&Candidate>, Vec<&Candidate>) =
+        candidates.iter().partition(|c| names.contains(c.node.name()));
+    let mut work = 0;
+    for (tenths, by_waste) in STARTS {
+        let (kept, freed) = set.split_at((set.len() * tenths).div_ceil(10));
+        let mut others: Vec<&Candidate> = freed.iter().chain(&rest).copied().collect();
+        if by_waste {
+            others.sort_by(|a, b| wasted(b).total_cmp(&wasted(a)));
+        }
+        let from = if freed.is_empty() { found.best.clone() } else { Vec::new() };
+        let commands = fill_up(pass, (kept, from), &others, found, &mut work);
+        if pass.balance.pays_more(&found.best, &commands) {
+            found.best = commands;
+        }
+    }
+}
+
+/// Adds to a set what can go with it: where the next node of an order cannot, one after it may.
+/// Blocks of candidates are tried first and halved until one fits.
+fn fill_up<'a>(
+    pass: &mut Pass<'_>,
+    (set, mut best): (&[&'a Candidate], Vec<Command>),
+    rest: &[&'a Candidate],
+    found: &mut Found,
+    work: &mut usize,
+) -> Vec<Command> {
+    let mut set = set.to_vec();
+    let mut failed: BTreeMap<&str, usize> = BTreeMap::new();
+    let (mut at, mut block) = (0, rest.len().div_ceil(4));
+    while at < rest.len() && *work < MOST_WORK && pass.go_on() {
+        let next = &rest[at..rest.len().min(at + block)];
+        let kind = next[0].label(labels::INSTANCE_TYPE).unwrap_or_default();
+        if failed.get(kind).is_some_and(|times| *times >= MOST_ALIKE) {
+            at += 1;
+            continue;
+        }
+        let larger: Vec<&Candidate> = set.iter().chain(next).copied().collect();
+        let mut budgets = pass.budgets.clone();
+        let fits = larger.iter().all(|c| budgets.take(c.pool_name()));
+        let commands = if fits { together(pass, larger, found, work) } else { None };
+        match commands.filter(|(_, commands)| pass.balance.pays_more(&best, commands)) {
+            Some((larger, commands)) => {
+                best = commands;
+                set = larger;
+                at += next.len();
+                block *= 2;
+            }
+            None if next.len() > 1 => block = next.len() / 2,
+            None => {
+                *failed.entry(kind).or_default() += 1;
+                at += 1;
+            }
+        }
+    }
+    best
+}
+
+/// The commands for a set, without the nodes that can as well stay as be replaced with their like.
+fn together<'a>(
+    pass: &mut Pass<'_>,
+    mut set: Vec<&'a Candidate>,
+    found: &mut Found,
+    work: &mut usize,
+) -> Option<(Vec<&'a Candidate>, Vec<Command>)> {
+    for _ in 0..MOST_KEPT {
+        *work += WORK_PER_TRY + set.iter().map(|c| c.pods.len()).sum::<usize>();
+        match consolidation::together(pass, &set) {
+            Ok(commands) => return found.approved(pass, commands).map(|commands| (set, commands)),
+            Err(Refusal::Keep(node)) => set.retain(|c| c.node.name() != node),
+            Err(Refusal::Other(_)) => return None,
+        }
+    }
+    None
+}
+
+/// A set that is too large for one command, as several: the nodes whose pods need the replacement stay
+/// together, and nodes that are only removed go in parts. Each part leaves more room than the whole.
+fn divide(pass: &Pass<'_>, whole: Command) -> Vec<Command> {
+    if whole.candidates.len() <= MOST_CANDIDATES || whole.replacements.len() > 1 {
+        return vec![whole];
+    }
+    let part = |candidates: Vec<&Candidate>, replacements: Vec<PlannedClaim>| {
+        let scores = |savings| pass.balance.scores(&candidates, savings);
+        let own = candidates.iter().map(|c| (*c).clone()).collect();
+        let command = Command::delete(whole.method, own).with_replacements(replacements);
+        let scores = scores(command.savings);
+        Command { nominated: whole.nominated.clone(), scores, ..command }
+    };
+    let mut left: Vec<&Candidate> = whole.candidates.iter().collect();
+    let mut all = Vec::new();
+    if let Some(claim) = whole.replacements.first() {
+        let (with, without) = consolidation::in_need_of(&left, claim);
+        let command = part(with, whole.replacements.clone());
+        if command.savings <= 0.0 || command.candidates.len() < 2 {
+            return vec![whole];
+        }
+        left = without;
+        all.push(command);
+    }
+    // In turns, so that each part is worth about as much.
+    let parts = left.len().div_ceil(MOST_CANDIDATES);
+    let turn = |at| left.iter().skip(at).step_by(parts).copied().collect();
+    all.extend((0..parts).map(|at| part(turn(at), Vec::new())));
+    all.retain(|c| c.scores.iter().all(Score::approved));
+    all
 }
 
 /// The orders in which sets are looked for, without those that add nothing.

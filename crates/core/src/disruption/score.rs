@@ -1,10 +1,10 @@
 //! The Balanced policy: a command must save a share of the pool's cost that is worth its share of
 //! the pool's disruption.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::candidate::{self, Pools};
-use super::{Candidate, Input};
+use super::{Candidate, Command, Input};
 use crate::api::v1::ConsolidationPolicy;
 
 /// Karpenter's k: savings must be at least half (1/k) of their disruption, both as shares.
@@ -69,6 +69,16 @@ impl Score {
     }
 }
 
+/// What commands save together.
+#[must_use]
+pub fn savings(commands: &[Command]) -> f64 {
+    commands.iter().map(|c| c.savings).sum()
+}
+
+fn disruption_of(commands: &[Command]) -> f64 {
+    commands.iter().flat_map(|c| &c.candidates).map(|c| c.disruption_cost).sum()
+}
+
 /// What each pool costs, and what disrupting all of it would.
 #[derive(Debug, Default)]
 pub struct Balance {
@@ -126,6 +136,22 @@ impl Balance {
                 score
             })
             .collect()
+    }
+
+    /// Whether commands are worth more than others, or than none, by the measure of the policy
+    /// Balanced: what they save more must be at least half of what their further disruption is worth,
+    /// both as shares of the pools that are left after the smaller of the two.
+    #[must_use]
+    pub fn pays_more(&self, than: &[Command], commands: &[Command]) -> bool {
+        let pools: BTreeSet<&str> = commands.iter().flat_map(Command::pool_names).collect();
+        let (cost, disruption) = pools
+            .iter()
+            .filter_map(|pool| self.totals.get(*pool))
+            .fold((0.0, 0.0), |sum, total| (sum.0 + total.0, sum.1 + total.1));
+        let (before, after) = (savings(than), savings(commands));
+        let left = (cost - after.min(before)).max(0.0);
+        let disrupted = disruption_of(commands) - disruption_of(than);
+        (after - before) * disruption > disrupted * left / K
     }
 
     /// The scores of a command, or the one of the pool that does not agree.

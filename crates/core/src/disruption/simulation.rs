@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::pdb::Limits;
 use super::rejection::Stranded;
-use super::{Candidate, Input};
+use super::{Candidate, Input, on_paper};
 use crate::api::v1::NodePool;
 use crate::api::{conditions, labels};
 use crate::scheduling::node::StateNode;
@@ -89,6 +89,40 @@ impl Ground {
             .collect();
         let worlds = Vec::new();
         Self { pods, waiting, of_leaving, nodes, leaving, unsettled, uninitialized, worlds }
+    }
+
+    /// Removes candidates on paper: later questions are asked of what is left then. False where that
+    /// cannot be, because other pods wait as well, or pods have volumes.
+    pub fn carry_out(
+        &mut self,
+        input: &Input<'_>,
+        candidates: &[&Candidate],
+        results: &Results,
+    ) -> bool {
+        let volumes = &input.snapshot.pod_volumes;
+        let mut pods = candidates.iter().flat_map(|c| c.pods.iter());
+        let known = self.waiting.is_empty()
+            && self.of_leaving.is_empty()
+            && (volumes.is_empty() || pods.all(|p| !volumes.contains_key(&p.key)))
+            && on_paper::without(&mut self.nodes, candidates, results);
+        self.worlds.clear();
+        known
+    }
+
+    /// Keeps pods of later questions off nodes that are to go, too, or lets them there again.
+    pub fn close(&mut self, nodes: &[String], closed: bool) {
+        let mut changed = false;
+        for node in &mut self.nodes {
+            let named = nodes.iter().any(|name| name == node.name());
+            // Those in their quiet time are closed for a reason of their own.
+            if named && node.closed != closed && !self.unsettled.contains(node.name()) {
+                node.closed = closed;
+                changed = true;
+            }
+        }
+        if changed {
+            self.worlds.clear();
+        }
     }
 
     /// The snapshot in which questions are asked.

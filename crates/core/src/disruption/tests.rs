@@ -17,6 +17,7 @@ use crate::scheduling::volumes::PodVolumes;
 
 mod properties;
 mod repairs;
+mod several;
 mod static_pools;
 
 fn kind(name: &str, cpu: i64, price: f64) -> Arc<InstanceType> {

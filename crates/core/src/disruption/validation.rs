@@ -1,11 +1,65 @@
 //! Whether a command that was found a while ago may still be carried out.
 
-use super::methods::{placed, prepare};
+use std::collections::BTreeSet;
+
+use super::methods::{Pass, placed, prepare};
 use super::pdb::Limits;
 use super::simulation::Launching;
 use super::{Abandoned, Candidate, Command, Input, Method, Rejection, candidate};
 use crate::scheduling::node::StateNode;
 use crate::scheduling::results::PlannedClaim;
+
+/// Looks again at commands that were found together. Each stands for itself: what is wrong with one
+/// keeps none of the others back.
+#[must_use]
+pub fn all_still_valid(
+    input: &Input<'_>,
+    commands: Vec<Command>,
+) -> Vec<Result<Command, Box<(Abandoned, Command)>>> {
+    if commands.len() > 1 && still_valid_as_one(input, &commands) {
+        return commands.into_iter().map(Ok).collect();
+    }
+    let Some(method) = commands.first().map(|c| c.method) else { return Vec::new() };
+    let limits = Limits::new(input.pdbs);
+    let go_on = || true;
+    let (mut pass, found) = prepare(input, &limits, method, &go_on);
+    let several = commands.len() > 1;
+    // Nodes that pods of commands before are expected on; unknown once that cannot be told.
+    let mut expecting: Option<BTreeSet<String>> = Some(BTreeSet::new());
+    let mut outcomes = Vec::with_capacity(commands.len());
+    for command in commands {
+        let free =
+            |c: &Candidate| expecting.as_ref().is_some_and(|nodes| !nodes.contains(c.node.name()));
+        let checked = if command.candidates.iter().all(free) {
+            check(&mut pass, &found, &command)
+        } else {
+            Err(Abandoned::OtherResults)
+        };
+        if let (true, Ok(command)) = (several, &checked) {
+            let nodes = pass.carry_out(command);
+            expecting =
+                expecting.zip(nodes).map(|(all, nodes)| all.into_iter().chain(nodes).collect());
+        }
+        outcomes.push(checked.map_err(|why| Box::new((why, command))));
+    }
+    outcomes
+}
+
+/// Whether commands hold unchanged when all are carried out, as they were found.
+fn still_valid_as_one(input: &Input<'_>, commands: &[Command]) -> bool {
+    let limits = Limits::new(input.pdbs);
+    let go_on = || true;
+    let (mut pass, found) = prepare(input, &limits, Method::MultiNode, &go_on);
+    let wanted: BTreeSet<&str> =
+        commands.iter().flat_map(|c| &c.candidates).map(Candidate::claim_name).collect();
+    let set: Vec<&Candidate> = found.iter().filter(|c| wanted.contains(c.claim_name())).collect();
+    if set.len() < wanted.len() || !set.iter().all(|c| pass.budgets.take(c.pool_name())) {
+        return false;
+    }
+    let replacements: Vec<&PlannedClaim> = commands.iter().flat_map(|c| &c.replacements).collect();
+    placed(pass.simulate(&set, true))
+        .is_ok_and(|simulated| covers(&replacements, &simulated.results.new_claims))
+}
 
 /// Looks at a command again.
 ///
@@ -18,9 +72,19 @@ pub fn still_valid(input: &Input<'_>, command: &Command) -> Result<Command, Aban
     let limits = Limits::new(input.pdbs);
     let go_on = || true;
     let (mut pass, found) = prepare(input, &limits, command.method, &go_on);
+    check(&mut pass, &found, command)
+}
+
+fn check(
+    pass: &mut Pass<'_>,
+    found: &[Candidate],
+    command: &Command,
+) -> Result<Command, Abandoned> {
+    let input = pass.input;
     let mut now: Vec<Candidate> = found
-        .into_iter()
+        .iter()
         .filter(|c| command.candidates.iter().any(|old| old.claim_name() == c.claim_name()))
+        .cloned()
         .collect();
     let gone = command.candidates.len() - now.len().min(command.candidates.len());
     let may_shrink = command.replacements.is_empty() && command.method != Method::SingleNode;
@@ -48,7 +112,8 @@ pub fn still_valid(input: &Input<'_>, command: &Command) -> Result<Command, Aban
             _ => Abandoned::OtherResults,
         })?;
         let planned = &simulated.results.new_claims;
-        if !covers(&command.replacements, planned) {
+        let wanted: Vec<&PlannedClaim> = command.replacements.iter().collect();
+        if !covers(&wanted, planned) {
             // The command may have been found with the nodes of one pool only.
             let own = command.replacements.iter().map(|r| r.node_pool.metadata.name.as_deref());
             let own: Vec<Option<&str>> = own.collect();
@@ -65,7 +130,7 @@ pub fn still_valid(input: &Input<'_>, command: &Command) -> Result<Command, Aban
             let several = command.replacements.len() > 1;
             let pools = if several { &input.snapshot.node_pools } else { &pools };
             let again = placed(pass.simulate_in(&set, Launching { pools, several, strict: false }));
-            if !again.is_ok_and(|s| covers(&command.replacements, &s.results.new_claims)) {
+            if !again.is_ok_and(|s| covers(&wanted, &s.results.new_claims)) {
                 return Err(Abandoned::OtherResults);
             }
         }
@@ -78,7 +143,7 @@ pub fn still_valid(input: &Input<'_>, command: &Command) -> Result<Command, Aban
 }
 
 /// Whether the replacements launch nothing that the plan does not.
-fn covers(replacements: &[PlannedClaim], planned: &[PlannedClaim]) -> bool {
+fn covers(replacements: &[&PlannedClaim], planned: &[PlannedClaim]) -> bool {
     let mut left: Vec<&PlannedClaim> = planned.iter().collect();
     replacements.iter().all(|old| {
         let within = |new: &&PlannedClaim| {
