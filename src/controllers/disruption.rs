@@ -15,7 +15,7 @@ use super::{Context, Error, provisioning, runner};
 use crate::api::conditions;
 use crate::cloud::Policies;
 use crate::cluster::Change;
-use crate::disruption::{self, Abandoned, Command, Decision, Gates, Input, Method};
+use crate::disruption::{self, Abandoned, Command, Decision, Gates, Input, Method, Prepared};
 use crate::operator::logging;
 use crate::scheduling::snapshot::{NodePoolInput, Snapshot};
 
@@ -177,26 +177,50 @@ async fn pass(
 ) -> Result<bool, Error> {
     marks::clean_up(ctx, in_flight).await?;
     events::pods(ctx);
-    let mut seen = Arc::new(Seen::now(ctx, in_flight).await);
+    let mut look = Look::now(ctx, in_flight).await;
     for method in methods(ctx) {
-        if !seen.is_current(ctx) {
-            seen = Arc::new(Seen::now(ctx, in_flight).await);
+        if !look.is_current(ctx) {
+            look = Look::now(ctx, in_flight).await;
         }
-        if passes.settled.covers(method, &seen) {
+        let seen = &look.seen;
+        if passes.settled.covers(method, seen) {
             continue;
         }
-        let decision = decide(ctx, &seen, method).await;
-        passes.settled.note(method, &seen, &decision);
-        events::stay(ctx, &seen, method, &decision);
+        let decision = decide(ctx, &look, method).await;
+        passes.settled.note(method, seen, &decision);
+        events::stay(ctx, seen, method, &decision);
         events::budgets(ctx, method, &decision);
         ctx.verdicts.keep(method, seen.now, &decision);
+        if decision.commands.is_empty() {
+            continue;
+        }
         let found = decision.commands;
-        let started = carry_out(ctx, in_flight, found, &mut passes.commands).await?;
-        if started {
+        if carry_out(ctx, in_flight, found, &mut passes.commands).await? {
             return Ok(true);
         }
+        // None of them holds any more, so what they were found in does not either.
+        look = Look::now(ctx, in_flight).await;
     }
     Ok(false)
+}
+
+/// What the methods of one pass look at, as long as it does not change.
+struct Look {
+    seen: Arc<Seen>,
+    /// Not with what was seen, which is kept for the next passes: a world is as large as the cluster.
+    prepared: Arc<Mutex<Prepared>>,
+}
+
+impl Look {
+    async fn now(ctx: &Context, in_flight: &InFlight) -> Self {
+        let seen = Arc::new(Seen::now(ctx, in_flight).await);
+        Self { seen, prepared: Arc::default() }
+    }
+
+    /// True as long as another look would show the same.
+    fn is_current(&self, ctx: &Context) -> bool {
+        self.seen.revision == ctx.cluster.revision() && ctx.clock.since(self.seen.now) < CURRENT
+    }
 }
 
 /// Starts commands that were found together, each by itself; returns whether any was. Nothing is
@@ -266,11 +290,6 @@ impl Seen {
         }
     }
 
-    /// True as long as another look would show the same.
-    fn is_current(&self, ctx: &Context) -> bool {
-        self.revision == ctx.cluster.revision() && ctx.clock.since(self.now) < CURRENT
-    }
-
     fn input<'a>(&'a self, ctx: &'a Context) -> Input<'a> {
         static NONE: Policies = Policies::none();
         let gates = ctx.settings.gates;
@@ -292,13 +311,15 @@ impl Seen {
     }
 }
 
-async fn decide(ctx: &Arc<Context>, seen: &Arc<Seen>, method: Method) -> Decision {
+async fn decide(ctx: &Arc<Context>, look: &Look, method: Method) -> Decision {
     let limit = if method == Method::MultiNode { MULTI_LIMIT } else { SINGLE_LIMIT };
     let begun = Instant::now();
-    let (shared, given) = (Arc::clone(ctx), Arc::clone(seen));
+    let (shared, given, prepared) =
+        (Arc::clone(ctx), Arc::clone(&look.seen), Arc::clone(&look.prepared));
     let decided = super::compute(move || {
         let end = Instant::now() + limit;
-        disruption::decide(&given.input(&shared), method, &|| Instant::now() < end)
+        let input = given.input(&shared);
+        prepared.lock().decide(&input, method, &|| Instant::now() < end)
     })
     .await;
     let decision = decided.unwrap_or_else(|error| {
@@ -345,4 +366,70 @@ fn abandon(ctx: &Context, command: &Command, why: &Abandoned, what: &str) {
     );
     record::failed_validation(command);
     events::abandoned(ctx, command, why);
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::controllers::tests::{Asked, api_server, context};
+    use crate::simulate::{World, build::adopt, load};
+
+    /// Two full nodes, of which neither can go.
+    fn full_nodes() -> Seen {
+        let node = |name: &str| {
+            json!({"node": {"metadata": {"name": name, "labels": {
+                    "kubernetes.io/hostname": name, "topology.kubernetes.io/zone": "a",
+                    "node.kubernetes.io/instance-type": "large", "karpenter.sh/nodepool": "p",
+                    "karpenter.sh/capacity-type": "on-demand", "karpenter.sh/registered": "true",
+                    "karpenter.sh/initialized": "true"}},
+                "spec": {"providerID": format!("aws:///a/{name}")},
+                "status": {"capacity": {"cpu": "4", "memory": "8Gi", "pods": "20"},
+                    "allocatable": {"cpu": "4", "memory": "8Gi", "pods": "20"},
+                    "conditions": [{"type": "Ready", "status": "True"}]}},
+              "pods": [{"metadata": {"name": name, "namespace": "n"},
+                "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "3900m"}}}]},
+                "status": {"phase": "Running"}}]})
+        };
+        let scenario = json!({
+            "nodePools": [{"apiVersion": "karpenter.sh/v1", "kind": "NodePool",
+                "metadata": {"name": "p"}, "spec": {
+                    "disruption": {"consolidateAfter": "0s", "budgets": [{"nodes": "100%"}]},
+                    "template": {"spec": {"requirements": [], "nodeClassRef":
+                        {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "d"}}}}}],
+            "instanceTypes": [{"name": "large", "requirements": [],
+                "capacity": {"cpu": "4", "memory": "8Gi", "pods": "20"},
+                "offerings": [{"zone": "a", "capacityType": "on-demand", "price": 0.2}]}],
+            "nodes": [node("n1"), node("n2")]});
+        let scenario = load(scenario.to_string().as_bytes()).unwrap();
+        let World { mut snapshot, pools, pdbs, .. } = World::for_disruption(scenario).unwrap();
+        adopt(&mut snapshot.nodes, &pools);
+        Seen {
+            revision: 0,
+            snapshot,
+            pools,
+            pdbs,
+            queued: HashSet::new(),
+            backed_off: BTreeSet::new(),
+            rebooted: HashSet::new(),
+            now: Timestamp::from_second(3600).unwrap(),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_methods_of_one_pass_share_one_prepared_world() {
+        let ctx = context(&api_server(Vec::new(), &Asked::default()));
+        let look = Look { seen: Arc::new(full_nodes()), prepared: Arc::default() };
+        let mut asked = BTreeSet::new();
+        for method in methods(&ctx) {
+            let decision = decide(&ctx, &look, method).await;
+            assert_eq!(decision.commands.len(), 0, "{:?}", decision.commands);
+            if decision.simulations > 0 {
+                asked.insert(method);
+            }
+        }
+        assert_eq!(asked, BTreeSet::from([Method::MultiNode, Method::SingleNode]));
+        assert_eq!(look.prepared.lock().worlds(), 1);
+    }
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::World;
 use super::build::adopt;
 use super::report::{ClaimReport, tidy};
-use crate::disruption::{self, Command, Decision, Input, Method, Rejection};
+use crate::disruption::{self, Command, Decision, Input, Method, Prepared, Rejection};
 use crate::scheduling;
 
 mod apply;
@@ -132,11 +132,16 @@ pub fn disrupt(mut world: World, now: Timestamp) -> DisruptReport {
     let mut verdicts = Verdicts::default();
     let mut taken: BTreeSet<String> = BTreeSet::new();
     let mut queued: HashSet<String> = HashSet::new();
+    let mut prepared = Prepared::default();
     for method in Method::ALL {
-        let decision = decide(&world, &queued, method, now);
+        let decision = decide(&world, &mut prepared, &queued, method, now);
         report.simulations += decision.simulations;
         budgets(&mut report, method, &decision);
         verdicts.add(method, &decision);
+        if decision.commands.is_empty() {
+            continue;
+        }
+        prepared = Prepared::default();
         for command in &decision.commands {
             report.commands.push(describe(command));
             for candidate in &command.candidates {
@@ -184,9 +189,9 @@ fn carry_out(world: &mut World, mut report: DisruptReport, now: Timestamp) -> Di
     let mut cluster = Cluster::new(now);
     let none = HashSet::new();
     'passes: while report.commands.len() < MOST_COMMANDS {
-        let mut verdicts = Verdicts::default();
+        let (mut verdicts, mut prepared) = (Verdicts::default(), Prepared::default());
         for method in Method::ALL {
-            let decision = decide(world, &none, method, now);
+            let decision = decide(world, &mut prepared, &none, method, now);
             report.simulations += decision.simulations;
             // Budgets are reported as they are at the beginning, so only in the first pass.
             if report.commands.is_empty() {
@@ -244,7 +249,13 @@ fn begin(world: &mut World, arrived: Option<Timestamp>) -> DisruptReport {
     report
 }
 
-fn decide(world: &World, queued: &HashSet<String>, method: Method, now: Timestamp) -> Decision {
+fn decide(
+    world: &World,
+    prepared: &mut Prepared,
+    queued: &HashSet<String>,
+    method: Method,
+    now: Timestamp,
+) -> Decision {
     let (backed_off, rebooted) = (BTreeSet::new(), HashSet::new());
     let input = Input {
         snapshot: &world.snapshot,
@@ -258,7 +269,7 @@ fn decide(world: &World, queued: &HashSet<String>, method: Method, now: Timestam
         gates: world.gates,
     };
     // Without a time limit: on paper the answer must not depend on the speed of the machine.
-    disruption::decide(&input, method, &|| true)
+    prepared.decide(&input, method, &|| true)
 }
 
 fn describe(command: &Command) -> CommandReport {

@@ -22,7 +22,7 @@ mod drift;
 mod emptiness;
 mod methods;
 mod multi_node;
-mod on_paper;
+pub mod on_paper;
 pub mod pdb;
 pub mod progress;
 pub mod rejection;

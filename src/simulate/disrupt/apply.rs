@@ -4,15 +4,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, NodeSpec, NodeStatus, Taint};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use super::super::World;
 use super::super::build::claim_for;
-use crate::api::{conditions, labels};
 use crate::disruption::Command;
 use crate::disruption::candidate::Pools;
-use crate::scheduling::instance_type::{InstanceType, Offering};
+use crate::disruption::on_paper::{self, bound};
 use crate::scheduling::node::{NodeView, StateNode};
 use crate::scheduling::pod::{PodInfo, PodKey};
 use crate::scheduling::results::{PlannedClaim, Results};
@@ -68,13 +65,6 @@ fn take(waiting: &mut Vec<Arc<PodInfo>>, results: &Results) -> HashMap<PodKey, A
         placed.map(|p| (p.key.clone(), Arc::clone(p))).collect();
     waiting.retain(|p| lost.contains(&p.key) || p.buffer.is_some());
     placed
-}
-
-fn bound(pod: &Arc<PodInfo>, node: &str, pending: bool) -> Arc<PodInfo> {
-    let mut pod = (**pod).clone();
-    pod.node_name = Some(Arc::from(node));
-    pod.pending = pending;
-    Arc::new(pod)
 }
 
 /// The cluster as commands change it.
@@ -142,8 +132,7 @@ impl Cluster {
 /// The node that a launch comes to: the cheapest that was planned, or the cheapest of a static pool.
 /// Initialized since a moment, or still on its way up.
 fn launched(planned: &PlannedClaim, name: &str, since: Option<Timestamp>) -> Option<StateNode> {
-    let (kind, offering) = planned.cheapest()?;
-    let node = node_of(planned, kind, offering, name, since.is_some());
+    let node = on_paper::node_of(planned, name, since.is_some())?;
     let claim = claim_for(&node, Some(&planned.node_pool), since);
     let view = NodeView {
         node: since.is_some().then(|| Arc::new(node)),
@@ -151,48 +140,4 @@ fn launched(planned: &PlannedClaim, name: &str, since: Option<Timestamp>) -> Opt
         ..NodeView::default()
     };
     Some(view.into())
-}
-
-fn node_of(
-    planned: &PlannedClaim,
-    kind: &InstanceType,
-    offering: &Offering,
-    name: &str,
-    initialized: bool,
-) -> Node {
-    let mut all: BTreeMap<String, String> = BTreeMap::new();
-    let sources = [&planned.requirements, &kind.requirements, &offering.requirements];
-    for requirement in sources.into_iter().flat_map(|r| r.iter()) {
-        let mut values = requirement.values();
-        if let (Some(value), None) = (values.next(), values.next()) {
-            all.insert(requirement.key().to_string(), value.to_owned());
-        }
-    }
-    all.insert(labels::HOSTNAME.to_owned(), name.to_owned());
-    if initialized {
-        all.insert(labels::REGISTERED.to_owned(), "true".to_owned());
-        all.insert(labels::INITIALIZED.to_owned(), "true".to_owned());
-    }
-    let taints: Vec<Taint> = planned.taints.clone();
-    let ready = serde_json::json!([{"type": "Ready", "status": conditions::TRUE}]);
-    Node {
-        metadata: ObjectMeta {
-            name: Some(name.to_owned()),
-            labels: Some(all),
-            // Any fixed time: no decision of the following passes may depend on when this runs.
-            creation_timestamp: Some(Time(Timestamp::UNIX_EPOCH)),
-            ..ObjectMeta::default()
-        },
-        spec: Some(NodeSpec {
-            provider_id: Some(format!("simulated:///{name}")),
-            taints: (!taints.is_empty()).then_some(taints),
-            ..NodeSpec::default()
-        }),
-        status: Some(NodeStatus {
-            capacity: Some(kind.capacity.to_quantities()),
-            allocatable: Some(kind.allocatable_of(offering).to_quantities()),
-            conditions: serde_json::from_value(ready).ok(),
-            ..NodeStatus::default()
-        }),
-    }
 }

@@ -106,25 +106,26 @@ pub(super) fn placed(simulated: Simulated) -> Result<Simulated, Rejection> {
     Err(Rejection::Stranded(stranded))
 }
 
-/// One look at a cluster: what the methods that are asked one after the other share.
-pub struct Prepared<'a> {
-    input: &'a Input<'a>,
-    limits: Limits,
+/// One look at a cluster: what the methods that are asked one after the other share. Nothing is worked
+/// out before a method needs it.
+#[derive(Default)]
+pub struct Prepared {
+    limits: Option<Limits>,
     ground: Option<Ground>,
 }
 
-impl<'a> Prepared<'a> {
-    /// Nothing is worked out before a method needs it.
+impl Prepared {
+    /// Looks for commands by one method; stops early, with the best found, once `go_on` says no. Every
+    /// method is asked with the same input. After commands none is asked: they change the cluster.
     #[must_use]
-    pub fn new(input: &'a Input<'a>) -> Self {
-        Self { input, limits: Limits::new(input.pdbs), ground: None }
-    }
-
-    /// Looks for commands by one method; stops early, with the best found, once `go_on` says no. After
-    /// commands no other method is asked: they change the cluster.
-    #[must_use]
-    pub fn decide(&mut self, method: Method, go_on: &dyn Fn() -> bool) -> Decision {
-        let (mut pass, candidates) = prepare(self.input, &self.limits, method, go_on);
+    pub fn decide(
+        &mut self,
+        input: &Input<'_>,
+        method: Method,
+        go_on: &dyn Fn() -> bool,
+    ) -> Decision {
+        let limits = self.limits.get_or_insert_with(|| Limits::new(input.pdbs));
+        let (mut pass, candidates) = prepare(input, limits, method, go_on);
         pass.ground = self.ground.take();
         if !candidates.is_empty() {
             search_of(method).search(&mut pass, candidates);
@@ -137,12 +138,18 @@ impl<'a> Prepared<'a> {
         });
         decision
     }
+
+    /// How often a world was prepared for the methods' simulations.
+    #[must_use]
+    pub fn worlds(&self) -> usize {
+        self.ground.as_ref().map_or(0, Ground::prepared)
+    }
 }
 
 /// Looks for commands by one method, as [`Prepared`] does.
 #[must_use]
 pub fn decide(input: &Input<'_>, method: Method, go_on: &dyn Fn() -> bool) -> Decision {
-    Prepared::new(input).decide(method, go_on)
+    Prepared::default().decide(input, method, go_on)
 }
 
 /// The candidates that the method is about, what saves most for its disruption first.

@@ -23,10 +23,15 @@ const MOST_CANDIDATES: usize = 100;
 const EACH_NUMBER: usize = 8;
 /// Most sets that a pass simulates before the best is filled up.
 const MOST_SETS: usize = 64;
-/// What all tries to fill a set up may cost: each the pods that are placed on paper, and as much as some
-/// for itself. It is worth a few seconds.
-const MOST_WORK: usize = 3_000_000;
-const WORK_PER_TRY: usize = 1000;
+/// How many pods a pass may place on paper while it looks for sets. Placing one takes about ten
+/// microseconds, so this is about ten seconds at most, on a cluster of any size: the loop is not held up
+/// for longer. Karpenter stops this search by the clock, after a minute; a count gives equal answers to
+/// equal input.
+const MOST_WORK: usize = 1_000_000;
+/// The part of it that the sets of the orders may take; the rest is for filling the best one up.
+const WORK_FOR_ORDERS: usize = MOST_WORK / 2;
+/// What a try costs whatever it places: reading the plan and writing its nodes out.
+const WORK_PER_TRY: usize = 500;
 /// Where the search for better sets begins: so many tenths of the best, filled up in the order of
 /// savings or of waste.
 const STARTS: [(usize, bool); 5] = [(10, false), (8, true), (9, true), (7, true), (10, true)];
@@ -93,11 +98,13 @@ struct Found {
     tried: BTreeSet<Vec<String>>,
     /// Sets are those that Karpenter would try, too: whatever saves anything is taken.
     own: bool,
+    /// Pods that were placed so far, and what the tries cost besides.
+    work: usize,
 }
 
 impl Found {
     fn more(&self, pass: &mut Pass<'_>) -> bool {
-        self.tried.len() < MOST_SETS && pass.go_on()
+        self.tried.len() < MOST_SETS && self.work < WORK_FOR_ORDERS && pass.go_on()
     }
 
     /// Tries one set; true when it can go.
@@ -107,6 +114,7 @@ impl Found {
         if !self.tried.insert(names) {
             return false;
         }
+        self.count(set);
         let found = consolidation::compute(pass, set, Method::MultiNode).ok();
         let Some(commands) = found.and_then(|c| self.approved(pass, vec![c])) else { return false };
         let better = if self.own {
@@ -118,6 +126,10 @@ impl Found {
             self.best = commands;
         }
         true
+    }
+
+    fn count(&mut self, set: &[&Candidate]) {
+        self.work += WORK_PER_TRY + set.iter().map(|c| c.pods.len()).sum::<usize>();
     }
 
     /// The commands with their scores, where all pools agree.
@@ -173,7 +185,6 @@ fn improve(pass: &mut Pass<'_>, candidates: &[Candidate], found: &mut Found) {
         found.best.iter().flat_map(|c| &c.candidates).map(|c| c.node.name().to_owned()).collect();
     let (set, rest): (Vec<&Candidate>, Vec<&Candidate>) =
         candidates.iter().partition(|c| names.contains(c.node.name()));
-    let mut work = 0;
     for (tenths, by_waste) in STARTS {
         let (kept, freed) = set.split_at((set.len() * tenths).div_ceil(10));
         let mut others: Vec<&Candidate> = freed.iter().chain(&rest).copied().collect();
@@ -181,7 +192,7 @@ fn improve(pass: &mut Pass<'_>, candidates: &[Candidate], found: &mut Found) {
             others.sort_by(|a, b| wasted(b).total_cmp(&wasted(a)));
         }
         let from = if freed.is_empty() { found.best.clone() } else { Vec::new() };
-        let commands = fill_up(pass, (kept, from), &others, found, &mut work);
+        let commands = fill_up(pass, (kept, from), &others, found);
         if pass.balance.pays_more(&found.best, &commands) {
             found.best = commands;
         }
@@ -195,12 +206,11 @@ fn fill_up<'a>(
     (set, mut best): (&[&'a Candidate], Vec<Command>),
     rest: &[&'a Candidate],
     found: &mut Found,
-    work: &mut usize,
 ) -> Vec<Command> {
     let mut set = set.to_vec();
     let mut failed: BTreeMap<&str, usize> = BTreeMap::new();
     let (mut at, mut block) = (0, rest.len().div_ceil(4));
-    while at < rest.len() && *work < MOST_WORK && pass.go_on() {
+    while at < rest.len() && found.work < MOST_WORK && pass.go_on() {
         let next = &rest[at..rest.len().min(at + block)];
         let kind = next[0].label(labels::INSTANCE_TYPE).unwrap_or_default();
         if failed.get(kind).is_some_and(|times| *times >= MOST_ALIKE) {
@@ -210,7 +220,7 @@ fn fill_up<'a>(
         let larger: Vec<&Candidate> = set.iter().chain(next).copied().collect();
         let mut budgets = pass.budgets.clone();
         let fits = larger.iter().all(|c| budgets.take(c.pool_name()));
-        let commands = if fits { together(pass, larger, found, work) } else { None };
+        let commands = if fits { together(pass, larger, found) } else { None };
         match commands.filter(|(_, commands)| pass.balance.pays_more(&best, commands)) {
             Some((larger, commands)) => {
                 best = commands;
@@ -233,10 +243,9 @@ fn together<'a>(
     pass: &mut Pass<'_>,
     mut set: Vec<&'a Candidate>,
     found: &mut Found,
-    work: &mut usize,
 ) -> Option<(Vec<&'a Candidate>, Vec<Command>)> {
     for _ in 0..MOST_KEPT {
-        *work += WORK_PER_TRY + set.iter().map(|c| c.pods.len()).sum::<usize>();
+        found.count(&set);
         match consolidation::together(pass, &set) {
             Ok(commands) => return found.approved(pass, commands).map(|commands| (set, commands)),
             Err(Refusal::Keep(node)) => set.retain(|c| c.node.name() != node),

@@ -56,6 +56,8 @@ pub struct Ground {
     /// NodeClaims of nodes that are not initialized, by the node's name.
     uninitialized: HashMap<String, String>,
     worlds: Vec<(Way, World)>,
+    /// How many worlds were prepared so far.
+    prepared: usize,
 }
 
 /// A way to launch nodes: the pools with their lists of types, whether more nodes may cost less, and
@@ -87,8 +89,23 @@ impl Ground {
             .filter(|n| n.managed() && !n.initialized())
             .map(|n| (n.name().to_owned(), claim_name(n)))
             .collect();
-        let worlds = Vec::new();
-        Self { pods, waiting, of_leaving, nodes, leaving, unsettled, uninitialized, worlds }
+        let (worlds, prepared) = (Vec::new(), 0);
+        Self {
+            pods,
+            waiting,
+            of_leaving,
+            nodes,
+            leaving,
+            unsettled,
+            uninitialized,
+            worlds,
+            prepared,
+        }
+    }
+
+    /// How many worlds were prepared so far.
+    pub fn prepared(&self) -> usize {
+        self.prepared
     }
 
     /// Removes candidates on paper: later questions are asked of what is left then. False where that
@@ -158,6 +175,7 @@ impl Ground {
             None => {
                 let snapshot = Arc::new(self.snapshot(input, launching));
                 self.worlds.push((way, World::new(snapshot, PodInfo::is_reschedulable)));
+                self.prepared += 1;
                 self.worlds.len() - 1
             }
         };

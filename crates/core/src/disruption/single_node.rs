@@ -9,6 +9,11 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use super::methods::{Pass, Search};
 use super::{Candidate, Command, Input, Method, Rejection, consolidation};
 
+/// Each command after the first is looked for in a world that is prepared once more, from the whole
+/// cluster. So many nodes are read that way in one pass, which takes about two seconds however large the
+/// cluster is (10,000 nodes are read in one); what is left over is found by the next pass.
+const MOST_READ: usize = 20_000;
+
 pub(super) struct SingleNode;
 
 impl Search for SingleNode {
@@ -42,46 +47,64 @@ impl Search for SingleNode {
     }
 }
 
-/// Takes the first command, and of the others those that hold beside it: each is looked for once more,
-/// on the cluster that the ones before leave.
+/// Takes of the commands those that hold beside each other: each is looked for once more, on the cluster
+/// that the ones before leave. First those that no pod moves for to a node that may go itself, then the
+/// others.
 fn take_all(pass: &mut Pass<'_>, found: Vec<Command>) {
-    let several = found.len() > 1;
+    if found.len() < 2 {
+        return found.into_iter().for_each(|command| pass.decision.take(command));
+    }
     let names: Vec<String> =
         found.iter().flat_map(|c| &c.candidates).map(|c| c.node.name().to_owned()).collect();
-    // Nodes that pods of these commands are expected on.
-    let mut expecting: HashSet<String> = HashSet::new();
-    for (at, first) in found.into_iter().enumerate() {
-        let candidate = first.candidates[0].clone();
-        if expecting.contains(candidate.node.name()) {
-            continue;
-        }
-        let again = if several { beside(pass, &candidate, &names, first.savings) } else { None };
-        let Some(command) = again.or((at == 0).then_some(first)) else { continue };
-        pass.budgets.take(candidate.pool_name());
-        let goes_on = if several { pass.carry_out(&command) } else { None };
-        pass.decision.take(command);
-        match goes_on {
-            Some(nodes) => expecting.extend(nodes),
-            None => return,
-        }
-    }
+    let mut beside = Beside::new(pass);
+    pass.ground().close(&names, true);
+    let rest = beside.take(pass, found, true);
+    pass.ground().close(&names, false);
+    beside.take(pass, rest, false);
 }
 
-/// The command for a node beside others: with no pod on a node that is to go itself, unless it saves less
-/// that way.
-fn beside(
-    pass: &mut Pass<'_>,
-    candidate: &Candidate,
-    others: &[String],
-    savings: f64,
-) -> Option<Command> {
-    pass.ground().close(others, true);
-    let apart = attempt(pass, candidate).ok();
-    if apart.as_ref().is_some_and(|c| c.savings > savings - 1e-9) {
-        return apart;
+/// Commands that are taken one beside the other.
+struct Beside {
+    /// Nodes that pods of commands before are expected on; nothing once that is not known.
+    expecting: Option<HashSet<String>>,
+    most_worlds: usize,
+}
+
+impl Beside {
+    fn new(pass: &mut Pass<'_>) -> Self {
+        let nodes = pass.input.snapshot.nodes.len().max(1);
+        let most_worlds = pass.ground().prepared() + 2 + MOST_READ / nodes;
+        Self { expecting: Some(HashSet::new()), most_worlds }
     }
-    pass.ground().close(others, false);
-    attempt(pass, candidate).ok()
+
+    /// Takes what still holds, and returns the rest. As good: what saves less now waits.
+    fn take(&mut self, pass: &mut Pass<'_>, found: Vec<Command>, as_good: bool) -> Vec<Command> {
+        let mut rest = Vec::new();
+        for first in found {
+            let candidate = &first.candidates[0];
+            let Some(expecting) = &mut self.expecting else { break };
+            if expecting.contains(candidate.node.name()) {
+                continue;
+            }
+            let worse = |c: &Command| as_good && c.savings < first.savings - 1e-9;
+            let again = if pass.ground().prepared() < self.most_worlds {
+                attempt(pass, candidate).ok().filter(|c| !worse(c))
+            } else {
+                None
+            };
+            let Some(command) = again else {
+                rest.push(first);
+                continue;
+            };
+            pass.budgets.take(candidate.pool_name());
+            match pass.carry_out(&command) {
+                Some(nodes) => expecting.extend(nodes),
+                None => self.expecting = None,
+            }
+            pass.decision.take(command);
+        }
+        rest
+    }
 }
 
 /// The first look at a node, whose scores count.

@@ -8,6 +8,7 @@ use super::simulation::Launching;
 use super::{Abandoned, Candidate, Command, Input, Method, Rejection, candidate};
 use crate::scheduling::node::StateNode;
 use crate::scheduling::results::PlannedClaim;
+use crate::scheduling::snapshot::NodePoolInput;
 
 /// Looks again at commands that were found together. Each stands for itself: what is wrong with one
 /// keeps none of the others back.
@@ -16,15 +17,15 @@ pub fn all_still_valid(
     input: &Input<'_>,
     commands: Vec<Command>,
 ) -> Vec<Result<Command, Box<(Abandoned, Command)>>> {
-    if commands.len() > 1 && still_valid_as_one(input, &commands) {
-        return commands.into_iter().map(Ok).collect();
-    }
     let Some(method) = commands.first().map(|c| c.method) else { return Vec::new() };
     let limits = Limits::new(input.pdbs);
     let go_on = || true;
     let (mut pass, found) = prepare(input, &limits, method, &go_on);
     let several = commands.len() > 1;
-    // Nodes that pods of commands before are expected on; unknown once that cannot be told.
+    if several && hold_as_one(&mut pass, &found, &commands) {
+        return commands.into_iter().map(Ok).collect();
+    }
+    // Nodes that pods of commands before are expected on; unknown once that cannot be known.
     let mut expecting: Option<BTreeSet<String>> = Some(BTreeSet::new());
     let mut outcomes = Vec::with_capacity(commands.len());
     for command in commands {
@@ -46,14 +47,12 @@ pub fn all_still_valid(
 }
 
 /// Whether commands hold unchanged when all are carried out, as they were found.
-fn still_valid_as_one(input: &Input<'_>, commands: &[Command]) -> bool {
-    let limits = Limits::new(input.pdbs);
-    let go_on = || true;
-    let (mut pass, found) = prepare(input, &limits, Method::MultiNode, &go_on);
+fn hold_as_one(pass: &mut Pass<'_>, found: &[Candidate], commands: &[Command]) -> bool {
     let wanted: BTreeSet<&str> =
         commands.iter().flat_map(|c| &c.candidates).map(Candidate::claim_name).collect();
     let set: Vec<&Candidate> = found.iter().filter(|c| wanted.contains(c.claim_name())).collect();
-    if set.len() < wanted.len() || !set.iter().all(|c| pass.budgets.take(c.pool_name())) {
+    let mut budgets = pass.budgets.clone();
+    if set.len() < wanted.len() || !set.iter().all(|c| budgets.take(c.pool_name())) {
         return false;
     }
     let replacements: Vec<&PlannedClaim> = commands.iter().flat_map(|c| &c.replacements).collect();
@@ -80,7 +79,6 @@ fn check(
     found: &[Candidate],
     command: &Command,
 ) -> Result<Command, Abandoned> {
-    let input = pass.input;
     let mut now: Vec<Candidate> = found
         .iter()
         .filter(|c| command.candidates.iter().any(|old| old.claim_name() == c.claim_name()))
@@ -104,42 +102,46 @@ fn check(
     {
         return Err(Abandoned::Budget { pool });
     }
-    let shrunk = now.len() < command.candidates.len();
     if command.method != Method::Emptiness {
-        let set: Vec<&Candidate> = now.iter().collect();
-        let simulated = placed(pass.simulate(&set, true)).map_err(|rejection| match rejection {
-            Rejection::Stranded(pods) => Abandoned::Stranded(pods),
-            _ => Abandoned::OtherResults,
-        })?;
-        let planned = &simulated.results.new_claims;
-        let wanted: Vec<&PlannedClaim> = command.replacements.iter().collect();
-        if !covers(&wanted, planned) {
-            // The command may have been found with the nodes of one pool only.
-            let own = command.replacements.iter().map(|r| r.node_pool.metadata.name.as_deref());
-            let own: Vec<Option<&str>> = own.collect();
-            let pools: Vec<_> = input
-                .snapshot
-                .node_pools
-                .iter()
-                .filter(|p| own.contains(&p.node_pool.metadata.name.as_deref()))
-                .cloned()
-                .collect();
-            if own.is_empty() {
-                return Err(Abandoned::OtherResults);
-            }
-            let several = command.replacements.len() > 1;
-            let pools = if several { &input.snapshot.node_pools } else { &pools };
-            let again = placed(pass.simulate_in(&set, Launching { pools, several, strict: false }));
-            if !again.is_ok_and(|s| covers(&wanted, &s.results.new_claims)) {
-                return Err(Abandoned::OtherResults);
-            }
-        }
+        simulates_alike(pass, &now.iter().collect::<Vec<_>>(), command)?;
     }
-    if !shrunk {
+    if now.len() == command.candidates.len() {
         return Ok(command.clone());
     }
     let smaller = Command::delete(command.method, now);
     Ok(Command { nominated: command.nominated.clone(), scores: command.scores.clone(), ..smaller })
+}
+
+/// Whether scheduling still makes of the candidates what the command says.
+fn simulates_alike(
+    pass: &mut Pass<'_>,
+    set: &[&Candidate],
+    command: &Command,
+) -> Result<(), Abandoned> {
+    let wanted: Vec<&PlannedClaim> = command.replacements.iter().collect();
+    let simulated = placed(pass.simulate(set, true)).map_err(|rejection| match rejection {
+        Rejection::Stranded(pods) => Abandoned::Stranded(pods),
+        _ => Abandoned::OtherResults,
+    })?;
+    if covers(&wanted, &simulated.results.new_claims) {
+        return Ok(());
+    }
+    // The command may have been found with the nodes of one pool only, or with several nodes.
+    let own: Vec<Option<&str>> =
+        wanted.iter().map(|r| r.node_pool.metadata.name.as_deref()).collect();
+    if own.is_empty() {
+        return Err(Abandoned::OtherResults);
+    }
+    let all = &pass.input.snapshot.node_pools;
+    let of_own = |p: &&NodePoolInput| own.contains(&p.node_pool.metadata.name.as_deref());
+    let only: Vec<NodePoolInput> = all.iter().filter(of_own).cloned().collect();
+    let several = wanted.len() > 1;
+    let pools = if several { all } else { &only };
+    let again = placed(pass.simulate_in(set, Launching { pools, several, strict: false }));
+    match again {
+        Ok(simulated) if covers(&wanted, &simulated.results.new_claims) => Ok(()),
+        _ => Err(Abandoned::OtherResults),
+    }
 }
 
 /// Whether the replacements launch nothing that the plan does not.

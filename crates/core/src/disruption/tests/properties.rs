@@ -188,8 +188,18 @@ impl Model<'_> {
         left.map(|(_, node)| KINDS[node.kind].1).sum()
     }
 
+    fn within_limit(&self, pool: usize, gone: &[&str], more: i64) -> Result<(), TestCaseError> {
+        if let Some(limit) = self.0.limits[pool] {
+            let whole = self.cores(pool, gone) + more;
+            prop_assert!(whole <= limit, "{whole} cores, the limit is {limit}");
+        }
+        Ok(())
+    }
+
     fn check(&self, decision: &Decision, method: Method) -> Result<(), TestCaseError> {
         let mut taken: BTreeMap<usize, usize> = BTreeMap::new();
+        let mut all_gone: Vec<&str> = Vec::new();
+        let mut all_more: BTreeMap<usize, i64> = BTreeMap::new();
         for command in &decision.commands {
             let gone: Vec<&str> = command.candidates.iter().map(|c| c.node.name()).collect();
             for name in &gone {
@@ -215,14 +225,19 @@ impl Model<'_> {
                 }
             }
             for (pool, more) in after {
-                if let Some(limit) = self.0.limits[pool] {
-                    let whole = self.cores(pool, &gone) + more;
-                    prop_assert!(whole <= limit, "{whole} cores, the limit is {limit}");
-                }
+                *all_more.entry(pool).or_default() += more;
+                self.within_limit(pool, &gone, more)?;
             }
             if method != Method::Drift {
                 prop_assert!(command.savings > 0.0);
             }
+            for name in gone {
+                prop_assert!(!all_gone.contains(&name), "two commands take {name}");
+                all_gone.push(name);
+            }
+        }
+        for (pool, more) in all_more {
+            self.within_limit(pool, &all_gone, more)?;
         }
         for (pool, count) in taken {
             let most = self.allowance(pool);
@@ -242,6 +257,21 @@ proptest! {
         let model = Model(&sketch);
         for method in [Method::Emptiness, Method::Drift, Method::MultiNode, Method::SingleNode] {
             model.check(&given.run(method), method)?;
+        }
+    }
+
+    /// Nothing changed, so that all commands of a pass may be carried out, not only the first.
+    #[test]
+    fn commands_that_were_found_together_hold_together(sketch in sketch()) {
+        let (snapshot, pdbs) = (cluster(&sketch), pdbs(&sketch));
+        let given = Given { pdbs: &pdbs, ..Given::new(&snapshot) };
+        for method in [Method::MultiNode, Method::SingleNode] {
+            let commands = given.run(method).commands;
+            let wanted: Vec<Vec<String>> = commands.iter().map(Command::claim_names).collect();
+            let checked = given.with(|input| all_still_valid(input, commands));
+            for (names, outcome) in wanted.into_iter().zip(checked) {
+                prop_assert_eq!(outcome.map(|c| c.claim_names()).map_err(|e| e.0), Ok(names));
+            }
         }
     }
 
