@@ -29,6 +29,9 @@ fn search_of(method: Method) -> &'static dyn Search {
     }
 }
 
+/// What a simulation takes whatever it places, in pods: the plan is read, and its nodes are written out.
+const WORK_PER_SIMULATION: usize = 500;
+
 /// What a method works with.
 pub(super) struct Pass<'a> {
     pub(super) input: &'a Input<'a>,
@@ -36,6 +39,8 @@ pub(super) struct Pass<'a> {
     pub(super) budgets: Budgets,
     pub(super) balance: Balance,
     pub(super) decision: Decision,
+    /// What the simulations took so far, in pods that were placed.
+    pub(super) work: usize,
     ground: Option<Ground>,
     go_on: &'a dyn Fn() -> bool,
 }
@@ -61,7 +66,7 @@ impl Pass<'_> {
 
     /// What scheduling makes of the cluster without the candidates.
     pub(super) fn simulate(&mut self, candidates: &[&Candidate], consolidating: bool) -> Simulated {
-        self.decision.simulations += 1;
+        self.count(candidates);
         let input = self.input;
         simulation::without(input, self.ground(), candidates, consolidating)
     }
@@ -72,9 +77,14 @@ impl Pass<'_> {
         candidates: &[&Candidate],
         launching: Launching<'_>,
     ) -> Simulated {
-        self.decision.simulations += 1;
+        self.count(candidates);
         let input = self.input;
         simulation::without_but(input, self.ground(), candidates, true, launching)
+    }
+
+    fn count(&mut self, candidates: &[&Candidate]) {
+        self.decision.simulations += 1;
+        self.work += WORK_PER_SIMULATION + candidates.iter().map(|c| c.pods.len()).sum::<usize>();
     }
 
     /// Goes on with the cluster that a command leaves. Returns the nodes that pods are expected on;
@@ -181,5 +191,5 @@ pub(super) fn prepare<'a>(
             .then_with(|| a.node.name().cmp(b.node.name()))
     });
     decision.eligible = candidates.len();
-    (Pass { input, limits, budgets, balance, decision, ground: None, go_on }, candidates)
+    (Pass { input, limits, budgets, balance, decision, work: 0, ground: None, go_on }, candidates)
 }

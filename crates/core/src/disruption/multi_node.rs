@@ -30,8 +30,6 @@ const MOST_SETS: usize = 64;
 const MOST_WORK: usize = 1_000_000;
 /// The part of it that the sets of the orders may take; the rest is for filling the best one up.
 const WORK_FOR_ORDERS: usize = MOST_WORK / 2;
-/// What a try costs whatever it places: reading the plan and writing its nodes out.
-const WORK_PER_TRY: usize = 500;
 /// Where the search for better sets begins: so many tenths of the best, filled up in the order of
 /// savings or of waste.
 const STARTS: [(usize, bool); 5] = [(10, false), (8, true), (9, true), (7, true), (10, true)];
@@ -98,13 +96,11 @@ struct Found {
     tried: BTreeSet<Vec<String>>,
     /// Sets are those that Karpenter would try, too: whatever saves anything is taken.
     own: bool,
-    /// Pods that were placed so far, and what the tries cost besides.
-    work: usize,
 }
 
 impl Found {
     fn more(&self, pass: &mut Pass<'_>) -> bool {
-        self.tried.len() < MOST_SETS && self.work < WORK_FOR_ORDERS && pass.go_on()
+        self.tried.len() < MOST_SETS && pass.work < WORK_FOR_ORDERS && pass.go_on()
     }
 
     /// Tries one set; true when it can go.
@@ -114,7 +110,6 @@ impl Found {
         if !self.tried.insert(names) {
             return false;
         }
-        self.count(set);
         let found = consolidation::compute(pass, set, Method::MultiNode).ok();
         let Some(commands) = found.and_then(|c| self.approved(pass, vec![c])) else { return false };
         let better = if self.own {
@@ -126,10 +121,6 @@ impl Found {
             self.best = commands;
         }
         true
-    }
-
-    fn count(&mut self, set: &[&Candidate]) {
-        self.work += WORK_PER_TRY + set.iter().map(|c| c.pods.len()).sum::<usize>();
     }
 
     /// The commands with their scores, where all pools agree.
@@ -210,7 +201,7 @@ fn fill_up<'a>(
     let mut set = set.to_vec();
     let mut failed: BTreeMap<&str, usize> = BTreeMap::new();
     let (mut at, mut block) = (0, rest.len().div_ceil(4));
-    while at < rest.len() && found.work < MOST_WORK && pass.go_on() {
+    while at < rest.len() && pass.work < MOST_WORK && pass.go_on() {
         let next = &rest[at..rest.len().min(at + block)];
         let kind = next[0].label(labels::INSTANCE_TYPE).unwrap_or_default();
         if failed.get(kind).is_some_and(|times| *times >= MOST_ALIKE) {
@@ -245,7 +236,6 @@ fn together<'a>(
     found: &mut Found,
 ) -> Option<(Vec<&'a Candidate>, Vec<Command>)> {
     for _ in 0..MOST_KEPT {
-        found.count(&set);
         match consolidation::together(pass, &set) {
             Ok(commands) => return found.approved(pass, commands).map(|commands| (set, commands)),
             Err(Refusal::Keep(node)) => set.retain(|c| c.node.name() != node),

@@ -73,7 +73,7 @@ struct Beside {
 impl Beside {
     fn new(pass: &mut Pass<'_>) -> Self {
         let nodes = pass.input.snapshot.nodes.len().max(1);
-        let most_worlds = pass.ground().prepared() + 2 + MOST_READ / nodes;
+        let most_worlds = pass.ground().prepared() + MOST_READ / nodes;
         Self { expecting: Some(HashSet::new()), most_worlds }
     }
 
@@ -87,7 +87,8 @@ impl Beside {
                 continue;
             }
             let worse = |c: &Command| as_good && c.savings < first.savings - 1e-9;
-            let again = if pass.ground().prepared() < self.most_worlds {
+            let none_yet = pass.decision.commands.is_empty();
+            let again = if none_yet || pass.ground().prepared() < self.most_worlds {
                 attempt(pass, candidate).ok().filter(|c| !worse(c))
             } else {
                 None
