@@ -87,6 +87,8 @@ fn whole_pass(snapshot: &Snapshot) -> Duration {
     let (decisions, worlds) = pass(snapshot);
     let taken = start.elapsed();
     assert!(decisions.iter().all(|d| d.commands.is_empty()), "something was found");
+    let tried: usize = decisions.iter().map(|d| d.simulations).sum();
+    assert!(tried >= snapshot.nodes.len(), "{tried} simulations: not every node was tried");
     assert_eq!(worlds, 1, "all methods share one");
     taken
 }
@@ -245,7 +247,8 @@ fn cluster(
             "status": {"providerID": id, "nodeName": name, "conditions": conditions}});
         let room = json!({"cpu": "8", "memory": "32Gi", "pods": "110"});
         let node = json!({"metadata": {"name": name, "labels": labels}, "spec": {"providerID": id},
-            "status": {"capacity": room, "allocatable": room}});
+            "status": {"capacity": room, "allocatable": room,
+                "conditions": [{"type": "Ready", "status": "True"}]}});
         let pods = (0..pods_per_node).map(|n| {
             let mut pod = apps[(at * 7 + n * 11) % APPS].clone();
             pod.key = PodKey::new("default", &format!("pod-{at:05}-{n:02}"));

@@ -23,7 +23,7 @@ const MOST_CANDIDATES: usize = 100;
 const EACH_NUMBER: usize = 8;
 /// Most sets that a pass simulates before the best is filled up.
 const MOST_SETS: usize = 64;
-/// How many pods a pass may place on paper while it looks for sets. Placing one takes about ten
+/// How many pods a pass may place on paper while it looks for sets. Placing one takes less than ten
 /// microseconds, so this is about ten seconds at most, on a cluster of any size: the loop is not held up
 /// for longer. Karpenter stops this search by the clock, after a minute; a count gives equal answers to
 /// equal input.
