@@ -142,7 +142,19 @@ async fn every_query_of_the_dashboards_finds_series_of_a_node_s_life() {
     let name = world.nodes().await[0].metadata.name.clone().unwrap();
     world.kubectl(&["delete", "node", &name, "--wait=false"]);
     until("evictions", || std::future::ready(evicted(controller.metrics_port))).await;
-    one_initialized(&world).await;
+    until("pods on another node", || async {
+        let nodes = world.nodes().await;
+        let gone = nodes.iter().all(|n| n.metadata.name.as_ref() != Some(&name));
+        (gone && world.running().await == 4).then_some(())
+    })
+    .await;
+    until("what the pods cost", || {
+        let page = get(controller.metrics_port, "/metrics");
+        std::future::ready(
+            page.filter(|(_, text)| text.contains("\nkarpenter_cost_pods_dollars_per_hour{")),
+        )
+    })
+    .await;
     look();
     world.scale("web", 0);
     until("series for every query", || std::future::ready(look().filter(|all| *all))).await;
