@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
@@ -198,7 +199,8 @@ pub(super) fn write_states(pods: &[Arc<PodInfo>], nodes: &[StateNode], page: &mu
     let Some(mut lines) = page.family(&metrics::PODS_STATE) else { return };
     let mut places = vec![Place::default()];
     let mut known = HashMap::from([(Place::default(), 0)]);
-    let mut of_node: HashMap<&str, usize> = HashMap::with_capacity(nodes.len());
+    let mut of_node: FxHashMap<&str, usize> = FxHashMap::default();
+    let mut counts = Counts::default();
     for node in nodes {
         let Some(name) = node.node.as_ref().and_then(|n| n.metadata.name.as_deref()) else {
             continue;
@@ -212,26 +214,52 @@ pub(super) fn write_states(pods: &[Arc<PodInfo>], nodes: &[StateNode], page: &mu
             places.len() - 1
         });
         of_node.insert(name, index);
+        if !full {
+            node.pods.iter().for_each(|pod| counts.add(pod, index));
+        }
     }
-    // Pods are counted by small keys: their labels are put together once per line.
-    let mut counts: HashMap<Kind, u32> = HashMap::new();
-    for pod in pods {
-        let place = pod.node_name.as_deref().and_then(|n| of_node.get(n)).copied().unwrap_or(0);
-        let kind =
-            Kind { place, scheduled: pod.node_name.is_some(), phase: pod.phase, ready: pod.ready };
-        if full {
+    let place_of = |pod: &PodInfo| {
+        pod.node_name.as_deref().and_then(|n| of_node.get(n)).copied().unwrap_or_default()
+    };
+    if full {
+        for pod in pods {
             let owner = owner_of(pod);
             let node = pod.node_name.as_deref().unwrap_or_default();
             let own = [&*pod.key.name, &*pod.key.namespace, owner.as_str(), node];
-            lines.add(&kind.values(&places, own), 1.0);
-        } else {
-            *counts.entry(kind).or_default() += 1;
+            lines.add(&Kind::of(pod, place_of(pod)).values(&places, own), 1.0);
         }
+        return;
     }
+    counts.add_rest(pods, place_of);
     let counts: BTreeMap<[&str; 13], u32> =
-        counts.into_iter().map(|(kind, count)| (kind.values(&places, [""; 4]), count)).collect();
+        counts.0.into_iter().map(|(kind, count)| (kind.values(&places, [""; 4]), count)).collect();
     for (values, count) in counts {
         lines.add(&values, f64::from(count));
+    }
+}
+
+/// Pods, counted by small keys: their labels are put together once per line.
+#[derive(Default)]
+struct Counts(FxHashMap<Kind, u32>);
+
+impl Counts {
+    fn add(&mut self, pod: &PodInfo, place: usize) {
+        *self.0.entry(Kind::of(pod, place)).or_default() += 1;
+    }
+
+    /// Adds the pods that the views of nodes do not have: those without a node, finished ones, and those
+    /// of a node that is not known yet.
+    // Looking up the node of each pod by its name takes most of a scrape, and nearly all pods are in a view.
+    fn add_rest(&mut self, pods: &[Arc<PodInfo>], place_of: impl Fn(&PodInfo) -> usize) {
+        let in_views: u32 = self.0.values().sum();
+        let runs = |pod: &&Arc<PodInfo>| pod.node_name.is_some() && !pod.terminal;
+        let all_are = u32::try_from(pods.iter().filter(runs).count()).is_ok_and(|n| n == in_views);
+        if !all_are {
+            self.0.clear();
+        }
+        for pod in pods.iter().filter(|pod| !all_are || !runs(pod)) {
+            self.add(pod, place_of(pod));
+        }
     }
 }
 
@@ -246,6 +274,10 @@ struct Kind {
 }
 
 impl Kind {
+    fn of(pod: &PodInfo, place: usize) -> Self {
+        Self { place, scheduled: pod.node_name.is_some(), phase: pod.phase, ready: pod.ready }
+    }
+
     /// The values of the labels, in their order.
     fn values<'a>(
         self,
@@ -353,6 +385,20 @@ mod tests {
             "{text}"
         );
         assert_eq!(text.lines().count(), 4);
+    }
+
+    #[test]
+    fn pods_of_views_and_others_are_counted_once() {
+        let options = Options { level: Level::Standard, ..Options::default() };
+        let mut nodes = nodes();
+        nodes[0].pods = pods();
+        let waiting = serde_json::json!({"metadata": {"name": "w", "namespace": "n"},
+            "spec": {"containers": []}, "status": {"phase": "Pending"}});
+        let mut all = pods();
+        all.push(Arc::new(PodInfo::from_pod(&serde_json::from_value(waiting).unwrap())));
+        let text = page_of(&options, |page| write_states(&all, &nodes, page));
+        let counts: Vec<&str> = text.lines().filter_map(|l| Some(l.rsplit_once("} ")?.1)).collect();
+        assert_eq!(counts, ["1", "2"], "{text}");
     }
 
     #[test]

@@ -52,31 +52,6 @@ fn shown(name: &Name, amount: i64) -> f64 {
     if *name == Name::Cpu { amount as f64 / 1000.0 } else { amount as f64 }
 }
 
-/// What a node carries.
-#[derive(Default)]
-struct Load {
-    pods: ResourceList,
-    pod_limits: ResourceList,
-    daemons: ResourceList,
-    daemon_limits: ResourceList,
-}
-
-impl Load {
-    fn of(node: &StateNode) -> Self {
-        let mut load = Self::default();
-        for pod in node.pods.iter().filter(|p| !p.terminal) {
-            let (requests, limits) = if pod.owners.daemon_set {
-                (&mut load.daemons, &mut load.daemon_limits)
-            } else {
-                (&mut load.pods, &mut load.pod_limits)
-            };
-            requests.add(&pod.requests);
-            limits.add(&pod.limits);
-        }
-        load
-    }
-}
-
 /// The series of one node, or of all nodes of a kind together.
 #[derive(Default)]
 struct Row {
@@ -106,7 +81,7 @@ pub(super) fn write_nodes(nodes: &[StateNode], now: Timestamp, page: &mut Page<'
     let (mut offered, mut requested) = (ResourceList::new(), ResourceList::new());
     // A claim whose Node has not joined offers nothing that a pod could use yet.
     for node in nodes.iter().filter(|n| n.node.is_some()) {
-        let (allocatable, load) = (node.allocatable(), Load::of(node));
+        let (allocatable, load) = (node.allocatable(), node.load());
         let mut overhead = node.capacity();
         // What the kubelet and the system keep is the difference of the two: no object has it as a
         // figure.

@@ -45,6 +45,7 @@ impl DerefMut for StateNode {
         let view = Arc::make_mut(&mut self.0);
         // Whoever writes may change pods or amounts, so that the sum has to be made again.
         view.free = OnceLock::new();
+        view.load = OnceLock::new();
         view
     }
 }
@@ -85,6 +86,21 @@ pub struct NodeView {
     pub expected: Option<Arc<ResourceList>>,
     /// Cache of [`NodeView::available`].
     pub free: OnceLock<ResourceList>,
+    /// Cache of [`NodeView::load`].
+    pub load: OnceLock<Box<Load>>,
+}
+
+/// What the pods of a node ask for, added up.
+#[derive(Clone, Debug, Default)]
+pub struct Load {
+    /// Requests of pods that are no daemons.
+    pub pods: ResourceList,
+    /// Their limits.
+    pub pod_limits: ResourceList,
+    /// Requests of pods of DaemonSets.
+    pub daemons: ResourceList,
+    /// Their limits.
+    pub daemon_limits: ResourceList,
 }
 
 impl NodeView {
@@ -283,6 +299,23 @@ impl NodeView {
             }
         }
         list
+    }
+
+    /// What the pods ask for, for metrics. Added up once, then kept.
+    pub fn load(&self) -> &Load {
+        self.load.get_or_init(|| {
+            let mut load = Box::<Load>::default();
+            for pod in self.pods.iter().filter(|p| !p.terminal) {
+                let (requests, limits) = if pod.owners.daemon_set {
+                    (&mut load.daemons, &mut load.daemon_limits)
+                } else {
+                    (&mut load.pods, &mut load.pod_limits)
+                };
+                requests.add(&pod.requests);
+                limits.add(&pod.limits);
+            }
+            load
+        })
     }
 
     /// What is free: allocatable less the requests of all bound pods. Added up once, then kept.
