@@ -185,3 +185,21 @@ fn what_came_and_went_while_the_controllers_were_dead_is_put_in_order() {
         .await;
     });
 }
+
+#[test]
+fn a_node_that_comes_up_before_lists_show_its_instance_stays() {
+    let late = |o: &mut karpenter::model::Options| {
+        o.behaviour.consistency = 10 * MINUTE;
+        // Collected every two minutes: what is ready is let be anyway.
+        o.pace.ready = 5 * MINUTE;
+    };
+    with(late, async |w| {
+        w.apply(calm("default", |_| ()));
+        w.start();
+        w.apply(deployment("web", 1, "1", |_| ()));
+        until(w, 5 * MINUTE, "a node", |w| !w.names("nodes").is_empty()).await;
+        let first = w.names("nodeclaims");
+        always(w, 9 * MINUTE, "it stays", |w| w.names("nodeclaims") == first).await;
+        runs(w, "web", 1).await;
+    });
+}

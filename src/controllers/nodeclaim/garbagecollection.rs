@@ -55,6 +55,14 @@ async fn collect(ctx: &Context) -> Result<(), Error> {
         {
             continue;
         }
+        // Lists show a new instance late, and an instance that is asked for by its id at once: a node that is
+        // still on its way up must not lose its NodeClaim.
+        match ctx.cloud.get(&id).await {
+            Ok(found) if found.metadata.deletion_timestamp.is_none() => continue,
+            Ok(_) => {}
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error.into()),
+        }
         let name = claim.metadata.name.clone().unwrap_or_default();
         if deletion::delete(ctx, &name).await? {
             observability::disrupted_with_pods(ctx, &claim, "garbage_collected", "");
