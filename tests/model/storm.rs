@@ -3,8 +3,9 @@
 //! end.
 //!
 //! The tests play the first `STORM_SEEDS`, `make storm` as many as there is time for
-//! (`STORM_MINUTES`), on all cores, and `STORM_SEED` names one of them. They end with the first that
-//! fails, or after `STORM_FAILURES` of them.
+//! (`STORM_MINUTES`), on all cores, and `STORM_SEED` names one of them. They begin at `STORM_FROM`, and end
+//! with the first that fails, or after `STORM_FAILURES` of them. `STORM_LOG` names a file for what was asked
+//! in one that fails.
 //! `make storm-check` plants defects and shows that the checks find each of them.
 
 #![allow(clippy::disallowed_methods, reason = "a storm lasts for so long in real time")]
@@ -40,6 +41,9 @@ const STEP: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_secs(2 * 60);
 /// How old nodes get where they expire.
 const EXPIRY: Duration = Duration::from_secs(20 * 60);
+/// How long draining may take where it is bounded, and how much later a node is gone at the latest.
+const GRACE: Duration = Duration::from_secs(20 * 60);
+const EXCESS: Duration = Duration::from_secs(10 * 60);
 const TYPES: [&str; 4] = ["c2", "c4", "c8", "c16"];
 const REPLICAS: [&str; 2] = ["karpenter-one", "karpenter-two"];
 
@@ -97,7 +101,11 @@ impl Schedule {
             if let Some(plant) = plant {
                 plant.set(&storm.world);
             }
-            storm.play(self).await
+            let played = storm.play(self).await;
+            if let (Err(why), Ok(file)) = (&played, std::env::var("STORM_LOG")) {
+                storm.log(why, &file);
+            }
+            played
         })
     }
 }
@@ -146,7 +154,8 @@ impl Storm {
                 spec["template"]["spec"]["expireAfter"] = json!(format!("{}s", EXPIRY.as_secs()));
             }
             if terms.grace {
-                spec["template"]["spec"]["terminationGracePeriod"] = json!("20m");
+                spec["template"]["spec"]["terminationGracePeriod"] =
+                    json!(format!("{}s", GRACE.as_secs()));
             }
         }));
         let mut replicas = BTreeMap::new();
@@ -175,6 +184,18 @@ impl Storm {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let checks = Checks::new(terms, Arc::clone(&seen));
         Self { world, random, replicas, checks, seen }
+    }
+
+    /// Writes what was asked of the API server and the cloud to a file, and what there is in the end.
+    fn log(&self, why: &str, file: &str) {
+        let mut lines = self.world.journal.tail(usize::MAX);
+        lines.push(format!("{} {why}; {:?}", self.world.clock.now(), self.checks.terms));
+        for kind in ["nodepools", "nodeclaims", "nodes", "pods", "poddisruptionbudgets"] {
+            lines.extend(self.world.all(kind).iter().map(|object| format!("{kind} {object}")));
+        }
+        let instances = self.world.cloud.instances();
+        lines.extend(instances.iter().map(|instance| format!("{instance:?}")));
+        std::fs::write(file, lines.join("\n")).unwrap();
     }
 
     fn weather(&self, schedule: &Schedule, api: u32, cloud: u32) {
@@ -211,18 +232,24 @@ impl Storm {
     async fn rest(&mut self, longest: Duration) -> Result<(), String> {
         let (mut past, mut quiet) = (Duration::ZERO, Duration::ZERO);
         let mut shape = self.shape();
+        // Where nodes expire, some of them always go.
+        let expires = self.checks.terms.expire_after.is_some();
         while past < longest {
             self.watch(STEP).await?;
             past += STEP;
             let now = self.shape();
-            let same = now == shape || self.checks.terms.expire_after.is_some();
-            quiet = if same && self.settled().is_ok() { quiet + STEP } else { Duration::ZERO };
+            let same = now == shape || expires;
+            quiet =
+                if same && self.settled(expires).is_ok() { quiet + STEP } else { Duration::ZERO };
             shape = now;
             if quiet >= QUIET {
                 return Ok(());
             }
         }
-        self.settled()?;
+        self.settled(true)?;
+        if self.settled(false).is_err() {
+            return Ok(());
+        }
         Err("the cluster does not come to rest".to_owned())
     }
 
@@ -322,8 +349,31 @@ impl Storm {
         Ok(())
     }
 
-    /// What must hold in the end.
-    fn settled(&self) -> Result<(), String> {
+    /// True for a NodeClaim that is deleted and whose pods stay for a reason: they must not be disrupted until
+    /// the grace period is over, or a PodDisruptionBudget keeps them, as the limit keeps their app from having
+    /// all its pods.
+    fn may_wait(&self, claim: &Value) -> bool {
+        let terms = &self.checks.terms;
+        let deleted: Option<jiff::Timestamp> =
+            claim["metadata"]["deletionTimestamp"].as_str().and_then(|t| t.parse().ok());
+        if terms.grace && deleted.is_none_or(|at| self.world.clock.now() > at + GRACE + EXCESS) {
+            return false;
+        }
+        let node = &claim["status"]["nodeName"];
+        let pods = self.world.all("pods");
+        let mut here = pods.iter().filter(|p| p["spec"]["nodeName"] == *node);
+        here.any(|pod| {
+            let app = pod["metadata"]["labels"]["app"].as_str().unwrap_or_default();
+            let wanted = self.replicas.get(app).map_or(0, |count| *count as usize);
+            let budget = self.world.get("poddisruptionbudgets", app);
+            let kept = budget.is_some_and(|b| b["status"]["disruptionsAllowed"] == 0);
+            let limited = terms.limit < 1000 && self.world.running(app) < wanted;
+            terms.grace && terms.protected == Some(app) || kept && limited
+        })
+    }
+
+    /// What must hold in the end; one that is patient accepts that nodes wait for pods that have to stay.
+    fn settled(&self, patient: bool) -> Result<(), String> {
         let world = &self.world;
         let free = self.checks.terms.limit >= 1000;
         for (name, count) in &self.replicas {
@@ -335,7 +385,9 @@ impl Storm {
         let blocked = self.checks.terms.protected.is_some() && !self.checks.terms.grace;
         let claims = world.all("nodeclaims");
         for claim in claims.iter().filter(|_| !blocked) {
-            if claim["metadata"]["deletionTimestamp"].is_string() {
+            if claim["metadata"]["deletionTimestamp"].is_string()
+                && !(patient && self.may_wait(claim))
+            {
                 return Err(format!("{} is still being deleted", claim["metadata"]["name"]));
             }
         }
@@ -433,14 +485,15 @@ fn play_all(next: impl Fn(u64) -> Option<Schedule> + Sync) {
     }
 }
 
-/// The first `STORM_SEEDS` schedules, or the one that `STORM_SEED` names.
+/// `STORM_SEEDS` schedules from `STORM_FROM` on, or the one that `STORM_SEED` names.
 #[test]
 fn schedules_of_faults_break_nothing() {
     match number("STORM_SEED") {
         Some(seed) => play_all(|n| (n == 0).then(|| Schedule::draw(seed))),
         None => {
             let seeds = number("STORM_SEEDS").unwrap_or(SEEDS);
-            play_all(|n| (n < seeds).then(|| Schedule::draw(n)));
+            let from = number("STORM_FROM").unwrap_or(0);
+            play_all(|n| (n < seeds).then(|| Schedule::draw(from + n)));
         }
     }
 }
