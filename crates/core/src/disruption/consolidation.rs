@@ -251,14 +251,14 @@ fn cheaper(
     claim.instance_types.retain(|t| t.cheapest(&claim.requirements).is_some());
     sort_by_price(&mut claim.instance_types, &claim.requirements);
     below(&mut claim, total)?;
-    if method == Method::MultiNode {
-        if let Some(same) = same_type(candidates, &claim.instance_types) {
-            let kept = same.node.name().to_owned();
-            below(&mut claim, same.price).map_err(|why| match why {
-                Rejection::NotCheaper => Refusal::Keep(kept),
-                other => Refusal::Other(other),
-            })?;
-        }
+    if method == Method::MultiNode
+        && let Some(same) = same_type(candidates, &claim.instance_types)
+    {
+        let kept = same.node.name().to_owned();
+        below(&mut claim, same.price).map_err(|why| match why {
+            Rejection::NotCheaper => Refusal::Keep(kept),
+            other => Refusal::Other(other),
+        })?;
     }
     if spot_to_spot && candidates.len() == 1 {
         let found = claim.instance_types.len();
