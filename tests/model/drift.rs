@@ -1,5 +1,6 @@
 //! Nodes that are not as they should be are replaced.
 
+use karpenter::model::World;
 use karpenter::operator::metrics;
 use serde_json::json;
 
@@ -26,20 +27,25 @@ fn a_change_of_the_pools_template_replaces_its_nodes() {
     });
 }
 
+/// Starts with one node, which the provider calls drifted, until another has its place.
+async fn one_drifts_and_is_replaced(w: &mut World) {
+    w.start();
+    w.apply(deployment("web", 1, "1", |_| ()));
+    runs(w, "web", 1).await;
+    w.pass(2 * MINUTE).await;
+    let claim = w.names("nodeclaims").remove(0);
+    w.cloud.drift(&claim, "AMIDrift");
+    until(w, HOUR, "another claim", |w| {
+        w.running("web") == 1 && !w.names("nodeclaims").contains(&claim)
+    })
+    .await;
+}
+
 #[test]
 fn an_instance_that_the_provider_calls_drifted_is_replaced() {
     scenario(async |w| {
         w.apply(calm("default", |_| ()));
-        w.start();
-        w.apply(deployment("web", 1, "1", |_| ()));
-        runs(w, "web", 1).await;
-        w.pass(2 * MINUTE).await;
-        let claim = w.names("nodeclaims").remove(0);
-        w.cloud.drift(&claim, "AMIDrift");
-        until(w, HOUR, "another claim", |w| {
-            w.running("web") == 1 && !w.names("nodeclaims").contains(&claim)
-        })
-        .await;
+        one_drifts_and_is_replaced(w).await;
     });
 }
 
@@ -124,16 +130,7 @@ fn a_deletion_is_counted_once_although_the_watch_is_late() {
     scenario(async |w| {
         w.apply(calm("late-claims", |_| ()));
         w.server.set_faults(LateWatch("nodeclaims"));
-        w.start();
-        w.apply(deployment("web", 1, "1", |_| ()));
-        runs(w, "web", 1).await;
-        w.pass(2 * MINUTE).await;
-        let claim = w.names("nodeclaims").remove(0);
-        w.cloud.drift(&claim, "AMIDrift");
-        until(w, HOUR, "another claim", |w| {
-            w.running("web") == 1 && !w.names("nodeclaims").contains(&claim)
-        })
-        .await;
+        one_drifts_and_is_replaced(w).await;
         w.pass(MINUTE).await;
         assert_eq!(disrupted("late-claims"), 1.0, "{}", tail(w));
     });

@@ -199,8 +199,8 @@ fn views_follow_every_event() {
     assert_eq!(pods("c"), 0);
 }
 
-#[test]
-fn volumes_of_a_view_follow_claims_and_drivers() {
+/// A Node with a pod that uses the claim `n/p`.
+fn with_a_claim_in_use() -> State {
     let state = State::default();
     state.apply_node(node(json!({"metadata": {"name": "n1"}})));
     state.apply_pod(
@@ -210,6 +210,12 @@ fn volumes_of_a_view_follow_claims_and_drivers() {
             "status": {"phase": "Running"}}))
         .unwrap(),
     );
+    state
+}
+
+#[test]
+fn volumes_of_a_view_follow_claims_and_drivers() {
+    let state = with_a_claim_in_use();
     let attached = || state.state_node("n1").unwrap().attached.len();
     state.apply_csi_node(
         &serde_json::from_value(json!({"metadata": {"name": "n1"}, "spec": {"drivers": [
@@ -235,15 +241,7 @@ fn volumes_of_a_view_follow_claims_and_drivers() {
 
 #[test]
 fn a_view_follows_a_volume_that_names_another_claim_now() {
-    let state = State::default();
-    state.apply_node(node(json!({"metadata": {"name": "n1"}})));
-    state.apply_pod(
-        &serde_json::from_value(json!({"metadata": {"name": "a", "namespace": "n"},
-            "spec": {"nodeName": "n1", "containers": [], "volumes": [
-                {"name": "v", "persistentVolumeClaim": {"claimName": "p"}}]},
-            "status": {"phase": "Running"}}))
-        .unwrap(),
-    );
+    let state = with_a_claim_in_use();
     state.apply_volume_claim(
         &serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n"},
             "spec": {"volumeName": "pv"}}))

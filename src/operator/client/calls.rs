@@ -6,6 +6,12 @@ use axum::http::{Method, Request};
 
 use crate::operator::metrics;
 
+/// True for a request that starts a watch.
+pub(super) fn is_watch<B>(request: &Request<B>) -> bool {
+    let query = request.uri().query().unwrap_or_default();
+    query.split('&').any(|pair| matches!(pair, "watch=true" | "watch=1"))
+}
+
 /// A request for objects of a kind. A watch is none: it lasts as long as it can.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Call {
@@ -19,9 +25,7 @@ pub(super) struct Call {
 impl Call {
     /// Reads a request; `None` for a watch and for what is not about objects.
     pub(super) fn of<B>(request: &Request<B>) -> Option<Self> {
-        let query = request.uri().query().unwrap_or_default();
-        let watches = query.split('&').any(|pair| matches!(pair, "watch=true" | "watch=1"));
-        if watches {
+        if is_watch(request) {
             return None;
         }
         Self::parse(request.method(), request.uri().path())

@@ -16,6 +16,8 @@ use kube::Client;
 use kube::client::Body;
 use tower::{BoxError, Service};
 
+use super::calls::is_watch;
+
 mod fields;
 mod json;
 
@@ -74,9 +76,7 @@ enum Large {
 impl Large {
     fn of(request: &Request<Body>) -> Option<Self> {
         let all = matches!(request.uri().path(), "/api/v1/pods" | "/api/v1/nodes");
-        let query = request.uri().query().unwrap_or_default();
-        let watches = query.split('&').any(|pair| matches!(pair, "watch=true" | "watch=1"));
-        let large = if watches { Self::Watch } else { Self::List };
+        let large = if is_watch(request) { Self::Watch } else { Self::List };
         (all && request.method() == Method::GET).then_some(large)
     }
 }
